@@ -1,0 +1,1 @@
+//! Shared inputs of the benches: keys, tokens and messages made from fixed seeds.

@@ -1,0 +1,1 @@
+//! Signing keys: who may sign what, and with which key.

@@ -1,0 +1,20 @@
+//! Edgate answers one question for every request that reaches a platform: may this token pass?
+//!
+//! The rooms, in the order a token meets them. Each is a folder whose `mod.rs` says what it does and what it may
+//! touch; `tests/tidy.rs` holds who may import whom.
+
+pub mod audit; // the hash chain: sequencer, segments, recovery
+pub mod cli;
+pub mod config; // TOML -> checked types; the only place that reads settings or environment
+pub mod control; // the control plane: issue, revoke, audit, metrics
+pub mod daemon; // start-up and shutdown, in order
+pub mod decision; // the outcome words that wire, audit and metrics share
+pub mod json; // the one strict JSON reader
+pub mod keys; // issuers' key sets: immutable snapshots
+pub mod metrics; // one counter set per shard, summed when scraped
+pub mod revocation; // is this jti revoked: a local view with a known age
+pub mod shard; // one per core: sockets, batching, the request path
+pub mod store; // the state database behind control and revocation
+pub mod token; // compact JWS and claims; pure
+pub mod verify; // Ed25519: batch in, one verdict per item out
+pub mod wire; // bytes -> Request, Reply -> bytes; pure // what the subcommands print
