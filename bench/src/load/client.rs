@@ -114,6 +114,8 @@ struct Client<'a> {
     // Connections with queued bytes.
     dirty: Vec<usize>,
     clock: Instant,
+    // Index of the next request in the pool.
+    next_request: usize,
     issued: u64,
     answered: u64,
     // When the warm-up ended, on the clock, and the server's processor time then.
@@ -135,6 +137,7 @@ impl<'a> Client<'a> {
             idle: VecDeque::new(),
             dirty: Vec::new(),
             clock: Instant::now(),
+            next_request: 0,
             issued: 0,
             answered: 0,
             measuring_since: None,
@@ -215,10 +218,11 @@ impl<'a> Client<'a> {
                 break;
             }
             let Some(index) = self.idle.pop_front() else { break };
-            let request = (self.issued % self.pool.len() as u64) as usize;
+            let request = self.next_request;
             let (bytes, _) = self.pool.request(request);
             self.connections[index].queue(bytes, InFlight { due_ns, request });
             self.issued += 1;
+            self.next_request = (request + 1) % self.pool.len();
             if self.dirty.last() != Some(&index) {
                 self.dirty.push(index);
             }

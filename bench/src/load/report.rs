@@ -153,7 +153,9 @@ impl Report<'_> {
     fn latency(&self, canvas: &mut Canvas, frame: Frame) {
         canvas.heading(frame, "Latency by percentile");
         let points = || self.runs.iter().flat_map(|run| &run.curve);
-        let least = points().map(|p| p.latency_us).fold(f64::INFINITY, f64::min).max(0.1);
+        let least = points().map(|p| p.latency_us).fold(f64::INFINITY, f64::min);
+        // A run without answers has an axis all the same.
+        let least = if least.is_finite() { least.max(0.1) } else { 1.0 };
         let most = points().map(|p| p.latency_us).fold(least, f64::max);
         let nines = points().map(|p| nines(p.percentile)).fold(1.0, f64::max);
         let ticks = log_ticks(least, most);
