@@ -14,7 +14,7 @@ use edgate_bench::load::compare::Comparison;
 use edgate_bench::load::pin_to_cpu;
 use edgate_bench::load::pool::{Pool, Target, Tokens};
 use edgate_bench::load::report::Report;
-use edgate_bench::load::summary::Summary;
+use edgate_bench::load::summary::{Summary, grouped};
 
 /// HTTP/1.1 load for verify servers; every answer is checked against the token it belongs to.
 ///
@@ -25,7 +25,7 @@ struct Arguments {
     #[command(subcommand)]
     command: Option<Command>,
     #[command(flatten)]
-    run: Option<RunArguments>,
+    run: RunArguments,
 }
 
 #[derive(Subcommand)]
@@ -39,8 +39,9 @@ enum Command {
 #[derive(Args)]
 struct RunArguments {
     /// `http://HOST:PORT/auth/nginx` (GET, bearer token) or `…/v1/tokens/verify` (POST, JSON).
+    // Optional only to the parser: a subcommand goes without it.
     #[arg(long)]
-    url: String,
+    url: Option<String>,
     #[command(flatten)]
     key: KeyArguments,
     #[command(flatten)]
@@ -156,11 +157,10 @@ struct OutputArguments {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let clean = match (arguments.command, arguments.run) {
-        (Some(Command::Compare(compare)), _) => run_compare(&compare),
-        (Some(Command::Jwks(key)), _) => print_jwks(&key),
-        (None, Some(run)) => run_load(&run),
-        (None, None) => Err("give --url, or a subcommand; see --help".to_owned()),
+    let clean = match arguments.command {
+        Some(Command::Compare(compare)) => run_compare(&compare),
+        Some(Command::Jwks(key)) => print_jwks(&key),
+        None => run_load(&arguments.run),
     };
     match clean {
         Ok(true) => ExitCode::SUCCESS,
@@ -173,7 +173,8 @@ fn main() -> ExitCode {
 }
 
 fn run_load(arguments: &RunArguments) -> Result<bool, String> {
-    let target = Target::parse(&arguments.url).map_err(|e| e.to_string())?;
+    let url = arguments.url.as_deref().ok_or("give --url, or a subcommand; see --help")?;
+    let target = Target::parse(url).map_err(|e| e.to_string())?;
     let minter = arguments.key.minter()?;
     let pace = match arguments.rate {
         Some(rate) if rate.is_finite() && rate > 0.0 => Pace::Rate(rate),
@@ -195,7 +196,7 @@ fn run_load(arguments: &RunArguments) -> Result<bool, String> {
     }
     let outcome = client::run(&plan, &target, &pool).map_err(|e| e.to_string())?;
     let pace = arguments.rate.map_or_else(|| "closed loop".to_owned(), |rate| format!("{rate} requests/s"));
-    let summary = Summary::new(&format!("{}, {pace}", arguments.url), &outcome);
+    let summary = Summary::new(&format!("{url}, {pace}"), &outcome);
     arguments.output.report(
         "Load on a verify server",
         &describe(&arguments.load),
@@ -232,7 +233,11 @@ fn run_compare(arguments: &CompareArguments) -> Result<bool, String> {
     eprintln!("minting {} tokens …", comparison.tokens.count);
     let compared = comparison.run(&minter, |summary| eprint!("{summary}")).map_err(|e| e.to_string())?;
     let title = format!("Edgate and axum + jsonwebtoken, {}", arguments.path);
-    arguments.output.report(&title, &describe(&arguments.load), &compared.typical())?;
+    arguments.output.report(
+        &title,
+        &format!("{} · closed loop", describe(&arguments.load)),
+        &compared.typical(),
+    )?;
     if arguments.output.json {
         println!("{}", serde_json::to_string_pretty(&compared).map_err(|e| e.to_string())?);
     } else {
@@ -356,7 +361,7 @@ fn describe(load: &LoadArguments) -> String {
     let pipeline =
         if load.pipeline > 1 { format!(", {} in flight each", load.pipeline) } else { String::new() };
     let bad = if load.bad > 0.0 { format!(", {} % tampered with", load.bad * 100.0) } else { String::new() };
-    let (connections, tokens) = (load.connections, load.tokens);
+    let (connections, tokens) = (load.connections, grouped(load.tokens as f64));
     format!(
         "{cpu} · HTTP/1.1 keep-alive, {connections} connections{pipeline} · {tokens} distinct tokens{bad}"
     )

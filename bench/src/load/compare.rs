@@ -144,7 +144,7 @@ impl Comparison {
             .map_err(|source| LoadError::File { path: config.display().to_string(), source })?;
         let failed = |reason| LoadError::ServerStart { name: Contestant::Edgate.name().to_owned(), reason };
         let mut init = Command::new(&self.edgate);
-        let init = init.args(["init", "--config"]).arg(&config);
+        let init = init.arg("init").arg(&config);
         let output =
             init.output().map_err(|e| failed(format!("cannot run {}: {e}", self.edgate.display())))?;
         if !output.status.success() {

@@ -28,6 +28,9 @@ const ROW: f64 = 34.0;
 const PANEL: f64 = 300.0;
 const BAR: f64 = 22.0;
 
+/// Wide letters of a label that fit before the first figure.
+const LABEL_CHARS_MAX: usize = 26;
+
 const INK: &str = "#0f172a";
 const MUTED: &str = "#64748b";
 const LINE: &str = "#e2e8f0";
@@ -128,7 +131,13 @@ impl Report<'_> {
         for (i, (run, colour)) in self.coloured().enumerate() {
             let y = y + 34.0 + i as f64 * ROW;
             canvas.rect(Frame { x: MARGIN, y: y - 11.0, width: 12.0, height: 12.0 }, colour, 1.0);
-            canvas.text(MARGIN + 22.0, y, &run.label, &format!("{ink} font-weight=\"600\""), Anchor::Start);
+            canvas.text(
+                MARGIN + 22.0,
+                y,
+                &short(&run.label),
+                &format!("{ink} font-weight=\"600\""),
+                Anchor::Start,
+            );
             let latency = &run.latency_us;
             let errors = run.mismatches + run.lost;
             let cpu = run.cpu.as_ref().map_or_else(|| "–".to_owned(), |cpu| time(cpu.total_us));
@@ -209,10 +218,10 @@ impl Report<'_> {
         canvas.heading(heading, "Server processor time per decision: user (solid), kernel (light)");
         let most =
             self.runs.iter().filter_map(|run| run.cpu.as_ref()).map(|cpu| cpu.total_us).fold(0.1, f64::max);
-        let (left, full) = (MARGIN + 40.0, WIDTH - 2.0 * MARGIN - 240.0);
+        let (left, full) = (MARGIN, WIDTH - 2.0 * MARGIN - 240.0);
         for (i, (run, colour)) in self.coloured().enumerate() {
             let Some(cpu) = &run.cpu else { continue };
-            let y = y + 26.0 + i as f64 * (BAR + 14.0);
+            let y = y + 8.0 + i as f64 * (BAR + 14.0);
             let width = full * cpu.total_us / most;
             // The split comes from clock ticks, the length from the finer total.
             let ticks = cpu.user_us + cpu.system_us;
@@ -220,7 +229,13 @@ impl Report<'_> {
             canvas.rect(Frame { x: left, y, width, height: BAR }, colour, 0.4);
             canvas.rect(Frame { x: left, y, width: user, height: BAR }, colour, 1.0);
             let style = format!("font-size=\"14\" fill=\"{INK}\"");
-            let words = format!("{} · {}", time(cpu.total_us), run.label);
+            let words = match &cpu.threads[..] {
+                [busiest, _, ..] if cpu.total_us > 0.0 => {
+                    let share = 100.0 * busiest.us / cpu.total_us;
+                    format!("{}, {share:.0} % in {}", time(cpu.total_us), short(&busiest.name))
+                }
+                _ => time(cpu.total_us),
+            };
             canvas.text(left + width + 10.0, y + BAR - 6.0, &words, &style, Anchor::Start);
         }
     }
@@ -228,6 +243,14 @@ impl Report<'_> {
 
 /// The shortest time axis, in seconds.
 const SLICE_MIN: f64 = 0.05;
+
+/// `text`, cut to what its column holds.
+fn short(text: &str) -> String {
+    if text.chars().count() <= LABEL_CHARS_MAX {
+        return text.to_owned();
+    }
+    text.chars().take(LABEL_CHARS_MAX - 1).chain(['…']).collect()
+}
 
 /// How many nines a percentile has: 90 % is 1, 99 % is 2.
 fn nines(percentile: f64) -> f64 {

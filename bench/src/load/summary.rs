@@ -245,7 +245,7 @@ fn cpu_per_decision(outcome: &Outcome, answers: u64, seconds: f64) -> Option<Cpu
     })
 }
 
-/// Points at even steps of "nines": 0 %, 90 %, 99 %, … up to the last single answer.
+/// Points at even steps of "nines" (90 %, 99 %, …) and between, up to the last single answer.
 fn curve(outcome: &Outcome) -> Vec<CurvePoint> {
     let count = outcome.latency.count();
     if count == 0 {
@@ -253,7 +253,7 @@ fn curve(outcome: &Outcome) -> Vec<CurvePoint> {
     }
     const POINTS_PER_NINE: u32 = 12;
     let nines = (count as f64).log10();
-    (0u32..)
+    (1u32..)
         .map(|i| f64::from(i) / f64::from(POINTS_PER_NINE))
         .take_while(|nine| *nine < nines)
         .chain([nines])
