@@ -13,7 +13,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
-use edgate_hsm::{HsmError, Purpose, Signer, SoftwareKey};
+use edgate_hsm::{HsmError, Purpose, Signer, SoftwareKey, TokenSigning};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -153,10 +153,13 @@ pub fn init(config: &Config) -> Result<Vec<PathBuf>, StartError> {
         created.push(signing.key_file.clone());
     }
     if !config.database.exists() {
-        control_runtime()?.block_on(async { Store::open(&config.database, OpenMode::Create).await?.close().await; Ok::<_, StoreError>(()) })?;
+        control_runtime()?.block_on(async {
+            Store::open(&config.database, OpenMode::Create).await?.close().await;
+            Ok::<_, StoreError>(())
+        })?;
         created.push(config.database.clone());
     }
-    if !audit::exists(&config.audit.dir) {
+    if !config.audit.dir.exists() {
         let opened = audit::open(&audit_settings(config, true), 0)?;
         opened.log.close(RECORD_TIMEOUT)?;
         created.push(config.audit.dir.clone());
@@ -192,14 +195,13 @@ pub fn serve(config: Config, mode: &Mode, json: bool) -> Result<(), StartError> 
 
 /// A running daemon.
 pub struct Daemon {
-    config: Arc<Config>,
     /// Where callers can connect, with the ports the kernel chose.
     pub listening: Vec<Listen>,
     /// Where operators can connect.
     pub control_at: std::net::SocketAddr,
     steering: Arc<shard::Control>,
     shards: Vec<(u16, JoinHandle<std::io::Result<()>>)>,
-    control: control::Running,
+    control: ControlThread,
     log: Log,
     recorder: Appender,
 }
@@ -210,7 +212,6 @@ impl Daemon {
     /// # Errors
     /// The step that failed; whatever was started before it is stopped with the process.
     pub fn start(config: Config) -> Result<Self, StartError> {
-        let config = Arc::new(config);
         let own = OwnKey::load(&config)?;
         let policy = Policy::build(&config, own.as_ref().map(|own| &own.published), 1)?;
         tracing::info!(issuers = policy.profiles.len(), keys = policy.key_set.len(), "policy loaded");
@@ -218,23 +219,22 @@ impl Daemon {
         let runtime = control_runtime()?;
         let store = runtime.block_on(Store::open(&config.database, OpenMode::Existing))?;
         let view = Arc::new(View::new(&random_seed()?));
-        runtime.block_on(fill_view(&store, &view))?;
+        runtime.block_on(control::fill_view(&store, &view, now(), |_| {}))?;
 
         // One ring for each shard, one for the control plane, one for the daemon itself.
         let shards = config.server.shards;
-        let opened = audit::open(&audit_settings(&config, false), shards + 2)?;
-        tracing::info!(recovery = %opened.recovery, "audit log open");
-        let log = opened.log;
-        let mut appenders = opened.appenders;
-        let mut recorder = appenders.pop().expect("one ring was asked for the daemon");
-        let control_appender = appenders.pop().expect("one ring was asked for the control plane");
+        let opened = audit::open(&audit_settings(&config, false), shards + 1)?;
+        report_recovery(&opened.recovery);
+        let (log, mut appenders) = (opened.log, opened.appenders);
+        let control_appender = appenders.pop().expect("the last ring is the control plane's");
+        let mut recorder = appenders.pop().expect("one more ring was asked for the daemon");
 
         let (sockets, listening) = shard::bind(&config.server.listen, shards)?;
         let driver = shard::choose_driver(config.server.driver)
             .map_err(|error| StartError::Shard { number: 0, error })?;
         let metrics: Vec<Arc<ShardMetrics>> = (0..shards).map(|_| Arc::default()).collect();
         let policy = Arc::new(ArcSwap::from_pointee(policy));
-        let steering = Arc::new(shard::Control::new(readiness(log.clone())));
+        let steering = Arc::new(shard::Control::new(data_readiness(log.watch(), Arc::clone(&view))));
         let ack = match config.audit.verify_ack {
             config::VerifyAck::Recorded => Ack::Recorded,
             config::VerifyAck::Durable => Ack::Durable,
@@ -261,17 +261,18 @@ impl Daemon {
             threads.push((number, spawn_shard(parts, driver)?));
         }
 
-        let metrics = Metrics::new(metrics, readings(&log, &view));
-        let control_state = control_state(&config, own, store, Arc::clone(&view), control_appender, metrics, &log);
-        let control = control::spawn(runtime, config.control.listen, control_state).map_err(StartError::Control)?;
-        let control_at = control.address();
+        let metrics = Metrics::new(metrics, readings(&log.watch(), &view));
+        let listener = std::net::TcpListener::bind(config.control.listen).map_err(StartError::Control)?;
+        let control_at = listener.local_addr().map_err(StartError::Control)?;
+        let state = control_state(&config, &policy.load(), own, store, view, control_appender, metrics, &log);
+        let control = ControlThread::spawn(runtime, listener, state)?;
 
         for place in &listening {
             tracing::info!(%place, "listening for load balancers");
         }
         tracing::info!(place = %control_at, "listening for operators");
         tracing::info!(shards, %driver, engine = kernel, "ready");
-        Ok(Self { config, listening, control_at, steering, shards: threads, control, log, recorder })
+        Ok(Self { listening, control_at, steering, shards: threads, control, log, recorder })
     }
 
     /// Drains the shards, stops the control plane, records the stop and closes the log.
@@ -287,7 +288,7 @@ impl Daemon {
                 failed = Some(StartError::Shard { number, error });
             }
         }
-        self.control.stop();
+        self.control.stop()?;
         let stopped = self.recorder.append(&Event::Stop(StopEvent { reason }), Ack::Durable);
         self.recorder.submit();
         let stopped = stopped.and_then(|id| self.recorder.wait(id, Ack::Durable, RECORD_TIMEOUT));
@@ -300,7 +301,7 @@ impl Daemon {
 
 /// This node's signing key, and its public half as it is published.
 struct OwnKey {
-    signer: Signer,
+    signer: Signer<TokenSigning>,
     published: PublishedKey,
 }
 
@@ -324,11 +325,10 @@ fn engine(config: &Config) -> Engine {
 
 fn audit_settings(config: &Config, create: bool) -> audit::Settings {
     audit::Settings {
-        dir: config.audit.dir.clone(),
-        origin: config.audit.origin.clone(),
         segment_bytes: config.audit.segment_bytes,
         flush_interval: config.audit.flush_interval,
         create,
+        ..audit::Settings::new(&config.audit.dir, &config.audit.origin)
     }
 }
 
@@ -388,4 +388,76 @@ fn record_start(recorder: &mut Appender, shards: u16, detail: &str) -> Result<()
     recorder.submit();
     recorder.wait(id, Ack::Durable, RECORD_TIMEOUT)?;
     Ok(())
+}
+
+fn now() -> UnixSeconds {
+    UnixSeconds(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs())
+}
+
+fn report_recovery(recovery: &Recovery) {
+    if recovery.clean || recovery.created {
+        tracing::info!(records = recovery.size, "audit log open");
+        return;
+    }
+    tracing::warn!(records = recovery.size, "audit log was not closed: recovered");
+    for torn in &recovery.torn {
+        let Torn { segment, offset, bytes, cause, file, .. } = torn;
+        tracing::warn!(segment, offset, bytes, %cause, quarantine = %file, "torn tail set aside");
+    }
+}
+
+/// What the data plane depends on, by name: whether all of it works, and a line for each.
+fn data_readiness(log: LogWatch, view: Arc<View>) -> impl Fn() -> (bool, String) + Send + Sync {
+    move || {
+        let dependencies = dependencies(&log, &view);
+        let lines = dependencies.iter().map(|Dependency { name, ready, detail }| {
+            format!("{name}: {}{}{detail}\n", if *ready { "ok" } else { "failed" }, if detail.is_empty() { "" } else { ", " })
+        });
+        (dependencies.iter().all(|dependency| dependency.ready), lines.collect())
+    }
+}
+
+fn dependencies(log: &LogWatch, view: &View) -> Vec<Dependency> {
+    let failure = log.status().failure;
+    vec![
+        Dependency {
+            name: "audit",
+            ready: failure.is_none(),
+            detail: failure.map(|failure| failure.to_string()).unwrap_or_default(),
+        },
+        Dependency { name: "revocation", ready: true, detail: format!("epoch {}", view.epoch()) },
+    ]
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a gauge may be rounded above 2^53")]
+fn readings(log: &LogWatch, view: &Arc<View>) -> Vec<Reading> {
+    let of_log = |name, help, counter, read: fn(&audit::Status) -> f64| {
+        let log = log.clone();
+        Reading { name, help, counter, read: Box::new(move || read(&log.status())) }
+    };
+    let entries = Arc::clone(view);
+    let epoch = Arc::clone(view);
+    vec![
+        of_log("audit_records", "Records in the log", false, |status| status.size as f64),
+        of_log("audit_records_durable", "Records known to be on the disk", false, |status| {
+            status.durable_size as f64
+        }),
+        of_log("audit_commits", "Flushes of the log", true, |status| status.commits as f64),
+        of_log("audit_flush_seconds", "Time of the latest flush", false, |status| status.last_flush.as_secs_f64()),
+        of_log("audit_failed", "Whether the log refuses events", false, |status| {
+            f64::from(u8::from(status.failure.is_some()))
+        }),
+        Reading {
+            name: "revocations",
+            help: "Revocations in the local view",
+            counter: false,
+            read: Box::new(move || entries.len() as f64),
+        },
+        Reading {
+            name: "revocation_epoch",
+            help: "Batches of revocations applied",
+            counter: false,
+            read: Box::new(move || epoch.epoch() as f64),
+        },
+    ]
 }
