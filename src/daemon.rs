@@ -4,11 +4,11 @@
 //! control plane, the START record on disk, "ready". Down: "stopping", shards drained, control plane stopped, the STOP
 //! record, the log closed. Every step's failure is its own [`StartError`].
 
+mod control_thread;
 mod dev;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
@@ -17,9 +17,9 @@ use edgate_hsm::{HsmError, Purpose, Signer, SoftwareKey, TokenSigning};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::audit::{self, Ack, Appender, AuditError, Event, Log, StartEvent, StopEvent};
+use crate::audit::{self, Ack, Appender, AuditError, Event, Log, LogWatch, Recovery, StartEvent, StopEvent, Torn};
 use crate::config::{self, Config, Listen};
-use crate::control;
+use crate::control::{self, Dependency};
 use crate::decision::UnixSeconds;
 use crate::keys::{PublishedKey, thumbprint};
 use crate::metrics::{Metrics, Reading, ShardMetrics};
@@ -27,6 +27,8 @@ use crate::revocation::View;
 use crate::shard::{self, BindError, DriverInUse, Policy, PolicyError};
 use crate::store::{OpenMode, Store, StoreError};
 use crate::verify::{Engine, KeyRejection, Verifier, VerifyingKey};
+
+use control_thread::{ControlThread, Ingredients};
 
 /// How long start and stop records may take to reach the disk.
 const RECORD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -264,8 +266,17 @@ impl Daemon {
         let metrics = Metrics::new(metrics, readings(&log.watch(), &view));
         let listener = std::net::TcpListener::bind(config.control.listen).map_err(StartError::Control)?;
         let control_at = listener.local_addr().map_err(StartError::Control)?;
-        let state = control_state(&config, &policy.load(), own, store, view, control_appender, metrics, &log);
-        let control = ControlThread::spawn(runtime, listener, state)?;
+        let ingredients = Ingredients {
+            config: &config,
+            policy: &policy.load(),
+            own,
+            store,
+            view,
+            appender: control_appender,
+            metrics,
+            log: &log,
+        };
+        let control = ControlThread::spawn(runtime, listener, ingredients.into_state())?;
 
         for place in &listening {
             tracing::info!(%place, "listening for load balancers");

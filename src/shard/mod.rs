@@ -31,7 +31,7 @@ use crate::metrics::{ShardMetrics, bump};
 use crate::revocation::View;
 use crate::verify::Verifier;
 
-pub use listen::{BindError, Sockets, bind};
+pub use listen::{BindError, Sockets, bind, unlink};
 pub use policy::{JWKS_MAX_AGE_S, Policy, PolicyError, Published};
 pub use request::{Admitted, Settled, admit, settle};
 
