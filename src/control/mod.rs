@@ -19,6 +19,8 @@ mod server;
 mod state;
 mod view_feed;
 
+#[cfg(test)]
+mod tests;
 
 pub use issue::IssuePolicy;
 pub use server::{ControlError, serve};
