@@ -46,6 +46,8 @@ pub struct Appender {
     batch: Batch,
     // The last `core_seq` given out, to events and to lost events alike.
     core_seq: u64,
+    // The last `core_seq` appended to become durable.
+    durable_seq: u64,
     // Bytes ever appended; what is not yet recorded of them waits.
     bytes: u64,
     lost: Option<Lost>,
@@ -97,7 +99,16 @@ pub(super) struct Lane {
 
 impl Appender {
     pub(super) fn new(shared: Arc<Shared>, core: u16, tags: Arc<TagKey>) -> Self {
-        Self { shared, core, tags, batch: Batch::default(), core_seq: 0, bytes: 0, lost: None }
+        Self {
+            shared,
+            core,
+            tags,
+            batch: Batch::default(),
+            core_seq: 0,
+            durable_seq: 0,
+            bytes: 0,
+            lost: None,
+        }
     }
 
     /// Encodes and hashes `event` into the current batch and returns its id. It is handed over by [`Self::submit`].
@@ -157,7 +168,10 @@ impl Appender {
             | if kind.is_redactable() { FLAG_REDACTABLE } else { 0 };
         finish_record(&mut self.batch.bytes, start, kind, flags, self.core, self.core_seq, epoch);
         self.bytes += stored_len(len) as u64;
-        self.batch.durable |= ack == Ack::Durable;
+        if ack == Ack::Durable {
+            self.batch.durable = true;
+            self.durable_seq = self.core_seq;
+        }
         Ok(RecordId { boot: self.shared.boot, core: self.core, core_seq: self.core_seq })
     }
 
@@ -196,7 +210,14 @@ impl Appender {
     /// Has `waker` woken when an acknowledgement advances or the writer fails. One waker at a time; register, then
     /// look, then wait.
     pub fn register(&self, waker: &Waker) {
-        self.shared.lanes[usize::from(self.core)].waker.register(waker);
+        let lane = &self.shared.lanes[usize::from(self.core)];
+        lane.waker.register(waker);
+        // The flush of an earlier batch may have taken the wish for a wake that a later one had renewed already.
+        if self.durable_seq > lane.durable.load(Ordering::Acquire) {
+            lane.wants_durable.store(true, Ordering::Release);
+            // Orders the wish before the caller's look; `publish_durable` does it the other way round.
+            fence(Ordering::SeqCst);
+        }
     }
 
     /// The id the next successful [`Self::append`] will return.
@@ -364,6 +385,7 @@ impl Lane {
     pub(super) fn publish_durable(&self, core_seq: u64) {
         if self.durable.load(Ordering::Relaxed) < core_seq {
             self.durable.store(core_seq, Ordering::Release);
+            fence(Ordering::SeqCst);
             if self.wants_durable.swap(false, Ordering::AcqRel) {
                 self.waker.wake();
             }

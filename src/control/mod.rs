@@ -19,6 +19,9 @@ mod server;
 mod state;
 mod view_feed;
 
+#[cfg(test)]
+mod tests;
+
 pub use issue::IssuePolicy;
 pub use server::{ControlError, serve};
 pub use state::{ChainBreak, ChainReport, Dependency, Issuing, State};
