@@ -39,7 +39,7 @@ pub use event::{
     ExportEvent, IssueEvent, KID_BYTES_MAX, Phase, RevokeEvent, StartEvent, StopEvent, VerifyRunEvent,
 };
 pub use id::{RECORD_ID_TEXT_MAX, RecordId, RecordIdError};
-pub use open::{Log, Opened, Settings, open};
+pub use open::{Log, LogWatch, Opened, Settings, open};
 pub use record::Hash;
 pub use recover::{Recovery, Torn};
 pub use status::Status;

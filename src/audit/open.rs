@@ -292,6 +292,12 @@ impl Log {
         self.progress.status(self.shared.failure())
     }
 
+    /// A way to look at the log that may outlive it, for metrics and readiness.
+    #[must_use]
+    pub fn watch(&self) -> LogWatch {
+        LogWatch { shared: Arc::clone(&self.shared), progress: Arc::clone(&self.progress) }
+    }
+
     /// The folder.
     #[must_use]
     pub fn dir(&self) -> &std::path::Path {
@@ -323,6 +329,21 @@ impl Log {
             (None, Some(failure)) if failure.kind != FailureKind::Closed => Err(AuditError::Refused(failure)),
             (None, _) => Err(AuditError::DeadlinePassed),
         }
+    }
+}
+
+/// Sees how a log is, and can do nothing to it. Cheap to clone.
+#[derive(Clone)]
+pub struct LogWatch {
+    shared: Arc<Shared>,
+    progress: Arc<Progress>,
+}
+
+impl LogWatch {
+    /// A look at the log.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        self.progress.status(self.shared.failure())
     }
 }
 

@@ -12,6 +12,7 @@ use axum::body::Body;
 use axum::extract::{Extension, Path, Request, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use edgate_hsm::{Signer, TokenSigning};
 use serde::Serialize;
 
 use super::body;
@@ -24,6 +25,7 @@ use crate::audit::{Event, IssueEvent, Phase, RevokeEvent};
 use crate::base64url;
 use crate::decision::UnixSeconds;
 use crate::json;
+use crate::keys;
 use crate::revocation::Revocation;
 use crate::store::{Recorded, StoredRevocation};
 use crate::token;
@@ -109,20 +111,25 @@ async fn run(
 }
 
 async fn issue_token(shared: Arc<Shared>, peer: Peer, bytes: Vec<u8>) -> Result<Response, ApiError> {
+    let Some(issuing) = &shared.issuing else {
+        let description = "this node only verifies: it has no [signing] table, so it issues no tokens";
+        return Err(ApiError::new(ErrorKind::NotFound, description));
+    };
+    let kid = keys::thumbprint(&issuing.signer.public_key());
     let mut scratch = json::Scratch::default();
     let request = IssueRequest::parse(&bytes, &mut scratch)?;
-    let draft = Draft::new(request, &shared.policy, (shared.now)())?;
-    let own = shared.own();
+    let draft = Draft::new(request, &issuing.policy, (shared.now)())?;
+    let own = &shared.issuers[issuing.own];
     let jti = random_jti()?;
     let claims = draft.claims(&own.issuer, &jti);
-    let signing_input = token::signing_input(&shared.kid, &claims).map_err(issue::encode_error)?;
+    let signing_input = token::signing_input(&kid, &claims).map_err(issue::encode_error)?;
 
     let actor = peer.actor();
     let intent = IssueEvent {
         phase: Phase::Intent,
         actor: &actor,
         issuer: &own.name,
-        kid: &shared.kid,
+        kid: &kid,
         tenant: &own.tenant,
         subject: draft.request.agent_id,
         jti: &jti,
@@ -138,7 +145,7 @@ async fn issue_token(shared: Arc<Shared>, peer: Peer, bytes: Vec<u8>) -> Result<
         .await
         .map_err(|error| evidence::unavailable(&error, "no token was issued"))?;
 
-    let signed = sign(&shared, signing_input).await;
+    let signed = sign(issuing.signer.clone(), signing_input).await;
     let outcome = match &signed {
         Ok(_) => IssueEvent { phase: Phase::Done, intent: Some(intent_id), ..intent },
         Err(_) => IssueEvent {
@@ -158,14 +165,13 @@ async fn issue_token(shared: Arc<Shared>, peer: Peer, bytes: Vec<u8>) -> Result<
         id: jti.clone(),
         issued_at: draft.issued_at.0,
         expires_at: draft.expires_at.0,
-        kid: shared.kid.clone(),
+        kid: kid.clone(),
     };
     Ok((StatusCode::CREATED, Json(issued)).into_response())
 }
 
 /// Signs on a thread that may block: the key can live in a module that takes its time.
-async fn sign(shared: &Arc<Shared>, signing_input: String) -> Result<String, ApiError> {
-    let signer = shared.signer.clone();
+async fn sign(signer: Signer<TokenSigning>, signing_input: String) -> Result<String, ApiError> {
     let deadline = Instant::now() + SIGN_TIMEOUT;
     let signed = tokio::task::spawn_blocking(move || {
         let signature = signer.sign(signing_input.as_bytes(), deadline)?;
@@ -193,7 +199,7 @@ async fn revoke_token(
     let mut scratch = json::Scratch::default();
     let request = RevokeRequest::parse(&bytes, &mut scratch)?;
     let now = (shared.now)();
-    let profile = request.profile(&shared.issuers, shared.own)?;
+    let profile = request.profile(&shared.issuers, shared.issuing.as_ref().map(|issuing| issuing.own))?;
     let forget_at = request.forget_at(profile, now)?;
 
     let actor = peer.actor();

@@ -24,5 +24,5 @@ mod tests;
 
 pub use issue::IssuePolicy;
 pub use server::{ControlError, serve};
-pub use state::{ChainBreak, ChainReport, Dependency, State};
+pub use state::{ChainBreak, ChainReport, Dependency, Issuing, State};
 pub use view_feed::fill_view;

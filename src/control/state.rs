@@ -11,7 +11,6 @@ use super::evidence::Evidence;
 use super::issue::IssuePolicy;
 use crate::audit::Appender;
 use crate::decision::UnixSeconds;
-use crate::keys;
 use crate::revocation::View;
 use crate::store::Store;
 use crate::token::Profile;
@@ -21,14 +20,10 @@ pub(super) const ACTIONS_MAX: u32 = 256;
 
 /// What the daemon hands to [`serve`](super::serve).
 pub struct State {
-    /// Signs tokens; its public key is in the own issuer's key set.
-    pub signer: Signer<TokenSigning>,
+    /// How this node issues tokens; `None` on a node that only verifies.
+    pub issuing: Option<Issuing>,
     /// Every configured issuer.
     pub issuers: Vec<Profile>,
-    /// Which of `issuers` this node issues as.
-    pub own: usize,
-    /// How it issues.
-    pub policy: IssuePolicy,
     /// Remembers revocations.
     pub store: Store,
     /// What shards check.
@@ -45,6 +40,16 @@ pub struct State {
     pub host_names: Vec<String>,
     /// The time.
     pub now: fn() -> UnixSeconds,
+}
+
+/// How a node issues tokens.
+pub struct Issuing {
+    /// Signs tokens; its public key is in the own issuer's key set.
+    pub signer: Signer<TokenSigning>,
+    /// Which of the configured issuers this node issues as.
+    pub own: usize,
+    /// How it issues.
+    pub policy: IssuePolicy,
 }
 
 /// The outcome of verifying the audit log.
@@ -86,12 +91,8 @@ pub struct Dependency {
 
 /// [`State`] as the handlers share it.
 pub(super) struct Shared {
-    pub(super) signer: Signer<TokenSigning>,
-    /// The signer's key, by its thumbprint.
-    pub(super) kid: String,
+    pub(super) issuing: Option<Issuing>,
     pub(super) issuers: Vec<Profile>,
-    pub(super) own: usize,
-    pub(super) policy: IssuePolicy,
     pub(super) store: Store,
     pub(super) view: Arc<View>,
     pub(super) evidence: Evidence,
@@ -110,14 +111,12 @@ pub(super) struct Shared {
 impl Shared {
     /// Must be called inside the runtime that serves.
     pub(super) fn new(state: State) -> Self {
-        let State { signer, issuers, own, policy, store, view, appender, .. } = state;
-        assert!(own < issuers.len(), "the own issuer is one of the configured ones");
+        let State { issuing, issuers, store, view, appender, .. } = state;
+        let known = issuing.as_ref().is_none_or(|issuing| issuing.own < issuers.len());
+        assert!(known, "the own issuer is one of the configured ones");
         Self {
-            kid: keys::thumbprint(&signer.public_key()),
-            signer,
+            issuing,
             issuers,
-            own,
-            policy,
             store,
             view,
             evidence: Evidence::start(appender),
@@ -130,10 +129,6 @@ impl Shared {
             verifications: Arc::new(Semaphore::new(1)),
             counters: Counters::default(),
         }
-    }
-
-    pub(super) fn own(&self) -> &Profile {
-        &self.issuers[self.own]
     }
 }
 

@@ -193,14 +193,16 @@ fn state(
         )
     };
     State {
-        signer,
+        issuing: Some(Issuing {
+            signer,
+            own: 1,
+            policy: IssuePolicy {
+                default_audiences: vec!["https://api.test".into()],
+                default_ttl_s: 120,
+                max_ttl_s: 600,
+            },
+        }),
         issuers: vec![profile("partner", PARTNER, PARTNER_LIFETIME_S), profile("edgate", ISSUER, 600)],
-        own: 1,
-        policy: IssuePolicy {
-            default_audiences: vec!["https://api.test".into()],
-            default_ttl_s: 120,
-            max_ttl_s: 600,
-        },
         store,
         view,
         appender,
