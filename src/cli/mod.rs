@@ -4,6 +4,7 @@
 //! 0 yes, 1 no (a token or signature refused, a broken chain), 2 unusable input, 69 a service that cannot be reached,
 //! 70 a failure at run time, 78 a configuration that cannot be used.
 
+mod control_client;
 mod inspect;
 mod serve;
 mod signature;
@@ -53,6 +54,9 @@ enum Command {
     /// Issue, verify and look at tokens.
     #[command(subcommand)]
     Token(TokenCommand),
+    /// Revoke tokens at a running node.
+    #[command(subcommand)]
+    Revoke(control_client::RevokeCommand),
     /// Verify raw Ed25519 signatures.
     #[command(subcommand)]
     Signature(SignatureCommand),
@@ -60,6 +64,8 @@ enum Command {
 
 #[derive(Debug, Subcommand)]
 enum TokenCommand {
+    /// Issue an Agent Task Token at a running node.
+    Issue(control_client::IssueArguments),
     /// Verify tokens offline, by the very rules of the server.
     Verify(token_verify::VerifyArguments),
     /// Decode a token without verifying it.
@@ -87,6 +93,8 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Serve(arguments) => serve::serve(&arguments),
         Command::Init { config } => serve::init(&config),
         Command::CheckConfig { config } => serve::check_config(&config),
+        Command::Revoke(command) => control_client::revoke(&command),
+        Command::Token(TokenCommand::Issue(arguments)) => control_client::issue(&arguments),
         Command::Token(TokenCommand::Verify(arguments)) => token_verify::run(&arguments),
         Command::Token(TokenCommand::Inspect(arguments)) => inspect::run(&arguments),
         Command::Signature(SignatureCommand::Verify(arguments)) => signature::run(&arguments),
@@ -115,7 +123,8 @@ fn open_lines(path: &std::path::Path) -> Result<Box<dyn std::io::BufRead>, Strin
     if path == std::path::Path::new("-") {
         return Ok(Box::new(std::io::BufReader::new(std::io::stdin())));
     }
-    let file = std::fs::File::open(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+    let file =
+        std::fs::File::open(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
     Ok(Box::new(std::io::BufReader::new(file)))
 }
 

@@ -55,7 +55,7 @@ impl<'a> IssueRequest<'a> {
                 }
                 "scope" => request.scope = body::names(reader, name, SCOPES_MAX, false, check_scope)?,
                 "audience" => {
-                    request.audience = body::names(reader, name, AUDIENCES_MAX, true, check_audience)?
+                    request.audience = body::names(reader, name, AUDIENCES_MAX, true, check_audience)?;
                 }
                 "task" => request.task = body::text(reader, name, TASK_BYTES_MAX)?,
                 "constraints" => request.constraints = body::object(reader, name, CONSTRAINTS_BYTES_MAX)?,

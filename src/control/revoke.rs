@@ -47,10 +47,16 @@ impl<'a> RevokeRequest<'a> {
     }
 
     /// The issuer meant: `own`, or the one configured under the given `iss` and, where given, tenant.
-    pub(super) fn profile<'p>(&self, issuers: &'p [Profile], own: Option<usize>) -> Result<&'p Profile, ApiError> {
+    pub(super) fn profile<'p>(
+        &self,
+        issuers: &'p [Profile],
+        own: Option<usize>,
+    ) -> Result<&'p Profile, ApiError> {
         let named = match (self.issuer, own) {
             (None, Some(own)) => &issuers[own..=own],
-            (None, None) => return Err(ApiError::invalid("this node issues no tokens: say whose it is with \"issuer\"")),
+            (None, None) => {
+                return Err(ApiError::invalid("this node issues no tokens: say whose it is with \"issuer\""));
+            }
             (Some(_), _) => issuers,
         };
         let mut matches = named.iter().filter(|profile| {
@@ -63,7 +69,7 @@ impl<'a> RevokeRequest<'a> {
                 "several configured issuers have this \"issuer\"; say which with \"tenant\"",
             )),
             (None, _) => {
-                let issuer = shortened(self.issuer.unwrap_or("our own"));
+                let issuer = shortened(self.issuer.unwrap_or(&named[0].issuer));
                 let of_tenant = self
                     .tenant
                     .map_or(String::new(), |tenant| format!(" of tenant \"{}\"", shortened(tenant)));

@@ -290,7 +290,7 @@ mod tests {
             names.extend(batch.iter().map(|row| row.jti.clone()));
         };
         assert_eq!(store.load_revocations(NOW, take).await.unwrap(), rows.cast_unsigned());
-        assert_eq!(names.len(), rows.cast_unsigned() as usize);
+        assert_eq!(names.len() as u64, rows.cast_unsigned());
         assert!(!names.contains("expired"));
         let total = rows.cast_unsigned();
         assert_eq!(seen.last().unwrap().1, LoadProgress { loaded: total, total });

@@ -48,7 +48,7 @@ fn an_action_under_way_is_finished_when_its_client_hangs_up_and_the_node_stops()
     runtime.block_on(async {
         let store = Store::open(&store_path, OpenMode::Existing).await.unwrap();
         let take = |batch: &[crate::store::StoredRevocation], _| {
-            stored.extend(batch.iter().map(|row| row.jti.clone()))
+            stored.extend(batch.iter().map(|row| row.jti.clone()));
         };
         store.load_revocations(NOW, take).await.unwrap();
     });
@@ -170,4 +170,17 @@ fn without_the_audit_log_nothing_is_issued_or_revoked() {
     assert_eq!(node.get("/readyz").status, 503);
     node.stop.take().unwrap().send(()).unwrap();
     node.thread.take().unwrap().join().unwrap().unwrap();
+}
+
+#[test]
+fn a_node_without_a_signing_key_issues_nothing_and_revokes_by_issuer() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::start_with(dir.path(), |state| state.issuing = None);
+    let issue = node.post("/v1/tokens", r#"{"agent_id":"a","scope":["a"]}"#);
+    issue.expect_error(404, "not_found", "this node only verifies");
+    let revoke = node.post("/v1/tokens/one/revoke", "");
+    revoke.expect_error(400, "invalid_request", "say whose it is with \"issuer\"");
+    assert_eq!(node.post("/v1/tokens/one/revoke", &format!(r#"{{"issuer":"{PARTNER}"}}"#)).status, 200);
+    assert_eq!(node.status_of(PARTNER, "one", NOW), Status::Revoked);
+    node.stop();
 }
