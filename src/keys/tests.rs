@@ -21,7 +21,7 @@ fn parse(keys: &Value) -> Result<Jwks, JwksError> {
 }
 
 /// The reason for which the RFC 8037 key is passed over once `members` replace or join its own.
-fn skip_reason(members: Value) -> Option<SkipReason> {
+fn skip_reason(members: &Value) -> Option<SkipReason> {
     let mut jwk = json!({"kty": "OKP", "crv": "Ed25519", "kid": "k", "x": X});
     for (name, value) in members.as_object().unwrap() {
         jwk[name] = value.clone();
@@ -40,7 +40,7 @@ fn a_key_is_taken_only_for_ed25519_signatures() {
         json!({"key_ops": ["verify"]}),
         json!({"key_ops": ["sign", "verify"], "x5t": "ignored", "unknown": {"a": 1}}),
     ] {
-        assert_eq!(skip_reason(members.clone()), None, "{members}");
+        assert_eq!(skip_reason(&members), None, "{members}");
     }
     let point = |bytes: [u8; 32]| json!({"x": base64url::encode(&bytes)});
     let mut identity = [0; 32];
@@ -77,7 +77,7 @@ fn a_key_is_taken_only_for_ed25519_signatures() {
         (point(identity), SkipReason::Point(KeyRejection::SmallOrder)),
         (point([0xff; 32]), SkipReason::Point(KeyRejection::NotCanonical)),
     ] {
-        assert_eq!(skip_reason(members.clone()), Some(reason), "{members}");
+        assert_eq!(skip_reason(&members), Some(reason), "{members}");
     }
 }
 
