@@ -169,9 +169,10 @@ impl<'a> Reader<'a> {
     /// # Errors
     /// Why this is no string.
     pub fn string(&mut self) -> Result<&'a str, JsonError> {
-        if !self.consume(b'"') {
+        if self.next_byte() != Some(b'"') {
             return Err(self.wrong_kind(Kind::String));
         }
+        self.position += 1;
         let start = self.position;
         self.position = scan::plain_end(self.text.as_bytes(), start);
         match self.peek() {
@@ -307,8 +308,17 @@ impl<'a> Reader<'a> {
         if self.consume(byte) { Ok(()) } else { Err(self.syntax_or_incomplete(self.position)) }
     }
 
-    /// Skips white space (RFC 8259 §2) and looks at the byte that follows.
+    /// Skips white space (RFC 8259 §2) and looks at the byte that follows. Tokens have none as a rule.
+    #[inline]
     fn next_byte(&mut self) -> Option<u8> {
+        match self.peek() {
+            Some(byte) if byte > b' ' => Some(byte),
+            _ => self.byte_after_white_space(),
+        }
+    }
+
+    #[inline(never)]
+    fn byte_after_white_space(&mut self) -> Option<u8> {
         loop {
             match self.peek() {
                 Some(b' ' | b'\t' | b'\n' | b'\r') => self.position += 1,
