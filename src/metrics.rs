@@ -192,7 +192,12 @@ impl Scrape {
         buckets.push((f64::MAX, count.saturating_sub(below)));
         encoder
             .encode_descriptor(name, help, None, MetricType::Histogram)?
-            .encode_histogram::<()>(scaled(self.sum(|shard| &read(shard).sum)), count, &buckets, None)
+            .encode_histogram::<prometheus_client::encoding::NoLabelSet>(
+                scaled(self.sum(|shard| &read(shard).sum)),
+                count,
+                &buckets,
+                None,
+            )
     }
 }
 

@@ -14,6 +14,8 @@
 
 mod number;
 mod scan;
+#[cfg(test)]
+mod tests;
 
 use std::cmp::Ordering;
 use std::{fmt, mem, str};

@@ -10,6 +10,8 @@
 
 pub mod jwks;
 mod set;
+#[cfg(test)]
+mod tests;
 
 mod thumbprint;
 

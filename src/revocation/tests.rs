@@ -105,6 +105,19 @@ fn forty_bytes_per_entry_are_enough_at_any_size() {
     assert_eq!(view.len(), 200_000);
 }
 
+#[test]
+fn reserving_keeps_what_is_there() {
+    let view = View::new(&SEED);
+    view.apply([revocation("one", NOW.0 + 10)], NOW);
+    view.reserve(100_000);
+    let bytes = view.bytes();
+    let names: Vec<String> = (0..100_000).map(|i| i.to_string()).collect();
+    view.apply(names.iter().map(|jti| revocation(jti, NOW.0 + 10)), NOW);
+    assert_eq!(view.bytes(), bytes);
+    assert_eq!(check(&view, "one", NOW), Status::Revoked);
+    assert_eq!(view.len(), 100_001);
+}
+
 /// Readers hammer a token that stays revoked, one that never is, and each token whose revocation was announced, while
 /// the writer adds, grows, expires and sweeps.
 #[test]

@@ -54,8 +54,9 @@ struct Writer {
     // Entries and tombstones in `current`.
     live: usize,
     tombstones: usize,
-    // Slots of `draining` below this one are still to be copied.
+    // Slots of `draining` below this one are still to be copied, and this many entries in them.
     drain_cursor: usize,
+    drain_left: usize,
     // Slots of `current` below this one come next in the sweep.
     sweep_cursor: usize,
 }
@@ -71,7 +72,8 @@ impl View {
     #[must_use]
     pub fn with_capacity(seed: &[u8; 16], entries: usize) -> Self {
         let current = Arc::new(Table::new(slots_for(entries)));
-        let writer = Writer { live: 0, tombstones: 0, drain_cursor: 0, sweep_cursor: current.slots() };
+        let writer =
+            Writer { live: 0, tombstones: 0, drain_cursor: 0, drain_left: 0, sweep_cursor: current.slots() };
         Self {
             fingerprinter: Fingerprinter::new(seed),
             tables: ArcSwap::from_pointee(Tables { current, draining: None }),
@@ -102,11 +104,12 @@ impl View {
         self.epoch.load(Ordering::Acquire)
     }
 
-    /// Number of entries held, expired ones not yet swept included.
+    /// Number of entries held, expired ones not yet swept included. During a move to a bigger table an entry that was
+    /// applied again counts twice.
     #[must_use]
     pub fn len(&self) -> usize {
         let writer = self.lock();
-        writer.live + self.left_to_drain(&writer)
+        writer.live + writer.drain_left
     }
 
     /// Whether the view holds nothing.
@@ -151,6 +154,16 @@ impl View {
         self.epoch.fetch_add(1, Ordering::Release) + 1
     }
 
+    /// Makes room for `entries` in all, so that filling the view does not grow it step by step.
+    pub fn reserve(&self, entries: usize) {
+        let mut writer = self.lock();
+        let slots = slots_for(entries);
+        if slots > self.tables.load().current.slots() {
+            self.grow(&mut writer, slots, 0);
+            self.drain(&mut writer, usize::MAX, 0);
+        }
+    }
+
     /// Lets entries leave that expired long enough before `now`, looking at `slots_max` slots at most.
     pub fn purge(&self, now: UnixSeconds, slots_max: usize) {
         let mut writer = self.lock();
@@ -171,21 +184,26 @@ impl View {
             }
             Inserted::Full => unreachable!("the table grows at three quarters"),
         }
-        let full = is_full(writer.live + writer.tombstones, tables.current.slots());
+        let slots = tables.current.slots();
         drop(tables);
-        if full {
-            self.grow(writer, horizon);
+        if is_full(writer.live + writer.tombstones, slots) {
+            self.grow(writer, grown_slots(writer.live, slots), horizon);
         }
     }
 
-    /// Starts the move to a new table sized for what is live. Readers search both until it is over.
-    fn grow(&self, writer: &mut Writer, horizon: u32) {
+    /// Starts the move to a new table of `slots`. Readers search both until it is over.
+    fn grow(&self, writer: &mut Writer, slots: usize, horizon: u32) {
         // Readers search two tables at most. The constants below see to it that nothing is left here.
         self.drain(writer, usize::MAX, horizon);
         let draining = Arc::clone(&self.tables.load().current);
-        let current = Arc::new(Table::new(grown_slots(writer.live, draining.slots())));
-        *writer =
-            Writer { live: 0, tombstones: 0, drain_cursor: draining.slots(), sweep_cursor: current.slots() };
+        let current = Arc::new(Table::new(slots));
+        *writer = Writer {
+            live: 0,
+            tombstones: 0,
+            drain_cursor: draining.slots(),
+            drain_left: writer.live,
+            sweep_cursor: current.slots(),
+        };
         self.tables.store(Arc::new(Tables { current, draining: Some(draining) }));
     }
 
@@ -196,6 +214,7 @@ impl View {
         let stop = writer.drain_cursor.saturating_sub(slots_max);
         for slot in (stop..writer.drain_cursor).rev() {
             let Some((fingerprint, expiry)) = draining.entry(slot) else { continue };
+            writer.drain_left -= 1;
             if expiry < horizon {
                 continue;
             }
@@ -235,16 +254,6 @@ impl View {
                 Swept::Freed => writer.tombstones -= 1,
             }
         }
-    }
-
-    /// Entries of `draining` that are not in `current` yet. Exact, by looking; for metrics and tests.
-    fn left_to_drain(&self, writer: &Writer) -> usize {
-        let tables = self.tables.load();
-        let Some(draining) = &tables.draining else { return 0 };
-        (0..writer.drain_cursor)
-            .filter_map(|slot| draining.entry(slot))
-            .filter(|(fingerprint, _)| tables.current.lookup(*fingerprint).is_none())
-            .count()
     }
 
     fn lock(&self) -> MutexGuard<'_, Writer> {

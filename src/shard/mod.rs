@@ -31,7 +31,7 @@ use crate::metrics::{ShardMetrics, bump};
 use crate::revocation::View;
 use crate::verify::Verifier;
 
-pub use listen::{BindError, Sockets, bind};
+pub use listen::{BindError, Sockets, bind, unlink};
 pub use policy::{JWKS_MAX_AGE_S, Policy, PolicyError, Published};
 pub use request::{Admitted, Settled, admit, settle};
 
@@ -39,7 +39,6 @@ use clock::{Clock, TICK};
 use turn::{Decider, Turn};
 
 /// What one shard is made of; moved into its thread.
-#[derive(Debug)]
 pub struct Parts {
     /// The shard's number: its core, and its appender's core id.
     pub number: u16,
@@ -173,7 +172,7 @@ pub fn run(parts: Parts, driver: DriverInUse) -> std::io::Result<()> {
 }
 
 /// A running shard, as its connections see it.
-pub(self) struct Shard {
+struct Shard {
     settings: Arc<config::Server>,
     policy: Arc<ArcSwap<Policy>>,
     metrics: Arc<ShardMetrics>,

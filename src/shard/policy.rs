@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use crate::config::{self, KeySource};
-use crate::keys::{IssuerIndex, Jwks, JwksError, KeySet, KeySetError, PublishedKey, RegisteredKey, jwks};
+use crate::keys::jwks::{self, Jwks, JwksError};
+use crate::keys::{IssuerIndex, KeySet, KeySetError, PublishedKey, RegisteredKey};
 use crate::token::{Algorithm, AlgorithmSet, ClaimName, Profile, ProfileKind, TypeSet};
 
 /// The issuers, their keys and rules. Shards share it read-only.
@@ -102,7 +103,10 @@ fn issuer_keys(issuer: &config::Issuer, own: Option<&PublishedKey>) -> Result<Ve
     let Jwks { keys, skipped } =
         jwks::parse(&text).map_err(|error| PolicyError::Jwks { issuer: name(), error })?;
     if keys.is_empty() {
-        let skipped = skipped.iter().map(|skipped| format!("; {skipped}")).collect();
+        let skipped = skipped
+            .iter()
+            .map(|key| format!("; key {} ({}): {}", key.index, key.kid.as_deref().unwrap_or("no kid"), key.reason))
+            .collect();
         return Err(PolicyError::NoKey { issuer: name(), skipped });
     }
     Ok(keys)
@@ -137,7 +141,8 @@ fn profile(issuer: &config::Issuer) -> Profile {
 
 impl Published {
     fn new(own: Option<&PublishedKey>) -> Self {
-        let body = jwks::render(own);
+        let keys = own.map(|key| (key.kid.as_str(), key.verifying_key.as_bytes()));
+        let body = jwks::render(keys).expect("names and keys are texts");
         let etag = format!("\"{}\"", digest(&body));
         let headers = format!("ETag: {etag}\r\nCache-Control: public, max-age={JWKS_MAX_AGE_S}\r\n");
         Self { body, headers, etag }

@@ -295,8 +295,6 @@ fn decision_event<'a>(
 
 /// Leaves the answer in the connection's outbox; it is sent once it is released.
 fn reply(job: &Job, settled: &Settled<'_, '_>, now: UnixSeconds, scopes: &str, decision_id: &str) {
-    let own_scopes: SmallVec<[&str; 16]> =
-        settled.claims.as_ref().map(|claims| claims.scope.iter().collect()).unwrap_or_default();
     let outcome = match (settled.decision, &settled.claims, settled.profile) {
         (Decision::Accepted, Some(claims), Some(profile)) => {
             let expires = claims.exp.unwrap_or(now);
@@ -307,7 +305,7 @@ fn reply(job: &Job, settled: &Settled<'_, '_>, now: UnixSeconds, scopes: &str, d
                 token_id: claims.jti.map_or("", |jti| jti.0),
                 owner: claims.own.unwrap_or(""),
                 task: claims.task.unwrap_or(""),
-                scopes: &own_scopes,
+                scopes: &claims.scope,
                 expires_at: expires.0,
                 remaining_ttl: expires.since(now),
                 claims_json: claims.json.as_bytes(),

@@ -12,7 +12,7 @@ use crate::token::compact::{CompactJws, Scratch};
 use crate::verify::SignatureVerified;
 
 /// A compact JWS whose signature was verified; the only way to its payload.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct VerifiedJws<'a> {
     jws: CompactJws<'a>,
 }

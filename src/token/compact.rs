@@ -55,23 +55,28 @@ pub fn parse<'a, 's>(
     scratch: &'s mut Scratch,
 ) -> Result<(CompactJws<'a>, Header<'s>), ParseError> {
     let segments = Segments::split(text, padding)?;
-    // Cheap, and before any decoding; the SIMD check of the payload makes a fourth segment an alphabet error.
     if segments.header.len() / 4 * 3 > HEADER_BYTES_MAX {
         return Err(ParseError::HeaderTooLong);
     }
-    if segments.signature.len() != SIGNATURE_CHARS {
-        return Err(ParseError::SignatureLength);
-    }
     if !base64url::is_canonical(segments.payload) {
-        return Err(ParseError::Encoding);
+        // A dot is outside the alphabet too: four segments or more end here.
+        return Err(if segments.payload.contains(&b'.') {
+            ParseError::Segments
+        } else {
+            ParseError::Encoding
+        });
     }
-    let signature = base64url::decode_array(segments.signature).map_err(|_| ParseError::Encoding)?;
     let decoded =
         base64url::decode(segments.header, &mut scratch.decoded[..]).map_err(|_| ParseError::Encoding)?;
     if decoded.len() > HEADER_BYTES_MAX {
         return Err(ParseError::HeaderTooLong);
     }
+    // Before the signature's length: "algorithm not allowed" tells the sender of an RS256 token more.
     let header = header::read(decoded, segments.padded, &mut scratch.json)?;
+    if segments.signature.len() != SIGNATURE_CHARS && base64url::is_canonical(segments.signature) {
+        return Err(ParseError::SignatureLength);
+    }
+    let signature = base64url::decode_array(segments.signature).map_err(|_| ParseError::Encoding)?;
     let jws = CompactJws { signing_input: segments.signing_input, payload: segments.payload, signature };
     Ok((jws, header))
 }
@@ -128,8 +133,8 @@ impl<'a> Segments<'a> {
         }
         let first = memchr::memchr(b'.', text).ok_or(ParseError::Segments)?;
         let last = memchr::memrchr(b'.', text).ok_or(ParseError::Segments)?;
-        // An empty payload is a form question for the claims; an empty header or signature is none (F3).
-        if first == last || first == 0 || last + 1 == text.len() {
+        // Empty payloads are the claims' question, an empty signature has the wrong length; both are refused (F3).
+        if first == last || first == 0 {
             return Err(ParseError::Segments);
         }
         let mut segments = Self {
@@ -189,7 +194,7 @@ pub enum ParseError {
     #[error("kid is longer than {KID_BYTES_MAX} bytes")]
     KidTooLong,
     /// F3.
-    #[error("not three segments with a header and a signature")]
+    #[error("not three segments, the first of them not empty")]
     Segments,
     /// F4.
     #[error("signature is not {SIGNATURE_CHARS} characters")]

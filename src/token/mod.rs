@@ -18,8 +18,10 @@ mod encode;
 mod header;
 mod inspect;
 mod profile;
+#[cfg(test)]
+mod tests;
 
-pub use claims::{ClaimName, ClaimSet, Claims, ClaimsError, Jti, VerifiedJws};
+pub use claims::{ClaimName, ClaimSet, Claims, ClaimsError, Jti, UnknownClaim, VerifiedJws};
 pub use compact::{CompactJws, Padding, ParseError, Scratch, parse};
 pub use encode::{AgentTask, EncodeError, assemble, signing_input};
 pub use header::{Algorithm, AlgorithmSet, Header};

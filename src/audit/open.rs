@@ -1,0 +1,374 @@
+//! Opening and closing a log: lock, recover, start the threads; drain, seal, stop them.
+
+use std::{
+    fs, io,
+    os::unix::fs::DirBuilderExt as _,
+    path::PathBuf,
+    sync::Arc,
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use crossbeam::channel::{Sender, bounded, unbounded};
+
+use super::{
+    appender::{Appender, Shared},
+    clock::Clock,
+    disk::Disk,
+    error::{AuditError, FailureKind},
+    folder::{Folder, Lock, SinkKind, list_segments},
+    recover::{Recovery, Resume, digest_of, recover},
+    schema::Kind,
+    sequencer::{SEGMENT_BYTES_MIN, Sequencer, Stop, run_flusher, run_keeper},
+    status::{Progress, Status},
+    tag::TagKey,
+    writer::{Identity, Writer},
+};
+
+/// How a log is kept.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The log folder. It must exist unless `create` is set.
+    pub dir: PathBuf,
+    /// The log's name: a C2SP checkpoint origin, such as `example.com/edgate/node1`. Part of the chain.
+    pub origin: String,
+    /// Bytes of one segment; 64 MiB unless there is a reason.
+    pub segment_bytes: u64,
+    /// The longest time a recorded event waits for its flush.
+    pub flush_interval: Duration,
+    /// Events of one appender that may wait for the sequencer.
+    pub queue_events: usize,
+    /// Bytes of one appender that may wait for the sequencer.
+    pub queue_bytes: u64,
+    /// Whether a folder without a log is given one. Only `--dev` and an explicit init set it.
+    pub create: bool,
+}
+
+impl Settings {
+    /// The defaults for a log in `dir` called `origin`.
+    #[must_use]
+    pub fn new(dir: impl Into<PathBuf>, origin: impl Into<String>) -> Self {
+        Self {
+            dir: dir.into(),
+            origin: origin.into(),
+            segment_bytes: 64 << 20,
+            flush_interval: Duration::from_millis(50),
+            queue_events: 8192,
+            queue_bytes: 4 << 20,
+            create: false,
+        }
+    }
+
+    /// Checks what can be checked without touching the disk.
+    ///
+    /// # Errors
+    /// [`AuditError::Settings`] naming the value and its bounds.
+    pub fn check(&self) -> Result<(), AuditError> {
+        let refuse = |message: String| Err(AuditError::Settings(message));
+        // C2SP tlog-checkpoint: a non-empty line; signed-note: key names have no spaces and no plus.
+        let name = &self.origin;
+        if name.is_empty()
+            || name.len() > ORIGIN_BYTES_MAX
+            || name.contains(|c: char| c.is_whitespace() || c.is_control() || c == '+')
+        {
+            return refuse(format!(
+                "origin {name:?} must be 1 to {ORIGIN_BYTES_MAX} bytes without spaces or '+'"
+            ));
+        }
+        if self.segment_bytes < SEGMENT_BYTES_MIN || self.segment_bytes > SEGMENT_BYTES_MAX {
+            let bytes = self.segment_bytes;
+            return refuse(format!(
+                "segment_bytes {bytes} is not in {SEGMENT_BYTES_MIN}..={SEGMENT_BYTES_MAX}"
+            ));
+        }
+        if !self.segment_bytes.is_multiple_of(4096) {
+            return refuse(format!("segment_bytes {} is not a multiple of 4096", self.segment_bytes));
+        }
+        if self.queue_events < 4 || self.queue_events > QUEUE_EVENTS_MAX {
+            return refuse(format!("queue_events {} is not in 4..={QUEUE_EVENTS_MAX}", self.queue_events));
+        }
+        Ok(())
+    }
+}
+
+/// An open log.
+pub struct Opened {
+    /// One per shard, in order, and one more for the control plane. The index is the record's core number.
+    pub appenders: Vec<Appender>,
+    /// The log itself: status and close. Dropping it without closing stops like a crash.
+    pub log: Log,
+    /// What the start found.
+    pub recovery: Recovery,
+}
+
+/// A running log's threads and lock.
+pub struct Log {
+    shared: Arc<Shared>,
+    progress: Arc<Progress>,
+    disk: Arc<dyn Disk>,
+    stop: Sender<Stop>,
+    threads: Vec<JoinHandle<()>>,
+    dir: PathBuf,
+    _lock: Lock,
+}
+
+/// Locks the folder, recovers what is there, and starts the log's threads.
+///
+/// Blocks for as long as recovery takes: reading at most the last finished segment and what follows it.
+///
+/// # Errors
+/// Everything [`AuditError`] can say about a folder; [`AuditError::Damaged`] and [`AuditError::RolledBack`] need a
+/// person to decide.
+pub fn open(settings: &Settings, shards: u16) -> Result<Opened, AuditError> {
+    settings.check()?;
+    let dir = &settings.dir;
+    let io = |what| move |source: io::Error| AuditError::io(what, dir, source);
+    if settings.create && !dir.exists() {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(io("create"))?;
+    }
+    if !dir.is_dir() {
+        return Err(AuditError::NotFound { path: dir.clone() });
+    }
+    let lock = Lock::take(dir)?;
+    let created = list_segments(dir).map_err(io("list"))?.is_empty();
+    if created && !settings.create {
+        return Err(AuditError::NotFound { path: dir.clone() });
+    }
+    let key_path = dir.join(TAG_KEY);
+    let tags = Arc::new(if created && !key_path.exists() {
+        TagKey::create(&key_path)?
+    } else {
+        TagKey::load(&key_path)?
+    });
+    let disk: Arc<dyn Disk> = Arc::new(Folder::new(dir, SinkKind::Map));
+    let clock = Clock::system();
+    let (writer, mut recovery) = resume(disk.as_ref(), settings, clock)?;
+    recovery.created = created;
+    start(settings, shards, disk, writer, tags, lock, recovery)
+}
+
+/// Recovers and makes the log ready to be written: the new segment, and what it says about the old ones, is durable
+/// before this returns.
+pub(super) fn resume(
+    disk: &dyn Disk,
+    settings: &Settings,
+    clock: Clock,
+) -> Result<(Writer, Recovery), AuditError> {
+    let dir = &settings.dir;
+    let io = |what| move |source: io::Error| AuditError::io(what, dir, source);
+    let Resume { log, mut head, next_index, prev, unfinished, report } =
+        recover(disk, dir, &settings.origin)?;
+    let random = || getrandom::u64().map_err(|error| io("draw random numbers for")(io::Error::other(error)));
+    let log_id = match log {
+        Some((_, log_id)) => log_id,
+        None => {
+            let mut log_id = [0; 16];
+            log_id[..8].copy_from_slice(&random()?.to_le_bytes());
+            log_id[8..].copy_from_slice(&random()?.to_le_bytes());
+            head.hash = super::walk::genesis_hash(&settings.origin, &log_id);
+            log_id
+        }
+    };
+    let identity = Identity { origin: settings.origin.clone(), log_id, boot: random()? };
+    let prepared = disk.prepare(next_index, settings.segment_bytes).map_err(io("prepare a segment in"))?;
+    let mut writer = Writer::begin(identity, clock, head, prev, prepared).map_err(AuditError::Refused)?;
+    let size = head.size;
+    for torn in report.torn.iter().take(RECOVERY_RECORDS_MAX) {
+        let quarantined = [torn.file.clone()];
+        writer
+            .append_own(Kind::Recovery, |body| {
+                body.uint(1, torn.segment);
+                body.uint(2, torn.offset);
+                body.uint(3, size);
+                body.uint(4, torn.bytes);
+                body.bytes(5, &torn.digest);
+                body.text(6, &torn.cause);
+                body.texts(7, &quarantined);
+            })
+            .map_err(AuditError::Refused)?;
+    }
+    if report.torn.is_empty() && !report.clean && size > 0 {
+        // The log ended without CLEAN_CLOSE and without a torn byte: still a crash, and still worth a record.
+        let (segment, end) = (next_index - 1, prev.map_or(0, |prev| prev.end));
+        writer
+            .append_own(Kind::Recovery, |body| {
+                body.uint(1, segment);
+                body.uint(2, end);
+                body.uint(3, size);
+                body.uint(4, 0);
+                body.bytes(5, &digest_of(&[]));
+                body.text(6, "the log was not closed");
+                body.texts(7, &[]);
+            })
+            .map_err(AuditError::Refused)?;
+    }
+    let job = writer.begin_commit().map_err(AuditError::Refused)?;
+    job.run().map_err(io("flush the new segment of"))?;
+    writer.end_commit(job.size);
+    for index in unfinished {
+        disk.finish(index, None).map_err(io("finish a segment of"))?;
+    }
+    Ok((writer, report))
+}
+
+fn start(
+    settings: &Settings,
+    shards: u16,
+    disk: Arc<dyn Disk>,
+    writer: Writer,
+    tags: Arc<TagKey>,
+    lock: Lock,
+    recovery: Recovery,
+) -> Result<Opened, AuditError> {
+    let dir = &settings.dir;
+    let io = |what| move |source: io::Error| AuditError::io(what, dir, source);
+    let lanes = usize::from(shards) + 2;
+    let shared = Arc::new(Shared::new(
+        writer.boot(),
+        lanes,
+        usize::from(shards),
+        settings.queue_events,
+        settings.queue_bytes,
+    ));
+    let progress = Arc::new(Progress::new(&writer, writer.head().size));
+    let (prepared_out, prepared_in) = bounded(0);
+    let (flushes_out, flushes_in) = bounded(1);
+    let (flushed_out, flushed_in) = bounded(1);
+    let (rolled_out, rolled_in) = unbounded();
+    let (stop_out, stop_in) = bounded(1);
+    let next_index = writer.segment() + 1;
+    let sequencer = Sequencer {
+        shared: Arc::clone(&shared),
+        progress: Arc::clone(&progress),
+        writer,
+        flush_interval: settings.flush_interval,
+        prepared: prepared_in,
+        flushes: flushes_out,
+        flushed: flushed_in,
+        stop: stop_in,
+    };
+    let mut log = Log {
+        shared: Arc::clone(&shared),
+        progress: Arc::clone(&progress),
+        disk: Arc::clone(&disk),
+        stop: stop_out,
+        threads: Vec::with_capacity(3),
+        dir: dir.clone(),
+        _lock: lock,
+    };
+    let spawn = |name: &str, body: Box<dyn FnOnce() + Send>| {
+        std::thread::Builder::new().name(name.to_owned()).spawn(body).map_err(io("start a thread for"))
+    };
+    log.threads.push(spawn("audit-seq", Box::new(move || sequencer.run()))?);
+    let (shared_flush, progress_flush) = (Arc::clone(&shared), Arc::clone(&progress));
+    log.threads.push(spawn(
+        "audit-flush",
+        Box::new(move || run_flusher(&shared_flush, &progress_flush, &flushes_in, &flushed_out, &rolled_out)),
+    )?);
+    let (shared_keep, segment_bytes) = (Arc::clone(&shared), settings.segment_bytes);
+    log.threads.push(spawn(
+        "audit-keep",
+        Box::new(move || {
+            run_keeper(
+                &shared_keep,
+                &progress,
+                disk.as_ref(),
+                segment_bytes,
+                next_index,
+                &prepared_out,
+                &rolled_in,
+            );
+        }),
+    )?);
+    let appenders =
+        (0..=shards).map(|core| Appender::new(Arc::clone(&shared), core, Arc::clone(&tags))).collect();
+    Ok(Opened { appenders, log, recovery })
+}
+
+impl Log {
+    /// A look at the log.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        self.progress.status(self.shared.failure())
+    }
+
+    /// A way to look at the log that may outlive it, for metrics and readiness.
+    #[must_use]
+    pub fn watch(&self) -> LogWatch {
+        LogWatch { shared: Arc::clone(&self.shared), progress: Arc::clone(&self.progress) }
+    }
+
+    /// The folder.
+    #[must_use]
+    pub fn dir(&self) -> &std::path::Path {
+        &self.dir
+    }
+
+    /// Takes what is queued, writes CLEAN_CLOSE and the seal, flushes, and stops the threads.
+    ///
+    /// # Errors
+    /// The failure that shut the log instead, or [`AuditError::DeadlinePassed`]; the threads are then left to
+    /// themselves, and the next start recovers.
+    pub fn close(mut self, timeout: Duration) -> Result<(), AuditError> {
+        let deadline = Instant::now() + timeout;
+        let _ = self.stop.send(Stop::Close);
+        self.shared.doorbell.ring();
+        while !self.threads.iter().all(JoinHandle::is_finished) {
+            if Instant::now() >= deadline {
+                self.threads.clear();
+                return Err(AuditError::DeadlinePassed);
+            }
+            // Threads have no joint with a deadline; a close is rare, and a millisecond is nothing to it.
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        match (self.progress.closed_at(), self.shared.failure()) {
+            (Some((segment, bytes)), _) => self
+                .disk
+                .finish(segment, Some(bytes))
+                .map_err(|error| AuditError::io("finish the last segment of", &self.dir, error)),
+            (None, Some(failure)) if failure.kind != FailureKind::Closed => Err(AuditError::Refused(failure)),
+            (None, _) => Err(AuditError::DeadlinePassed),
+        }
+    }
+}
+
+/// Sees how a log is, and can do nothing to it. Cheap to clone.
+#[derive(Clone)]
+pub struct LogWatch {
+    shared: Arc<Shared>,
+    progress: Arc<Progress>,
+}
+
+impl LogWatch {
+    /// A look at the log.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        self.progress.status(self.shared.failure())
+    }
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        // A closed log's threads have ended; the channel then has no receiver.
+        let _ = self.stop.try_send(Stop::Abandon);
+        self.shared.doorbell.ring();
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The tag key's file.
+const TAG_KEY: &str = "tag.key";
+
+/// The longest origin.
+const ORIGIN_BYTES_MAX: usize = 128;
+
+/// A segment is read into memory whole when a log is opened.
+const SEGMENT_BYTES_MAX: u64 = 1 << 30;
+
+/// Most events one appender may have waiting.
+const QUEUE_EVENTS_MAX: usize = 1 << 20;
+
+/// A start leaves room for events in the smallest segment, whatever it found.
+const RECOVERY_RECORDS_MAX: usize = 16;

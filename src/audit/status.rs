@@ -1,0 +1,108 @@
+//! What the log says about itself while it runs.
+
+use std::{
+    io,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use super::{
+    error::AuditFailure,
+    record::Hash,
+    writer::{Head, Writer},
+};
+
+/// A look at a running log.
+#[derive(Debug, Clone)]
+pub struct Status {
+    /// Records in the log; the next one gets this as its `seq`.
+    pub size: u64,
+    /// Event hash of the last record.
+    pub head: Hash,
+    /// Every record below this is durable.
+    pub durable_size: u64,
+    /// The segment being written.
+    pub segment: u64,
+    /// Commits since the log was opened.
+    pub commits: u64,
+    /// Time of the latest flush.
+    pub last_flush: Duration,
+    /// Why the writer is shut, if it is.
+    pub failure: Option<AuditFailure>,
+    /// Why the next segment could not be made, if that is so.
+    pub prepare_error: Option<String>,
+}
+
+/// Counters the log's threads publish.
+pub(super) struct Progress {
+    head: Mutex<Head>,
+    segment: AtomicU64,
+    commits: AtomicU64,
+    durable_size: AtomicU64,
+    last_flush_ns: AtomicU64,
+    prepare_error: Mutex<Option<String>>,
+    closed_at: Mutex<Option<(u64, u64)>>,
+}
+
+impl Progress {
+    pub(super) fn new(writer: &Writer, durable_size: u64) -> Self {
+        Self {
+            head: Mutex::new(writer.head()),
+            segment: AtomicU64::new(writer.segment()),
+            commits: AtomicU64::new(writer.commits()),
+            durable_size: AtomicU64::new(durable_size),
+            last_flush_ns: AtomicU64::new(0),
+            prepare_error: Mutex::new(None),
+            closed_at: Mutex::new(None),
+        }
+    }
+
+    pub(super) fn publish(&self, writer: &Writer) {
+        *self.head.lock().unwrap_or_else(PoisonError::into_inner) = writer.head();
+        self.segment.store(writer.segment(), Ordering::Relaxed);
+        self.commits.store(writer.commits(), Ordering::Relaxed);
+    }
+
+    pub(super) fn publish_flush(&self, size: u64, took: Duration) {
+        self.durable_size.store(size, Ordering::Release);
+        self.last_flush_ns.store(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    pub(super) fn publish_prepare_error(&self, error: &io::Error) {
+        *self.prepare_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
+    }
+
+    /// The log was closed in order; its last segment ends at this position.
+    pub(super) fn publish_closed(&self, position: (u64, u64)) {
+        *self.closed_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(position);
+    }
+
+    pub(super) fn closed_at(&self) -> Option<(u64, u64)> {
+        *self.closed_at.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn segment(&self) -> u64 {
+        self.segment.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn head(&self) -> Head {
+        *self.head.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn status(&self, failure: Option<AuditFailure>) -> Status {
+        let head = self.head();
+        Status {
+            size: head.size,
+            head: head.hash,
+            durable_size: self.durable_size.load(Ordering::Acquire),
+            segment: self.segment(),
+            commits: self.commits.load(Ordering::Relaxed),
+            last_flush: Duration::from_nanos(self.last_flush_ns.load(Ordering::Relaxed)),
+            failure,
+            prepare_error: self.prepare_error.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+        }
+    }
+}
