@@ -90,8 +90,8 @@ pub(super) struct Lane {
     pub(super) recorded_bytes: AtomicU64,
     // Written by the flusher, read by the owner: highest core_seq flushed.
     pub(super) durable: AtomicU64,
-    // Set by the owner when it waits for a flush, taken by the flusher.
-    wants_durable: AtomicBool,
+    // Written by the owner, read by the flusher: the highest core_seq whose flush someone waits for.
+    durable_wanted: AtomicU64,
     waker: AtomicWaker,
 }
 
@@ -168,7 +168,7 @@ impl Appender {
         }
         let lane = &self.shared.lanes[usize::from(self.core)];
         if self.batch.durable {
-            lane.wants_durable.store(true, Ordering::Release);
+            lane.durable_wanted.store(self.core_seq, Ordering::Release);
         }
         let spare = lane.spare.pop().unwrap_or_default();
         let batch = std::mem::replace(&mut self.batch, Batch { bytes: spare, durable: false });
@@ -348,7 +348,7 @@ impl Lane {
             recorded: AtomicU64::new(0),
             recorded_bytes: AtomicU64::new(0),
             durable: AtomicU64::new(0),
-            wants_durable: AtomicBool::new(false),
+            durable_wanted: AtomicU64::new(0),
             waker: AtomicWaker::new(),
         }
     }
@@ -362,9 +362,11 @@ impl Lane {
 
     /// Publishes that records up to `core_seq` are flushed, and wakes the owner if it waits for that.
     pub(super) fn publish_durable(&self, core_seq: u64) {
-        if self.durable.load(Ordering::Relaxed) < core_seq {
+        let before = self.durable.load(Ordering::Relaxed);
+        if before < core_seq {
             self.durable.store(core_seq, Ordering::Release);
-            if self.wants_durable.swap(false, Ordering::AcqRel) {
+            // Those who wait only for `recorded` are left alone.
+            if self.durable_wanted.load(Ordering::Acquire) > before {
                 self.waker.wake();
             }
         }
