@@ -25,7 +25,6 @@ use crate::audit::{Event, IssueEvent, Phase, RevokeEvent};
 use crate::base64url;
 use crate::decision::UnixSeconds;
 use crate::json;
-use crate::keys;
 use crate::revocation::Revocation;
 use crate::store::{Recorded, StoredRevocation};
 use crate::token;
@@ -115,21 +114,21 @@ async fn issue_token(shared: Arc<Shared>, peer: Peer, bytes: Vec<u8>) -> Result<
         let description = "this node only verifies: it has no [signing] table, so it issues no tokens";
         return Err(ApiError::new(ErrorKind::NotFound, description));
     };
-    let kid = keys::thumbprint(&issuing.signer.public_key());
+    let kid = issuing.kid.as_str();
     let mut scratch = json::Scratch::default();
     let request = IssueRequest::parse(&bytes, &mut scratch)?;
     let draft = Draft::new(request, &issuing.policy, (shared.now)())?;
     let own = &shared.issuers[issuing.own];
     let jti = random_jti()?;
     let claims = draft.claims(&own.issuer, &jti);
-    let signing_input = token::signing_input(&kid, &claims).map_err(issue::encode_error)?;
+    let signing_input = token::signing_input(kid, &claims).map_err(issue::encode_error)?;
 
     let actor = peer.actor();
     let intent = IssueEvent {
         phase: Phase::Intent,
         actor: &actor,
         issuer: &own.name,
-        kid: &kid,
+        kid,
         tenant: &own.tenant,
         subject: draft.request.agent_id,
         jti: &jti,
@@ -165,7 +164,7 @@ async fn issue_token(shared: Arc<Shared>, peer: Peer, bytes: Vec<u8>) -> Result<
         id: jti.clone(),
         issued_at: draft.issued_at.0,
         expires_at: draft.expires_at.0,
-        kid: kid.clone(),
+        kid: kid.to_owned(),
     };
     Ok((StatusCode::CREATED, Json(issued)).into_response())
 }

@@ -46,6 +46,8 @@ pub struct State {
 pub struct Issuing {
     /// Signs tokens; its public key is in the own issuer's key set.
     pub signer: Signer<TokenSigning>,
+    /// The signer's key in that key set: its RFC 7638 thumbprint.
+    pub kid: String,
     /// Which of the configured issuers this node issues as.
     pub own: usize,
     /// How it issues.

@@ -68,6 +68,7 @@ impl Ingredients<'_> {
     pub(super) fn into_state(self) -> State {
         let Self { config, policy, own, store, view, appender, metrics } = self;
         let issuing = own.zip(config.signing.as_ref()).map(|(own, signing)| Issuing {
+            kid: own.published.kid,
             signer: own.signer,
             own: signing.issuer,
             policy: IssuePolicy {

@@ -14,6 +14,7 @@ mod view;
 #[cfg(test)]
 mod tests;
 
+pub use fingerprint::Realm;
 pub use view::{Revocation, Status, View};
 
 /// How long an expired entry stays in the view, in seconds.

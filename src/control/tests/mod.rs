@@ -194,6 +194,7 @@ fn state(
     };
     State {
         issuing: Some(Issuing {
+            kid: crate::keys::thumbprint(&signer.public_key()),
             signer,
             own: 1,
             policy: IssuePolicy {
