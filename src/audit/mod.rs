@@ -43,9 +43,10 @@ pub use event::{
 };
 pub use id::{RECORD_ID_TEXT_MAX, RecordId, RecordIdError};
 pub use open::{Log, LogWatch, OnFailure, Opened, Settings, open, open_signed};
+pub use note::{CheckpointKey, NoteError};
 pub use record::Hash;
 pub use recover::{Recovery, Torn};
-pub use sealer::{CheckpointSigner, Sign, SignError};
+pub use sealer::{CheckpointSigner, Sign, SignError, hex};
 pub use status::Status;
 
 #[cfg(test)]

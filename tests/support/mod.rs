@@ -203,7 +203,7 @@ pub fn write_config(dir: &Path, issuer: &Issuer, server: &str, audit: &str) {
     let config = format!(
         "[server]\nlisten = [\"127.0.0.1:0\", {unix:?}]\n{server}\n[control]\nlisten = \"127.0.0.1:0\"\n\
          [state]\ndatabase = {database:?}\n[audit]\ndir = {audit_dir:?}\norigin = \"test.example/log\"\n\
-         segment_mib = 1\n{audit}\n\
+         checkpoint_key_file = {checkpoint:?}\nsegment_mib = 1\n{audit}\n\
          [signing]\nkey_file = {key:?}\nissuer = \"own\"\ndefault_audience = \"{AUDIENCE}\"\n\
          [[issuers]]\nname = \"own\"\nissuer = \"https://own.test\"\naudiences = [\"{AUDIENCE}\"]\nkeys = \"signing_key\"\n\
          [[issuers]]\nname = \"test\"\ntenant = \"acme\"\nissuer = \"{ISSUER}\"\naudiences = [\"{AUDIENCE}\"]\n\
@@ -211,10 +211,38 @@ pub fn write_config(dir: &Path, issuer: &Issuer, server: &str, audit: &str) {
         unix = format!("unix:{}", path("data.sock")),
         database = path("state.db"),
         audit_dir = path("audit"),
+        checkpoint = path("checkpoint.key"),
         key = path("signing.key"),
         jwks = issuer.jwks(),
     );
     fs::write(dir.join("edgate.toml"), config).unwrap();
+}
+
+/// The decision ids of every decision in a log, by a reader of the documented format that shares no code with ours.
+pub fn decision_ids(dir: &Path) -> std::collections::HashSet<String> {
+    const HEADER_BYTES: usize = 128;
+    let word = |bytes: &[u8], at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());
+    let half = |bytes: &[u8], at: usize| u16::from_le_bytes(bytes[at..at + 2].try_into().unwrap());
+    let mut ids = std::collections::HashSet::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|extension| extension != "seg") {
+            continue;
+        }
+        let bytes = fs::read(path).unwrap();
+        let boot = word(&bytes, SEGMENT_BOOT_AT);
+        let mut at = SEGMENT_HEADER_BYTES;
+        while at + HEADER_BYTES <= bytes.len() && bytes[at..at + 4] != [0; 4] {
+            let body_len = u32::from_le_bytes(bytes[at + 4..at + 8].try_into().unwrap()) as usize;
+            let (kind, core, core_seq) =
+                (half(&bytes, at + 32), half(&bytes, at + 36), word(&bytes, at + 40));
+            if kind == DECISION_KIND {
+                ids.insert(format!("{boot:016x}-{core:x}-{core_seq:x}"));
+            }
+            at += (HEADER_BYTES + body_len).next_multiple_of(8);
+        }
+    }
+    ids
 }
 
 /// Starts the daemon and waits for its ready line.
