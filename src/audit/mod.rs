@@ -24,6 +24,7 @@ mod map;
 pub mod merkle;
 pub mod note;
 mod open;
+mod real;
 pub mod record;
 mod recover;
 pub mod schema;
@@ -43,10 +44,15 @@ pub use event::{
 };
 pub use id::{RECORD_ID_TEXT_MAX, RecordId, RecordIdError};
 pub use open::{Log, OnFailure, Opened, Settings, open, open_signed};
+pub use real::{SinkKind, sink_for};
 pub use record::Hash;
 pub use recover::{Recovery, Torn};
 pub use sealer::{CheckpointSigner, Sign, SignError};
 pub use status::Status;
 
+#[cfg(test)]
+mod crash_tests;
+#[cfg(test)]
+mod sim;
 #[cfg(test)]
 mod tests;

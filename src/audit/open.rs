@@ -14,10 +14,10 @@ use crossbeam::channel::{Sender, bounded, unbounded};
 use super::{
     appender::{Appender, Shared},
     clock::Clock,
-    disk::Disk,
     error::{AuditError, FailureKind},
-    folder::{Folder, Lock, SinkKind, list_segments},
+    folder::Folder,
     note::CheckpointKey,
+    real::{Lock, RealMedium, list_segments, sink_for},
     recover::{Recovery, Resume, digest_of, recover},
     schema::Kind,
     sealer::{Cadence, CheckpointSigner, Follower, Sealer, replace_file},
@@ -152,7 +152,7 @@ pub struct Opened {
 pub struct Log {
     shared: Arc<Shared>,
     progress: Arc<Progress>,
-    disk: Arc<dyn Disk>,
+    folder: Arc<Folder>,
     stop: Sender<Stop>,
     // Dropped to let the sealer finish, once the other threads have ended.
     sealer_stop: Option<Sender<()>>,
@@ -203,9 +203,10 @@ pub fn open_signed(
     } else {
         TagKey::load(&key_path)?
     });
-    let disk: Arc<dyn Disk> = Arc::new(Folder::new(dir, SinkKind::Map));
+    let (sink, _) = sink_for(dir).map_err(io("ask for the file system of"))?;
+    let folder = Arc::new(Folder::new(Box::new(RealMedium::new(dir, sink))));
     let clock = Clock::system();
-    let (writer, mut recovery) = resume(disk.as_ref(), settings, clock)?;
+    let (writer, mut recovery) = resume(&folder, settings, clock)?;
     recovery.created = created;
     let sealing = signer
         .map(|signer| {
@@ -216,12 +217,12 @@ pub fn open_signed(
             Ok((signer, key, follower))
         })
         .transpose()?;
-    start(settings, shards, Parts { disk, writer, tags, lock, recovery, sealing })
+    start(settings, shards, Parts { folder, writer, tags, lock, recovery, sealing })
 }
 
 /// What `open` has prepared for the threads.
 struct Parts {
-    disk: Arc<dyn Disk>,
+    folder: Arc<Folder>,
     writer: Writer,
     tags: Arc<TagKey>,
     lock: Lock,
@@ -232,14 +233,14 @@ struct Parts {
 /// Recovers and makes the log ready to be written: the new segment, and what it says about the old ones, is durable
 /// before this returns.
 pub(super) fn resume(
-    disk: &dyn Disk,
+    folder: &Folder,
     settings: &Settings,
     clock: Clock,
 ) -> Result<(Writer, Recovery), AuditError> {
     let dir = &settings.dir;
     let io = |what| move |source: io::Error| AuditError::io(what, dir, source);
     let Resume { log, mut head, next_index, prev, unfinished, report } =
-        recover(disk, dir, &settings.origin)?;
+        recover(folder, dir, &settings.origin)?;
     let random = || getrandom::u64().map_err(|error| io("draw random numbers for")(io::Error::other(error)));
     let log_id = match log {
         Some((_, log_id)) => log_id,
@@ -252,7 +253,7 @@ pub(super) fn resume(
         }
     };
     let identity = Identity { origin: settings.origin.clone(), log_id, boot: random()? };
-    let prepared = disk.prepare(next_index, settings.segment_bytes).map_err(io("prepare a segment in"))?;
+    let prepared = folder.prepare(next_index, settings.segment_bytes).map_err(io("prepare a segment in"))?;
     let mut writer = Writer::begin(identity, clock, head, prev, prepared).map_err(AuditError::Refused)?;
     let size = head.size;
     for torn in report.torn.iter().take(RECOVERY_RECORDS_MAX) {
@@ -288,13 +289,13 @@ pub(super) fn resume(
     job.run().map_err(io("flush the new segment of"))?;
     writer.end_commit(job.head.size);
     for index in unfinished {
-        disk.finish(index, None).map_err(io("finish a segment of"))?;
+        folder.finish(index, None).map_err(io("finish a segment of"))?;
     }
     Ok((writer, report))
 }
 
 fn start(settings: &Settings, shards: u16, parts: Parts) -> Result<Opened, AuditError> {
-    let Parts { disk, writer, tags, lock, recovery, sealing } = parts;
+    let Parts { folder, writer, tags, lock, recovery, sealing } = parts;
     let dir = &settings.dir;
     let io = |what| move |source: io::Error| AuditError::io(what, dir, source);
     let lanes = usize::from(shards) + 2;
@@ -326,7 +327,7 @@ fn start(settings: &Settings, shards: u16, parts: Parts) -> Result<Opened, Audit
     let mut log = Log {
         shared: Arc::clone(&shared),
         progress: Arc::clone(&progress),
-        disk: Arc::clone(&disk),
+        folder: Arc::clone(&folder),
         stop: stop_out,
         sealer_stop: None,
         threads: Vec::with_capacity(3),
@@ -352,7 +353,7 @@ fn start(settings: &Settings, shards: u16, parts: Parts) -> Result<Opened, Audit
             run_keeper(
                 &shared_keep,
                 &progress_keep,
-                disk.as_ref(),
+                &folder,
                 segment_bytes,
                 next_index,
                 &prepared_out,
@@ -434,9 +435,9 @@ impl Log {
 impl Log {
     /// Finishes the last segment and removes those that were made ahead for nothing.
     fn tidy(&self, last: u64, bytes: u64) -> io::Result<()> {
-        self.disk.finish(last, Some(bytes))?;
-        for ahead in self.disk.segments()?.into_iter().filter(|segment| segment.index > last) {
-            self.disk.remove(ahead.index)?;
+        self.folder.finish(last, Some(bytes))?;
+        for ahead in self.folder.segments()?.into_iter().filter(|segment| segment.index > last) {
+            self.folder.remove(ahead.index)?;
         }
         Ok(())
     }
