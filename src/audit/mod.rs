@@ -30,6 +30,7 @@ mod recover;
 pub mod schema;
 mod sealer;
 mod sequencer;
+mod settings;
 mod status;
 pub mod tag;
 pub mod verify;
@@ -43,11 +44,12 @@ pub use event::{
     ExportEvent, IssueEvent, KID_BYTES_MAX, Phase, RevokeEvent, StartEvent, StopEvent, VerifyRunEvent,
 };
 pub use id::{RECORD_ID_TEXT_MAX, RecordId, RecordIdError};
-pub use open::{Log, OnFailure, Opened, Settings, open, open_signed};
+pub use open::{Log, LogWatch, Opened, open, open_signed};
 pub use real::{SinkKind, sink_for};
 pub use record::Hash;
 pub use recover::{Recovery, Torn};
 pub use sealer::{CheckpointSigner, Sign, SignError};
+pub use settings::{OnFailure, Settings};
 pub use status::Status;
 
 #[cfg(test)]

@@ -1,0 +1,96 @@
+//! The control plane's thread: one tokio runtime, one listener, what it may use.
+
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use tokio::runtime::Runtime;
+use tokio::sync::oneshot;
+
+use super::{OwnKey, StartError, now, revocation_dependency};
+use crate::audit::Appender;
+use crate::config::Config;
+use crate::control::{self, ControlError, IssuePolicy, Issuing, State};
+use crate::metrics::Metrics;
+use crate::revocation::View;
+use crate::shard::Policy;
+use crate::store::Store;
+
+/// The running control plane.
+pub(super) struct ControlThread {
+    stop: oneshot::Sender<()>,
+    thread: JoinHandle<Result<(), ControlError>>,
+}
+
+impl ControlThread {
+    pub(super) fn spawn(runtime: Runtime, listener: TcpListener, state: State) -> Result<Self, StartError> {
+        let (stop, stopped) = oneshot::channel::<()>();
+        let thread = std::thread::Builder::new()
+            .name("control".to_owned())
+            .spawn(move || {
+                let stopped = async {
+                    // A dropped sender stops it as well.
+                    let _ = stopped.await;
+                };
+                runtime.block_on(async {
+                    let store = state.store.clone();
+                    let served = control::serve(listener, state, stopped).await;
+                    store.close().await;
+                    served
+                })
+            })
+            .map_err(StartError::Control)?;
+        Ok(Self { stop, thread })
+    }
+
+    pub(super) fn stop(self) -> Result<(), StartError> {
+        let _ = self.stop.send(());
+        match self.thread.join() {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(StartError::Control(std::io::Error::other(error))),
+            Err(_) => Err(StartError::Control(std::io::Error::other("its thread panicked"))),
+        }
+    }
+}
+
+/// What the control plane works with.
+pub(super) struct Ingredients<'a> {
+    pub(super) config: &'a Config,
+    pub(super) policy: &'a Policy,
+    pub(super) own: Option<OwnKey>,
+    pub(super) store: Store,
+    pub(super) view: Arc<View>,
+    pub(super) appender: Appender,
+    pub(super) metrics: Metrics,
+}
+
+impl Ingredients<'_> {
+    pub(super) fn into_state(self) -> State {
+        let Self { config, policy, own, store, view, appender, metrics } = self;
+        let issuing = own.zip(config.signing.as_ref()).map(|(own, signing)| Issuing {
+            kid: own.published.kid,
+            signer: own.signer,
+            own: signing.issuer,
+            policy: IssuePolicy {
+                default_audiences: signing.default_audience.iter().cloned().collect(),
+                default_ttl_s: signing.default_ttl_s,
+                max_ttl_s: config.issuers[signing.issuer].max_lifetime_s,
+            },
+        });
+        let dir = config.audit.dir.clone();
+        let seen = Arc::clone(&view);
+        State {
+            issuing,
+            issuers: policy.profiles.clone(),
+            store,
+            view,
+            appender,
+            verify_chain: Arc::new(move || Err(dir.display().to_string())),
+            metrics: Arc::new(move |out| out.push_str(metrics.render().trim_end_matches("# EOF\n"))),
+            // The control plane asks its own appender and store how they are.
+            readiness: Arc::new(move || vec![revocation_dependency(&seen)]),
+            host_names: config.control.allowed_hosts.iter().map(|name| name.to_ascii_lowercase()).collect(),
+            now,
+        }
+    }
+}
