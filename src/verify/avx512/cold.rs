@@ -25,7 +25,9 @@ pub(super) fn sum(base: &Comb, keys: &[Lanes; 4], k: &[[u64; 4]; 8], s: &[Scalar
     let minus_x = Fe::zero().biased().minus(&x.wide()).carried();
     let table = Table::new(&Sum::from_affine(&minus_x, &y));
     let prime_order = on_curve & table.times_order().projective().is_identity();
-    Cold { sum: base.add_multiples(table.times(k), s), on_curve, prime_order }
+    let mut sum = table.times(k);
+    base.add_multiples(&mut sum, s);
+    Cold { sum, on_curve, prime_order }
 }
 
 /// The affine points of eight encodings, and the lanes that have one (RFC 8032 §5.1.3); the others get B, so that every
@@ -47,7 +49,7 @@ pub(super) fn decode(encodings: &[Lanes; 4]) -> (Fe, Fe, __mmask8) {
     let is_other = check.wide().plus(&u.wide()).carried().is_zero();
     let x = root.replaced_where(is_other, &root.mul(&Fe::splat(&SQRT_OF_MINUS_1))).canonical();
     let odd = _mm512_test_epi64_mask(x.0[0], splat(1));
-    let x = Fe(x.negated_where(odd ^ negative).0).wide().carried();
+    let x = x.negated_where(odd ^ negative).wide().carried();
     let missing = !(is_root | is_other);
     (x.replaced_where(missing, &Fe::splat(&BASE_X)), y.replaced_where(missing, &Fe::splat(&BASE_Y)), !missing)
 }

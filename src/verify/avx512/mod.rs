@@ -242,7 +242,7 @@ impl Scratch {
                 messages[lane] = message_padded;
                 rest = after;
             }
-            let k = scalar::reduce(&sha512::hash(&messages)).map(|word| to_words(word));
+            let k = scalar::reduce(&sha512::hash(&messages)).map(to_words);
             for (lane, index) in eight.iter().enumerate() {
                 pending[*index as usize].k = k.map(|words| words[lane]);
             }

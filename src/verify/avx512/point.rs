@@ -65,14 +65,14 @@ impl Sum {
         }
     }
 
-    /// `self + point`: 7 multiplications, 7 carries.
+    /// Adds `point`: 7 multiplications, 7 carries.
     #[inline]
     #[target_feature(enable = "avx512f,avx512dq,avx512ifma,avx512vbmi2")]
-    pub(super) fn plus_affine(&self, point: &Niels) -> Self {
+    pub(super) fn add_affine(&mut self, point: &Niels) {
         let a = self.y_minus_x.times(&point.y_minus_x);
         let b = self.y_plus_x.times_biased(&point.y_plus_x);
         let c = self.t.times(&point.dxy);
-        completed(&b.minus(&a), &self.z.minus(&c), &self.z.plus(&c), &b.plus(&a))
+        *self = completed(&b.minus(&a), &self.z.minus(&c), &self.z.plus(&c), &b.plus(&a));
     }
 
     /// `self + point`: 8 multiplications, 8 carries.
