@@ -7,6 +7,7 @@
 mod control_thread;
 mod dev;
 
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -263,7 +264,7 @@ impl Daemon {
             threads.push((number, spawn_shard(parts, driver)?));
         }
 
-        let metrics = Metrics::new(metrics, readings(&log.watch(), &view));
+        let metrics = Metrics::new(metrics, readings(&log.watch()));
         let listener = std::net::TcpListener::bind(config.control.listen).map_err(StartError::Control)?;
         let control_at = listener.local_addr().map_err(StartError::Control)?;
         let ingredients = Ingredients {
@@ -274,7 +275,6 @@ impl Daemon {
             view,
             appender: control_appender,
             metrics,
-            log: &log,
         };
         let control = ControlThread::spawn(runtime, listener, ingredients.into_state())?;
 
@@ -420,34 +420,35 @@ fn report_recovery(recovery: &Recovery) {
 /// What the data plane depends on, by name: whether all of it works, and a line for each.
 fn data_readiness(log: LogWatch, view: Arc<View>) -> impl Fn() -> (bool, String) + Send + Sync {
     move || {
-        let dependencies = dependencies(&log, &view);
-        let lines = dependencies.iter().map(|Dependency { name, ready, detail }| {
-            format!("{name}: {}{}{detail}\n", if *ready { "ok" } else { "failed" }, if detail.is_empty() { "" } else { ", " })
-        });
-        (dependencies.iter().all(|dependency| dependency.ready), lines.collect())
+        let dependencies = [audit_dependency(&log), revocation_dependency(&view)];
+        let mut text = String::new();
+        for Dependency { name, ready, detail } in &dependencies {
+            let state = if *ready { "ok" } else { "failed" };
+            let comma = if detail.is_empty() { "" } else { ", " };
+            // Writing to a string does not fail.
+            let _ = writeln!(text, "{name}: {state}{comma}{detail}");
+        }
+        (dependencies.iter().all(|dependency| dependency.ready), text)
     }
 }
 
-fn dependencies(log: &LogWatch, view: &View) -> Vec<Dependency> {
+fn audit_dependency(log: &LogWatch) -> Dependency {
     let failure = log.status().failure;
-    vec![
-        Dependency {
-            name: "audit",
-            ready: failure.is_none(),
-            detail: failure.map(|failure| failure.to_string()).unwrap_or_default(),
-        },
-        Dependency { name: "revocation", ready: true, detail: format!("epoch {}", view.epoch()) },
-    ]
+    let detail = failure.as_ref().map(ToString::to_string).unwrap_or_default();
+    Dependency { name: "audit", ready: failure.is_none(), detail }
+}
+
+fn revocation_dependency(view: &View) -> Dependency {
+    // The embedded view is filled before anything is decided and changed by this process alone: it cannot be stale.
+    Dependency { name: "revocation", ready: true, detail: format!("epoch {}", view.epoch()) }
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a gauge may be rounded above 2^53")]
-fn readings(log: &LogWatch, view: &Arc<View>) -> Vec<Reading> {
+fn readings(log: &LogWatch) -> Vec<Reading> {
     let of_log = |name, help, counter, read: fn(&audit::Status) -> f64| {
         let log = log.clone();
         Reading { name, help, counter, read: Box::new(move || read(&log.status())) }
     };
-    let entries = Arc::clone(view);
-    let epoch = Arc::clone(view);
     vec![
         of_log("audit_records", "Records in the log", false, |status| status.size as f64),
         of_log("audit_records_durable", "Records known to be on the disk", false, |status| {
@@ -458,17 +459,5 @@ fn readings(log: &LogWatch, view: &Arc<View>) -> Vec<Reading> {
         of_log("audit_failed", "Whether the log refuses events", false, |status| {
             f64::from(u8::from(status.failure.is_some()))
         }),
-        Reading {
-            name: "revocations",
-            help: "Revocations in the local view",
-            counter: false,
-            read: Box::new(move || entries.len() as f64),
-        },
-        Reading {
-            name: "revocation_epoch",
-            help: "Batches of revocations applied",
-            counter: false,
-            read: Box::new(move || epoch.epoch() as f64),
-        },
     ]
 }

@@ -6,3 +6,4 @@
 pub mod att; // mints Agent Task Tokens from a software key
 pub mod inputs; // fixed-seed keys, messages and tokens for the benches
 pub mod load; // the load generator behind `edgate-load`
+pub mod ratio; // two things measured in turn

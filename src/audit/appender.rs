@@ -46,8 +46,6 @@ pub struct Appender {
     batch: Batch,
     // The last `core_seq` given out, to events and to lost events alike.
     core_seq: u64,
-    // The last `core_seq` appended to become durable.
-    durable_seq: u64,
     // Bytes ever appended; what is not yet recorded of them waits.
     bytes: u64,
     lost: Option<Lost>,
@@ -92,23 +90,14 @@ pub(super) struct Lane {
     pub(super) recorded_bytes: AtomicU64,
     // Written by the flusher, read by the owner: highest core_seq flushed.
     pub(super) durable: AtomicU64,
-    // Set by the owner when it waits for a flush, taken by the flusher.
-    wants_durable: AtomicBool,
+    // Written by the owner, read by the flusher: the highest core_seq whose flush someone waits for.
+    durable_wanted: AtomicU64,
     waker: AtomicWaker,
 }
 
 impl Appender {
     pub(super) fn new(shared: Arc<Shared>, core: u16, tags: Arc<TagKey>) -> Self {
-        Self {
-            shared,
-            core,
-            tags,
-            batch: Batch::default(),
-            core_seq: 0,
-            durable_seq: 0,
-            bytes: 0,
-            lost: None,
-        }
+        Self { shared, core, tags, batch: Batch::default(), core_seq: 0, bytes: 0, lost: None }
     }
 
     /// Encodes and hashes `event` into the current batch and returns its id. It is handed over by [`Self::submit`].
@@ -168,10 +157,7 @@ impl Appender {
             | if kind.is_redactable() { FLAG_REDACTABLE } else { 0 };
         finish_record(&mut self.batch.bytes, start, kind, flags, self.core, self.core_seq, epoch);
         self.bytes += stored_len(len) as u64;
-        if ack == Ack::Durable {
-            self.batch.durable = true;
-            self.durable_seq = self.core_seq;
-        }
+        self.batch.durable |= ack == Ack::Durable;
         Ok(RecordId { boot: self.shared.boot, core: self.core, core_seq: self.core_seq })
     }
 
@@ -182,7 +168,7 @@ impl Appender {
         }
         let lane = &self.shared.lanes[usize::from(self.core)];
         if self.batch.durable {
-            lane.wants_durable.store(true, Ordering::Release);
+            lane.durable_wanted.store(self.core_seq, Ordering::Release);
         }
         let spare = lane.spare.pop().unwrap_or_default();
         let batch = std::mem::replace(&mut self.batch, Batch { bytes: spare, durable: false });
@@ -210,14 +196,7 @@ impl Appender {
     /// Has `waker` woken when an acknowledgement advances or the writer fails. One waker at a time; register, then
     /// look, then wait.
     pub fn register(&self, waker: &Waker) {
-        let lane = &self.shared.lanes[usize::from(self.core)];
-        lane.waker.register(waker);
-        // The flush of an earlier batch may have taken the wish for a wake that a later one had renewed already.
-        if self.durable_seq > lane.durable.load(Ordering::Acquire) {
-            lane.wants_durable.store(true, Ordering::Release);
-            // Orders the wish before the caller's look; `publish_durable` does it the other way round.
-            fence(Ordering::SeqCst);
-        }
+        self.shared.lanes[usize::from(self.core)].waker.register(waker);
     }
 
     /// The id the next successful [`Self::append`] will return.
@@ -369,7 +348,7 @@ impl Lane {
             recorded: AtomicU64::new(0),
             recorded_bytes: AtomicU64::new(0),
             durable: AtomicU64::new(0),
-            wants_durable: AtomicBool::new(false),
+            durable_wanted: AtomicU64::new(0),
             waker: AtomicWaker::new(),
         }
     }
@@ -383,10 +362,11 @@ impl Lane {
 
     /// Publishes that records up to `core_seq` are flushed, and wakes the owner if it waits for that.
     pub(super) fn publish_durable(&self, core_seq: u64) {
-        if self.durable.load(Ordering::Relaxed) < core_seq {
+        let before = self.durable.load(Ordering::Relaxed);
+        if before < core_seq {
             self.durable.store(core_seq, Ordering::Release);
-            fence(Ordering::SeqCst);
-            if self.wants_durable.swap(false, Ordering::AcqRel) {
+            // Those who wait only for `recorded` are left alone.
+            if self.durable_wanted.load(Ordering::Acquire) > before {
                 self.waker.wake();
             }
         }

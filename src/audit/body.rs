@@ -13,23 +13,24 @@ use super::{
 
 /// Appends the body of `event` to `out`.
 pub(super) fn encode(event: &Event<'_>, tags: &TagKey, out: &mut Vec<u8>) {
-    let mut body = Body::begin(out);
+    let mut map = Body::begin(out);
+    let body = &mut map;
     match event {
-        Event::Admin(event) => admin(&mut body, event),
-        Event::ConfigChange(event) | Event::KeyChange(event) | Event::KeyRotate(event) => {
-            change(&mut body, event)
+        Event::Admin(event) => admin(body, event),
+        Event::ConfigChange(event) | Event::KeyChange(event) | Event::KeyRotate(event) => change(body, event),
+        Event::Decision(event) => decision(body, event, tags),
+        Event::DecisionBatch(event) => batch(body, event, tags),
+        Event::Erase(event) => erase(body, event),
+        Event::Export(event) => export(body, event),
+        Event::Issue(event) => issue(body, event, tags),
+        Event::Revoke(event) => revoke(body, event, tags),
+        Event::Start(event) => start(body, event),
+        Event::Stop(event) => {
+            body.text(1, event.reason);
         }
-        Event::Decision(event) => decision(&mut body, event, tags),
-        Event::DecisionBatch(event) => batch(&mut body, event, tags),
-        Event::Erase(event) => erase(&mut body, event),
-        Event::Export(event) => export(&mut body, event),
-        Event::Issue(event) => issue(&mut body, event, tags),
-        Event::Revoke(event) => revoke(&mut body, event, tags),
-        Event::Start(event) => start(&mut body, event),
-        Event::Stop(event) => body.text(1, event.reason),
-        Event::VerifyRun(event) => verify_run(&mut body, event),
+        Event::VerifyRun(event) => verify_run(body, event),
     }
-    body.end();
+    map.end();
 }
 
 fn decision(body: &mut Body<'_>, event: &DecisionEvent<'_>, tags: &TagKey) {

@@ -137,6 +137,8 @@ pub enum FailureKind {
     MapLost,
     /// The segment file was replaced, removed, shortened or changed under us.
     Replaced,
+    /// What was stored is not what was hashed. Nothing may be signed any more.
+    StoredDiffers,
     /// Nothing was signed for longer than allowed. Ends when signing works again.
     Unsigned,
     /// A write to the segment failed.
@@ -153,6 +155,7 @@ impl FailureKind {
             Self::FlushFailed => "flush_failed",
             Self::MapLost => "map_lost",
             Self::Replaced => "replaced",
+            Self::StoredDiffers => "stored_differs",
             Self::Unsigned => "unsigned",
             Self::WriteFailed => "write_failed",
         }
@@ -162,7 +165,12 @@ impl FailureKind {
     #[must_use]
     pub const fn is_permanent(self) -> bool {
         match self {
-            Self::Closed | Self::FlushFailed | Self::MapLost | Self::Replaced | Self::WriteFailed => true,
+            Self::Closed
+            | Self::FlushFailed
+            | Self::MapLost
+            | Self::Replaced
+            | Self::StoredDiffers
+            | Self::WriteFailed => true,
             Self::DiskFull | Self::Unsigned => false,
         }
     }

@@ -70,12 +70,12 @@ impl Folder {
         }
         // One page per write: a large write makes large folios, and then every small store through the map costs a
         // 2 MiB write to the device (reference/audit.md §2a).
-        let zeros = [0; PAGE_BYTES as usize];
+        let zeros = [0; PAGE_BYTES];
         let mut offset = 0;
         while offset < bytes {
-            let len = PAGE_BYTES.min(bytes - offset);
-            file.write_all_at(&zeros[..usize::try_from(len).unwrap_or(zeros.len())], offset)?;
-            offset += len;
+            let len = usize::try_from(bytes - offset).map_or(PAGE_BYTES, |left| left.min(PAGE_BYTES));
+            file.write_all_at(&zeros[..len], offset)?;
+            offset += len as u64;
         }
         file.sync_all()?;
         Ok(file)
@@ -272,8 +272,8 @@ fn read_stored(path: &Path) -> io::Result<Vec<u8>> {
 
 /// Reads `len` bytes in aligned pieces, as `O_DIRECT` demands of offset, length and memory.
 fn read_direct(file: &File, len: usize) -> io::Result<Vec<u8>> {
-    let mut room = vec![0; DIRECT_BYTES + PAGE_BYTES as usize];
-    let start = room.as_ptr().align_offset(PAGE_BYTES as usize);
+    let mut room = vec![0; DIRECT_BYTES + PAGE_BYTES];
+    let start = room.as_ptr().align_offset(PAGE_BYTES);
     let piece = &mut room[start..start + DIRECT_BYTES];
     let mut bytes = Vec::with_capacity(len);
     while bytes.len() < len {
@@ -282,7 +282,7 @@ fn read_direct(file: &File, len: usize) -> io::Result<Vec<u8>> {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         bytes.extend_from_slice(&piece[..read.min(len - bytes.len())]);
-        if bytes.len() < len && !read.is_multiple_of(PAGE_BYTES as usize) {
+        if bytes.len() < len && !read.is_multiple_of(PAGE_BYTES) {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
     }
@@ -300,7 +300,7 @@ const LOCK: &str = "LOCK";
 pub(super) const QUARANTINE: &str = "quarantine";
 
 /// Size of a page and of the writes that zero a segment.
-const PAGE_BYTES: u64 = 4096;
+const PAGE_BYTES: usize = 4096;
 
 /// Bytes of one direct read.
 const DIRECT_BYTES: usize = 1 << 20;

@@ -21,13 +21,16 @@ mod event;
 mod folder;
 mod id;
 mod map;
+pub mod merkle;
+pub mod note;
 mod open;
 pub mod record;
 mod recover;
 pub mod schema;
+mod sealer;
 mod sequencer;
 mod status;
-mod tag;
+pub mod tag;
 pub mod verify;
 mod walk;
 mod writer;
@@ -39,9 +42,10 @@ pub use event::{
     ExportEvent, IssueEvent, KID_BYTES_MAX, Phase, RevokeEvent, StartEvent, StopEvent, VerifyRunEvent,
 };
 pub use id::{RECORD_ID_TEXT_MAX, RecordId, RecordIdError};
-pub use open::{Log, LogWatch, Opened, Settings, open};
+pub use open::{Log, LogWatch, OnFailure, Opened, Settings, open, open_signed};
 pub use record::Hash;
 pub use recover::{Recovery, Torn};
+pub use sealer::{CheckpointSigner, Sign, SignError};
 pub use status::Status;
 
 #[cfg(test)]

@@ -17,8 +17,10 @@ use super::{
     disk::Disk,
     error::{AuditError, FailureKind},
     folder::{Folder, Lock, SinkKind, list_segments},
+    note::CheckpointKey,
     recover::{Recovery, Resume, digest_of, recover},
     schema::Kind,
+    sealer::{Cadence, CheckpointSigner, Follower, Sealer, replace_file},
     sequencer::{SEGMENT_BYTES_MIN, Sequencer, Stop, run_flusher, run_keeper},
     status::{Progress, Status},
     tag::TagKey,
@@ -40,6 +42,16 @@ pub struct Settings {
     pub queue_events: usize,
     /// Bytes of one appender that may wait for the sequencer.
     pub queue_bytes: u64,
+    /// The longest time between two checkpoints while there are new events.
+    pub checkpoint_interval: Duration,
+    /// A checkpoint is made earlier when so many events are unsigned.
+    pub checkpoint_events: u64,
+    /// A checkpoint is made after this time even when there are no new events.
+    pub checkpoint_idle: Duration,
+    /// When nothing could be signed for so long, shards are refused ([`FailureKind::Unsigned`]).
+    pub unsigned_age_max: Duration,
+    /// What the callers do when an event cannot be recorded. The log only carries the setting.
+    pub on_failure: OnFailure,
     /// Whether a folder without a log is given one. Only `--dev` and an explicit init set it.
     pub create: bool,
 }
@@ -55,6 +67,11 @@ impl Settings {
             flush_interval: Duration::from_millis(50),
             queue_events: 8192,
             queue_bytes: 4 << 20,
+            checkpoint_interval: Duration::from_secs(1),
+            checkpoint_events: 1 << 20,
+            checkpoint_idle: Duration::from_secs(60),
+            unsigned_age_max: Duration::from_secs(600),
+            on_failure: OnFailure::Deny,
             create: false,
         }
     }
@@ -91,6 +108,36 @@ impl Settings {
     }
 }
 
+/// What a caller does with a decision that cannot be recorded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnFailure {
+    /// Answer without a decision, at once and by name.
+    #[default]
+    Deny,
+    /// Stop the daemon.
+    Halt,
+    /// Answer, and let a GAP record count what is missing.
+    AllowWithGap,
+}
+
+impl OnFailure {
+    /// The setting's spelling.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Deny => "deny",
+            Self::Halt => "halt",
+            Self::AllowWithGap => "allow_with_gap",
+        }
+    }
+
+    /// The setting of a spelling.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Deny, Self::Halt, Self::AllowWithGap].into_iter().find(|policy| policy.name() == name)
+    }
+}
+
 /// An open log.
 pub struct Opened {
     /// One per shard, in order, and one more for the control plane. The index is the record's core number.
@@ -107,7 +154,11 @@ pub struct Log {
     progress: Arc<Progress>,
     disk: Arc<dyn Disk>,
     stop: Sender<Stop>,
+    // Dropped to let the sealer finish, once the other threads have ended.
+    sealer_stop: Option<Sender<()>>,
     threads: Vec<JoinHandle<()>>,
+    sealer: Option<JoinHandle<()>>,
+    on_failure: OnFailure,
     dir: PathBuf,
     _lock: Lock,
 }
@@ -120,6 +171,18 @@ pub struct Log {
 /// Everything [`AuditError`] can say about a folder; [`AuditError::Damaged`] and [`AuditError::RolledBack`] need a
 /// person to decide.
 pub fn open(settings: &Settings, shards: u16) -> Result<Opened, AuditError> {
+    open_signed(settings, shards, None)
+}
+
+/// As [`open`], with checkpoints signed by `signer`.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_signed(
+    settings: &Settings,
+    shards: u16,
+    signer: Option<CheckpointSigner>,
+) -> Result<Opened, AuditError> {
     settings.check()?;
     let dir = &settings.dir;
     let io = |what| move |source: io::Error| AuditError::io(what, dir, source);
@@ -144,7 +207,26 @@ pub fn open(settings: &Settings, shards: u16) -> Result<Opened, AuditError> {
     let clock = Clock::system();
     let (writer, mut recovery) = resume(disk.as_ref(), settings, clock)?;
     recovery.created = created;
-    start(settings, shards, disk, writer, tags, lock, recovery)
+    let sealing = signer
+        .map(|signer| {
+            let key = CheckpointKey { name: settings.origin.clone(), verifying_key: signer.verifying_key };
+            let follower = Follower::resume(dir, &key, writer.genesis(), recovery.size)?;
+            replace_file(dir, KEY_FILE, format!("{}\n", key.to_text()).as_bytes())
+                .map_err(io("publish the checkpoint key in"))?;
+            Ok((signer, key, follower))
+        })
+        .transpose()?;
+    start(settings, shards, Parts { disk, writer, tags, lock, recovery, sealing })
+}
+
+/// What `open` has prepared for the threads.
+struct Parts {
+    disk: Arc<dyn Disk>,
+    writer: Writer,
+    tags: Arc<TagKey>,
+    lock: Lock,
+    recovery: Recovery,
+    sealing: Option<(CheckpointSigner, CheckpointKey, Follower)>,
 }
 
 /// Recovers and makes the log ready to be written: the new segment, and what it says about the old ones, is durable
@@ -204,22 +286,15 @@ pub(super) fn resume(
     }
     let job = writer.begin_commit().map_err(AuditError::Refused)?;
     job.run().map_err(io("flush the new segment of"))?;
-    writer.end_commit(job.size);
+    writer.end_commit(job.head.size);
     for index in unfinished {
         disk.finish(index, None).map_err(io("finish a segment of"))?;
     }
     Ok((writer, report))
 }
 
-fn start(
-    settings: &Settings,
-    shards: u16,
-    disk: Arc<dyn Disk>,
-    writer: Writer,
-    tags: Arc<TagKey>,
-    lock: Lock,
-    recovery: Recovery,
-) -> Result<Opened, AuditError> {
+fn start(settings: &Settings, shards: u16, parts: Parts) -> Result<Opened, AuditError> {
+    let Parts { disk, writer, tags, lock, recovery, sealing } = parts;
     let dir = &settings.dir;
     let io = |what| move |source: io::Error| AuditError::io(what, dir, source);
     let lanes = usize::from(shards) + 2;
@@ -230,8 +305,9 @@ fn start(
         settings.queue_events,
         settings.queue_bytes,
     ));
-    let progress = Arc::new(Progress::new(&writer, writer.head().size));
-    let (prepared_out, prepared_in) = bounded(0);
+    let progress = Arc::new(Progress::new(&writer));
+    // One here and one in the keeper's hands: the next two segments are ready.
+    let (prepared_out, prepared_in) = bounded(1);
     let (flushes_out, flushes_in) = bounded(1);
     let (flushed_out, flushed_in) = bounded(1);
     let (rolled_out, rolled_in) = unbounded();
@@ -252,7 +328,10 @@ fn start(
         progress: Arc::clone(&progress),
         disk: Arc::clone(&disk),
         stop: stop_out,
+        sealer_stop: None,
         threads: Vec::with_capacity(3),
+        sealer: None,
+        on_failure: settings.on_failure,
         dir: dir.clone(),
         _lock: lock,
     };
@@ -265,13 +344,14 @@ fn start(
         "audit-flush",
         Box::new(move || run_flusher(&shared_flush, &progress_flush, &flushes_in, &flushed_out, &rolled_out)),
     )?);
-    let (shared_keep, segment_bytes) = (Arc::clone(&shared), settings.segment_bytes);
+    let (shared_keep, progress_keep, segment_bytes) =
+        (Arc::clone(&shared), Arc::clone(&progress), settings.segment_bytes);
     log.threads.push(spawn(
         "audit-keep",
         Box::new(move || {
             run_keeper(
                 &shared_keep,
-                &progress,
+                &progress_keep,
                 disk.as_ref(),
                 segment_bytes,
                 next_index,
@@ -280,6 +360,26 @@ fn start(
             );
         }),
     )?);
+    if let Some((signer, key, follower)) = sealing {
+        let (stop_out, stop_in) = bounded(0);
+        let sealer = Sealer {
+            shared: Arc::clone(&shared),
+            progress,
+            appender: Appender::new(Arc::clone(&shared), shards + 1, Arc::clone(&tags)),
+            signer,
+            key,
+            cadence: Cadence {
+                interval: settings.checkpoint_interval,
+                events: settings.checkpoint_events,
+                idle: settings.checkpoint_idle,
+                unsigned_age_max: settings.unsigned_age_max,
+            },
+            follower,
+            stop: stop_in,
+        };
+        log.sealer_stop = Some(stop_out);
+        log.sealer = Some(spawn("audit-seal", Box::new(move || sealer.run()))?);
+    }
     let appenders =
         (0..=shards).map(|core| Appender::new(Arc::clone(&shared), core, Arc::clone(&tags))).collect();
     Ok(Opened { appenders, log, recovery })
@@ -298,6 +398,12 @@ impl Log {
         LogWatch { shared: Arc::clone(&self.shared), progress: Arc::clone(&self.progress) }
     }
 
+    /// What callers do when an event cannot be recorded.
+    #[must_use]
+    pub fn on_failure(&self) -> OnFailure {
+        self.on_failure
+    }
+
     /// The folder.
     #[must_use]
     pub fn dir(&self) -> &std::path::Path {
@@ -313,18 +419,17 @@ impl Log {
         let deadline = Instant::now() + timeout;
         let _ = self.stop.send(Stop::Close);
         self.shared.doorbell.ring();
-        while !self.threads.iter().all(JoinHandle::is_finished) {
-            if Instant::now() >= deadline {
-                self.threads.clear();
-                return Err(AuditError::DeadlinePassed);
-            }
-            // Threads have no joint with a deadline; a close is rare, and a millisecond is nothing to it.
-            std::thread::sleep(Duration::from_millis(1));
+        let ended = wait_for(&self.threads, deadline);
+        // The sealer ends last: it signs what the others left.
+        self.sealer_stop = None;
+        self.threads.extend(self.sealer.take());
+        if !(ended && wait_for(&self.threads, deadline)) {
+            self.threads.clear();
+            return Err(AuditError::DeadlinePassed);
         }
         match (self.progress.closed_at(), self.shared.failure()) {
             (Some((segment, bytes)), _) => self
-                .disk
-                .finish(segment, Some(bytes))
+                .tidy(segment, bytes)
                 .map_err(|error| AuditError::io("finish the last segment of", &self.dir, error)),
             (None, Some(failure)) if failure.kind != FailureKind::Closed => Err(AuditError::Refused(failure)),
             (None, _) => Err(AuditError::DeadlinePassed),
@@ -347,16 +452,44 @@ impl LogWatch {
     }
 }
 
+impl Log {
+    /// Finishes the last segment and removes those that were made ahead for nothing.
+    fn tidy(&self, last: u64, bytes: u64) -> io::Result<()> {
+        self.disk.finish(last, Some(bytes))?;
+        for ahead in self.disk.segments()?.into_iter().filter(|segment| segment.index > last) {
+            self.disk.remove(ahead.index)?;
+        }
+        Ok(())
+    }
+}
+
 impl Drop for Log {
     fn drop(&mut self) {
         // A closed log's threads have ended; the channel then has no receiver.
         let _ = self.stop.try_send(Stop::Abandon);
         self.shared.doorbell.ring();
+        self.sealer_stop = None;
+        self.threads.extend(self.sealer.take());
         for thread in self.threads.drain(..) {
             let _ = thread.join();
         }
     }
 }
+
+/// Whether all threads end before `deadline`.
+fn wait_for(threads: &[JoinHandle<()>], deadline: Instant) -> bool {
+    while !threads.iter().all(JoinHandle::is_finished) {
+        if Instant::now() >= deadline {
+            return false;
+        }
+        // Threads have no joint with a deadline; a close is rare, and a millisecond is nothing to it.
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    true
+}
+
+/// The verifying key of the checkpoints, as signed-note text, for `audit verify` on this machine.
+pub(super) const KEY_FILE: &str = "checkpoint.key";
 
 /// The tag key's file.
 const TAG_KEY: &str = "tag.key";

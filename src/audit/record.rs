@@ -278,7 +278,7 @@ mod tests {
         assert_eq!(Header::parse(&bytes), Err(HeaderError::NotARecord));
         assert_eq!(Header::parse(&[0; 128]), Err(HeaderError::Unwritten));
         let mut bytes = sample().to_bytes();
-        bytes[4..8].copy_from_slice(&(BODY_BYTES_MAX as u32 + 1).to_le_bytes());
+        bytes[4..8].copy_from_slice(&65_537u32.to_le_bytes());
         assert_eq!(Header::parse(&bytes), Err(HeaderError::BodyTooLong(65537)));
         let mut bytes = sample().to_bytes();
         bytes[127] = 1;

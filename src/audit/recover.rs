@@ -15,7 +15,7 @@ use super::{
     folder::segment_name,
     record::{ALIGNMENT, CORE_SEQUENCER, Hash, MAGIC},
     schema::{self, Kind},
-    walk::{Flaw, PrevEnd, Record, SegmentOpen, genesis_hash, prev_end, read_record},
+    walk::{PrevEnd, Record, SegmentOpen, genesis_hash, prev_end, read_record},
     writer::Head,
 };
 
@@ -357,13 +357,6 @@ pub(super) const FIRST_SEGMENT: u64 = 1;
 /// COMMIT records a crash can leave behind the end of the chain: the one whose flush was under way, and the one
 /// whose flush had ended without a later COMMIT to say so.
 const TORN_COMMITS_MAX: u64 = 2;
-
-impl Flaw {
-    /// Whether this is how a log that was not torn ends.
-    pub(super) fn is_end(self) -> bool {
-        self == Self::Unwritten
-    }
-}
 
 /// SHA-256 of nothing, for reports without torn bytes.
 pub(super) fn digest_of(bytes: &[u8]) -> Hash {

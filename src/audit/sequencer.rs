@@ -283,7 +283,7 @@ pub(super) fn run_flusher(
             // Shut the gate before anyone can be told that a later record is safe.
             shared.fail(AuditFailure::new(FailureKind::FlushFailed, error));
         } else {
-            progress.publish_flush(job.size, started.elapsed());
+            progress.publish_flush(job.head, started.elapsed());
             for (lane, core_seq) in shared.lanes.iter().zip(&acks) {
                 lane.publish_durable(*core_seq);
             }
@@ -292,7 +292,7 @@ pub(super) fn run_flusher(
                 let _ = finished.send(rolled);
             }
         }
-        let _ = done.send(Flushed { result, size: job.size, acks });
+        let _ = done.send(Flushed { result, size: job.head.size, acks });
         shared.doorbell.ring();
         if failed {
             // The pages of a failed flush may be marked clean without being stored: never flush again.

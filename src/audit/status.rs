@@ -24,6 +24,8 @@ pub struct Status {
     pub head: Hash,
     /// Every record below this is durable.
     pub durable_size: u64,
+    /// Records the latest checkpoint covers.
+    pub signed_size: u64,
     /// The segment being written.
     pub segment: u64,
     /// Commits since the log was opened.
@@ -41,19 +43,21 @@ pub(super) struct Progress {
     head: Mutex<Head>,
     segment: AtomicU64,
     commits: AtomicU64,
-    durable_size: AtomicU64,
+    durable: Mutex<Head>,
+    signed_size: AtomicU64,
     last_flush_ns: AtomicU64,
     prepare_error: Mutex<Option<String>>,
     closed_at: Mutex<Option<(u64, u64)>>,
 }
 
 impl Progress {
-    pub(super) fn new(writer: &Writer, durable_size: u64) -> Self {
+    pub(super) fn new(writer: &Writer) -> Self {
         Self {
             head: Mutex::new(writer.head()),
             segment: AtomicU64::new(writer.segment()),
             commits: AtomicU64::new(writer.commits()),
-            durable_size: AtomicU64::new(durable_size),
+            durable: Mutex::new(writer.head()),
+            signed_size: AtomicU64::new(0),
             last_flush_ns: AtomicU64::new(0),
             prepare_error: Mutex::new(None),
             closed_at: Mutex::new(None),
@@ -66,13 +70,22 @@ impl Progress {
         self.commits.store(writer.commits(), Ordering::Relaxed);
     }
 
-    pub(super) fn publish_flush(&self, size: u64, took: Duration) {
-        self.durable_size.store(size, Ordering::Release);
+    pub(super) fn publish_flush(&self, durable: Head, took: Duration) {
+        *self.durable.lock().unwrap_or_else(PoisonError::into_inner) = durable;
         self.last_flush_ns.store(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
     pub(super) fn publish_prepare_error(&self, error: &io::Error) {
         *self.prepare_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
+    }
+
+    /// The last record known to be flushed: always a COMMIT, or the seal of a closed log.
+    pub(super) fn durable(&self) -> Head {
+        *self.durable.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn publish_signed(&self, size: u64) {
+        self.signed_size.store(size, Ordering::Relaxed);
     }
 
     /// The log was closed in order; its last segment ends at this position.
@@ -97,7 +110,8 @@ impl Progress {
         Status {
             size: head.size,
             head: head.hash,
-            durable_size: self.durable_size.load(Ordering::Acquire),
+            durable_size: self.durable().size,
+            signed_size: self.signed_size.load(Ordering::Relaxed),
             segment: self.segment(),
             commits: self.commits.load(Ordering::Relaxed),
             last_flush: Duration::from_nanos(self.last_flush_ns.load(Ordering::Relaxed)),

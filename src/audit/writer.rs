@@ -12,7 +12,7 @@ use super::{
     error::{AuditFailure, FailureKind},
     record::{self, CORE_SEQUENCER, FLAG_CRITICAL, HEADER_BYTES, Hash, Header, Link},
     schema::Kind,
-    walk::PrevEnd,
+    walk::{PrevEnd, genesis_hash},
 };
 
 /// Who this log is and which opening of it this is.
@@ -72,9 +72,9 @@ pub(super) struct Rolled {
     _sink: Box<dyn Sink>,
 }
 
-/// A flush to be done: everything below `size` is durable when all files are flushed.
+/// A flush to be done: everything up to `head` is durable when all files are flushed.
 pub(super) struct FlushJob {
-    pub(super) size: u64,
+    pub(super) head: Head,
     files: Vec<Arc<dyn Flush>>,
     /// Segments that can be finished afterwards.
     pub(super) rolled: Vec<Rolled>,
@@ -124,6 +124,11 @@ impl Writer {
         Ok(writer)
     }
 
+    /// Where the chain of this log starts.
+    pub(super) fn genesis(&self) -> Head {
+        Head { size: 0, hash: genesis_hash(&self.identity.origin, &self.identity.log_id) }
+    }
+
     pub(super) fn head(&self) -> Head {
         self.head
     }
@@ -138,10 +143,6 @@ impl Writer {
 
     pub(super) fn commits(&self) -> u64 {
         self.commits
-    }
-
-    pub(super) fn is_dirty(&self) -> bool {
-        self.commit_bytes > 0
     }
 
     pub(super) fn in_emergency(&self) -> bool {
@@ -269,7 +270,7 @@ impl Writer {
         let rolled = std::mem::take(&mut self.rolled);
         let files =
             rolled.iter().map(|rolled| &rolled.flush).chain([&self.active.flush]).map(Arc::clone).collect();
-        FlushJob { size: self.head.size, files, rolled }
+        FlushJob { head: self.head, files, rolled }
     }
 
     fn seal(&mut self) -> Result<(), AuditFailure> {

@@ -69,27 +69,27 @@ pub(super) async fn verify_chain(
     Ok(Json(answer).into_response())
 }
 
-/// `GET /metrics`: Prometheus text format 0.0.4.
+/// `GET /metrics`: OpenMetrics 1.0 text, which Prometheus reads.
 pub(super) async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
     let mut text = String::with_capacity(8 * 1024);
     (shared.metrics)(&mut text);
     let (counters, view) = (&shared.counters, &shared.view);
     let own: [(&str, &str, &str, u64); 7] = [
-        ("tokens_issued_total", "counter", "Tokens issued.", counters.issued.total()),
+        ("tokens_issued", "counter", "Tokens issued.", counters.issued.total()),
         (
-            "tokens_revoked_total",
+            "tokens_revoked",
             "counter",
             "Revocations answered, repeated ones included.",
             counters.revoked.total(),
         ),
         (
-            "control_requests_refused_total",
+            "control_requests_refused",
             "counter",
             "Control requests answered 4xx.",
             counters.refused.total(),
         ),
         (
-            "control_requests_failed_total",
+            "control_requests_failed",
             "counter",
             "Control requests answered 5xx.",
             counters.unavailable.total(),
@@ -99,11 +99,16 @@ pub(super) async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
         ("revocation_epoch", "gauge", "Batches of revocations applied since the start.", view.epoch()),
     ];
     for (name, kind, help, value) in own {
+        let suffix = if kind == "counter" { "_total" } else { "" };
         // Writing to a string does not fail.
-        let _ =
-            writeln!(text, "# HELP edgate_{name} {help}\n# TYPE edgate_{name} {kind}\nedgate_{name} {value}");
+        let _ = writeln!(
+            text,
+            "# HELP edgate_{name} {help}\n# TYPE edgate_{name} {kind}\nedgate_{name}{suffix} {value}"
+        );
     }
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
+    text.push_str("# EOF\n");
+    let media = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    ([(header::CONTENT_TYPE, media)], text).into_response()
 }
 
 /// `GET /livez`: this thread answers.

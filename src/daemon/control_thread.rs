@@ -7,8 +7,8 @@ use std::thread::JoinHandle;
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 
-use super::{OwnKey, StartError, dependencies, now};
-use crate::audit::{Appender, Log};
+use super::{OwnKey, StartError, now, revocation_dependency};
+use crate::audit::Appender;
 use crate::config::Config;
 use crate::control::{self, ControlError, IssuePolicy, Issuing, State};
 use crate::metrics::Metrics;
@@ -62,12 +62,11 @@ pub(super) struct Ingredients<'a> {
     pub(super) view: Arc<View>,
     pub(super) appender: Appender,
     pub(super) metrics: Metrics,
-    pub(super) log: &'a Log,
 }
 
 impl Ingredients<'_> {
     pub(super) fn into_state(self) -> State {
-        let Self { config, policy, own, store, view, appender, metrics, log } = self;
+        let Self { config, policy, own, store, view, appender, metrics } = self;
         let issuing = own.zip(config.signing.as_ref()).map(|(own, signing)| Issuing {
             kid: own.published.kid,
             signer: own.signer,
@@ -79,7 +78,7 @@ impl Ingredients<'_> {
             },
         });
         let dir = config.audit.dir.clone();
-        let (watch, seen) = (log.watch(), Arc::clone(&view));
+        let seen = Arc::clone(&view);
         State {
             issuing,
             issuers: policy.profiles.clone(),
@@ -88,7 +87,8 @@ impl Ingredients<'_> {
             appender,
             verify_chain: Arc::new(move || Err(dir.display().to_string())),
             metrics: Arc::new(move |out| out.push_str(metrics.render().trim_end_matches("# EOF\n"))),
-            readiness: Arc::new(move || dependencies(&watch, &seen)),
+            // The control plane asks its own appender and store how they are.
+            readiness: Arc::new(move || vec![revocation_dependency(&seen)]),
             host_names: config.control.allowed_hosts.iter().map(|name| name.to_ascii_lowercase()).collect(),
             now,
         }

@@ -10,84 +10,29 @@
 //! string with an escape. `tests.rs` holds both to the same verdicts over JSONTestSuite and random texts.
 //!
 //! Ordinary input is read without allocating: strings borrow from the text, or from the [`Scratch`] where an escape
-//! had to be resolved. An object of more than [`NAMES_INLINE`] open names spills to the heap.
+//! had to be resolved. Only more than 32 names open at once spill to the heap.
 
+mod error;
+mod names;
 mod number;
 mod scan;
 #[cfg(test)]
 mod tests;
 
-use std::cmp::Ordering;
 use std::{fmt, mem, str};
 
 use smallvec::SmallVec;
 
+pub use error::{Cause, JsonError, Kind};
 pub use number::Number;
 
-/// Deepest nesting of arrays and objects; tokens.md H1. Deeper text is refused before it can cost stack.
+use names::{Name, repeats};
+
+/// Deepest nesting of arrays and objects; deeper text is refused before it can cost stack.
 pub const DEPTH_MAX: usize = 64;
 
 /// Names of the objects being read that are held without allocating; claims of ordinary tokens have 8 to 20.
 const NAMES_INLINE: usize = 32;
-
-/// Up to this many names in one object are compared pairwise, more are sorted first.
-const PAIRWISE_NAMES_MAX: usize = 32;
-
-/// Why a text is not acceptable JSON, and the byte at which that showed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct JsonError {
-    /// What is wrong.
-    pub cause: Cause,
-    /// Bytes from the beginning of the text.
-    pub offset: usize,
-}
-
-/// What is wrong with a JSON text.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Cause {
-    /// It begins with a byte order mark.
-    ByteOrderMark,
-    /// A string contains an unescaped control character.
-    ControlCharacter,
-    /// Arrays and objects nest deeper than [`DEPTH_MAX`].
-    DepthExceeded,
-    /// Two members of one object have the same name.
-    DuplicateMember,
-    /// The text ends inside a value.
-    Incomplete,
-    /// A `\u` escape names half of a surrogate pair.
-    LoneSurrogate,
-    /// The bytes are not UTF-8.
-    NotUtf8,
-    /// A number is too large to be finite.
-    NumberNotFinite,
-    /// This byte cannot stand here.
-    Syntax,
-    /// Something follows the value.
-    TrailingData,
-    /// The value is well-formed, but not of the kind that was asked for.
-    WrongKind {
-        /// The kind that was asked for.
-        expected: Kind,
-    },
-}
-
-/// The six kinds of JSON values; the boolean literals count as one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// `[…]`
-    Array,
-    /// `true` or `false`
-    Boolean,
-    /// `null`
-    Null,
-    /// A number.
-    Number,
-    /// `{…}`
-    Object,
-    /// A string.
-    String,
-}
 
 /// Memory for resolved escapes, reused from text to text.
 ///
@@ -175,11 +120,10 @@ impl<'a> Reader<'a> {
         &mut self,
         mut member: impl FnMut(&mut Self, &'a str) -> Result<(), E>,
     ) -> Result<(), E> {
-        self.open(Kind::Object)?;
+        self.open(b'{', Kind::Object)?;
         let first = self.names.len();
         if !self.consume(b'}') {
             loop {
-                self.expect_kind(Kind::String)?;
                 let name = self.string()?;
                 self.names.push(Name::new(name));
                 self.consume_or_fail(b':')?;
@@ -206,7 +150,7 @@ impl<'a> Reader<'a> {
         &mut self,
         mut element: impl FnMut(&mut Self) -> Result<(), E>,
     ) -> Result<(), E> {
-        self.open(Kind::Array)?;
+        self.open(b'[', Kind::Array)?;
         if !self.consume(b']') {
             loop {
                 element(self)?;
@@ -225,7 +169,9 @@ impl<'a> Reader<'a> {
     /// # Errors
     /// Why this is no string.
     pub fn string(&mut self) -> Result<&'a str, JsonError> {
-        self.expect_kind(Kind::String)?;
+        if self.next_byte() != Some(b'"') {
+            return Err(self.wrong_kind(Kind::String));
+        }
         self.position += 1;
         let start = self.position;
         self.position = scan::plain_end(self.text.as_bytes(), start);
@@ -330,18 +276,25 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    fn open(&mut self, kind: Kind) -> Result<(), JsonError> {
-        self.expect_kind(kind)?;
-        if self.depth == DEPTH_MAX {
-            return Err(self.error(Cause::DepthExceeded));
+    fn open(&mut self, bracket: u8, kind: Kind) -> Result<(), JsonError> {
+        if !self.consume(bracket) {
+            return Err(self.wrong_kind(kind));
         }
         self.depth += 1;
-        self.position += 1;
-        Ok(())
+        if self.depth > DEPTH_MAX { Err(self.error(Cause::DepthExceeded)) } else { Ok(()) }
     }
 
     fn expect_kind(&mut self, expected: Kind) -> Result<(), JsonError> {
-        if self.kind()? == expected { Ok(()) } else { Err(self.error(Cause::WrongKind { expected })) }
+        if self.kind()? == expected { Ok(()) } else { Err(self.wrong_kind(expected)) }
+    }
+
+    /// The error for a value that is not of the kind asked for, which may be that there is none.
+    #[cold]
+    fn wrong_kind(&mut self, expected: Kind) -> JsonError {
+        match self.kind() {
+            Ok(_) => self.error(Cause::WrongKind { expected }),
+            Err(error) => error,
+        }
     }
 
     /// Skips white space; whether `byte` came next, and if so passes over it.
@@ -355,8 +308,17 @@ impl<'a> Reader<'a> {
         if self.consume(byte) { Ok(()) } else { Err(self.syntax_or_incomplete(self.position)) }
     }
 
-    /// Skips white space (RFC 8259 §2) and looks at the byte that follows.
+    /// Skips white space (RFC 8259 §2) and looks at the byte that follows. Tokens have none as a rule.
+    #[inline]
     fn next_byte(&mut self) -> Option<u8> {
+        match self.peek() {
+            Some(byte) if byte > b' ' => Some(byte),
+            _ => self.byte_after_white_space(),
+        }
+    }
+
+    #[inline(never)]
+    fn byte_after_white_space(&mut self) -> Option<u8> {
         loop {
             match self.peek() {
                 Some(b' ' | b'\t' | b'\n' | b'\r') => self.position += 1,
@@ -376,81 +338,6 @@ impl<'a> Reader<'a> {
     fn syntax_or_incomplete(&self, offset: usize) -> JsonError {
         let cause = if offset < self.text.len() { Cause::Syntax } else { Cause::Incomplete };
         JsonError { cause, offset }
-    }
-}
-
-/// A member name, with its length and first seven bytes in one word so that unequal names differ at a glance.
-#[derive(Debug, Clone, Copy)]
-struct Name<'a> {
-    tag: u64,
-    name: &'a str,
-}
-
-impl<'a> Name<'a> {
-    fn new(name: &'a str) -> Self {
-        let mut tag = [0; 8];
-        let head = name.len().min(7);
-        tag[..head].copy_from_slice(&name.as_bytes()[..head]);
-        // Longer names than 255 bytes share a length byte; they are compared in full like all beyond seven.
-        tag[7] = u8::try_from(name.len()).unwrap_or(u8::MAX);
-        Self { tag: u64::from_le_bytes(tag), name }
-    }
-
-    fn is(&self, other: &Self) -> bool {
-        self.tag == other.tag && self.name == other.name
-    }
-
-    fn order(&self, other: &Self) -> Ordering {
-        self.tag.cmp(&other.tag).then_with(|| self.name.cmp(other.name))
-    }
-}
-
-/// Whether two of `names` are equal; sorts them where there are many, so hostile input costs n log n.
-fn repeats(names: &mut [Name<'_>]) -> bool {
-    if names.len() <= PAIRWISE_NAMES_MAX {
-        names.iter().enumerate().any(|(i, name)| names[..i].iter().any(|earlier| earlier.is(name)))
-    } else {
-        names.sort_unstable_by(Name::order);
-        names.windows(2).any(|pair| pair[0].is(&pair[1]))
-    }
-}
-
-impl fmt::Display for JsonError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} at byte {}", self.cause, self.offset)
-    }
-}
-
-impl std::error::Error for JsonError {}
-
-impl fmt::Display for Cause {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::ByteOrderMark => f.write_str("byte order mark"),
-            Self::ControlCharacter => f.write_str("unescaped control character in a string"),
-            Self::DepthExceeded => write!(f, "nested deeper than {DEPTH_MAX}"),
-            Self::DuplicateMember => f.write_str("member name repeated in the object that ends"),
-            Self::Incomplete => f.write_str("text ends inside a value"),
-            Self::LoneSurrogate => f.write_str("half of a surrogate pair"),
-            Self::NotUtf8 => f.write_str("not UTF-8"),
-            Self::NumberNotFinite => f.write_str("number too large"),
-            Self::Syntax => f.write_str("unexpected byte"),
-            Self::TrailingData => f.write_str("data after the value"),
-            Self::WrongKind { expected } => write!(f, "expected {expected}"),
-        }
-    }
-}
-
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Array => "an array",
-            Self::Boolean => "true or false",
-            Self::Null => "null",
-            Self::Number => "a number",
-            Self::Object => "an object",
-            Self::String => "a string",
-        })
     }
 }
 

@@ -96,10 +96,6 @@ impl Clock {
 }
 
 impl Deadline {
-    pub(super) fn expired(&self) -> bool {
-        self.expired.get()
-    }
-
     /// Waits for `future`, or for the deadline: then `None`, and `future` is dropped by the caller's scope.
     pub(super) async fn within<F: Future>(&self, future: F) -> Option<F::Output> {
         let future = std::pin::pin!(future);

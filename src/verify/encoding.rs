@@ -1,5 +1,7 @@
 //! Checks on the bytes of points and scalars that need no arithmetic: canonical form, range, small order.
 
+use super::verdict::SignatureRejection;
+
 /// L, the order of the base point, little-endian 64-bit words (RFC 8032 §5.1).
 pub(super) const L: [u64; 4] = [0x5812_631a_5cf5_d3ed, 0x14de_f9de_a2f7_9cd6, 0, 0x1000_0000_0000_0000];
 
@@ -49,6 +51,31 @@ pub(super) fn is_canonical(encoding: &[u8; 32]) -> bool {
     y[3] &= !SIGN;
     let x_is_zero = y == [1, 0, 0, 0] || y == [P[0] - 1, P[1], P[2], P[3]];
     below(&y, &P) && !(signed && x_is_zero)
+}
+
+/// The checks of a raw key that need no arithmetic, in the order of the verdicts.
+pub(super) fn check_key(bytes: &[u8]) -> Result<&[u8; 32], SignatureRejection> {
+    let bytes = bytes.try_into().map_err(|_| SignatureRejection::KeyMalformed)?;
+    if !is_canonical(bytes) {
+        return Err(SignatureRejection::KeyNotCanonical);
+    }
+    if is_small_order(bytes) {
+        return Err(SignatureRejection::KeySmallOrder);
+    }
+    Ok(bytes)
+}
+
+/// R and S of a signature that passes the checks that need no arithmetic.
+pub(super) fn split(signature: &[u8]) -> Result<(&[u8; 32], &[u8; 32]), SignatureRejection> {
+    let (r, s) = signature.split_first_chunk::<32>().ok_or(SignatureRejection::SignatureMalformed)?;
+    let s: &[u8; 32] = s.try_into().map_err(|_| SignatureRejection::SignatureMalformed)?;
+    if !scalar_in_range(s) {
+        return Err(SignatureRejection::ScalarOutOfRange);
+    }
+    if is_small_order(r) {
+        return Err(SignatureRejection::SmallOrderR);
+    }
+    Ok((r, s))
 }
 
 /// 32 little-endian bytes as four words.

@@ -1,17 +1,23 @@
-//! Registration: the checks a verifying key passes once, and the table that pays for them.
+//! Verifying keys: the checks a key passes once, and the table that pays for them.
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use arc_swap::{ArcSwapOption, Guard};
 use curve25519_dalek::edwards::{CompressedEdwardsY, EdwardsPoint};
 
+#[cfg(target_arch = "x86_64")]
+use super::avx512;
+use super::tables::Tables;
+use super::verdict::SignatureRejection;
 use super::{encoding, portable};
 
 /// An Ed25519 verifying key that passed the registry's checks. Cheap to clone; clones share the table.
 #[derive(Clone)]
-pub struct VerifyingKey(Arc<Registered>);
+pub struct VerifyingKey(pub(super) Arc<Registered>);
 
-/// Why a key cannot be registered.
+/// Why a key cannot be registered; in the order in which reasons take precedence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum KeyRejection {
     /// `y >= p`, or `x = 0` with the sign bit set.
@@ -29,14 +35,13 @@ pub enum KeyRejection {
 }
 
 impl VerifyingKey {
-    /// Checks `bytes` (RFC 8032 §5.1.2 encoding) and builds the key's table, which takes a fraction of a millisecond.
+    /// Checks `bytes` (RFC 8032 §5.1.2 encoding) and builds the key's table if the process's budget has room for it, which
+    /// takes a fraction of a millisecond. A key that is registered already, and alive, is shared.
     ///
     /// # Errors
     /// The first check that fails, in the order of [`KeyRejection`].
     pub fn register(bytes: &[u8; 32]) -> Result<Self, KeyRejection> {
-        let minus_a = -decode(bytes)?;
-        let comb = portable::Comb::new(&minus_a, portable::WINDOW_BITS_KEY);
-        Ok(Self(Arc::new(Registered { bytes: *bytes, comb })))
+        Tables::of_process().register(bytes)
     }
 
     /// The 32 bytes that were registered.
@@ -45,8 +50,19 @@ impl VerifyingKey {
         &self.0.bytes
     }
 
-    pub(super) fn portable_comb(&self) -> &portable::Comb {
-        &self.0.comb
+    /// The key's table as it is now, kept alive by the guard; none if the budget has no room for it.
+    pub(super) fn table(&self) -> Option<TableGuard> {
+        let table = self.0.table.load();
+        table.is_some().then(|| TableGuard { key: Arc::as_ptr(&self.0).addr(), table })
+    }
+
+    pub(super) fn count_uses(&self, count: u64) {
+        self.0.uses.fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// `-A`.
+    pub(super) fn negated_point(&self) -> &EdwardsPoint {
+        &self.0.negated
     }
 }
 
@@ -68,9 +84,49 @@ impl fmt::Debug for VerifyingKey {
     }
 }
 
-struct Registered {
+/// What the clones of a key share.
+pub(super) struct Registered {
     bytes: [u8; 32],
-    comb: portable::Comb, // multiples of -A
+    negated: EdwardsPoint,
+    // Set and cleared by `Tables`, read by every shard.
+    pub(super) table: ArcSwapOption<Table>,
+    // Items since the last rebalancing; added to once per batch by each shard.
+    pub(super) uses: AtomicU64,
+}
+
+impl Registered {
+    /// Makes every registry check; the key has no table yet.
+    pub(super) fn new(bytes: &[u8; 32]) -> Result<Self, KeyRejection> {
+        let negated = -decode(bytes)?;
+        Ok(Self { bytes: *bytes, negated, table: ArcSwapOption::empty(), uses: AtomicU64::new(0) })
+    }
+
+    pub(super) fn negated(&self) -> &EdwardsPoint {
+        &self.negated
+    }
+}
+
+/// Multiples of `-A`, in the form one engine reads.
+pub(super) enum Table {
+    #[cfg(target_arch = "x86_64")]
+    Lanes(avx512::Comb),
+    Portable(portable::Comb),
+}
+
+/// A table that stays alive while it is in use, whatever `Tables` does.
+pub(super) struct TableGuard {
+    key: usize,
+    table: Guard<Option<Arc<Table>>>,
+}
+
+impl TableGuard {
+    pub(super) fn is_of(&self, key: &VerifyingKey) -> bool {
+        self.key == Arc::as_ptr(&key.0).addr()
+    }
+
+    pub(super) fn get(&self) -> &Table {
+        self.table.as_ref().expect("a guard is made only of a table")
+    }
 }
 
 /// The point `bytes` encodes, after every registry check.
@@ -86,4 +142,15 @@ pub(super) fn decode(bytes: &[u8; 32]) -> Result<EdwardsPoint, KeyRejection> {
         return Err(KeyRejection::MixedOrder);
     }
     Ok(point)
+}
+
+impl From<KeyRejection> for SignatureRejection {
+    fn from(rejection: KeyRejection) -> Self {
+        match rejection {
+            KeyRejection::NotCanonical => Self::KeyNotCanonical,
+            KeyRejection::SmallOrder => Self::KeySmallOrder,
+            KeyRejection::NotOnCurve => Self::KeyNotOnCurve,
+            KeyRejection::MixedOrder => Self::KeyMixedOrder,
+        }
+    }
 }

@@ -42,13 +42,21 @@
 //!
 //! When several hold the first of this table is the verdict: a key is judged before its signature.
 
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 mod encoding;
+mod engine;
+mod inverse;
 mod key;
 mod portable;
+mod tables;
 mod verdict;
 
-pub use key::{KeyRejection, VerifyingKey};
-pub use verdict::{SignatureRejection, SignatureVerified, Verdict};
+use self::engine::Arithmetic;
+pub use self::engine::Engine;
+pub use self::key::{KeyRejection, VerifyingKey};
+pub use self::tables::{Tables, TablesUse};
+pub use self::verdict::{SignatureRejection, SignatureVerified, Verdict};
 
 /// Which signatures are accepted; there is one rule, and it has a name so that records and documents can cite it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,40 +98,63 @@ pub struct Item<'a> {
     pub signature: &'a [u8],
 }
 
-/// Which arithmetic verifies.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Engine {
-    /// The fastest this CPU has, chosen at run time.
-    Auto,
-    /// `curve25519-dalek`, on any CPU.
-    Portable,
+impl<'a> ItemKey<'a> {
+    /// The encoding, of any length if it is raw.
+    fn bytes(&self) -> &'a [u8] {
+        match self {
+            Self::Registered(key) => key.as_bytes(),
+            Self::Unregistered(bytes) => bytes,
+        }
+    }
 }
 
 /// Verifies batches. One per shard: it owns the scratch memory, so that in steady state no item allocates.
 pub struct Verifier {
-    portable: portable::Scratch,
+    engine: Engine,
+    scratch: Scratch,
+}
+
+/// The memory of the arithmetic in use.
+enum Scratch {
+    #[cfg(target_arch = "x86_64")]
+    Lanes(Box<avx512::Scratch>),
+    Portable(portable::Scratch),
 }
 
 impl Verifier {
-    /// A verifier on the wished engine.
+    /// A verifier on the wished engine; the first one of a process builds the table of B (some milliseconds).
     #[must_use]
-    pub fn new(_engine: Engine) -> Self {
-        Self { portable: portable::Scratch::new() }
+    pub fn new(engine: Engine) -> Self {
+        Self { engine, scratch: Scratch::new(Arithmetic::of(engine)) }
     }
 
     /// Replaces the content of `verdicts` by one verdict per item, in the order of `items`.
     ///
-    /// Any number of items is fine, none included; a multiple of eight is the most efficient.
+    /// Any number of items is fine, none included; multiples of eight are the most efficient.
     pub fn verify(&mut self, items: &[Item<'_>], verdicts: &mut Vec<Verdict>) {
         verdicts.clear();
-        self.portable.verify(items, verdicts);
+        match &mut self.scratch {
+            #[cfg(target_arch = "x86_64")]
+            Scratch::Lanes(scratch) => scratch.verify(items, verdicts),
+            Scratch::Portable(scratch) => scratch.verify(items, verdicts),
+        }
         assert_eq!(items.len(), verdicts.len(), "one verdict per item");
     }
 
     /// The name of the arithmetic in use, for logs and metrics.
     #[must_use]
     pub fn engine_name(&self) -> &'static str {
-        "portable"
+        Arithmetic::of(self.engine).name()
+    }
+}
+
+impl Scratch {
+    fn new(arithmetic: Arithmetic) -> Self {
+        match arithmetic {
+            #[cfg(target_arch = "x86_64")]
+            Arithmetic::Lanes(cpu) => Self::Lanes(Box::new(avx512::Scratch::new(cpu))),
+            Arithmetic::Portable => Self::Portable(portable::Scratch::new()),
+        }
     }
 }
 

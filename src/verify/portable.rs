@@ -11,13 +11,17 @@ use curve25519_dalek::scalar::Scalar;
 use curve25519_dalek::traits::Identity;
 use sha2::{Digest, Sha512};
 
+use super::key::{self, Table, TableGuard};
 use super::verdict::{SignatureRejection, Verdict};
-use super::{Item, ItemKey, encoding, key};
+use super::{Item, ItemKey, encoding};
 
 /// Digits of 5 bits: 51 windows of 16 points, 128 KiB a key.
-pub(super) const WINDOW_BITS_KEY: u32 = 5;
+const WINDOW_BITS_KEY: u32 = 5;
 /// Digits of 8 bits: 32 windows of 128 points, 640 KiB, one table for the process.
 const WINDOW_BITS_BASE: u32 = 8;
+/// Bytes of a registered key's comb.
+pub(super) const KEY_COMB_BYTES: usize =
+    255_usize.div_ceil(WINDOW_BITS_KEY as usize) * (1 << (WINDOW_BITS_KEY - 1)) * size_of::<EdwardsPoint>();
 /// Results compressed with one inversion.
 const COMPRESSED_TOGETHER: usize = 16;
 
@@ -31,7 +35,7 @@ pub(super) struct Comb {
 
 impl Comb {
     /// The comb of `point` with digits of `window_bits` (at most 8).
-    pub(super) fn new(point: &EdwardsPoint, window_bits: u32) -> Self {
+    fn new(point: &EdwardsPoint, window_bits: u32) -> Self {
         let windows = 255_usize.div_ceil(window_bits as usize);
         let entries = 1_usize << (window_bits - 1);
         let mut points = Vec::with_capacity(windows * entries);
@@ -46,6 +50,11 @@ impl Comb {
             step = multiple + multiple; // 2 · 2^(bits-1) · step
         }
         Self { window_bits, points: points.into_boxed_slice() }
+    }
+
+    /// The comb of a registered key.
+    pub(super) fn of_key(point: &EdwardsPoint) -> Self {
+        Self::new(point, WINDOW_BITS_KEY)
     }
 
     /// `sum + [scalar]P`; `scalar` is below 2^253, little-endian.
@@ -133,21 +142,29 @@ impl Scratch {
     fn recompute_r(&self, item: &Item<'_>) -> Result<EdwardsPoint, SignatureRejection> {
         match item.key {
             ItemKey::Registered(key) => {
-                let (r, s) = split(item.signature)?;
+                let (r, s) = encoding::split(item.signature)?;
                 let k = challenge(r, key.as_bytes(), item.message);
-                let sum = self.base_comb.add_multiple(EdwardsPoint::identity(), s);
-                Ok(key.portable_comb().add_multiple(sum, k.as_bytes()))
+                key.count_uses(1);
+                let minus_ka = match key.table().as_ref().map(TableGuard::get) {
+                    Some(Table::Portable(comb)) => comb.add_multiple(EdwardsPoint::identity(), k.as_bytes()),
+                    _ => multiple(&k, key.negated_point()),
+                };
+                Ok(self.base_comb.add_multiple(minus_ka, s))
             }
             ItemKey::Unregistered(bytes) => {
-                let bytes = bytes.try_into().map_err(|_| SignatureRejection::KeyMalformed)?;
+                let bytes = encoding::check_key(bytes)?;
                 let a = key::decode(bytes)?;
-                let (r, s) = split(item.signature)?;
+                let (r, s) = encoding::split(item.signature)?;
                 let k = challenge(r, bytes, item.message);
-                let minus_ka = EdwardsPoint::vartime_double_scalar_mul_basepoint(&k, &-a, &Scalar::ZERO);
-                Ok(self.base_comb.add_multiple(minus_ka, s))
+                Ok(self.base_comb.add_multiple(multiple(&k, &-a), s))
             }
         }
     }
+}
+
+/// `[k]P` for a point without a table.
+fn multiple(k: &Scalar, point: &EdwardsPoint) -> EdwardsPoint {
+    EdwardsPoint::vartime_double_scalar_mul_basepoint(k, point, &Scalar::ZERO)
 }
 
 fn settle(pending: &Pending, encoding: &[u8; 32], items: &[Item<'_>], verdicts: &mut [Verdict]) {
@@ -156,21 +173,8 @@ fn settle(pending: &Pending, encoding: &[u8; 32], items: &[Item<'_>], verdicts: 
     }
 }
 
-/// R and S of a signature that passes the byte checks.
-pub(super) fn split(signature: &[u8]) -> Result<(&[u8; 32], &[u8; 32]), SignatureRejection> {
-    let (r, s) = signature.split_first_chunk::<32>().ok_or(SignatureRejection::SignatureMalformed)?;
-    let s: &[u8; 32] = s.try_into().map_err(|_| SignatureRejection::SignatureMalformed)?;
-    if !encoding::scalar_in_range(s) {
-        return Err(SignatureRejection::ScalarOutOfRange);
-    }
-    if encoding::is_small_order(r) {
-        return Err(SignatureRejection::SmallOrderR);
-    }
-    Ok((r, s))
-}
-
 /// `k = SHA-512(R ‖ A ‖ M) mod L` over the received bytes (RFC 8032 §5.1.7).
-fn challenge(r: &[u8; 32], a: &[u8; 32], message: &[u8]) -> Scalar {
+pub(super) fn challenge(r: &[u8; 32], a: &[u8; 32], message: &[u8]) -> Scalar {
     let hash = Sha512::new().chain_update(r).chain_update(a).chain_update(message).finalize();
     Scalar::from_bytes_mod_order_wide(&hash.into())
 }

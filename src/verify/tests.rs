@@ -1,5 +1,8 @@
 //! The room against its oracle: `registry_ok(A) && ed25519_dalek verify_strict`, on every path.
 
+use std::collections::HashMap;
+use std::sync::Mutex;
+
 use curve25519_dalek::edwards::{CompressedEdwardsY, EdwardsPoint};
 use ed25519_dalek::{Signature, Signer, SigningKey};
 
@@ -44,14 +47,21 @@ fn engines() -> Vec<Engine> {
     vec![Engine::Auto, Engine::Portable]
 }
 
+/// Keys registered by earlier batches, so that their tables are not built again for each.
+static REGISTERED: Mutex<Option<HashMap<Vec<u8>, Option<VerifyingKey>>>> = Mutex::new(None);
+
+fn registered(bytes: &[u8]) -> Option<VerifyingKey> {
+    let mut keys = REGISTERED.lock().unwrap();
+    let register = || bytes.try_into().ok().and_then(|bytes| VerifyingKey::register(bytes).ok());
+    keys.get_or_insert_default().entry(bytes.to_vec()).or_insert_with(register).clone()
+}
+
 /// The verdicts of `cases` as one batch.
 fn verdicts(verifier: &mut Verifier, route: Route, cases: &[&Case]) -> Vec<Verdict> {
     let registered: Vec<Option<VerifyingKey>> = cases
         .iter()
         .map(|case| match route {
-            Route::Registered => {
-                case.key.as_slice().try_into().ok().and_then(|bytes| VerifyingKey::register(bytes).ok())
-            }
+            Route::Registered => registered(&case.key),
             Route::Unregistered => None,
         })
         .collect();

@@ -2,7 +2,6 @@
 
 use std::fmt;
 
-use super::KeyRejection;
 use crate::decision::Rejection;
 
 /// The outcome of one item.
@@ -68,17 +67,6 @@ impl From<SignatureRejection> for Rejection {
             SignatureRejection::ScalarOutOfRange => Self::ScalarOutOfRange,
             SignatureRejection::SmallOrderR => Self::SmallOrderR,
             SignatureRejection::SignatureMismatch => Self::SignatureMismatch,
-        }
-    }
-}
-
-impl From<KeyRejection> for SignatureRejection {
-    fn from(rejection: KeyRejection) -> Self {
-        match rejection {
-            KeyRejection::NotCanonical => Self::KeyNotCanonical,
-            KeyRejection::SmallOrder => Self::KeySmallOrder,
-            KeyRejection::NotOnCurve => Self::KeyNotOnCurve,
-            KeyRejection::MixedOrder => Self::KeyMixedOrder,
         }
     }
 }

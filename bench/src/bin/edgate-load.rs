@@ -196,10 +196,11 @@ fn run_load(arguments: &RunArguments) -> Result<bool, String> {
     }
     let outcome = client::run(&plan, &target, &pool).map_err(|e| e.to_string())?;
     let pace = arguments.rate.map_or_else(|| "closed loop".to_owned(), |rate| format!("{rate} requests/s"));
-    let summary = Summary::new(&format!("{url}, {pace}"), &outcome);
+    let summary = Summary::new(&target.authority, &outcome);
+    let subtitle = format!("{} · {pace}", describe(&arguments.load));
     arguments.output.report(
-        "Load on a verify server",
-        &describe(&arguments.load),
+        &format!("Load on {}", target.path),
+        &subtitle,
         std::slice::from_ref(&summary),
     )?;
     if arguments.output.json {

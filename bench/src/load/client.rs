@@ -76,6 +76,8 @@ pub struct Outcome {
     pub unsent: u64,
     /// The server's processor time during the measurement.
     pub cpu: Option<CpuTime>,
+    /// This process's own: a client that is busy all the time is the bottleneck it measures.
+    pub client_cpu: CpuTime,
 }
 
 /// Resolution of [`Outcome::timeline`].
@@ -121,6 +123,7 @@ struct Client<'a> {
     // When the warm-up ended, on the clock, and the server's processor time then.
     measuring_since: Option<u64>,
     cpu_before: Option<CpuTime>,
+    client_cpu_before: CpuTime,
     last_answer_ns: u64,
     outcome: Outcome,
 }
@@ -142,6 +145,7 @@ impl<'a> Client<'a> {
             answered: 0,
             measuring_since: None,
             cpu_before: None,
+            client_cpu_before: CpuTime::default(),
             last_answer_ns: 0,
             outcome: Outcome {
                 latency: Histogram::default(),
@@ -154,6 +158,7 @@ impl<'a> Client<'a> {
                 reconnects: 0,
                 unsent: 0,
                 cpu: None,
+                client_cpu: CpuTime::default(),
             },
         };
         for index in 0..plan.connections {
@@ -297,6 +302,7 @@ impl<'a> Client<'a> {
 
     fn start_measuring(&mut self, now: u64) -> Result<(), LoadError> {
         self.cpu_before = self.cpu()?;
+        self.client_cpu_before = cpu_of(std::process::id())?;
         self.measuring_since = Some(now);
         self.last_answer_ns = now;
         Ok(())
@@ -307,6 +313,7 @@ impl<'a> Client<'a> {
         if let (Some(after), Some(before)) = (self.cpu()?, &self.cpu_before) {
             self.outcome.cpu = Some(after.since(before));
         }
+        self.outcome.client_cpu = cpu_of(std::process::id())?.since(&self.client_cpu_before);
         let since = self.measuring_since.unwrap_or(end);
         self.outcome.elapsed = Duration::from_nanos(self.last_answer_ns.saturating_sub(since));
         if let Pace::Rate(_) = self.plan.pace {
@@ -381,10 +388,7 @@ impl<'a> Client<'a> {
     }
 
     fn cpu(&self) -> Result<Option<CpuTime>, LoadError> {
-        self.plan
-            .server_pid
-            .map(|pid| CpuTime::read(pid).map_err(|source| LoadError::Cpu { pid, source }))
-            .transpose()
+        self.plan.server_pid.map(cpu_of).transpose()
     }
 
     fn watch(&self, connection: &Connection, index: usize) -> Result<(), LoadError> {
@@ -432,6 +436,10 @@ impl Outcome {
     pub const fn errors(&self) -> u64 {
         self.mismatches + self.lost
     }
+}
+
+fn cpu_of(pid: u32) -> Result<CpuTime, LoadError> {
+    CpuTime::read(pid).map_err(|source| LoadError::Cpu { pid, source })
 }
 
 fn nanoseconds(duration: Duration) -> u64 {

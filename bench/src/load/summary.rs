@@ -35,6 +35,8 @@ pub struct Summary {
     pub complaints: Vec<String>,
     /// The server's processor time; absent without its process id.
     pub cpu: Option<CpuPerDecision>,
+    /// Processors this client kept busy; near 1 it is the bottleneck.
+    pub client_cores: f64,
     /// The latency curve, for the picture.
     #[serde(skip)]
     pub curve: Vec<CurvePoint>,
@@ -126,6 +128,11 @@ impl Summary {
             unsent: outcome.unsent,
             complaints: outcome.complaints.clone(),
             cpu: cpu_per_decision(outcome, answers, seconds),
+            client_cores: if seconds > 0.0 {
+                outcome.client_cpu.total().as_secs_f64() / seconds
+            } else {
+                0.0
+            },
             curve: curve(outcome),
             timeline: timeline(&outcome.timeline, outcome.elapsed),
         }
@@ -176,6 +183,7 @@ impl fmt::Display for Summary {
                 writeln!(f, "  by thread   {}", threads.join("   "))?;
             }
         }
+        writeln!(f, "  client      {:.2} cores busy", self.client_cores)?;
         if self.reconnects + self.unsent > 0 {
             writeln!(f, "  reconnects  {}   due and never sent {}", self.reconnects, self.unsent)?;
         }
@@ -305,6 +313,7 @@ pub(super) mod tests {
             lost: 0,
             reconnects: 0,
             unsent: 0,
+            client_cpu: CpuTime { user: Duration::from_millis(500), ..CpuTime::default() },
             cpu: Some(CpuTime {
                 user: Duration::from_millis(30),
                 system: Duration::from_millis(10),
@@ -326,6 +335,7 @@ pub(super) mod tests {
         let cpu = summary.cpu.as_ref().unwrap();
         assert_eq!((cpu.total_us, cpu.user_us, cpu.system_us), (40.0, 30.0, 10.0));
         assert_eq!(cpu.threads[0].name, "shard-0");
+        assert_eq!(summary.client_cores, 0.5);
         assert_eq!(summary.timeline.len(), 20);
         assert_eq!(summary.timeline[3].1, 1000.0);
         assert!(summary.curve.is_sorted_by(|a, b| a.latency_us <= b.latency_us));

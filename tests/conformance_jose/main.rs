@@ -1,27 +1,28 @@
 //! Tokens and key sets against the vectors of others: every case, through the whole path, with its cause.
 //!
-//! The path is the shard's: parse, candidate keys, header, signature, issuer, claims. The vectors lie outside the
-//! project (`../shared/vectors`; their licences are their own); without that folder the tests say that they are skipped.
+//! The vectors lie outside the project (`../shared/vectors`; their licences are their own); without that folder the
+//! tests say that they are skipped. `node.rs` is the path, `rules.rs` the boundaries the vectors leave open.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
+mod node;
+mod rules;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use ed25519_dalek::{Signer, SigningKey};
-use edgate::base64url;
 use edgate::decision::{Rejection, UnixSeconds};
 use edgate::json;
-use edgate::keys::{self, IssuerIndex, KeySet, jwks};
-use edgate::token::{self, ClaimName, Demand, Padding, Profile, ProfileKind, Scratch, VerifiedJws};
-use edgate::verify::{Engine, Item, ItemKey, SignatureVerified, Verdict, Verifier};
+use edgate::keys::{self, jwks};
+use edgate::token::{self, ClaimName, Padding, Profile, ProfileKind, Scratch, VerifiedJws};
 use serde_json::Value;
 
-/// The private key of RFC 8037 A.1: `k1` of the derived cases.
-const RFC8037_D: &str = "nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A";
+use node::{Node, jwt_profile};
 
 #[test]
 fn derived_jose_cases_get_their_verdict_and_their_cause() {
     let Some(corpus) = read_json("derived/jose_eddsa_cases.json") else { return };
-    let node = Node::new(corpus["jwks"].to_string().as_bytes(), vec![]);
+    let node = Node::new(&[&corpus["jwks"].to_string()]);
     let mut causes = BTreeMap::<&str, usize>::new();
     for case in corpus["cases"].as_array().unwrap() {
         let id = text(case, "id");
@@ -50,50 +51,6 @@ fn derived_jose_cases_get_their_verdict_and_their_cause() {
         }
     }
     eprintln!("causes: {causes:?}");
-}
-
-#[test]
-fn time_rules_hold_at_their_boundaries() {
-    let node = Node::rfc8037("k1");
-    let profile = jwt_profile();
-    let at = |claims: &str, now: u64| {
-        let token = node.sign(r#"{"alg":"Ed25519","kid":"k1"}"#, claims);
-        node.decide(token.as_bytes(), &profile, UnixSeconds(now)).map(drop)
-    };
-    let claims =
-        |times: &str| format!(r#"{{"iss":"https://as.example","aud":"https://rs.example",{times}}}"#);
-    // Leeway 30, lifetime 86,400.
-    assert_eq!(at(&claims(r#""exp":1000"#), 1029), Ok(()));
-    assert_eq!(at(&claims(r#""exp":1000"#), 1030), Err(Rejection::Expired));
-    assert_eq!(at(&claims(r#""exp":1000.9"#), 1030), Err(Rejection::Expired));
-    assert_eq!(at(&claims(r#""exp":2000,"nbf":1000"#), 970), Ok(()));
-    assert_eq!(at(&claims(r#""exp":2000,"nbf":1000"#), 969), Err(Rejection::NotYetValid));
-    assert_eq!(at(&claims(r#""exp":2000,"nbf":1000.1"#), 970), Err(Rejection::NotYetValid));
-    assert_eq!(at(&claims(r#""exp":2000,"iat":1000"#), 970), Ok(()));
-    assert_eq!(at(&claims(r#""exp":2000,"iat":1000"#), 969), Err(Rejection::IssuedInFuture));
-    assert_eq!(at(&claims(r#""exp":87400,"iat":1000"#), 1000), Ok(()));
-    assert_eq!(at(&claims(r#""exp":87401,"iat":1000"#), 1000), Err(Rejection::LifetimeTooLong));
-    assert_eq!(at(&claims(r#""exp":87431"#), 1000), Err(Rejection::LifetimeTooLong));
-    for exp in [
-        "-1",
-        "9007199254740992",
-        "1e309",
-        "\"1000\"",
-        "null",
-        "true",
-        "[1000]",
-        "-1e-3",
-        "9007199254740991.9",
-    ] {
-        assert_eq!(
-            at(&claims(&format!(r#""exp":{exp}"#)), 1000),
-            Err(Rejection::ClaimsMalformed),
-            "exp {exp}"
-        );
-    }
-    assert_eq!(at(&claims(r#""exp":9007199254740991"#), 1000), Err(Rejection::LifetimeTooLong));
-    assert_eq!(at(&claims(r#""exp":1.0e3"#), 1000), Ok(()));
-    assert_eq!(at(&claims(r#""exp":-0"#), 1000), Err(Rejection::Expired));
 }
 
 #[test]
@@ -148,7 +105,7 @@ fn rfc_8037_key_signature_and_thumbprint_are_reproduced() {
     assert_eq!(parsed.keys[0].kid, thumbprint, "a key without kid is named by its thumbprint");
 
     // A.4 has no kid: the only key there is, is the candidate. Its payload is not JSON, so it has no claims.
-    let node = Node::new(set.as_bytes(), vec![]);
+    let node = Node::new(&[&set]);
     let mut scratch = Scratch::default();
     let (jws, header) =
         token::parse(text(&rfc, "jws_compact").as_bytes(), Padding::Refused, &mut scratch).unwrap();
@@ -189,7 +146,7 @@ fn jose_cookbook_is_refused_but_for_the_compact_ed25519_signature() {
                         accepted += 1;
                     }
                     Err(_) => {
-                        assert!(!path.ends_with("curve25519/jws.json") || form != "compact", "{path:?}")
+                        assert!(!path.ends_with("curve25519/jws.json") || form != "compact", "{path:?}");
                     }
                 }
             }
@@ -285,227 +242,6 @@ fn json_test_suite_holds_for_values_headers_and_claims() {
         decide(&value, plain_claims).unwrap_err();
         decide(plain_header, &value).unwrap_err();
     }
-}
-
-#[test]
-fn audiences_scopes_and_required_claims_are_matched_exactly() {
-    let node = Node::rfc8037("k1");
-    let mut profile = jwt_profile();
-    profile.required.insert(ClaimName::Jti);
-    let decide = |claims: &str, demand: &Demand<'_>| {
-        let claims = format!(r#"{{"iss":"https://as.example","exp":1100,"jti":"j",{claims}}}"#);
-        let token = node.sign(r#"{"alg":"EdDSA"}"#, &claims);
-        node.decide_with(token.as_bytes(), &profile, UnixSeconds(1000), demand).map(drop)
-    };
-    let ours = r#""aud":["https://other.example","https:\/\/rs.example"]"#;
-    assert_eq!(decide(ours, &Demand::default()), Ok(()));
-    for aud in [r#""""#, r#""https://rs.example/""#, r#"["https://rs.exampl"]"#, "[]"] {
-        assert_eq!(
-            decide(&format!(r#""aud":{aud}"#), &Demand::default()),
-            Err(Rejection::AudienceMismatch),
-            "{aud}"
-        );
-    }
-    for aud in ["null", "1", "{}", r#"["https://rs.example",1]"#, r#"[["https://rs.example"]]"#] {
-        assert_eq!(
-            decide(&format!(r#""aud":{aud}"#), &Demand::default()),
-            Err(Rejection::ClaimsMalformed),
-            "{aud}"
-        );
-    }
-    assert_eq!(decide(r#""sub":"s""#, &Demand::default()), Err(Rejection::ClaimMissing));
-    let demand = |audience: &'static str| Demand { audience: Some(audience), scopes: &[] };
-    assert_eq!(decide(ours, &demand("https://other.example")), Ok(()));
-    assert_eq!(decide(ours, &demand("https://third.example")), Err(Rejection::AudienceMismatch));
-    // A demanded audience does not widen the profile's.
-    let theirs = r#""aud":"https://other.example""#;
-    assert_eq!(decide(theirs, &demand("https://other.example")), Err(Rejection::AudienceMismatch));
-
-    let scopes = Demand { audience: None, scopes: &["a.read", "b.write"] };
-    for (scope, outcome) in [
-        (r#""a.read b.write c""#, Ok(())),
-        (r#"["b.write","a.read"]"#, Ok(())),
-        (r#""a.read b.writer""#, Err(Rejection::ScopeMissing)),
-        (r#"["a.read"]"#, Err(Rejection::ScopeMissing)),
-        (r#""""#, Err(Rejection::ScopeMissing)),
-        (r#"["a.read b.write"]"#, Err(Rejection::ClaimsMalformed)),
-        (r#"["a.read",""]"#, Err(Rejection::ClaimsMalformed)),
-        (r#""a.read\tb.write""#, Err(Rejection::ClaimsMalformed)),
-        ("7", Err(Rejection::ClaimsMalformed)),
-    ] {
-        assert_eq!(decide(&format!(r#"{ours},"scope":{scope}"#), &scopes), outcome, "{scope}");
-    }
-}
-
-#[test]
-fn a_shared_kid_is_settled_by_the_issuer_of_the_key_that_verified() {
-    let other = SigningKey::from_bytes(&[7; 32]);
-    let x = base64url::encode(other.verifying_key().as_bytes());
-    let second = format!(r#"{{"keys":[{{"kty":"OKP","crv":"Ed25519","kid":"k1","x":"{x}"}}]}}"#);
-    let node = Node::new(rfc8037_set("k1").as_bytes(), vec![second]);
-    assert_eq!(node.keys.candidates(Some("k1")).len(), 2);
-    let claims = r#"{"iss":"https://as.example","aud":"https://rs.example","exp":1100}"#;
-    let genuine = node.sign(r#"{"alg":"Ed25519","kid":"k1"}"#, claims);
-    assert!(node.decide(genuine.as_bytes(), &jwt_profile(), UnixSeconds(1000)).is_ok());
-    // The other issuer signs claims that name the first one: its own profile refuses them.
-    let forged = sign(&other, br#"{"alg":"Ed25519","kid":"k1"}"#, claims.as_bytes());
-    assert_eq!(
-        node.decide(forged.as_bytes(), &jwt_profile(), UnixSeconds(1000)).map(drop),
-        Err(Rejection::IssuerMismatch)
-    );
-}
-
-#[test]
-fn padded_tokens_are_accepted_only_where_the_issuer_opted_in() {
-    let node = Node::rfc8037("k1");
-    let (header, claims) = (
-        r#"{"alg":"Ed25519","kid":"k1","x":1}"#,
-        r#"{"iss":"https://as.example","aud":"https://rs.example","exp":1100,"n":12}"#,
-    );
-    let pad = |text: String| format!("{text}{}", "=".repeat(text.len().wrapping_neg() % 4));
-    let input = format!(
-        "{}.{}",
-        pad(base64url::encode(header.as_bytes())),
-        pad(base64url::encode(claims.as_bytes()))
-    );
-    let signature = node.signing_key.sign(input.as_bytes()).to_bytes();
-    let padded = format!("{input}.{}", pad(base64url::encode(&signature)));
-    assert!(padded.matches('=').count() >= 3, "{padded}");
-    let strict = jwt_profile();
-    let tolerant = Profile { padded: true, ..jwt_profile() };
-    let decide = |profile: &Profile, padding, token: &str| {
-        node.decide_padded(token.as_bytes(), profile, UnixSeconds(1000), &Demand::default(), padding)
-            .map(drop)
-    };
-    assert_eq!(decide(&tolerant, Padding::Tolerated, &padded), Ok(()));
-    assert_eq!(decide(&tolerant, Padding::Refused, &padded), Err(Rejection::TokenMalformed));
-    assert_eq!(decide(&strict, Padding::Tolerated, &padded), Err(Rejection::TokenMalformed));
-    assert_eq!(decide(&tolerant, Padding::Tolerated, &format!("{padded}=")), Err(Rejection::TokenMalformed));
-    let unpadded = node.sign(header, claims);
-    assert_eq!(decide(&strict, Padding::Tolerated, &unpadded), Ok(()));
-}
-
-/// A small node: the keys of issuer 0 and of further issuers, and the RFC 8037 key to sign with.
-struct Node {
-    keys: KeySet,
-    signing_key: SigningKey,
-}
-
-impl Node {
-    fn new(set: &[u8], further: Vec<String>) -> Self {
-        let mut issuers = vec![(IssuerIndex(0), jwks::parse(set).unwrap().keys)];
-        for (set, index) in further.iter().zip(1..) {
-            issuers.push((IssuerIndex(index), jwks::parse(set.as_bytes()).unwrap().keys));
-        }
-        let d = base64url::decode_array::<32>(RFC8037_D.as_bytes()).unwrap();
-        Self { keys: KeySet::new(issuers).unwrap(), signing_key: SigningKey::from_bytes(&d) }
-    }
-
-    fn rfc8037(kid: &str) -> Self {
-        Self::new(rfc8037_set(kid).as_bytes(), vec![])
-    }
-
-    fn sign(&self, header: &str, claims: &str) -> String {
-        self.sign_bytes(header.as_bytes(), claims.as_bytes())
-    }
-
-    fn sign_bytes(&self, header: &[u8], claims: &[u8]) -> String {
-        sign(&self.signing_key, header, claims)
-    }
-
-    fn decide(&self, token: &[u8], profile: &Profile, now: UnixSeconds) -> Result<String, Rejection> {
-        self.decide_with(token, profile, now, &Demand::default())
-    }
-
-    fn decide_with(
-        &self,
-        token: &[u8],
-        profile: &Profile,
-        now: UnixSeconds,
-        demand: &Demand<'_>,
-    ) -> Result<String, Rejection> {
-        self.decide_padded(token, profile, now, demand, Padding::Refused)
-    }
-
-    /// `profile` is that of issuer 0; further issuers have the same with another `iss`. Returns the claims.
-    fn decide_padded(
-        &self,
-        token: &[u8],
-        profile: &Profile,
-        now: UnixSeconds,
-        demand: &Demand<'_>,
-        padding: Padding,
-    ) -> Result<String, Rejection> {
-        let mut scratch = Scratch::default();
-        let (jws, header) =
-            token::parse(token, padding, &mut scratch).map_err(token::ParseError::rejection)?;
-        let candidates = self.keys.candidates(header.kid);
-        let mut outcome = Err(Rejection::KeyUnknown);
-        let mut admitted = Vec::new();
-        for key in candidates {
-            let profile = match key.issuer() {
-                IssuerIndex(0) => profile.clone(),
-                IssuerIndex(n) => Profile { issuer: format!("https://as{n}.example"), ..profile.clone() },
-            };
-            match profile.check_header(&header) {
-                Ok(()) => admitted.push((key, profile)),
-                Err(rejection) => outcome = Err(rejection),
-            }
-        }
-        for (key, profile) in admitted {
-            let proof = match self.verify(&jws, key) {
-                Ok(proof) => proof,
-                Err(rejection) => {
-                    outcome = Err(rejection);
-                    continue;
-                }
-            };
-            let verified = VerifiedJws::new(jws, proof);
-            let claims = verified.claims(&mut scratch).map_err(token::ClaimsError::rejection)?;
-            profile.check_claims(&claims, now, demand)?;
-            return Ok(claims.json.to_owned());
-        }
-        outcome
-    }
-
-    fn verify(
-        &self,
-        jws: &token::CompactJws<'_>,
-        key: &keys::RegisteredKey,
-    ) -> Result<SignatureVerified, Rejection> {
-        let item = Item {
-            key: ItemKey::Registered(key.verifying_key()),
-            message: jws.signing_input(),
-            signature: jws.signature(),
-        };
-        let mut verdicts = Vec::new();
-        Verifier::new(Engine::Auto).verify(&[item], &mut verdicts);
-        match verdicts.pop().unwrap() {
-            Verdict::Accepted(proof) => Ok(proof),
-            Verdict::Rejected(rejection) => Err(rejection.into()),
-        }
-    }
-}
-
-fn sign(signing_key: &SigningKey, header: &[u8], claims: &[u8]) -> String {
-    let input = format!("{}.{}", base64url::encode(header), base64url::encode(claims));
-    let signature = signing_key.sign(input.as_bytes()).to_bytes();
-    token::assemble(input, &signature)
-}
-
-fn rfc8037_set(kid: &str) -> String {
-    let x = "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo";
-    format!(r#"{{"keys":[{{"kty":"OKP","crv":"Ed25519","kid":"{kid}","x":"{x}"}}]}}"#)
-}
-
-fn jwt_profile() -> Profile {
-    Profile::new(
-        ProfileKind::Jwt,
-        "as".into(),
-        "t".into(),
-        "https://as.example".into(),
-        vec!["https://rs.example".into()],
-    )
 }
 
 /// The profile named in the derived cases, with the parameters of its `jwt` entry.

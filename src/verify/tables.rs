@@ -1,0 +1,119 @@
+//! The tables of registered keys, within a budget of memory.
+//!
+//! A table makes a key several times faster and takes memory and cache, so the budget (`verify.table_budget_mib`) bounds
+//! them all. A key without one is verified on the cold path: slower, same verdicts. [`Tables::rebalance`], called now and
+//! then from a thread that is not a shard, gives the tables to the keys used most since the last calls.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+
+use super::engine::Arithmetic;
+use super::key::Registered;
+use super::{Engine, KeyRejection, VerifyingKey};
+
+/// The registered keys of one engine and the memory their tables may take.
+pub struct Tables {
+    engine: Engine,
+    budget_bytes: AtomicUsize,
+    // Locked by registration and rebalancing only; shards read tables through the keys they hold.
+    keys: Mutex<HashMap<[u8; 32], Entry>>,
+}
+
+/// How the budget is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TablesUse {
+    /// Registered keys that somebody still holds.
+    pub keys: usize,
+    /// Those that have a table.
+    pub tables: usize,
+    /// Memory of the tables.
+    pub bytes: usize,
+}
+
+struct Entry {
+    key: Weak<Registered>,
+    // Uses, halved at each rebalancing: what was hot an hour ago does not keep its table.
+    score: u64,
+}
+
+/// The budget until the configuration sets one: over two thousand keys.
+const BUDGET_BYTES_DEFAULT: usize = 256 << 20;
+
+impl Tables {
+    /// No keys yet, for verifiers on `engine`.
+    #[must_use]
+    pub fn new(engine: Engine, budget_bytes: usize) -> Self {
+        Self { engine, budget_bytes: AtomicUsize::new(budget_bytes), keys: Mutex::default() }
+    }
+
+    /// The tables [`VerifyingKey::register`] uses: memory is one budget for the whole process.
+    #[must_use]
+    pub fn of_process() -> &'static Self {
+        static TABLES: OnceLock<Tables> = OnceLock::new();
+        TABLES.get_or_init(|| Self::new(Engine::Auto, BUDGET_BYTES_DEFAULT))
+    }
+
+    /// Sets the budget; [`Tables::rebalance`] applies it to the tables there are.
+    pub fn set_budget_bytes(&self, budget_bytes: usize) {
+        self.budget_bytes.store(budget_bytes, Ordering::Relaxed);
+    }
+
+    /// As [`VerifyingKey::register`], within this budget.
+    ///
+    /// # Errors
+    /// The first registry check that fails.
+    pub fn register(&self, bytes: &[u8; 32]) -> Result<VerifyingKey, KeyRejection> {
+        let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(key) = keys.get(bytes).and_then(|entry| entry.key.upgrade()) {
+            return Ok(VerifyingKey(key));
+        }
+        let key = Arc::new(Registered::new(bytes)?);
+        let arithmetic = Arithmetic::of(self.engine);
+        let tables =
+            keys.values().filter_map(|entry| entry.key.upgrade()).filter(|key| has_table(key)).count();
+        if tables < self.tables_max(arithmetic) {
+            key.table.store(Some(Arc::new(arithmetic.table(key.negated()))));
+        }
+        keys.insert(*bytes, Entry { key: Arc::downgrade(&key), score: 0 });
+        Ok(VerifyingKey(key))
+    }
+
+    /// Gives the tables to the keys used most, and tells how the budget is used.
+    ///
+    /// Builds tables (a fraction of a millisecond each): call it from a thread of its own, each second or so.
+    pub fn rebalance(&self) -> TablesUse {
+        let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        let arithmetic = Arithmetic::of(self.engine);
+        let mut ranked = Vec::with_capacity(keys.len());
+        keys.retain(|_, entry| {
+            let Some(key) = entry.key.upgrade() else { return false };
+            entry.score = (entry.score / 2).saturating_add(key.uses.swap(0, Ordering::Relaxed));
+            // Of equals the one that has a table keeps it.
+            ranked.push((entry.score, has_table(&key), key));
+            true
+        });
+        ranked.sort_unstable_by_key(|(score, has_table, _)| std::cmp::Reverse((*score, *has_table)));
+        let tables = self.tables_max(arithmetic).min(ranked.len());
+        let (chosen, others) = ranked.split_at(tables);
+        // Free before building, so that the budget holds at every moment.
+        for (_, _, key) in others {
+            key.table.store(None);
+        }
+        for (_, _, key) in chosen {
+            let wanted = key.table.load().as_ref().is_some_and(|table| arithmetic.reads(table));
+            if !wanted {
+                key.table.store(Some(Arc::new(arithmetic.table(key.negated()))));
+            }
+        }
+        TablesUse { keys: ranked.len(), tables, bytes: tables * arithmetic.table_bytes() }
+    }
+
+    fn tables_max(&self, arithmetic: Arithmetic) -> usize {
+        self.budget_bytes.load(Ordering::Relaxed) / arithmetic.table_bytes()
+    }
+}
+
+fn has_table(key: &Registered) -> bool {
+    key.table.load().is_some()
+}
