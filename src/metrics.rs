@@ -177,10 +177,10 @@ impl Scrape {
         name: &str,
         help: &str,
         read: impl Fn(&ShardMetrics) -> &Histogram<N>,
-        scale: f64,
+        per_unit: f64,
     ) -> std::fmt::Result {
         #[expect(clippy::cast_precision_loss, reason = "a histogram's sum and bounds may be rounded")]
-        let scaled = |value: u64| value as f64 * scale;
+        let scaled = |value: u64| value as f64 / per_unit;
         let bounds = read(&self.shards[0]).bounds;
         let mut buckets: Vec<(f64, u64)> = bounds
             .iter()
@@ -237,7 +237,7 @@ impl Collector for Scrape {
             MetricType::Gauge,
         )?)?;
         let latency = "From the arrival of a request to the release of its answer";
-        self.histogram(&mut encoder, "answer_seconds", latency, |shard| &shard.latency, 1e-6)?;
+        self.histogram(&mut encoder, "answer_seconds", latency, |shard| &shard.latency, 1e6)?;
         self.histogram(&mut encoder, "batch_tokens", "Tokens decided together", |shard| &shard.batch, 1.0)?;
         for reading in &self.readings {
             let value = (reading.read)();

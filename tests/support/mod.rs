@@ -235,10 +235,10 @@ pub fn decision_ids(dir: &Path) -> std::collections::HashSet<String> {
             let Ok(header) = Header::parse(header.try_into().unwrap()) else { break };
             let body_len = usize::try_from(header.body_len).unwrap();
             let body = &bytes[at + HEADER_BYTES..at + HEADER_BYTES + body_len];
-            if header.kind == Kind::SegmentOpen as u16 {
+            if header.kind == Kind::SegmentOpen.code() {
                 boot = uint(&read_body(header.kind, header.schema, body).unwrap(), 4).unwrap();
             }
-            if header.kind == Kind::Decision as u16 || header.kind == Kind::DecisionBatch as u16 {
+            if header.kind == Kind::Decision.code() || header.kind == Kind::DecisionBatch.code() {
                 ids.insert(format!("{boot:016x}-{:x}-{:x}", header.core, header.core_seq));
             }
             at += stored_len(body_len);
