@@ -18,7 +18,7 @@ use edgate_hsm::{AuditCheckpoint, HsmError, Purpose, Signer, SoftwareKey, TokenS
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::audit::{self, Ack, Appender, AuditError, CheckpointSigner, Event, Log, LogWatch, Recovery, SignError, StartEvent, StopEvent, Torn};
+use crate::audit::{self, Ack, Appender, AuditError, CheckpointSigner, Event, Log, LogWatch, OnFailure, Recovery, SignError, StartEvent, StopEvent, Torn};
 use crate::config::{self, Config, Listen};
 use crate::control::{self, Dependency};
 use crate::decision::UnixSeconds;
@@ -242,7 +242,7 @@ impl Daemon {
             .map_err(|error| StartError::Shard { number: 0, error })?;
         let metrics: Vec<Arc<ShardMetrics>> = (0..shards).map(|_| Arc::default()).collect();
         let policy = Arc::new(ArcSwap::from_pointee(policy));
-        let steering = Arc::new(shard::Control::new(data_readiness(log.watch(), Arc::clone(&view))));
+        let steering = Arc::new(shard::Control::new(data_readiness(log.watch(), Arc::clone(&view)), halt));
         let ack = match config.audit.verify_ack {
             config::VerifyAck::Recorded => Ack::Recorded,
             config::VerifyAck::Durable => Ack::Durable,
@@ -262,6 +262,7 @@ impl Daemon {
                 view: Arc::clone(&view),
                 appender,
                 ack,
+                on_failure: on_failure(&config),
                 verifier: Verifier::new(engine(&config)),
                 metrics: Arc::clone(&metrics[usize::from(number)]),
                 control: Arc::clone(&steering),
@@ -340,10 +341,27 @@ fn engine(config: &Config) -> Engine {
     }
 }
 
+fn on_failure(config: &Config) -> OnFailure {
+    match config.audit.on_failure {
+        config::OnAuditFailure::Deny => OnFailure::Deny,
+        config::OnAuditFailure::Halt => OnFailure::Halt,
+        config::OnAuditFailure::AllowWithGap => OnFailure::AllowWithGap,
+    }
+}
+
+/// Records of one shard that may wait for the sequencer: one for each connection it may have and then some.
+const QUEUE_EVENTS: usize = 32 * 1024;
+
+/// Bytes of them.
+const QUEUE_BYTES: u64 = 16 << 20;
+
 fn audit_settings(config: &Config, create: bool) -> audit::Settings {
     audit::Settings {
         segment_bytes: config.audit.segment_bytes,
         flush_interval: config.audit.flush_interval,
+        queue_events: QUEUE_EVENTS,
+        queue_bytes: QUEUE_BYTES,
+        on_failure: on_failure(config),
         create,
         ..audit::Settings::new(&config.audit.dir, &config.audit.origin)
     }
@@ -419,6 +437,14 @@ fn record_start(recorder: &mut Appender, shards: u16, detail: &str) -> Result<()
     recorder.submit();
     recorder.wait(id, Ack::Durable, RECORD_TIMEOUT)?;
     Ok(())
+}
+
+/// Stops the daemon as SIGTERM does; closing the failed log then makes the exit status say that it did.
+fn halt() {
+    tracing::error!("the audit log has failed and audit.on_failure is \"halt\"");
+    if let Err(error) = signal_hook::low_level::raise(SIGTERM) {
+        tracing::error!(%error, "cannot stop");
+    }
 }
 
 fn now() -> UnixSeconds {

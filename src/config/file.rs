@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::{
-    Audit, Config, ConfigError, Control, Driver, Engine, Issuer, KeySource, Listen, Server, Signing, TokenProfile,
+    Audit, Config, ConfigError, Control, Driver, Engine, Issuer, KeySource, Listen, OnAuditFailure, Server, Signing, TokenProfile,
     Verify, VerifyAck,
 };
 
@@ -89,6 +89,8 @@ struct AuditTable {
     flush_interval_ms: u64,
     #[serde(default = "defaults::verify_ack")]
     verify_ack: VerifyAck,
+    #[serde(default = "defaults::on_failure")]
+    on_failure: OnAuditFailure,
 }
 
 #[derive(Deserialize)]
@@ -141,7 +143,7 @@ struct IssuerTable {
 }
 
 mod defaults {
-    use super::{Driver, TokenProfile, VerifyAck};
+    use super::{Driver, OnAuditFailure, TokenProfile, VerifyAck};
 
     pub(super) fn driver() -> Driver {
         Driver::Auto
@@ -172,6 +174,9 @@ mod defaults {
     }
     pub(super) fn verify_ack() -> VerifyAck {
         VerifyAck::Recorded
+    }
+    pub(super) fn on_failure() -> OnAuditFailure {
+        OnAuditFailure::Deny
     }
     pub(super) fn ttl_s() -> u64 {
         120
@@ -338,6 +343,7 @@ impl AuditTable {
             segment_bytes: in_range("audit.segment_mib", self.segment_mib, 1, 4096)? << 20,
             flush_interval: millis("audit.flush_interval_ms", self.flush_interval_ms, 1, 10_000)?,
             verify_ack: self.verify_ack,
+            on_failure: self.on_failure,
         })
     }
 }
