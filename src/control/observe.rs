@@ -125,9 +125,15 @@ struct Readiness {
 /// `GET /readyz`: each dependency by name; 503 if one is missing.
 pub(super) async fn readyz(State(shared): State<Arc<Shared>>) -> Response {
     let mut dependencies = (shared.readiness)();
-    let problem = shared.store.ping().await.err().map(|error| error.to_string());
-    dependencies.push(Dependency { name: "store", ready: problem.is_none(), detail: problem.unwrap_or_default() });
+    let store = shared.store.ping().await.err();
+    dependencies.push(dependency("store", store.map(|error| error.to_string())));
+    let failure = shared.evidence.failure();
+    dependencies.push(dependency("audit", failure.map(|failure| failure.to_string())));
     let ready = dependencies.iter().all(|dependency| dependency.ready);
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(Readiness { ready, dependencies })).into_response()
+}
+
+fn dependency(name: &'static str, problem: Option<String>) -> Dependency {
+    Dependency { name, ready: problem.is_none(), detail: problem.unwrap_or_default() }
 }

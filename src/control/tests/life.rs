@@ -151,7 +151,7 @@ fn readiness_names_each_dependency() {
         .iter()
         .map(|dependency| (dependency["name"].as_str().unwrap(), dependency["ready"].as_bool().unwrap()))
         .collect();
-    assert_eq!(named, [("shards", false), ("store", true)]);
+    assert_eq!(named, [("shards", false), ("store", true), ("audit", true)]);
     assert_eq!(node.get("/livez").status, 200);
     node.stop();
 }
@@ -167,6 +167,7 @@ fn without_the_audit_log_nothing_is_issued_or_revoked() {
     assert!(issue.head.contains("retry-after: 1"));
     node.post("/v1/tokens/one/revoke", "").expect_error(503, "audit_unavailable", "the token is not revoked");
     assert_eq!(node.status_of(ISSUER, "one", NOW), Status::Clear);
+    assert_eq!(node.get("/readyz").status, 503);
     node.stop.take().unwrap().send(()).unwrap();
     node.thread.take().unwrap().join().unwrap().unwrap();
 }
