@@ -11,14 +11,14 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
-use edgate_hsm::{HsmError, Purpose, Signer, SoftwareKey, TokenSigning};
+use edgate_hsm::{AuditCheckpoint, HsmError, Purpose, Signer, SoftwareKey, TokenSigning};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::audit::{self, Ack, Appender, AuditError, Event, Log, LogWatch, Recovery, StartEvent, StopEvent, Torn};
+use crate::audit::{self, Ack, Appender, AuditError, CheckpointSigner, Event, Log, LogWatch, Recovery, SignError, StartEvent, StopEvent, Torn};
 use crate::config::{self, Config, Listen};
 use crate::control::{self, Dependency};
 use crate::decision::UnixSeconds;
@@ -67,7 +67,7 @@ pub enum StartError {
         error: std::io::Error,
     },
     /// The signing key cannot be used.
-    #[error("signing key: {0}")]
+    #[error("{0}")]
     Key(#[from] HsmError),
     /// The signing key's public half is no verifying key of ours.
     #[error("signing key: its public key is refused: {0}")]
@@ -131,6 +131,7 @@ pub fn log_to_stderr() {
 /// What `serve` would refuse.
 pub fn check(config: &Config) -> Result<String, StartError> {
     let own = OwnKey::load(config)?;
+    checkpoint_signer(config)?;
     let policy = Policy::build(config, own.as_ref().map(|own| &own.published), 1)?;
     let listen: Vec<String> = config.server.listen.iter().map(Listen::to_string).collect();
     Ok(format!(
@@ -155,6 +156,10 @@ pub fn init(config: &Config) -> Result<Vec<PathBuf>, StartError> {
         SoftwareKey::create(&signing.key_file, Purpose::TokenSigning)?;
         created.push(signing.key_file.clone());
     }
+    if !config.audit.checkpoint_key_file.exists() {
+        SoftwareKey::create(&config.audit.checkpoint_key_file, Purpose::AuditCheckpoint)?;
+        created.push(config.audit.checkpoint_key_file.clone());
+    }
     if !config.database.exists() {
         control_runtime()?.block_on(async {
             Store::open(&config.database, OpenMode::Create).await?.close().await;
@@ -163,7 +168,7 @@ pub fn init(config: &Config) -> Result<Vec<PathBuf>, StartError> {
         created.push(config.database.clone());
     }
     if !config.audit.dir.exists() {
-        let opened = audit::open(&audit_settings(config, true), 0)?;
+        let opened = audit::open_signed(&audit_settings(config, true), 0, Some(checkpoint_signer(config)?))?;
         opened.log.close(RECORD_TIMEOUT)?;
         created.push(config.audit.dir.clone());
     }
@@ -226,7 +231,7 @@ impl Daemon {
 
         // One ring for each shard, one for the control plane, one for the daemon itself.
         let shards = config.server.shards;
-        let opened = audit::open(&audit_settings(&config, false), shards + 1)?;
+        let opened = audit::open_signed(&audit_settings(&config, false), shards + 1, Some(checkpoint_signer(&config)?))?;
         report_recovery(&opened.recovery);
         let (log, mut appenders) = (opened.log, opened.appenders);
         let control_appender = appenders.pop().expect("the last ring is the control plane's");
@@ -275,6 +280,7 @@ impl Daemon {
             view,
             appender: control_appender,
             metrics,
+            log: &log,
         };
         let control = ControlThread::spawn(runtime, listener, ingredients.into_state())?;
 
@@ -341,6 +347,20 @@ fn audit_settings(config: &Config, create: bool) -> audit::Settings {
         create,
         ..audit::Settings::new(&config.audit.dir, &config.audit.origin)
     }
+}
+
+/// How long one checkpoint may take to sign; the next one is due a second after the last.
+const CHECKPOINT_TIMEOUT: Duration = Duration::from_secs(5);
+
+fn checkpoint_signer(config: &Config) -> Result<CheckpointSigner, StartError> {
+    let key = SoftwareKey::load(&config.audit.checkpoint_key_file, Purpose::AuditCheckpoint)?;
+    let signer = Signer::<AuditCheckpoint>::software(key)?;
+    Ok(CheckpointSigner {
+        verifying_key: signer.public_key(),
+        sign: Box::new(move |message| {
+            signer.sign(message, Instant::now() + CHECKPOINT_TIMEOUT).map_err(|error| SignError(error.to_string()))
+        }),
+    })
 }
 
 fn control_runtime() -> Result<tokio::runtime::Runtime, StartError> {

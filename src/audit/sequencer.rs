@@ -14,8 +14,8 @@ use crossbeam::channel::{Receiver, Sender, TryRecvError};
 
 use super::{
     appender::{Batch, Shared},
-    disk::{Disk, Prepared},
     error::{AuditFailure, FailureKind},
+    folder::{Folder, Prepared},
     status::Progress,
     writer::{FlushJob, RESERVED_BYTES, Rolled, Writer},
 };
@@ -305,7 +305,7 @@ pub(super) fn run_flusher(
 pub(super) fn run_keeper(
     shared: &Shared,
     progress: &Progress,
-    disk: &dyn Disk,
+    folder: &Folder,
     segment_bytes: u64,
     first_index: u64,
     prepared: &Sender<Prepared>,
@@ -315,7 +315,7 @@ pub(super) fn run_keeper(
     let mut ready: Option<Prepared> = None;
     loop {
         if ready.is_none() {
-            match disk.prepare(next_index, segment_bytes) {
+            match folder.prepare(next_index, segment_bytes) {
                 Ok(segment) => {
                     next_index += 1;
                     ready = Some(segment);
@@ -331,13 +331,13 @@ pub(super) fn run_keeper(
         let chosen = offer.select();
         match chosen.index() {
             at if at == finish_at => match chosen.recv(rolled) {
-                Ok(rolled) => finish(shared, disk, rolled),
+                Ok(rolled) => finish(shared, folder, rolled),
                 // Flusher and sequencer are gone: the log is closed or has failed.
                 Err(_) => return,
             },
             at if at == timeout_at => {
                 let _ = chosen.recv(&timeout);
-                if let Err(error) = disk.check_identity(progress.segment()) {
+                if let Err(error) = folder.check_named(progress.segment()) {
                     shared.fail(AuditFailure::new(FailureKind::Replaced, error));
                 }
             }
@@ -353,11 +353,11 @@ pub(super) fn run_keeper(
     }
 }
 
-fn finish(shared: &Shared, disk: &dyn Disk, rolled: Rolled) {
+fn finish(shared: &Shared, folder: &Folder, rolled: Rolled) {
     let (index, bytes) = (rolled.index, rolled.bytes);
     // The map goes before the file is cut.
     drop(rolled);
-    if let Err(error) = disk.finish(index, Some(bytes)) {
+    if let Err(error) = folder.finish(index, Some(bytes)) {
         shared.fail(AuditFailure::new(
             FailureKind::WriteFailed,
             format_args!("cannot finish segment {index}: {error}"),

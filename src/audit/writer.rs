@@ -8,8 +8,9 @@ use sha2::{Digest as _, Sha256};
 use super::{
     body::Body,
     clock::{Clock, Reading},
-    disk::{Flush, Prepared, Sink},
+    disk::{MediumFile, Sink},
     error::{AuditFailure, FailureKind},
+    folder::Prepared,
     record::{self, CORE_SEQUENCER, FLAG_CRITICAL, HEADER_BYTES, Hash, Header, Link},
     schema::Kind,
     walk::{PrevEnd, genesis_hash},
@@ -59,7 +60,7 @@ struct Active {
     first_wall_ns: u64,
     emergency: bool,
     sink: Box<dyn Sink>,
-    flush: Arc<dyn Flush>,
+    file: Arc<dyn MediumFile>,
 }
 
 /// A sealed segment on its way to being finished.
@@ -67,7 +68,7 @@ pub(super) struct Rolled {
     pub(super) index: u64,
     /// Bytes in use; the file is cut to them.
     pub(super) bytes: u64,
-    flush: Arc<dyn Flush>,
+    file: Arc<dyn MediumFile>,
     // Unmapped only once the flush is done, by whoever finishes the segment.
     _sink: Box<dyn Sink>,
 }
@@ -75,7 +76,7 @@ pub(super) struct Rolled {
 /// A flush to be done: everything up to `head` is durable when all files are flushed.
 pub(super) struct FlushJob {
     pub(super) head: Head,
-    files: Vec<Arc<dyn Flush>>,
+    files: Vec<Arc<dyn MediumFile>>,
     /// Segments that can be finished afterwards.
     pub(super) rolled: Vec<Rolled>,
 }
@@ -83,7 +84,7 @@ pub(super) struct FlushJob {
 impl FlushJob {
     pub(super) fn run(&self) -> std::io::Result<()> {
         // Older segments first: a record may be durable only if all before it are.
-        self.files.iter().try_for_each(|file| file.flush())
+        self.files.iter().try_for_each(|file| file.sync_data())
     }
 }
 
@@ -218,12 +219,7 @@ impl Writer {
         let next = Active::new(prepared, self.head.size, wall_ns, emergency);
         let full = std::mem::replace(&mut self.active, next);
         let prev = PrevEnd { end: full.offset, tail_bytes: 0, tail_digest: [0; 32] };
-        self.rolled.push(Rolled {
-            index: full.index,
-            bytes: full.offset,
-            flush: full.flush,
-            _sink: full.sink,
-        });
+        self.rolled.push(Rolled { index: full.index, bytes: full.offset, file: full.file, _sink: full.sink });
         self.open_segment(Some(prev))
     }
 
@@ -269,7 +265,7 @@ impl Writer {
         self.commit_bytes = 0;
         let rolled = std::mem::take(&mut self.rolled);
         let files =
-            rolled.iter().map(|rolled| &rolled.flush).chain([&self.active.flush]).map(Arc::clone).collect();
+            rolled.iter().map(|rolled| &rolled.file).chain([&self.active.file]).map(Arc::clone).collect();
         FlushJob { head: self.head, files, rolled }
     }
 
@@ -339,8 +335,8 @@ impl Writer {
 
 impl Active {
     fn new(prepared: Prepared, first_seq: u64, first_wall_ns: u64, emergency: bool) -> Self {
-        let Prepared { index, bytes, sink, flush } = prepared;
-        Self { index, bytes, offset: 0, first_seq, first_wall_ns, emergency, sink, flush }
+        let Prepared { index, bytes, sink, file } = prepared;
+        Self { index, bytes, offset: 0, first_seq, first_wall_ns, emergency, sink, file }
     }
 }
 

@@ -82,6 +82,7 @@ struct StateTable {
 struct AuditTable {
     dir: PathBuf,
     origin: String,
+    checkpoint_key_file: PathBuf,
     #[serde(default = "defaults::segment_mib")]
     segment_mib: u64,
     #[serde(default = "defaults::flush_interval_ms")]
@@ -333,6 +334,7 @@ impl AuditTable {
         Ok(Audit {
             dir: self.dir,
             origin: self.origin,
+            checkpoint_key_file: self.checkpoint_key_file,
             segment_bytes: in_range("audit.segment_mib", self.segment_mib, 1, 4096)? << 20,
             flush_interval: millis("audit.flush_interval_ms", self.flush_interval_ms, 1, 10_000)?,
             verify_ack: self.verify_ack,

@@ -112,6 +112,8 @@ pub struct Audit {
     pub dir: PathBuf,
     /// The log's name in checkpoints: `audit.origin`.
     pub origin: String,
+    /// The file of the key that signs checkpoints: `audit.checkpoint_key_file`.
+    pub checkpoint_key_file: PathBuf,
     /// The size of one segment: `audit.segment_mib`, in bytes.
     pub segment_bytes: u64,
     /// How soon recorded events reach the disk: `audit.flush_interval_ms`.
@@ -282,11 +284,13 @@ impl Config {
              [control]\nlisten = \"127.0.0.1:{control_port}\"\n\
              [state]\ndatabase = {database:?}\n\
              [audit]\ndir = {audit:?}\norigin = \"edgate.dev/log\"\nsegment_mib = 16\n\
+             checkpoint_key_file = {checkpoint:?}\n\
              [signing]\nkey_file = {key:?}\nissuer = \"dev\"\ndefault_audience = \"dev\"\n\
              [[issuers]]\nname = \"dev\"\ntenant = \"dev\"\nissuer = \"https://edgate.dev\"\n\
              audiences = [\"dev\"]\nkeys = \"signing_key\"\n",
             database = dir.join("state.db").display().to_string(),
             audit = dir.join("audit").display().to_string(),
+            checkpoint = dir.join("checkpoint.key").display().to_string(),
             key = dir.join("signing.key").display().to_string(),
         );
         Self::parse(&text, Path::new("--dev")).expect("the dev configuration is valid")

@@ -8,6 +8,7 @@ database = "/var/lib/edgate/state.db"
 [audit]
 dir = "/var/lib/edgate/audit"
 origin = "example.com/edgate/node-1"
+checkpoint_key_file = "/var/lib/edgate/checkpoint.key"
 [signing]
 key_file = "/var/lib/edgate/signing.key"
 issuer = "own"

@@ -128,5 +128,3 @@ fn dev_prints_lines_that_work_and_reuses_its_folder() {
     let mode = fs::metadata(data.join("signing.key")).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
 }
-
-use std::io::BufRead as _;

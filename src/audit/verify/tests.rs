@@ -1,6 +1,6 @@
 //! Every way to change a log, and the class and place it is reported with.
 
-use std::{fs, path::Path, time::Duration};
+use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, time::Duration};
 
 use ed25519_dalek::{Signer as _, SigningKey};
 
@@ -99,7 +99,9 @@ impl Log2 {
 fn write(dir: &Path, bytes: &[u8]) {
     let path = dir.join(segment_name(1));
     let _ = fs::remove_file(&path);
-    fs::write(path, bytes).unwrap();
+    fs::write(&path, bytes).unwrap();
+    // As the closed log left it.
+    fs::set_permissions(path, fs::Permissions::from_mode(0o400)).unwrap();
 }
 
 fn options() -> Options {

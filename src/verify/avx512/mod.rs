@@ -22,7 +22,7 @@ use std::sync::OnceLock;
 
 use curve25519_dalek::constants::ED25519_BASEPOINT_POINT;
 
-use self::comb::{Scalar, Walk};
+use self::comb::Walk;
 use self::field::Fe;
 use self::lanes::{Lanes, from_words, to_words};
 use self::point::Projective;
@@ -37,9 +37,9 @@ pub(super) use self::comb::Comb;
 pub(super) struct Avx512(());
 
 /// Digits of a registered key's comb: 42 windows of 32 entries, 126 KiB.
-const KEY_WINDOW_BITS: usize = 6;
+const KEY_WINDOW_BITS: usize = 7;
 /// Digits of B's comb: 28 windows of 256 entries, 672 KiB, one table for the process.
-const BASE_WINDOW_BITS: usize = 9;
+const BASE_WINDOW_BITS: usize = 10;
 /// S is below L.
 const BASE_BITS: usize = 253;
 
@@ -242,7 +242,7 @@ impl Scratch {
                 messages[lane] = message_padded;
                 rest = after;
             }
-            let k = scalar::reduce(&sha512::hash(&messages)).map(|word| to_words(word));
+            let k = scalar::reduce(&sha512::hash(&messages)).map(to_words);
             for (lane, index) in eight.iter().enumerate() {
                 pending[*index as usize].k = k.map(|words| words[lane]);
             }
@@ -267,11 +267,11 @@ impl Scratch {
                 let Some(Table::Lanes(point)) = table else {
                     unreachable!("admitted with a table for lanes")
                 };
-                Walk { base: self.base, s: Scalar::new(item.s), point, k: Scalar::new(item.k) }
+                Walk { s: item.s, point, k: item.k }
             };
             // Positions after the last repeat the first; `sum_walks` does not look at them.
             let walks: [Walk<'_>; 8] = array::from_fn(|i| walk(if i < len { i } else { 0 }));
-            self.points.push(comb::sum_walks(&walks[..len]).projective());
+            self.points.push(comb::sum_walks(self.base, &walks[..len]).projective());
             self.push_group(first, len, comb::lanes_each(len), u8::MAX, u8::MAX);
             first += len;
         }
@@ -291,18 +291,15 @@ impl Scratch {
             let of_lane =
                 |lane: usize| &self.pending[self.order[first + if lane < len { lane } else { 0 }] as usize];
             let lanes: [&Pending; 8] = array::from_fn(of_lane);
-            let keys = lanes.map(|item| {
-                encoding::words(
-                    items[item.item].key.bytes().try_into().expect("refused on admission otherwise"),
-                )
+            let transposed = |words: &dyn Fn(&Pending) -> [u64; 4]| {
+                let lanes = lanes.map(words);
+                [0, 1, 2, 3].map(|word| from_words(lanes.map(|lane| lane[word])))
+            };
+            let keys = transposed(&|item| {
+                let key = items[item.item].key.bytes();
+                encoding::words(key.try_into().expect("32 bytes, or it was refused on admission"))
             });
-            let keys = [0, 1, 2, 3].map(|word| from_words(keys.map(|key| key[word])));
-            let cold = cold::sum(
-                self.base,
-                &keys,
-                &lanes.map(|item| item.k),
-                &lanes.map(|item| Scalar::new(item.s)),
-            );
+            let cold = cold::sum(self.base, &keys, &transposed(&|item| item.k), &transposed(&|item| item.s));
             self.points.push(cold.sum.projective());
             self.push_group(first, len, 1, cold.on_curve, cold.prime_order);
             first += len;
