@@ -58,6 +58,11 @@ impl Evidence {
             Ok(Err(_)) | Err(_) => Err(AuditError::DeadlinePassed),
         }
     }
+
+    /// Why the log takes nothing from the control plane, if so.
+    pub(super) fn failure(&self) -> Option<AuditFailure> {
+        lock(&self.appender).failure()
+    }
 }
 
 /// Turns the appender's one waker into progress that any number of handlers can wait for.

@@ -82,12 +82,7 @@ pub(super) async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
             "Revocations answered, repeated ones included.",
             counters.revoked.total(),
         ),
-        (
-            "control_requests_refused",
-            "counter",
-            "Control requests answered 4xx.",
-            counters.refused.total(),
-        ),
+        ("control_requests_refused", "counter", "Control requests answered 4xx.", counters.refused.total()),
         (
             "control_requests_failed",
             "counter",
@@ -125,9 +120,15 @@ struct Readiness {
 /// `GET /readyz`: each dependency by name; 503 if one is missing.
 pub(super) async fn readyz(State(shared): State<Arc<Shared>>) -> Response {
     let mut dependencies = (shared.readiness)();
-    let problem = shared.store.ping().await.err().map(|error| error.to_string());
-    dependencies.push(Dependency { name: "store", ready: problem.is_none(), detail: problem.unwrap_or_default() });
+    let store = shared.store.ping().await.err();
+    dependencies.push(dependency("store", store.map(|error| error.to_string())));
+    let failure = shared.evidence.failure();
+    dependencies.push(dependency("audit", failure.map(|failure| failure.to_string())));
     let ready = dependencies.iter().all(|dependency| dependency.ready);
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(Readiness { ready, dependencies })).into_response()
+}
+
+fn dependency(name: &'static str, problem: Option<String>) -> Dependency {
+    Dependency { name, ready: problem.is_none(), detail: problem.unwrap_or_default() }
 }

@@ -119,7 +119,11 @@ fn metrics_hold_what_others_write_and_what_is_counted_here() {
     node.post("/v1/tokens/one/revoke", "");
     node.get("/absent");
     let answer = node.get("/metrics");
-    assert!(answer.head.contains("content-type: application/openmetrics-text; version=1.0.0"), "{}", answer.head);
+    assert!(
+        answer.head.contains("content-type: application/openmetrics-text; version=1.0.0"),
+        "{}",
+        answer.head
+    );
     for line in [
         "other 1",
         "edgate_tokens_issued_total 1",
@@ -151,7 +155,7 @@ fn readiness_names_each_dependency() {
         .iter()
         .map(|dependency| (dependency["name"].as_str().unwrap(), dependency["ready"].as_bool().unwrap()))
         .collect();
-    assert_eq!(named, [("shards", false), ("store", true)]);
+    assert_eq!(named, [("shards", false), ("store", true), ("audit", true)]);
     assert_eq!(node.get("/livez").status, 200);
     node.stop();
 }
@@ -167,6 +171,7 @@ fn without_the_audit_log_nothing_is_issued_or_revoked() {
     assert!(issue.head.contains("retry-after: 1"));
     node.post("/v1/tokens/one/revoke", "").expect_error(503, "audit_unavailable", "the token is not revoked");
     assert_eq!(node.status_of(ISSUER, "one", NOW), Status::Clear);
+    assert_eq!(node.get("/readyz").status, 503);
     node.stop.take().unwrap().send(()).unwrap();
     node.thread.take().unwrap().join().unwrap().unwrap();
 }
