@@ -30,6 +30,8 @@ pub(super) struct Prepared {
     pub(super) bytes: u64,
     pub(super) sink: Box<dyn Sink>,
     pub(super) file: Arc<dyn MediumFile>,
+    /// The small segment that was kept for the time when no other can be made.
+    pub(super) emergency: bool,
 }
 
 impl Folder {
@@ -58,16 +60,21 @@ impl Folder {
         let file = self.fill(&name, bytes)?;
         let sink = Arc::clone(&file).sink(bytes)?;
         self.prepared.lock().unwrap_or_else(PoisonError::into_inner).push((index, Arc::clone(&file)));
-        Ok(Prepared { index, bytes, sink, file })
+        Ok(Prepared { index, bytes, sink, file, emergency: false })
     }
 
     /// Makes the emergency segment: an empty segment without a number yet.
     pub(super) fn reserve(&self, bytes: u64) -> io::Result<Reserve> {
-        match self.medium.remove(EMERGENCY) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
+        self.release()?;
         Ok(Reserve { file: self.fill(EMERGENCY, bytes)?, bytes })
+    }
+
+    /// Removes the emergency segment of a log that is being closed.
+    pub(super) fn release(&self) -> io::Result<()> {
+        match self.medium.remove(EMERGENCY) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
     }
 
     /// Gives the emergency segment its number. Needs no space: only a name changes.
@@ -76,7 +83,8 @@ impl Folder {
         self.medium.sync_names("")?;
         let Reserve { file, bytes } = reserve;
         let sink = Arc::clone(&file).sink(bytes)?;
-        Ok(Prepared { index, bytes, sink, file })
+        self.prepared.lock().unwrap_or_else(PoisonError::into_inner).push((index, Arc::clone(&file)));
+        Ok(Prepared { index, bytes, sink, file, emergency: true })
     }
 
     /// The stored bytes of a segment.
@@ -121,13 +129,12 @@ impl Folder {
         self.medium.sync_names("")
     }
 
-    /// Whether the segment's name still leads to the file we write, unchanged from outside.
-    pub(super) fn check_named(&self, index: u64) -> io::Result<()> {
-        let ours = {
-            let prepared = self.prepared.lock().unwrap_or_else(PoisonError::into_inner);
-            prepared.iter().find(|(other, _)| *other == index).map(|(_, file)| Arc::clone(file))
-        };
-        ours.map_or(Ok(()), |file| file.check_named())
+    /// Whether the names of all segments we write still lead to our files, unchanged from outside.
+    pub(super) fn check_named(&self) -> io::Result<()> {
+        let ours = self.prepared.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        ours.iter().try_for_each(|(index, file)| {
+            file.check_named().map_err(|error| io::Error::other(format!("{}: {error}", segment_name(*index))))
+        })
     }
 
     /// Bytes that can still be written.

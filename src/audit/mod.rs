@@ -20,6 +20,7 @@ mod error;
 mod event;
 mod folder;
 mod id;
+mod keeper;
 mod map;
 pub mod merkle;
 pub mod note;
@@ -44,11 +45,14 @@ pub use event::{
     ExportEvent, IssueEvent, KID_BYTES_MAX, Phase, RevokeEvent, StartEvent, StopEvent, VerifyRunEvent,
 };
 pub use id::{RECORD_ID_TEXT_MAX, RecordId, RecordIdError};
+pub use keeper::DiskState;
 pub use note::{CheckpointKey, NoteError};
 pub use open::{Log, LogWatch, Opened, open, open_signed};
 pub use real::{SinkKind, sink_for};
 pub use record::Hash;
 pub use recover::{Recovery, Torn};
+pub use sealer::{CheckpointSigner, Sign, SignError};
+pub use settings::{OnFailure, Settings, Watermarks};
 pub use sealer::{CheckpointSigner, Sign, SignError, hex};
 pub use settings::{OnFailure, Settings};
 pub use status::Status;

@@ -16,12 +16,13 @@ use super::{
     clock::Clock,
     error::{AuditError, FailureKind},
     folder::Folder,
+    keeper::{EMERGENCY_BYTES, Keeper},
     note::CheckpointKey,
     real::{Lock, RealMedium, list_segments, sink_for},
     recover::{Recovery, Resume, digest_of, recover},
     schema::Kind,
     sealer::{Cadence, CheckpointSigner, Follower, Sealer, replace_file},
-    sequencer::{Sequencer, Stop, run_flusher, run_keeper},
+    sequencer::{Sequencer, Stop, run_flusher},
     settings::{OnFailure, Settings},
     status::{Progress, Status},
     tag::TagKey,
@@ -93,7 +94,10 @@ pub fn open_signed(
     } else {
         TagKey::load(&key_path)?
     });
-    let (sink, _) = sink_for(dir).map_err(io("ask for the file system of"))?;
+    let sink = match settings.sink {
+        Some(sink) => sink,
+        None => sink_for(dir).map_err(io("ask for the file system of"))?.0,
+    };
     let folder = Arc::new(Folder::new(Box::new(RealMedium::new(dir, sink))));
     let clock = Clock::system();
     let (writer, mut recovery) = resume(&folder, settings, clock)?;
@@ -188,7 +192,8 @@ fn start(settings: &Settings, shards: u16, parts: Parts) -> Result<Opened, Audit
     let Parts { folder, writer, tags, lock, recovery, sealing } = parts;
     let dir = &settings.dir;
     let io = |what| move |source: io::Error| AuditError::io(what, dir, source);
-    let lanes = usize::from(shards) + 2;
+    // The shards', the control plane's, the sealer's, the keeper's.
+    let lanes = usize::from(shards) + 3;
     let shared = Arc::new(Shared::new(
         writer.boot(),
         lanes,
@@ -235,22 +240,20 @@ fn start(settings: &Settings, shards: u16, parts: Parts) -> Result<Opened, Audit
         "audit-flush",
         Box::new(move || run_flusher(&shared_flush, &progress_flush, &flushes_in, &flushed_out, &rolled_out)),
     )?);
-    let (shared_keep, progress_keep, segment_bytes) =
-        (Arc::clone(&shared), Arc::clone(&progress), settings.segment_bytes);
-    log.threads.push(spawn(
-        "audit-keep",
-        Box::new(move || {
-            run_keeper(
-                &shared_keep,
-                &progress_keep,
-                &folder,
-                segment_bytes,
-                next_index,
-                &prepared_out,
-                &rolled_in,
-            );
-        }),
-    )?);
+    let reserve = folder.reserve(EMERGENCY_BYTES).map_err(io("make the emergency segment of"))?;
+    let keeper = Keeper {
+        shared: Arc::clone(&shared),
+        progress: Arc::clone(&progress),
+        folder,
+        appender: Appender::new(Arc::clone(&shared), shards + 2, Arc::clone(&tags)),
+        segment_bytes: settings.segment_bytes,
+        marks: settings.watermarks,
+        next_index,
+        prepared: prepared_out,
+        rolled: rolled_in,
+        reserve: Some(reserve),
+    };
+    log.threads.push(spawn("audit-keep", Box::new(move || keeper.run()))?);
     if let Some((signer, key, follower)) = sealing {
         let (stop_out, stop_in) = bounded(0);
         let sealer = Sealer {
@@ -347,6 +350,7 @@ impl Log {
     /// Finishes the last segment and removes those that were made ahead for nothing.
     fn tidy(&self, last: u64, bytes: u64) -> io::Result<()> {
         self.folder.finish(last, Some(bytes))?;
+        self.folder.release()?;
         for ahead in self.folder.segments()?.into_iter().filter(|segment| segment.index > last) {
             self.folder.remove(ahead.index)?;
         }

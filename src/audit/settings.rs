@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use super::{error::AuditError, sequencer::SEGMENT_BYTES_MIN};
+use super::{error::AuditError, real::SinkKind, sequencer::SEGMENT_BYTES_MIN};
 
 /// How a log is kept.
 #[derive(Debug, Clone)]
@@ -29,6 +29,10 @@ pub struct Settings {
     pub unsigned_age_max: Duration,
     /// What the callers do when an event cannot be recorded. The log only carries the setting.
     pub on_failure: OnFailure,
+    /// When the disk counts as low, scarce and full.
+    pub watermarks: Watermarks,
+    /// How segments are written; `None` chooses by the file system ([`super::sink_for`]).
+    pub sink: Option<SinkKind>,
     /// Whether a folder without a log is given one. Only `--dev` and an explicit init set it.
     pub create: bool,
 }
@@ -49,6 +53,8 @@ impl Settings {
             checkpoint_idle: Duration::from_secs(60),
             unsigned_age_max: Duration::from_secs(600),
             on_failure: OnFailure::Deny,
+            watermarks: Watermarks::default(),
+            sink: None,
             create: false,
         }
     }
@@ -82,6 +88,33 @@ impl Settings {
             return refuse(format!("queue_events {} is not in 4..={QUEUE_EVENTS_MAX}", self.queue_events));
         }
         Ok(())
+    }
+}
+
+/// How much room counts as how little: in bytes, and in time at the rate of the last seconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Watermarks {
+    /// Below this many free bytes the disk is low.
+    pub low_bytes: u64,
+    /// Below this many it is scarce.
+    pub scarce_bytes: u64,
+    /// Below this many no further segment is made, so that others on the disk can go on.
+    pub full_bytes: u64,
+    /// The disk is low when it would be full sooner than this.
+    pub low_time: Duration,
+    /// The disk is scarce when it would be full sooner than this.
+    pub scarce_time: Duration,
+}
+
+impl Default for Watermarks {
+    fn default() -> Self {
+        Self {
+            low_bytes: 8 << 30,
+            scarce_bytes: 2 << 30,
+            full_bytes: 64 << 20,
+            low_time: Duration::from_secs(24 * 3600),
+            scarce_time: Duration::from_secs(3600),
+        }
     }
 }
 

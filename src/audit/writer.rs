@@ -49,6 +49,7 @@ pub(super) struct Writer {
     // Every record below this is known to be durable.
     durable_size: u64,
     last_reading: Reading,
+    bytes: u64,
     scratch: Vec<u8>,
 }
 
@@ -93,7 +94,9 @@ impl FlushJob {
 pub(super) struct Appended {
     /// Bytes of the batch that are in the log; less than all when another segment is needed.
     pub(super) bytes: usize,
-    /// `core_seq` of the last record taken, if any.
+    /// Records of the batch that are in the log.
+    pub(super) records: u64,
+    /// `core_seq` of the last of them, if any.
     pub(super) core_seq: Option<u64>,
 }
 
@@ -111,7 +114,7 @@ impl Writer {
             identity,
             clock,
             head,
-            active: Active::new(prepared, head.size, last_reading.wall_ns, false),
+            active: Active::new(prepared, head.size, last_reading.wall_ns),
             rolled: Vec::new(),
             core_seq: 0,
             commits: 0,
@@ -119,6 +122,7 @@ impl Writer {
             commit_bytes: 0,
             durable_size: head.size,
             last_reading,
+            bytes: 0,
             scratch: Vec::with_capacity(4096),
         };
         writer.open_segment(prev)?;
@@ -132,6 +136,15 @@ impl Writer {
 
     pub(super) fn head(&self) -> Head {
         self.head
+    }
+
+    pub(super) fn sink_name(&self) -> &'static str {
+        self.active.sink.name()
+    }
+
+    /// Bytes written since the log was opened.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     pub(super) fn segment(&self) -> u64 {
@@ -159,6 +172,7 @@ impl Writer {
     pub(super) fn append(&mut self, batch: &mut [u8]) -> Result<Appended, AuditFailure> {
         let reading = self.read_clock()?;
         let mut at = 0;
+        let mut records = 0;
         let mut core_seq = None;
         while at < batch.len() {
             let body_len = u32::from_le_bytes(batch[at + 4..at + 8].try_into().expect("four bytes")) as usize;
@@ -172,11 +186,12 @@ impl Writer {
             self.head.size += 1;
             core_seq = Some(u64::from_le_bytes(batch[at + 40..at + 48].try_into().expect("eight bytes")));
             at += stored;
+            records += 1;
         }
         if at > 0 {
             self.store(&batch[..at])?;
         }
-        Ok(Appended { bytes: at, core_seq })
+        Ok(Appended { bytes: at, records, core_seq })
     }
 
     /// Appends a record of the sequencer's own; the caller has checked that there is room.
@@ -213,10 +228,10 @@ impl Writer {
     }
 
     /// Seals the active segment and goes on in `prepared`.
-    pub(super) fn roll(&mut self, prepared: Prepared, emergency: bool) -> Result<(), AuditFailure> {
+    pub(super) fn roll(&mut self, prepared: Prepared) -> Result<(), AuditFailure> {
         self.seal()?;
         let wall_ns = self.clock.read().wall_ns;
-        let next = Active::new(prepared, self.head.size, wall_ns, emergency);
+        let next = Active::new(prepared, self.head.size, wall_ns);
         let full = std::mem::replace(&mut self.active, next);
         let prev = PrevEnd { end: full.offset, tail_bytes: 0, tail_digest: [0; 32] };
         self.rolled.push(Rolled { index: full.index, bytes: full.offset, file: full.file, _sink: full.sink });
@@ -325,17 +340,22 @@ impl Writer {
     fn store(&mut self, bytes: &[u8]) -> Result<(), AuditFailure> {
         self.active.sink.write(self.active.offset, bytes).map_err(|error| {
             let index = self.active.index;
-            AuditFailure::new(FailureKind::WriteFailed, format_args!("cannot write segment {index}: {error}"))
+            let kind = match error.raw_os_error() {
+                Some(libc::EFAULT) => FailureKind::MapLost,
+                _ => FailureKind::WriteFailed,
+            };
+            AuditFailure::new(kind, format_args!("cannot write segment {index}: {error}"))
         })?;
         self.active.offset += bytes.len() as u64;
         self.commit_bytes += bytes.len() as u64;
+        self.bytes += bytes.len() as u64;
         Ok(())
     }
 }
 
 impl Active {
-    fn new(prepared: Prepared, first_seq: u64, first_wall_ns: u64, emergency: bool) -> Self {
-        let Prepared { index, bytes, sink, file } = prepared;
+    fn new(prepared: Prepared, first_seq: u64, first_wall_ns: u64) -> Self {
+        let Prepared { index, bytes, sink, file, emergency } = prepared;
         Self { index, bytes, offset: 0, first_seq, first_wall_ns, emergency, sink, file }
     }
 }
