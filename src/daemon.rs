@@ -6,8 +6,8 @@
 
 mod control_thread;
 mod dev;
+mod observe;
 
-use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -18,18 +18,22 @@ use edgate_hsm::{AuditCheckpoint, HsmError, Purpose, Signer, SoftwareKey, TokenS
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::audit::{self, Ack, Appender, AuditError, CheckpointSigner, Event, Log, LogWatch, OnFailure, Recovery, SignError, StartEvent, StopEvent, Torn};
+use crate::audit::{
+    self, Ack, Appender, AuditError, CheckpointSigner, Event, Log, OnFailure, Recovery, SignError,
+    StartEvent, StopEvent, Torn,
+};
 use crate::config::{self, Config, Listen};
-use crate::control::{self, Dependency};
+use crate::control;
 use crate::decision::UnixSeconds;
 use crate::keys::{PublishedKey, thumbprint};
-use crate::metrics::{Metrics, Reading, ShardMetrics};
+use crate::metrics::{Metrics, ShardMetrics};
 use crate::revocation::View;
 use crate::shard::{self, BindError, DriverInUse, Policy, PolicyError};
 use crate::store::{OpenMode, Store, StoreError};
 use crate::verify::{Engine, KeyRejection, Verifier, VerifyingKey};
 
 use control_thread::{ControlThread, Ingredients};
+use observe::{data_readiness, readings};
 
 /// How long start and stop records may take to reach the disk.
 const RECORD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -179,14 +183,14 @@ pub fn init(config: &Config) -> Result<Vec<PathBuf>, StartError> {
 ///
 /// # Errors
 /// [`StartError`] if it does not start or does not end well.
-pub fn serve(config: Config, mode: &Mode, json: bool) -> Result<(), StartError> {
+pub fn serve(config: &Config, mode: &Mode, json: bool) -> Result<(), StartError> {
     if let Mode::Dev { dir } = mode {
         make_folder(dir)?;
-        init(&config)?;
+        init(config)?;
     }
     // Before any thread: handlers are the process's.
-    let mut signals =
-        Signals::new([SIGTERM, SIGINT]).map_err(|error| StartError::System { what: "handle signals", error })?;
+    let mut signals = Signals::new([SIGTERM, SIGINT])
+        .map_err(|error| StartError::System { what: "handle signals", error })?;
     let daemon = Daemon::start(config)?;
     if json {
         let data: Vec<String> = daemon.listening.iter().map(Listen::to_string).collect();
@@ -219,9 +223,9 @@ impl Daemon {
     ///
     /// # Errors
     /// The step that failed; whatever was started before it is stopped with the process.
-    pub fn start(config: Config) -> Result<Self, StartError> {
-        let own = OwnKey::load(&config)?;
-        let policy = Policy::build(&config, own.as_ref().map(|own| &own.published), 1)?;
+    pub fn start(config: &Config) -> Result<Self, StartError> {
+        let own = OwnKey::load(config)?;
+        let policy = Policy::build(config, own.as_ref().map(|own| &own.published), 1)?;
         tracing::info!(issuers = policy.profiles.len(), keys = policy.key_set.len(), "policy loaded");
 
         let runtime = control_runtime()?;
@@ -231,7 +235,8 @@ impl Daemon {
 
         // One ring for each shard, one for the control plane, one for the daemon itself.
         let shards = config.server.shards;
-        let opened = audit::open_signed(&audit_settings(&config, false), shards + 1, Some(checkpoint_signer(&config)?))?;
+        let opened =
+            audit::open_signed(&audit_settings(config, false), shards + 1, Some(checkpoint_signer(config)?))?;
         report_recovery(&opened.recovery);
         let (log, mut appenders) = (opened.log, opened.appenders);
         let control_appender = appenders.pop().expect("the last ring is the control plane's");
@@ -248,7 +253,7 @@ impl Daemon {
             config::VerifyAck::Durable => Ack::Durable,
         };
 
-        let kernel = Verifier::new(engine(&config)).engine_name();
+        let kernel = Verifier::new(engine(config)).engine_name();
         record_start(&mut recorder, shards, &format!("{kernel}, {driver}"))?;
 
         let settings = Arc::new(config.server.clone());
@@ -262,8 +267,8 @@ impl Daemon {
                 view: Arc::clone(&view),
                 appender,
                 ack,
-                on_failure: on_failure(&config),
-                verifier: Verifier::new(engine(&config)),
+                on_failure: on_failure(config),
+                verifier: Verifier::new(engine(config)),
                 metrics: Arc::clone(&metrics[usize::from(number)]),
                 control: Arc::clone(&steering),
             };
@@ -274,7 +279,7 @@ impl Daemon {
         let listener = std::net::TcpListener::bind(config.control.listen).map_err(StartError::Control)?;
         let control_at = listener.local_addr().map_err(StartError::Control)?;
         let ingredients = Ingredients {
-            config: &config,
+            config,
             policy: &policy.load(),
             own,
             store,
@@ -376,7 +381,9 @@ fn checkpoint_signer(config: &Config) -> Result<CheckpointSigner, StartError> {
     Ok(CheckpointSigner {
         verifying_key: signer.public_key(),
         sign: Box::new(move |message| {
-            signer.sign(message, Instant::now() + CHECKPOINT_TIMEOUT).map_err(|error| SignError(error.to_string()))
+            signer
+                .sign(message, Instant::now() + CHECKPOINT_TIMEOUT)
+                .map_err(|error| SignError(error.to_string()))
         }),
     })
 }
@@ -391,8 +398,10 @@ fn control_runtime() -> Result<tokio::runtime::Runtime, StartError> {
 
 fn random_seed() -> Result<[u8; 16], StartError> {
     let mut seed = [0; 16];
-    getrandom::fill(&mut seed)
-        .map_err(|error| StartError::System { what: "get random bytes", error: std::io::Error::other(error) })?;
+    getrandom::fill(&mut seed).map_err(|error| StartError::System {
+        what: "get random bytes",
+        error: std::io::Error::other(error),
+    })?;
     Ok(seed)
 }
 
@@ -405,7 +414,10 @@ fn make_folder(dir: &Path) -> Result<(), StartError> {
         .map_err(|error| StartError::Folder { path: dir.to_owned(), error })
 }
 
-fn spawn_shard(parts: shard::Parts, driver: DriverInUse) -> Result<JoinHandle<std::io::Result<()>>, StartError> {
+fn spawn_shard(
+    parts: shard::Parts,
+    driver: DriverInUse,
+) -> Result<JoinHandle<std::io::Result<()>>, StartError> {
     let number = parts.number;
     std::thread::Builder::new()
         .name(format!("shard-{number}"))
@@ -461,49 +473,4 @@ fn report_recovery(recovery: &Recovery) {
         let Torn { segment, offset, bytes, cause, file, .. } = torn;
         tracing::warn!(segment, offset, bytes, %cause, quarantine = %file, "torn tail set aside");
     }
-}
-
-/// What the data plane depends on, by name: whether all of it works, and a line for each.
-fn data_readiness(log: LogWatch, view: Arc<View>) -> impl Fn() -> (bool, String) + Send + Sync {
-    move || {
-        let dependencies = [audit_dependency(&log), revocation_dependency(&view)];
-        let mut text = String::new();
-        for Dependency { name, ready, detail } in &dependencies {
-            let state = if *ready { "ok" } else { "failed" };
-            let comma = if detail.is_empty() { "" } else { ", " };
-            // Writing to a string does not fail.
-            let _ = writeln!(text, "{name}: {state}{comma}{detail}");
-        }
-        (dependencies.iter().all(|dependency| dependency.ready), text)
-    }
-}
-
-fn audit_dependency(log: &LogWatch) -> Dependency {
-    let failure = log.status().failure;
-    let detail = failure.as_ref().map(ToString::to_string).unwrap_or_default();
-    Dependency { name: "audit", ready: failure.is_none(), detail }
-}
-
-fn revocation_dependency(view: &View) -> Dependency {
-    // The embedded view is filled before anything is decided and changed by this process alone: it cannot be stale.
-    Dependency { name: "revocation", ready: true, detail: format!("epoch {}", view.epoch()) }
-}
-
-#[expect(clippy::cast_precision_loss, reason = "a gauge may be rounded above 2^53")]
-fn readings(log: &LogWatch) -> Vec<Reading> {
-    let of_log = |name, help, counter, read: fn(&audit::Status) -> f64| {
-        let log = log.clone();
-        Reading { name, help, counter, read: Box::new(move || read(&log.status())) }
-    };
-    vec![
-        of_log("audit_records", "Records in the log", false, |status| status.size as f64),
-        of_log("audit_records_durable", "Records known to be on the disk", false, |status| {
-            status.durable_size as f64
-        }),
-        of_log("audit_commits", "Flushes of the log", true, |status| status.commits as f64),
-        of_log("audit_flush_seconds", "Time of the latest flush", false, |status| status.last_flush.as_secs_f64()),
-        of_log("audit_failed", "Whether the log refuses events", false, |status| {
-            f64::from(u8::from(status.failure.is_some()))
-        }),
-    ]
 }

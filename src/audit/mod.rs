@@ -51,10 +51,8 @@ pub use open::{Log, LogWatch, Opened, open, open_signed};
 pub use real::{SinkKind, sink_for};
 pub use record::Hash;
 pub use recover::{Recovery, Torn};
-pub use sealer::{CheckpointSigner, Sign, SignError};
-pub use settings::{OnFailure, Settings, Watermarks};
 pub use sealer::{CheckpointSigner, Sign, SignError, hex};
-pub use settings::{OnFailure, Settings};
+pub use settings::{OnFailure, Settings, Watermarks};
 pub use status::Status;
 
 #[cfg(test)]

@@ -413,6 +413,7 @@ pub(super) fn replace_file(dir: &Path, name: &str, bytes: &[u8]) -> io::Result<(
     sync_folder(dir)
 }
 
+/// Lower-case hexadecimal.
 #[must_use]
 pub fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write as _;

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 
-use super::{OwnKey, StartError, now, revocation_dependency};
+use super::observe::revocation_dependency;
+use super::{OwnKey, StartError, now};
 use crate::audit::verify::{Options, verify_dir};
 use crate::audit::{Appender, CheckpointKey, Log, LogWatch, hex};
 use crate::config::Config;

@@ -151,9 +151,9 @@ impl std::fmt::Display for DriverInUse {
 pub fn choose_driver(wished: config::Driver) -> Result<DriverInUse, std::io::Error> {
     match wished {
         config::Driver::Epoll => Ok(DriverInUse::Epoll),
-        config::Driver::IoUring if !monoio::utils::detect_uring() => {
-            Err(std::io::Error::other("the kernel does not allow io_uring (see /proc/sys/kernel/io_uring_disabled)"))
-        }
+        config::Driver::IoUring if !monoio::utils::detect_uring() => Err(std::io::Error::other(
+            "the kernel does not allow io_uring (see /proc/sys/kernel/io_uring_disabled)",
+        )),
         config::Driver::Auto if !monoio::utils::detect_uring() => Ok(DriverInUse::Epoll),
         config::Driver::Auto | config::Driver::IoUring => Ok(DriverInUse::IoUring),
     }
@@ -220,14 +220,8 @@ async fn serve(parts: Parts) -> std::io::Result<()> {
         json: RefCell::default(),
     });
 
-    let decider = Decider::new(
-        parts.verifier,
-        parts.appender,
-        parts.ack,
-        parts.on_failure,
-        parts.view,
-        parts.metrics,
-    );
+    let decider =
+        Decider::new(parts.verifier, parts.appender, parts.ack, parts.on_failure, parts.view, parts.metrics);
     monoio::spawn(decide(decider, Rc::clone(&shard)));
 
     let mut acceptors = Vec::new();

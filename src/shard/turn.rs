@@ -121,7 +121,8 @@ impl Turn {
             start..arena.len()
         };
         // Held back at the door: an overloaded shard does not copy the token.
-        let token = if self.open.get() >= QUESTIONS_MAX { Err(Rejection::Overloaded) } else { question.token };
+        let token =
+            if self.open.get() >= QUESTIONS_MAX { Err(Rejection::Overloaded) } else { question.token };
         let job = Job {
             token: token.map(&mut keep),
             audience: question.audience.map(|audience| keep(audience.as_bytes())),
@@ -231,7 +232,8 @@ impl Decider {
 
         for (job, admitted) in jobs.iter().zip(admitted) {
             let text = |range: &Range<usize>| std::str::from_utf8(&arena[range.clone()]).unwrap_or_default();
-            let scopes: SmallVec<[&str; 16]> = text(&job.scopes).split(' ').filter(|name| !name.is_empty()).collect();
+            let scopes: SmallVec<[&str; 16]> =
+                text(&job.scopes).split(' ').filter(|name| !name.is_empty()).collect();
             let demand = Demand { audience: job.audience.as_ref().map(text), scopes: &scopes };
             let settled = match admitted {
                 Ok(admitted) => {
@@ -263,7 +265,9 @@ impl Decider {
                     let record = |event: &Event<'_>| self.appender.append(event, self.ack);
                     (self.bulk.record(&frame, policy, record), self.bulk.len())
                 }
-                Form::Verify(_) | Form::Forward(_) => (self.appender.append(&Event::Decision(event), self.ack), 1),
+                Form::Verify(_) | Form::Forward(_) => {
+                    (self.appender.append(&Event::Decision(event), self.ack), 1)
+                }
             };
             let (arrived, outbox) = (job.arrived, Rc::clone(&job.outbox));
             match recorded {

@@ -42,10 +42,14 @@ pub enum VerifyCallError {
     #[error("{0}")]
     Json(JsonError),
     /// Neither `token` nor `tokens`, both, or an empty array.
-    #[error("exactly one of token (text) and tokens (array of 1 to {TOKENS_PER_CALL_MAX} texts) must be given")]
+    #[error(
+        "exactly one of token (text) and tokens (array of 1 to {TOKENS_PER_CALL_MAX} texts) must be given"
+    )]
     Tokens,
     /// More than [`SCOPES_PER_CALL_MAX`] scopes, an empty one, or one with a space inside.
-    #[error("scope must be a text of names or an array of at most {SCOPES_PER_CALL_MAX} names without spaces")]
+    #[error(
+        "scope must be a text of names or an array of at most {SCOPES_PER_CALL_MAX} names without spaces"
+    )]
     Scopes,
     /// A member that the call does not know.
     #[error("unknown member {0:?}: token, tokens, audience, scope and claims are known")]

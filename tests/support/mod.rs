@@ -39,7 +39,10 @@ pub fn have(program: &str) -> bool {
         .chain([PathBuf::from("/usr/sbin")])
         .any(|folder| folder.join(program).is_file());
     if !found {
-        assert!(std::env::var_os("EDGATE_NO_SKIP").is_none(), "{program} is not installed and CI skips nothing");
+        assert!(
+            std::env::var_os("EDGATE_NO_SKIP").is_none(),
+            "{program} is not installed and CI skips nothing"
+        );
         eprintln!("SKIPPED: {program} is not installed");
     }
     found
@@ -84,7 +87,8 @@ impl Issuer {
     }
 
     pub fn sign_with(&self, header: &Value, claims: &Value) -> String {
-        let input = format!("{}.{}", BASE64URL.encode(header.to_string()), BASE64URL.encode(claims.to_string()));
+        let input =
+            format!("{}.{}", BASE64URL.encode(header.to_string()), BASE64URL.encode(claims.to_string()));
         let signature = self.key.sign(input.as_bytes());
         format!("{input}.{}", BASE64URL.encode(signature.to_bytes()))
     }
