@@ -120,7 +120,7 @@ fn not_canonical(which: u8) -> [u8; 32] {
     let mut bytes = [0xff; 32];
     bytes[0] = 0xed + which % 19;
     bytes[31] = if which & 0x80 == 0 { 0x7f } else { 0xff };
-    if which % 23 == 0 {
+    if which.is_multiple_of(23) {
         bytes = [0; 32];
         bytes[0] = 1;
         bytes[31] = 0x80;
@@ -174,16 +174,25 @@ fn oracle(key: &[u8], message: &[u8], signature: &[u8]) -> bool {
 }
 
 /// Verifiers and registered keys live on between inputs: warm caches are part of what is tested.
-static ENGINES: LazyLock<Mutex<HashMap<bool, (Tables, Verifier, Keys)>>> = LazyLock::new(Mutex::default);
+static ENGINES: LazyLock<Mutex<HashMap<bool, Running>>> = LazyLock::new(Mutex::default);
 
-type Keys = HashMap<Vec<u8>, Option<VerifyingKey>>;
+struct Running {
+    tables: Tables,
+    verifier: Verifier,
+    // By their bytes; none for those the registry refuses.
+    keys: HashMap<Vec<u8>, Option<VerifyingKey>>,
+}
 
 /// The reasons of rejection, none for accepted items.
 fn verdicts(engine: Engine, registered: bool, batch: &[Forgery]) -> Vec<Option<SignatureRejection>> {
     let mut engines = ENGINES.lock().expect("no test panicked while it held the verifiers");
-    let (tables, verifier, keys) = engines.entry(engine == Engine::Portable).or_insert_with(|| {
+    let Running { tables, verifier, keys } = engines.entry(engine == Engine::Portable).or_insert_with(|| {
         // Room for the tables of some of the keys only.
-        (Tables::new(engine, 1 << 20), Verifier::new(engine), HashMap::new())
+        Running {
+            tables: Tables::new(engine, 1 << 20),
+            verifier: Verifier::new(engine),
+            keys: HashMap::new(),
+        }
     });
     for item in batch {
         let register = || item.key.as_slice().try_into().ok().and_then(|bytes| tables.register(bytes).ok());

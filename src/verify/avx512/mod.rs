@@ -46,12 +46,20 @@ const BASE_BITS: usize = 253;
 impl Avx512 {
     /// Asks the CPU (and the operating system, through XCR0).
     pub(super) fn detect() -> Option<Self> {
-        let here = is_x86_feature_detected!("avx512f")
-            && is_x86_feature_detected!("avx512bw")
-            && is_x86_feature_detected!("avx512dq")
-            && is_x86_feature_detected!("avx512ifma")
-            && is_x86_feature_detected!("avx512vbmi2");
-        here.then_some(Self(()))
+        let detected = |feature: &str| match feature {
+            "avx512f" => is_x86_feature_detected!("avx512f"),
+            "avx512bw" => is_x86_feature_detected!("avx512bw"),
+            "avx512dq" => is_x86_feature_detected!("avx512dq"),
+            "avx512ifma" => is_x86_feature_detected!("avx512ifma"),
+            "avx512vbmi2" => is_x86_feature_detected!("avx512vbmi2"),
+            _ => false,
+        };
+        Self::suffices(detected).then_some(Self(()))
+    }
+
+    /// Whether a CPU with these features runs the kernels: they are compiled for these five, together or fewer.
+    pub(super) fn suffices(has: impl Fn(&str) -> bool) -> bool {
+        ["avx512f", "avx512bw", "avx512dq", "avx512ifma", "avx512vbmi2"].into_iter().all(has)
     }
 
     /// The comb of the point of which `half` encodes the half.
@@ -363,3 +371,6 @@ impl Scratch {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
