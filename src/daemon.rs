@@ -1,1 +1,509 @@
-//! (file)
+//! Start-up and shutdown, in order.
+//!
+//! Up: settings, keys, policy, state database, audit log (recovered), revocations into the view, sockets, shards,
+//! control plane, the START record on disk, "ready". Down: "stopping", shards drained, control plane stopped, the STOP
+//! record, the log closed. Every step's failure is its own [`StartError`].
+
+mod control_thread;
+mod dev;
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime};
+
+use arc_swap::ArcSwap;
+use edgate_hsm::{AuditCheckpoint, HsmError, Purpose, Signer, SoftwareKey, TokenSigning};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::audit::{self, Ack, Appender, AuditError, CheckpointSigner, Event, Log, LogWatch, OnFailure, Recovery, SignError, StartEvent, StopEvent, Torn};
+use crate::config::{self, Config, Listen};
+use crate::control::{self, Dependency};
+use crate::decision::UnixSeconds;
+use crate::keys::{PublishedKey, thumbprint};
+use crate::metrics::{Metrics, Reading, ShardMetrics};
+use crate::revocation::View;
+use crate::shard::{self, BindError, DriverInUse, Policy, PolicyError};
+use crate::store::{OpenMode, Store, StoreError};
+use crate::verify::{Engine, KeyRejection, Verifier, VerifyingKey};
+
+use control_thread::{ControlThread, Ingredients};
+
+/// How long start and stop records may take to reach the disk.
+const RECORD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How the daemon is run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Mode {
+    /// Everything in one folder, created at the first run.
+    Dev {
+        /// The folder.
+        dir: PathBuf,
+    },
+    /// As a service: a missing file is an error.
+    Service,
+}
+
+/// Why the daemon does not start, or ended badly.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The audit log refuses.
+    #[error("audit log: {0}")]
+    Audit(#[from] AuditError),
+    /// A listening socket cannot be had.
+    #[error("{0}")]
+    Bind(#[from] BindError),
+    /// The control plane cannot run.
+    #[error("control listener: {0}")]
+    Control(std::io::Error),
+    /// The folder of `--dev` cannot be made.
+    #[error("cannot create the folder {}: {error}", path.display())]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// The signing key cannot be used.
+    #[error("{0}")]
+    Key(#[from] HsmError),
+    /// The signing key's public half is no verifying key of ours.
+    #[error("signing key: its public key is refused: {0}")]
+    OwnKey(KeyRejection),
+    /// The issuers cannot be used.
+    #[error("{0}")]
+    Policy(#[from] PolicyError),
+    /// A shard cannot run.
+    #[error("shard {number}: {error}")]
+    Shard {
+        /// Its number.
+        number: u16,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// The state database refuses.
+    #[error("state database: {0}")]
+    Store(#[from] StoreError),
+    /// The system refuses something every process needs: a thread, a signal handler, randomness.
+    #[error("cannot {what}: {error}")]
+    System {
+        /// What was attempted.
+        what: &'static str,
+        /// Why.
+        error: std::io::Error,
+    },
+}
+
+impl StartError {
+    /// Whether the operator must change settings or files: starting again would not help.
+    #[must_use]
+    pub fn is_config(&self) -> bool {
+        match self {
+            Self::Key(_) | Self::OwnKey(_) | Self::Policy(_) | Self::Store(_) | Self::Bind(_) => true,
+            Self::Audit(_)
+            | Self::Control(_)
+            | Self::Folder { .. }
+            | Self::Shard { .. }
+            | Self::System { .. } => false,
+        }
+    }
+}
+
+/// Sends log lines to standard error; journald takes them from there. `EDGATE_LOG` filters them.
+pub fn log_to_stderr() {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("EDGATE_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,sqlx=warn"));
+    let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    // A second call changes nothing: tests run several daemons in one process.
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(terminal)
+        .with_target(false)
+        .try_init();
+}
+
+/// Checks everything `serve` would check before it opens anything for writing; returns a summary.
+///
+/// # Errors
+/// What `serve` would refuse.
+pub fn check(config: &Config) -> Result<String, StartError> {
+    let own = OwnKey::load(config)?;
+    checkpoint_signer(config)?;
+    let policy = Policy::build(config, own.as_ref().map(|own| &own.published), 1)?;
+    let listen: Vec<String> = config.server.listen.iter().map(Listen::to_string).collect();
+    Ok(format!(
+        "ok: {} issuers, {} keys, {} shards on {}, control on {}",
+        policy.profiles.len(),
+        policy.key_set.len(),
+        config.server.shards,
+        listen.join(", "),
+        config.control.listen
+    ))
+}
+
+/// Creates the signing key, the state database and the audit log, as far as they are missing; returns what it made.
+///
+/// # Errors
+/// What cannot be created; what exists is never touched.
+pub fn init(config: &Config) -> Result<Vec<PathBuf>, StartError> {
+    let mut created = Vec::new();
+    if let Some(signing) = &config.signing
+        && !signing.key_file.exists()
+    {
+        SoftwareKey::create(&signing.key_file, Purpose::TokenSigning)?;
+        created.push(signing.key_file.clone());
+    }
+    if !config.audit.checkpoint_key_file.exists() {
+        SoftwareKey::create(&config.audit.checkpoint_key_file, Purpose::AuditCheckpoint)?;
+        created.push(config.audit.checkpoint_key_file.clone());
+    }
+    if !config.database.exists() {
+        control_runtime()?.block_on(async {
+            Store::open(&config.database, OpenMode::Create).await?.close().await;
+            Ok::<_, StoreError>(())
+        })?;
+        created.push(config.database.clone());
+    }
+    if !config.audit.dir.exists() {
+        let opened = audit::open_signed(&audit_settings(config, true), 0, Some(checkpoint_signer(config)?))?;
+        opened.log.close(RECORD_TIMEOUT)?;
+        created.push(config.audit.dir.clone());
+    }
+    Ok(created)
+}
+
+/// Runs the daemon until SIGTERM or SIGINT; with `json`, one line with its addresses is printed once it is ready.
+///
+/// # Errors
+/// [`StartError`] if it does not start or does not end well.
+pub fn serve(config: Config, mode: &Mode, json: bool) -> Result<(), StartError> {
+    if let Mode::Dev { dir } = mode {
+        make_folder(dir)?;
+        init(&config)?;
+    }
+    // Before any thread: handlers are the process's.
+    let mut signals =
+        Signals::new([SIGTERM, SIGINT]).map_err(|error| StartError::System { what: "handle signals", error })?;
+    let daemon = Daemon::start(config)?;
+    if json {
+        let data: Vec<String> = daemon.listening.iter().map(Listen::to_string).collect();
+        println!("{}", serde_json::json!({"ready": true, "data": data, "control": daemon.control_at}));
+    } else if let Mode::Dev { dir } = mode {
+        dev::greet(&daemon, dir);
+    }
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    let signal = signals.forever().next().unwrap_or(SIGTERM);
+    tracing::info!(signal = signal_hook::low_level::signal_name(signal).unwrap_or("?"), "stopping");
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    daemon.stop(signal_hook::low_level::signal_name(signal).unwrap_or("signal"))
+}
+
+/// A running daemon.
+pub struct Daemon {
+    /// Where callers can connect, with the ports the kernel chose.
+    pub listening: Vec<Listen>,
+    /// Where operators can connect.
+    pub control_at: std::net::SocketAddr,
+    steering: Arc<shard::Control>,
+    shards: Vec<(u16, JoinHandle<std::io::Result<()>>)>,
+    control: ControlThread,
+    log: Log,
+    recorder: Appender,
+}
+
+impl Daemon {
+    /// Brings everything up, in order; when it returns, decisions are being made.
+    ///
+    /// # Errors
+    /// The step that failed; whatever was started before it is stopped with the process.
+    pub fn start(config: Config) -> Result<Self, StartError> {
+        let own = OwnKey::load(&config)?;
+        let policy = Policy::build(&config, own.as_ref().map(|own| &own.published), 1)?;
+        tracing::info!(issuers = policy.profiles.len(), keys = policy.key_set.len(), "policy loaded");
+
+        let runtime = control_runtime()?;
+        let store = runtime.block_on(Store::open(&config.database, OpenMode::Existing))?;
+        let view = Arc::new(View::new(&random_seed()?));
+        runtime.block_on(control::fill_view(&store, &view, now(), |_| {}))?;
+
+        // One ring for each shard, one for the control plane, one for the daemon itself.
+        let shards = config.server.shards;
+        let opened = audit::open_signed(&audit_settings(&config, false), shards + 1, Some(checkpoint_signer(&config)?))?;
+        report_recovery(&opened.recovery);
+        let (log, mut appenders) = (opened.log, opened.appenders);
+        let control_appender = appenders.pop().expect("the last ring is the control plane's");
+        let mut recorder = appenders.pop().expect("one more ring was asked for the daemon");
+
+        let (sockets, listening) = shard::bind(&config.server.listen, shards)?;
+        let driver = shard::choose_driver(config.server.driver)
+            .map_err(|error| StartError::Shard { number: 0, error })?;
+        let metrics: Vec<Arc<ShardMetrics>> = (0..shards).map(|_| Arc::default()).collect();
+        let policy = Arc::new(ArcSwap::from_pointee(policy));
+        let steering = Arc::new(shard::Control::new(data_readiness(log.watch(), Arc::clone(&view)), halt));
+        let ack = match config.audit.verify_ack {
+            config::VerifyAck::Recorded => Ack::Recorded,
+            config::VerifyAck::Durable => Ack::Durable,
+        };
+
+        let kernel = Verifier::new(engine(&config)).engine_name();
+        record_start(&mut recorder, shards, &format!("{kernel}, {driver}"))?;
+
+        let settings = Arc::new(config.server.clone());
+        let mut threads = Vec::with_capacity(usize::from(shards));
+        for (number, (sockets, appender)) in (0..shards).zip(sockets.into_iter().zip(appenders)) {
+            let parts = shard::Parts {
+                number,
+                sockets,
+                settings: Arc::clone(&settings),
+                policy: Arc::clone(&policy),
+                view: Arc::clone(&view),
+                appender,
+                ack,
+                on_failure: on_failure(&config),
+                verifier: Verifier::new(engine(&config)),
+                metrics: Arc::clone(&metrics[usize::from(number)]),
+                control: Arc::clone(&steering),
+            };
+            threads.push((number, spawn_shard(parts, driver)?));
+        }
+
+        let metrics = Metrics::new(metrics, readings(&log.watch()));
+        let listener = std::net::TcpListener::bind(config.control.listen).map_err(StartError::Control)?;
+        let control_at = listener.local_addr().map_err(StartError::Control)?;
+        let ingredients = Ingredients {
+            config: &config,
+            policy: &policy.load(),
+            own,
+            store,
+            view,
+            appender: control_appender,
+            metrics,
+            log: &log,
+        };
+        let control = ControlThread::spawn(runtime, listener, ingredients.into_state())?;
+
+        for place in &listening {
+            tracing::info!(%place, "listening for load balancers");
+        }
+        tracing::info!(place = %control_at, "listening for operators");
+        tracing::info!(shards, %driver, engine = kernel, "ready");
+        Ok(Self { listening, control_at, steering, shards: threads, control, log, recorder })
+    }
+
+    /// Drains the shards, stops the control plane, records the stop and closes the log.
+    ///
+    /// # Errors
+    /// If a shard ended badly or the log could not be closed.
+    pub fn stop(mut self, reason: &str) -> Result<(), StartError> {
+        self.steering.drain();
+        shard::unlink(&self.listening);
+        let mut failed = None;
+        for (number, thread) in self.shards {
+            if let Ok(Err(error)) = thread.join() {
+                failed = Some(StartError::Shard { number, error });
+            }
+        }
+        self.control.stop()?;
+        let stopped = self.recorder.append(&Event::Stop(StopEvent { reason }), Ack::Durable);
+        self.recorder.submit();
+        let stopped = stopped.and_then(|id| self.recorder.wait(id, Ack::Durable, RECORD_TIMEOUT));
+        self.log.close(RECORD_TIMEOUT)?;
+        stopped?;
+        tracing::info!("stopped");
+        failed.map_or(Ok(()), Err)
+    }
+}
+
+/// This node's signing key, and its public half as it is published.
+struct OwnKey {
+    signer: Signer<TokenSigning>,
+    published: PublishedKey,
+}
+
+impl OwnKey {
+    fn load(config: &Config) -> Result<Option<Self>, StartError> {
+        let Some(signing) = &config.signing else { return Ok(None) };
+        let signer = Signer::software(SoftwareKey::load(&signing.key_file, Purpose::TokenSigning)?)?;
+        let public_key = signer.public_key();
+        let verifying_key = VerifyingKey::register(&public_key).map_err(StartError::OwnKey)?;
+        let published = PublishedKey { kid: thumbprint(&public_key), verifying_key };
+        Ok(Some(Self { signer, published }))
+    }
+}
+
+fn engine(config: &Config) -> Engine {
+    match config.verify.engine {
+        config::Engine::Auto => Engine::Auto,
+        config::Engine::Portable => Engine::Portable,
+    }
+}
+
+fn on_failure(config: &Config) -> OnFailure {
+    match config.audit.on_failure {
+        config::OnAuditFailure::Deny => OnFailure::Deny,
+        config::OnAuditFailure::Halt => OnFailure::Halt,
+        config::OnAuditFailure::AllowWithGap => OnFailure::AllowWithGap,
+    }
+}
+
+/// Records of one shard that may wait for the sequencer: one for each connection it may have and then some.
+const QUEUE_EVENTS: usize = 32 * 1024;
+
+/// Bytes of them.
+const QUEUE_BYTES: u64 = 16 << 20;
+
+fn audit_settings(config: &Config, create: bool) -> audit::Settings {
+    audit::Settings {
+        segment_bytes: config.audit.segment_bytes,
+        flush_interval: config.audit.flush_interval,
+        queue_events: QUEUE_EVENTS,
+        queue_bytes: QUEUE_BYTES,
+        on_failure: on_failure(config),
+        create,
+        ..audit::Settings::new(&config.audit.dir, &config.audit.origin)
+    }
+}
+
+/// How long one checkpoint may take to sign; the next one is due a second after the last.
+const CHECKPOINT_TIMEOUT: Duration = Duration::from_secs(5);
+
+fn checkpoint_signer(config: &Config) -> Result<CheckpointSigner, StartError> {
+    let key = SoftwareKey::load(&config.audit.checkpoint_key_file, Purpose::AuditCheckpoint)?;
+    let signer = Signer::<AuditCheckpoint>::software(key)?;
+    Ok(CheckpointSigner {
+        verifying_key: signer.public_key(),
+        sign: Box::new(move |message| {
+            signer.sign(message, Instant::now() + CHECKPOINT_TIMEOUT).map_err(|error| SignError(error.to_string()))
+        }),
+    })
+}
+
+fn control_runtime() -> Result<tokio::runtime::Runtime, StartError> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .thread_name("control")
+        .build()
+        .map_err(|error| StartError::System { what: "start the control runtime", error })
+}
+
+fn random_seed() -> Result<[u8; 16], StartError> {
+    let mut seed = [0; 16];
+    getrandom::fill(&mut seed)
+        .map_err(|error| StartError::System { what: "get random bytes", error: std::io::Error::other(error) })?;
+    Ok(seed)
+}
+
+fn make_folder(dir: &Path) -> Result<(), StartError> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .map_err(|error| StartError::Folder { path: dir.to_owned(), error })
+}
+
+fn spawn_shard(parts: shard::Parts, driver: DriverInUse) -> Result<JoinHandle<std::io::Result<()>>, StartError> {
+    let number = parts.number;
+    std::thread::Builder::new()
+        .name(format!("shard-{number}"))
+        .spawn(move || {
+            pin_to_core(number);
+            shard::run(parts, driver)
+        })
+        .map_err(|error| StartError::Shard { number, error })
+}
+
+/// Pins this thread to the `number`th core it may use; a failure costs speed only.
+fn pin_to_core(number: u16) {
+    use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+    let Ok(allowed) = sched_getaffinity(None) else { return };
+    let cores: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|core| allowed.is_set(*core)).collect();
+    if cores.is_empty() {
+        return;
+    }
+    let mut one = CpuSet::new();
+    one.set(cores[usize::from(number) % cores.len()]);
+    if let Err(error) = sched_setaffinity(None, &one) {
+        tracing::warn!(shard = number, %error, "cannot pin the shard to a core");
+    }
+}
+
+fn record_start(recorder: &mut Appender, shards: u16, detail: &str) -> Result<(), StartError> {
+    let start = StartEvent { version: env!("CARGO_PKG_VERSION"), config_digest: None, shards, detail };
+    let id = recorder.append(&Event::Start(start), Ack::Durable)?;
+    recorder.submit();
+    recorder.wait(id, Ack::Durable, RECORD_TIMEOUT)?;
+    Ok(())
+}
+
+/// Stops the daemon as SIGTERM does; closing the failed log then makes the exit status say that it did.
+fn halt() {
+    tracing::error!("the audit log has failed and audit.on_failure is \"halt\"");
+    if let Err(error) = signal_hook::low_level::raise(SIGTERM) {
+        tracing::error!(%error, "cannot stop");
+    }
+}
+
+fn now() -> UnixSeconds {
+    UnixSeconds(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs())
+}
+
+fn report_recovery(recovery: &Recovery) {
+    if recovery.clean || recovery.created {
+        tracing::info!(records = recovery.size, "audit log open");
+        return;
+    }
+    tracing::warn!(records = recovery.size, "audit log was not closed: recovered");
+    for torn in &recovery.torn {
+        let Torn { segment, offset, bytes, cause, file, .. } = torn;
+        tracing::warn!(segment, offset, bytes, %cause, quarantine = %file, "torn tail set aside");
+    }
+}
+
+/// What the data plane depends on, by name: whether all of it works, and a line for each.
+fn data_readiness(log: LogWatch, view: Arc<View>) -> impl Fn() -> (bool, String) + Send + Sync {
+    move || {
+        let dependencies = [audit_dependency(&log), revocation_dependency(&view)];
+        let mut text = String::new();
+        for Dependency { name, ready, detail } in &dependencies {
+            let state = if *ready { "ok" } else { "failed" };
+            let comma = if detail.is_empty() { "" } else { ", " };
+            // Writing to a string does not fail.
+            let _ = writeln!(text, "{name}: {state}{comma}{detail}");
+        }
+        (dependencies.iter().all(|dependency| dependency.ready), text)
+    }
+}
+
+fn audit_dependency(log: &LogWatch) -> Dependency {
+    let failure = log.status().failure;
+    let detail = failure.as_ref().map(ToString::to_string).unwrap_or_default();
+    Dependency { name: "audit", ready: failure.is_none(), detail }
+}
+
+fn revocation_dependency(view: &View) -> Dependency {
+    // The embedded view is filled before anything is decided and changed by this process alone: it cannot be stale.
+    Dependency { name: "revocation", ready: true, detail: format!("epoch {}", view.epoch()) }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a gauge may be rounded above 2^53")]
+fn readings(log: &LogWatch) -> Vec<Reading> {
+    let of_log = |name, help, counter, read: fn(&audit::Status) -> f64| {
+        let log = log.clone();
+        Reading { name, help, counter, read: Box::new(move || read(&log.status())) }
+    };
+    vec![
+        of_log("audit_records", "Records in the log", false, |status| status.size as f64),
+        of_log("audit_records_durable", "Records known to be on the disk", false, |status| {
+            status.durable_size as f64
+        }),
+        of_log("audit_commits", "Flushes of the log", true, |status| status.commits as f64),
+        of_log("audit_flush_seconds", "Time of the latest flush", false, |status| status.last_flush.as_secs_f64()),
+        of_log("audit_failed", "Whether the log refuses events", false, |status| {
+            f64::from(u8::from(status.failure.is_some()))
+        }),
+    ]
+}

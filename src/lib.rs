@@ -4,6 +4,7 @@
 //! touch; `tests/tidy.rs` holds who may import whom.
 
 pub mod audit; // the hash chain: sequencer, segments, recovery
+pub mod base64url; // one text per sequence of bytes; for token and keys
 pub mod cli;
 pub mod config; // TOML -> checked types; the only place that reads settings or environment
 pub mod control; // the control plane: issue, revoke, audit, metrics

@@ -1,1 +1,9 @@
-//! Shared inputs of the benches: keys, tokens and messages made from fixed seeds.
+//! What Edgate is measured with: inputs that never change, and a load generator for verify servers.
+//!
+//! The micro benches are in `benches/`, the services Edgate is compared with in `peers/`, and the numbers with their
+//! machine, commands and spread in `README.md`.
+
+pub mod att; // mints Agent Task Tokens from a software key
+pub mod inputs; // fixed-seed keys, messages and tokens for the benches
+pub mod load; // the load generator behind `edgate-load`
+pub mod ratio; // two things measured in turn

@@ -1,1 +1,19 @@
 //! Signing keys: who may sign what, and with which key.
+//!
+//! A [`Signer`] is the only thing the rest of the system sees: a handle to one key that may be used for one purpose.
+//! The purpose is a type, so a key for checkpoints cannot be handed to code that signs tokens; it is also written
+//! into the key file, so that renaming one file to the other does not get around the type.
+//!
+//! Where the private key lives is the provider's business: a file ([`SoftwareKey`]) now; a PKCS#11 token joins as
+//! another provider behind the same [`Signer`]. Nothing here knows tokens, logs or runtimes, and every call may
+//! block: callers with an event loop use a thread made for it.
+
+mod error;
+mod purpose;
+mod signer;
+mod software;
+
+pub use error::HsmError;
+pub use purpose::{AuditCheckpoint, KeyPurpose, Purpose, TokenSigning};
+pub use signer::Signer;
+pub use software::SoftwareKey;

@@ -1,1 +1,65 @@
-//! (room)
+//! The evidence: one hash chain per node, one writer, memory-mapped segments.
+//!
+//! - [`Appender`]: what a shard holds. Encodes and hashes an event's body, hands batches over, learns when they are
+//!   safe. Never blocks.
+//! - `sequencer.rs`: the one thread that completes headers (`prev_hash`, `seq`, clocks) and stores records; the
+//!   flusher and the keeper beside it. `writer.rs` is the same without threads.
+//! - `recover.rs`: what a start finds, and what it does about it.
+//! - [`verify`]: recomputes everything from the stored bytes; needs no running log.
+//! - FORMAT.md: every byte.
+//!
+//! This room uses std threads and `std::task::Waker` only; it imports `crate::decision` and nothing else of ours.
+//! The wall clock of a record is read by the sequencer, once per batch.
+
+mod appender;
+mod body;
+pub mod cbor;
+mod clock;
+mod disk;
+mod error;
+mod event;
+mod folder;
+mod id;
+mod keeper;
+mod map;
+pub mod merkle;
+pub mod note;
+mod open;
+mod real;
+pub mod record;
+mod recover;
+pub mod schema;
+mod sealer;
+mod sequencer;
+mod settings;
+mod status;
+pub mod tag;
+pub mod verify;
+mod walk;
+mod writer;
+
+pub use appender::{Ack, Appender};
+pub use error::{AuditError, AuditFailure, FailureKind};
+pub use event::{
+    AdminEvent, BATCH_ITEMS_MAX, BatchEvent, BatchItem, ChangeEvent, DecisionEvent, EraseEvent, Event,
+    ExportEvent, IssueEvent, KID_BYTES_MAX, Phase, RevokeEvent, StartEvent, StopEvent, VerifyRunEvent,
+};
+pub use id::{RECORD_ID_TEXT_MAX, RecordId, RecordIdError};
+pub use keeper::DiskState;
+pub use note::{CheckpointKey, NoteError};
+pub use open::{Log, LogWatch, Opened, open, open_signed};
+pub use real::{SinkKind, sink_for};
+pub use record::Hash;
+pub use recover::{Recovery, Torn};
+pub use sealer::{CheckpointSigner, Sign, SignError};
+pub use settings::{OnFailure, Settings, Watermarks};
+pub use sealer::{CheckpointSigner, Sign, SignError, hex};
+pub use settings::{OnFailure, Settings};
+pub use status::Status;
+
+#[cfg(test)]
+mod crash_tests;
+#[cfg(test)]
+mod sim;
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,28 @@
-//! (room)
+//! The control plane: issue, revoke, verify the chain, metrics. Low-rate, on its own listener and its own thread.
+//!
+//! It uses tokio and axum, which the data plane does not; the two share the revocation view and nothing else. What
+//! changes the world (issue, revoke) follows one order: an INTENT record is durable in the audit log, then the effect,
+//! then its outcome is durable, then the answer. A client that hangs up does not stop that sequence half-way.
+//!
+//! The listener has no callers' authentication of its own yet, so it belongs on loopback. Against a browser on the
+//! same machine it checks `Host` (DNS rebinding), `Origin` and the JSON content type (cross-site requests).
+
+mod actions;
+mod body;
+mod error;
+mod evidence;
+mod guard;
+mod issue;
+mod observe;
+mod revoke;
+mod server;
+mod state;
+mod view_feed;
+
+#[cfg(test)]
+mod tests;
+
+pub use issue::IssuePolicy;
+pub use server::{ControlError, serve};
+pub use state::{ChainBreak, ChainReport, Dependency, Issuing, State};
+pub use view_feed::fill_view;

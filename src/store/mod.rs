@@ -1,1 +1,13 @@
-//! (room)
+//! The state database: what this node must remember across restarts, behind `control` and `revocation`.
+//!
+//! SQLite through sqlx, in WAL mode with full sync: when a write returns, it survives loss of power. Statements keep
+//! to what PostgreSQL understands too (`$n` parameters, `ON CONFLICT`, row values), and every table has its tenant
+//! column. The audit log is not here; it has its own files.
+
+mod error;
+mod open;
+mod revocations;
+
+pub use error::StoreError;
+pub use open::{OpenMode, Store};
+pub use revocations::{LoadProgress, Recorded, StoredRevocation};

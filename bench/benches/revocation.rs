@@ -1,0 +1,142 @@
+//! The revocation view at its stated size: 10 million entries (`EDGATE_BENCH_ENTRIES` changes that).
+//!
+//! Identities are named on the fly, as they come out of a parsed token, so that fetching them costs nothing and each
+//! look-up still goes to a place of the table that no cache holds. `naming_only` is that cost alone: subtract it.
+//! Times are the thread's CPU time, so that a busy machine disturbs them less.
+//!
+//! A table this large is searched through thousands of page translations: with transparent huge pages on `madvise`,
+//! `GLIBC_TUNABLES=glibc.malloc.hugetlb=1` in the environment shows what they are worth.
+
+#![allow(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "numbers of a bench")]
+
+use std::hint::black_box;
+use std::time::Duration;
+
+use criterion::{Bencher, Criterion, Throughput, criterion_group, criterion_main};
+use edgate::decision::UnixSeconds;
+use edgate::revocation::{Revocation, Status, View};
+
+const NOW: UnixSeconds = UnixSeconds(1_800_000_000);
+const ISSUER: &str = "https://issuer.example";
+
+/// A `jti` of 22 characters that differs in 16 of them from number to number.
+struct Name([u8; 22]);
+
+impl Name {
+    fn new() -> Self {
+        Self(*b"jti-xx0000000000000000")
+    }
+
+    fn set(&mut self, number: u64) -> &str {
+        // SplitMix64 (Steele, Lea and Flood, 2014): a bijection, so numbers never collide.
+        let mut mixed = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^= mixed >> 31;
+        for (i, byte) in self.0[6..].iter_mut().enumerate() {
+            *byte = b'a' + ((mixed >> (4 * i)) & 15) as u8;
+        }
+        std::str::from_utf8(&self.0).expect("letters and digits")
+    }
+}
+
+fn revocation(jti: &str) -> Revocation<'_> {
+    Revocation { tenant: "default", issuer: ISSUER, jti, expires_at: UnixSeconds(NOW.0 + 3600) }
+}
+
+/// Measures `routine` in the CPU time of this thread.
+fn on_cpu<T>(bencher: &mut Bencher<'_>, mut routine: impl FnMut() -> T) {
+    bencher.iter_custom(|iterations| {
+        let started = cpu_time();
+        for _ in 0..iterations {
+            black_box(routine());
+        }
+        cpu_time().saturating_sub(started)
+    });
+}
+
+fn cpu_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec.cast_unsigned(), u32::try_from(time.tv_nsec).expect("below a second"))
+}
+
+fn entries() -> u64 {
+    std::env::var("EDGATE_BENCH_ENTRIES").ok().and_then(|text| text.parse().ok()).unwrap_or(10_000_000)
+}
+
+fn fill(view: &View, entries: u64) -> Duration {
+    let started = cpu_time();
+    let mut name = Name::new();
+    for number in 0..entries {
+        view.apply([revocation(name.set(number))], NOW);
+    }
+    cpu_time().saturating_sub(started)
+}
+
+fn look_up(criterion: &mut Criterion) {
+    let entries = entries();
+    let view = View::new(b"a seed for bench");
+    let grown = fill(&view, entries);
+    let bytes_each = view.bytes() as f64 / entries as f64;
+    println!(
+        "{entries} entries one by one from empty: {grown:.2?}, {bytes_each:.1} bytes each (moving: {})",
+        view.is_moving()
+    );
+    // The table asked for in advance, as at start-up.
+    let view = View::with_capacity(b"a seed for bench", usize::try_from(entries).expect("64 bit"));
+    let filled = fill(&view, entries);
+    let bytes_each = view.bytes() as f64 / entries as f64;
+    println!("{entries} entries into a table of their size: {filled:.2?}, {bytes_each:.1} bytes each");
+
+    let mut group = criterion.benchmark_group("revocation/look_up");
+    group.throughput(Throughput::Elements(1));
+    let mut name = Name::new();
+    let mut number = 0;
+    group.bench_function("naming_only", |bencher| {
+        on_cpu(bencher, || {
+            number += 1;
+            black_box(name.set(number));
+        });
+    });
+    group.bench_function("absent", |bencher| {
+        on_cpu(bencher, || {
+            number += 1;
+            let status = view.check("default", ISSUER, name.set(entries + number), NOW);
+            assert_eq!(black_box(status), Status::Clear);
+        });
+    });
+    let realm = view.realm("default", ISSUER);
+    group.bench_function("absent_known_issuer", |bencher| {
+        on_cpu(bencher, || {
+            number += 1;
+            let status = view.check_in(realm, name.set(entries + number), NOW);
+            assert_eq!(black_box(status), Status::Clear);
+        });
+    });
+    group.bench_function("present", |bencher| {
+        on_cpu(bencher, || {
+            number = (number + 7_654_321) % entries;
+            let status = view.check("default", ISSUER, name.set(number), NOW);
+            assert_eq!(black_box(status), Status::Revoked);
+        });
+    });
+    group.finish();
+
+    let mut group = criterion.benchmark_group("revocation/look_up_small");
+    let small = View::new(b"a seed for bench");
+    fill(&small, 1000);
+    group.bench_function("absent", |bencher| {
+        on_cpu(bencher, || {
+            number += 1;
+            black_box(small.check("default", ISSUER, name.set(entries + number), NOW))
+        });
+    });
+    group.finish();
+}
+
+criterion_group! {
+    name = benches;
+    config = Criterion::default().sample_size(30).measurement_time(Duration::from_secs(3));
+    targets = look_up
+}
+criterion_main!(benches);

@@ -1,0 +1,57 @@
+//! What a key may be used for.
+
+use std::fmt;
+
+/// What a key may be used for. Stored in key files and named in errors and audit records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Purpose {
+    /// Signs checkpoints of the audit log.
+    AuditCheckpoint,
+    /// Signs the tokens this node issues.
+    TokenSigning,
+}
+
+impl Purpose {
+    /// The stable name written into key files.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::AuditCheckpoint => "audit-checkpoint",
+            Self::TokenSigning => "token-signing",
+        }
+    }
+
+    /// The purpose a key file names.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::AuditCheckpoint, Self::TokenSigning].into_iter().find(|purpose| purpose.name() == name)
+    }
+}
+
+impl fmt::Display for Purpose {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A purpose as a type: `Signer<TokenSigning>` and `Signer<AuditCheckpoint>` cannot be confused.
+pub trait KeyPurpose: Send + Sync + 'static {
+    /// The same purpose as a value.
+    const PURPOSE: Purpose;
+}
+
+/// Type of the keys that sign checkpoints of the audit log.
+#[derive(Debug, Clone, Copy)]
+pub enum AuditCheckpoint {}
+
+/// Type of the keys that sign tokens.
+#[derive(Debug, Clone, Copy)]
+pub enum TokenSigning {}
+
+impl KeyPurpose for AuditCheckpoint {
+    const PURPOSE: Purpose = Purpose::AuditCheckpoint;
+}
+
+impl KeyPurpose for TokenSigning {
+    const PURPOSE: Purpose = Purpose::TokenSigning;
+}

@@ -1,0 +1,163 @@
+//! The handle through which everything is signed.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::time::Instant;
+
+use ed25519_dalek::{Signature, VerifyingKey};
+
+use crate::{HsmError, KeyPurpose, Purpose, SoftwareKey};
+
+/// A handle to one Ed25519 key for the purpose `P`. Cheap to clone; shared by threads.
+pub struct Signer<P> {
+    shared: Arc<Shared>,
+    purpose: PhantomData<fn() -> P>,
+}
+
+/// Where the private key lives.
+enum Provider {
+    Software(SoftwareKey),
+}
+
+struct Shared {
+    provider: Provider,
+    // Pinned when the key was opened. A provider that signs with another key is caught, not believed.
+    verifying_key: VerifyingKey,
+}
+
+impl<P: KeyPurpose> Signer<P> {
+    /// A signer over a key file.
+    ///
+    /// # Errors
+    /// [`HsmError::Purpose`] if the file was made for something else than `P`.
+    pub fn software(key: SoftwareKey) -> Result<Self, HsmError> {
+        if key.purpose() != P::PURPOSE {
+            return Err(HsmError::Purpose {
+                path: key.path().to_owned(),
+                found: key.purpose(),
+                wanted: P::PURPOSE,
+            });
+        }
+        let verifying_key = key.verifying_key();
+        let shared = Shared { provider: Provider::Software(key), verifying_key };
+        Ok(Self { shared: Arc::new(shared), purpose: PhantomData })
+    }
+
+    /// What this key may sign.
+    #[must_use]
+    pub fn purpose(&self) -> Purpose {
+        P::PURPOSE
+    }
+
+    /// The public key, in the encoding of RFC 8032 §5.1.2.
+    #[must_use]
+    pub fn public_key(&self) -> [u8; 32] {
+        self.shared.verifying_key.to_bytes()
+    }
+
+    /// Signs `message` with pure Ed25519 (RFC 8032 §5.1.6). May block until `deadline`.
+    ///
+    /// The signature is verified against the pinned public key first: a wrong key, a faulty module or a flipped bit
+    /// during signing (which would leak the private key) never leaves this function.
+    ///
+    /// # Errors
+    /// [`HsmError::DeadlinePassed`] without having signed; [`HsmError::SignatureFault`] after discarding a signature.
+    pub fn sign(&self, message: &[u8], deadline: Instant) -> Result<[u8; 64], HsmError> {
+        if Instant::now() >= deadline {
+            return Err(HsmError::DeadlinePassed { purpose: P::PURPOSE });
+        }
+        let signature = match &self.shared.provider {
+            Provider::Software(key) => key.sign(message),
+        };
+        self.release(message, signature)
+    }
+
+    /// The only way out for a signature.
+    fn release(&self, message: &[u8], signature: [u8; 64]) -> Result<[u8; 64], HsmError> {
+        match self.shared.verifying_key.verify_strict(message, &Signature::from_bytes(&signature)) {
+            Ok(()) => Ok(signature),
+            Err(_) => Err(HsmError::SignatureFault { purpose: P::PURPOSE }),
+        }
+    }
+}
+
+impl<P> Clone for Signer<P> {
+    fn clone(&self) -> Self {
+        Self { shared: Arc::clone(&self.shared), purpose: PhantomData }
+    }
+}
+
+impl<P: KeyPurpose> fmt::Debug for Signer<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let provider = match &self.shared.provider {
+            Provider::Software(_) => "software",
+        };
+        f.debug_struct("Signer")
+            .field("purpose", &P::PURPOSE)
+            .field("provider", &provider)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{AuditCheckpoint, TokenSigning};
+
+    fn in_a_minute() -> Instant {
+        Instant::now() + Duration::from_secs(60)
+    }
+
+    fn signer(dir: &tempfile::TempDir) -> Signer<TokenSigning> {
+        let path = dir.path().join("signing-key.pem");
+        Signer::software(SoftwareKey::create(&path, Purpose::TokenSigning).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn a_signature_verifies_under_the_public_key() {
+        let dir = tempfile::tempdir().unwrap();
+        let signer = signer(&dir);
+        let signature = signer.sign(b"message", in_a_minute()).unwrap();
+        let verifying_key = VerifyingKey::from_bytes(&signer.public_key()).unwrap();
+        verifying_key.verify_strict(b"message", &Signature::from_bytes(&signature)).unwrap();
+    }
+
+    #[test]
+    fn a_corrupted_signature_is_never_released() {
+        let dir = tempfile::tempdir().unwrap();
+        let signer = signer(&dir);
+        let good = signer.sign(b"message", in_a_minute()).unwrap();
+        for byte in 0..64 {
+            let mut corrupted = good;
+            corrupted[byte] ^= 1;
+            assert!(matches!(signer.release(b"message", corrupted), Err(HsmError::SignatureFault { .. })));
+        }
+        assert!(matches!(signer.release(b"other", good), Err(HsmError::SignatureFault { .. })));
+    }
+
+    #[test]
+    fn nothing_is_signed_after_the_deadline() {
+        let dir = tempfile::tempdir().unwrap();
+        let outcome = signer(&dir).sign(b"message", Instant::now());
+        assert!(matches!(outcome, Err(HsmError::DeadlinePassed { .. })));
+    }
+
+    #[test]
+    fn a_token_key_cannot_become_a_checkpoint_signer() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("signing-key.pem");
+        let key = SoftwareKey::create(&path, Purpose::TokenSigning).unwrap();
+        let message = Signer::<AuditCheckpoint>::software(key).unwrap_err().to_string();
+        assert!(message.contains("token-signing key and may not be used for audit-checkpoint"), "{message}");
+    }
+
+    #[test]
+    fn debug_output_holds_no_key() {
+        let dir = tempfile::tempdir().unwrap();
+        let text = format!("{:?}", signer(&dir));
+        assert_eq!(text, "Signer { purpose: TokenSigning, provider: \"software\", .. }");
+    }
+}

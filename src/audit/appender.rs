@@ -1,0 +1,433 @@
+//! The face a shard sees: encode and hash the body here, hand the batch over, learn when it is safe.
+//!
+//! Nothing here blocks or takes a lock. A batch is one growing buffer of finished record layouts; `submit` moves it
+//! into the appender's own bounded ring and wakes the sequencer only if it sleeps. The sequencer completes the
+//! records in place, stores them, publishes how far it came, wakes the owner once, and gives the buffer back.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering, fence},
+    },
+    task::{Wake, Waker},
+    thread::Thread,
+    time::{Duration, Instant},
+};
+
+use atomic_waker::AtomicWaker;
+use crossbeam::{queue::ArrayQueue, utils::CachePadded};
+
+use super::{
+    body::{self, Body},
+    error::{AuditError, AuditFailure, FailureKind},
+    event::{BATCH_ITEMS_MAX, Event},
+    id::RecordId,
+    record::{BODY_BYTES_MAX, FLAG_CRITICAL, FLAG_REDACTABLE, HEADER_BYTES, stored_len},
+    schema::Kind,
+    tag::TagKey,
+    writer::finish_record,
+};
+
+/// When an event counts as safe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ack {
+    /// Stored in the log: survives the death of the process.
+    Recorded,
+    /// Flushed: survives the loss of power.
+    Durable,
+}
+
+/// One owner's way into the log. `Send`, not shared: each shard has its own.
+pub struct Appender {
+    shared: Arc<Shared>,
+    core: u16,
+    tags: Arc<TagKey>,
+    // The batch being filled; moved out by `submit`.
+    batch: Batch,
+    // The last `core_seq` given out, to events and to lost events alike.
+    core_seq: u64,
+    // Records and bytes ever appended; what is not yet recorded of them waits.
+    records: u64,
+    bytes: u64,
+    lost: Option<Lost>,
+}
+
+/// Records of one appender, laid out back to back, all of them waiting for the sequencer's fields.
+#[derive(Default)]
+pub(super) struct Batch {
+    pub(super) bytes: Vec<u8>,
+    /// Whether someone waits for these records to be durable.
+    pub(super) durable: bool,
+}
+
+/// Events that never reached the sequencer.
+struct Lost {
+    first_core_seq: u64,
+    events: u64,
+    since: Instant,
+    cause: &'static str,
+}
+
+/// What appenders and the log's threads share.
+pub(super) struct Shared {
+    pub(super) boot: u64,
+    /// One per appender: the shards', then the control plane's, then the sealer's.
+    pub(super) lanes: Vec<CachePadded<Lane>>,
+    /// Lanes below this belong to shards and wait when only critical records can be written.
+    pub(super) shards: usize,
+    pub(super) doorbell: Doorbell,
+    gate: AtomicU8,
+    failure: Mutex<Option<AuditFailure>>,
+    queue_bytes: u64,
+}
+
+/// One appender's ring and acknowledgements.
+pub(super) struct Lane {
+    pub(super) ring: ArrayQueue<Batch>,
+    // Emptied buffers on their way back.
+    pub(super) spare: ArrayQueue<Vec<u8>>,
+    // Written by the sequencer, read by the owner: highest core_seq stored, and the records and bytes up to it.
+    pub(super) recorded: AtomicU64,
+    pub(super) recorded_records: AtomicU64,
+    pub(super) recorded_bytes: AtomicU64,
+    // Written by the flusher, read by the owner: highest core_seq flushed.
+    pub(super) durable: AtomicU64,
+    // Written by the owner, read by the flusher: the highest core_seq whose flush someone waits for.
+    durable_wanted: AtomicU64,
+    waker: AtomicWaker,
+}
+
+impl Appender {
+    pub(super) fn new(shared: Arc<Shared>, core: u16, tags: Arc<TagKey>) -> Self {
+        Self { shared, core, tags, batch: Batch::default(), core_seq: 0, records: 0, bytes: 0, lost: None }
+    }
+
+    /// Encodes and hashes `event` into the current batch and returns its id. It is handed over by [`Self::submit`].
+    ///
+    /// # Errors
+    /// [`AuditError::Refused`] while the writer is shut, [`AuditError::QueueFull`] when too much is waiting: the
+    /// event is then counted, and a GAP record names the count when the next event gets through. The caller must
+    /// not act as if the event had been recorded. [`AuditError::BodyTooLong`] and [`AuditError::BatchTooLong`] are
+    /// the caller's mistakes and leave no gap.
+    pub fn append(&mut self, event: &Event<'_>, ack: Ack) -> Result<RecordId, AuditError> {
+        if let Event::DecisionBatch(batch) = event
+            && batch.items.len() > BATCH_ITEMS_MAX
+        {
+            return Err(AuditError::BatchTooLong { len: batch.items.len() });
+        }
+        let tags = Arc::clone(&self.tags);
+        self.append_with(event.kind(), event.epoch(), ack, |out| body::encode(event, &tags, out))
+    }
+
+    /// Appends a record whose body `fill` writes; for the log's own threads.
+    pub(super) fn append_own(
+        &mut self,
+        kind: Kind,
+        fill: impl FnOnce(&mut Body<'_>),
+    ) -> Result<RecordId, AuditError> {
+        self.append_with(kind, 0, Ack::Recorded, |out| {
+            let mut body = Body::begin(out);
+            fill(&mut body);
+            body.end();
+        })
+    }
+
+    fn append_with(
+        &mut self,
+        kind: Kind,
+        epoch: u32,
+        ack: Ack,
+        encode: impl FnOnce(&mut Vec<u8>),
+    ) -> Result<RecordId, AuditError> {
+        if let Err(error) = self.admit() {
+            self.count_lost(&error);
+            return Err(error);
+        }
+        if let Some(lost) = self.lost.take() {
+            self.push_gap(&lost);
+        }
+        let start = self.batch.bytes.len();
+        self.batch.bytes.resize(start + HEADER_BYTES, 0);
+        encode(&mut self.batch.bytes);
+        let len = self.batch.bytes.len() - start - HEADER_BYTES;
+        if len > BODY_BYTES_MAX {
+            self.batch.bytes.truncate(start);
+            return Err(AuditError::BodyTooLong { len });
+        }
+        self.core_seq += 1;
+        let flags = if kind.is_critical() { FLAG_CRITICAL } else { 0 }
+            | if kind.is_redactable() { FLAG_REDACTABLE } else { 0 };
+        finish_record(&mut self.batch.bytes, start, kind, flags, self.core, self.core_seq, epoch);
+        self.records += 1;
+        self.bytes += stored_len(len) as u64;
+        self.batch.durable |= ack == Ack::Durable;
+        Ok(RecordId { boot: self.shared.boot, core: self.core, core_seq: self.core_seq })
+    }
+
+    /// Hands the batch over. Call it once per batch; an empty batch costs nothing.
+    pub fn submit(&mut self) {
+        if self.batch.bytes.is_empty() {
+            return;
+        }
+        let lane = &self.shared.lanes[usize::from(self.core)];
+        if self.batch.durable {
+            lane.durable_wanted.store(self.core_seq, Ordering::Release);
+        }
+        let spare = lane.spare.pop().unwrap_or_default();
+        let batch = std::mem::replace(&mut self.batch, Batch { bytes: spare, durable: false });
+        // A batch holds at least one event, and `admit` keeps the events in flight below the ring's length.
+        assert!(lane.ring.push(batch).is_ok(), "the ring takes as many batches as events may be in flight");
+        self.shared.doorbell.ring();
+    }
+
+    /// The highest `core_seq` of this appender that is safe in the sense of `ack`; 0 when none is.
+    #[must_use]
+    pub fn acknowledged(&self, ack: Ack) -> u64 {
+        let lane = &self.shared.lanes[usize::from(self.core)];
+        match ack {
+            Ack::Recorded => lane.recorded.load(Ordering::Acquire),
+            Ack::Durable => lane.durable.load(Ordering::Acquire),
+        }
+    }
+
+    /// Why the writer is shut for this appender, if it is. Events not acknowledged by then may or may not be in the
+    /// log. The control plane's appender still gets through while shards wait for space or for a signature.
+    #[must_use]
+    pub fn failure(&self) -> Option<AuditFailure> {
+        self.shared.refusal(usize::from(self.core))
+    }
+
+    /// Has `waker` woken when an acknowledgement advances or the writer fails. One waker at a time; register, then
+    /// look, then wait.
+    pub fn register(&self, waker: &Waker) {
+        self.shared.lanes[usize::from(self.core)].waker.register(waker);
+    }
+
+    /// The id the next successful [`Self::append`] will return.
+    #[must_use]
+    pub fn peek_id(&self) -> RecordId {
+        let gap = u64::from(self.lost.is_some());
+        RecordId { boot: self.shared.boot, core: self.core, core_seq: self.core_seq + gap + 1 }
+    }
+
+    /// Blocks the calling thread until `id` is safe; for callers that have nothing else to do. Submits first.
+    ///
+    /// # Errors
+    /// [`AuditError::Refused`] when the writer fails, [`AuditError::DeadlinePassed`].
+    pub fn wait(&mut self, id: RecordId, ack: Ack, timeout: Duration) -> Result<(), AuditError> {
+        self.submit();
+        let deadline = Instant::now() + timeout;
+        let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+        loop {
+            self.register(&waker);
+            if self.acknowledged(ack) >= id.core_seq {
+                return Ok(());
+            }
+            if let Some(failure) = self.failure() {
+                return Err(AuditError::Refused(failure));
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(AuditError::DeadlinePassed);
+            }
+            std::thread::park_timeout(left);
+        }
+    }
+
+    /// Whether one more event may be taken.
+    fn admit(&self) -> Result<(), AuditError> {
+        if let Some(failure) = self.failure() {
+            return Err(AuditError::Refused(failure));
+        }
+        let lane = &self.shared.lanes[usize::from(self.core)];
+        let records = self.records - lane.recorded_records.load(Ordering::Acquire);
+        let bytes = self.bytes - lane.recorded_bytes.load(Ordering::Acquire);
+        // One place is kept for the GAP record that may have to go first.
+        if records + 1 >= lane.ring.capacity() as u64 || bytes >= self.shared.queue_bytes {
+            return Err(AuditError::QueueFull);
+        }
+        Ok(())
+    }
+
+    /// Gives the lost event a `core_seq`, so that the hole shows even if no GAP record follows.
+    fn count_lost(&mut self, error: &AuditError) {
+        let cause = match error {
+            AuditError::Refused(failure) => failure.kind.name(),
+            _ => "queue_full",
+        };
+        self.core_seq += 1;
+        match &mut self.lost {
+            Some(lost) => lost.events += 1,
+            None => {
+                self.lost =
+                    Some(Lost { first_core_seq: self.core_seq, events: 1, since: Instant::now(), cause });
+            }
+        }
+    }
+
+    fn push_gap(&mut self, lost: &Lost) {
+        let start = self.batch.bytes.len();
+        self.batch.bytes.resize(start + HEADER_BYTES, 0);
+        let mut body = Body::begin(&mut self.batch.bytes);
+        body.uint(1, lost.first_core_seq);
+        body.uint(2, lost.events);
+        body.uint(3, u64::try_from(lost.since.elapsed().as_millis()).unwrap_or(u64::MAX));
+        body.text(4, lost.cause);
+        body.end();
+        self.core_seq += 1;
+        finish_record(&mut self.batch.bytes, start, Kind::Gap, FLAG_CRITICAL, self.core, self.core_seq, 0);
+        self.records += 1;
+        self.bytes += (self.batch.bytes.len() - start) as u64;
+    }
+}
+
+impl Shared {
+    pub(super) fn new(boot: u64, lanes: usize, shards: usize, events_max: usize, queue_bytes: u64) -> Self {
+        Self {
+            boot,
+            lanes: (0..lanes).map(|_| CachePadded::new(Lane::new(events_max))).collect(),
+            shards,
+            doorbell: Doorbell::default(),
+            gate: AtomicU8::new(GATE_OPEN),
+            failure: Mutex::new(None),
+            queue_bytes,
+        }
+    }
+
+    pub(super) fn failure(&self) -> Option<AuditFailure> {
+        if self.gate.load(Ordering::Acquire) == GATE_OPEN {
+            return None;
+        }
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The failure, if it concerns this lane.
+    fn refusal(&self, lane: usize) -> Option<AuditFailure> {
+        match self.gate.load(Ordering::Acquire) {
+            GATE_OPEN => None,
+            GATE_CRITICAL if lane >= self.shards => None,
+            _ => self.failure(),
+        }
+    }
+
+    /// Shuts the writer for the life of the process; only the first failure counts.
+    pub(super) fn fail(&self, failure: AuditFailure) {
+        self.shut(failure, GATE_SHUT);
+    }
+
+    /// Shuts the shards out until [`Self::reopen`]; the control plane and the sealer still get through.
+    pub(super) fn restrict(&self, failure: AuditFailure) {
+        debug_assert!(!failure.kind.is_permanent());
+        self.shut(failure, GATE_CRITICAL);
+    }
+
+    /// Ends a restriction of this kind.
+    pub(super) fn reopen(&self, kind: FailureKind) {
+        let mut current = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+        if current.as_ref().is_some_and(|failure| failure.kind == kind) {
+            *current = None;
+            self.gate.store(GATE_OPEN, Ordering::Release);
+        }
+    }
+
+    fn shut(&self, failure: AuditFailure, gate: u8) {
+        {
+            let mut current = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+            if current.as_ref().is_some_and(|earlier| earlier.kind.is_permanent() || gate == GATE_CRITICAL) {
+                return;
+            }
+            *current = Some(failure);
+            self.gate.store(gate, Ordering::Release);
+        }
+        self.lanes.iter().for_each(|lane| lane.waker.wake());
+        self.doorbell.ring();
+    }
+}
+
+impl Lane {
+    fn new(events_max: usize) -> Self {
+        Self {
+            ring: ArrayQueue::new(events_max),
+            spare: ArrayQueue::new(SPARES),
+            recorded: AtomicU64::new(0),
+            recorded_records: AtomicU64::new(0),
+            recorded_bytes: AtomicU64::new(0),
+            durable: AtomicU64::new(0),
+            durable_wanted: AtomicU64::new(0),
+            waker: AtomicWaker::new(),
+        }
+    }
+
+    /// Publishes that `records` more are stored, up to `core_seq`, and wakes the owner.
+    pub(super) fn publish_recorded(&self, core_seq: u64, records: u64, bytes: u64) {
+        self.recorded_records.fetch_add(records, Ordering::Release);
+        self.recorded_bytes.fetch_add(bytes, Ordering::Release);
+        self.recorded.store(core_seq, Ordering::Release);
+        self.waker.wake();
+    }
+
+    /// Publishes that records up to `core_seq` are flushed, and wakes the owner if it waits for that.
+    pub(super) fn publish_durable(&self, core_seq: u64) {
+        let before = self.durable.load(Ordering::Relaxed);
+        if before < core_seq {
+            self.durable.store(core_seq, Ordering::Release);
+            // Those who wait only for `recorded` are left alone.
+            if self.durable_wanted.load(Ordering::Acquire) > before {
+                self.waker.wake();
+            }
+        }
+    }
+}
+
+/// Wakes the sequencer if, and only if, it sleeps.
+#[derive(Default)]
+pub(super) struct Doorbell {
+    asleep: AtomicBool,
+    sleeper: Mutex<Option<Thread>>,
+}
+
+impl Doorbell {
+    /// Names the thread to wake: the calling one.
+    pub(super) fn answer_here(&self) {
+        *self.sleeper.lock().unwrap_or_else(PoisonError::into_inner) = Some(std::thread::current());
+    }
+
+    pub(super) fn ring(&self) {
+        // Orders the push before the look at `asleep`; `sleep_unless` orders its store before its look at the rings.
+        fence(Ordering::SeqCst);
+        if self.asleep.load(Ordering::Relaxed) && self.asleep.swap(false, Ordering::AcqRel) {
+            let sleeper = self.sleeper.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(thread) = sleeper.as_ref() {
+                thread.unpark();
+            }
+        }
+    }
+
+    /// Sleeps until rung, or until `timeout`, unless `work` is already there.
+    pub(super) fn sleep_unless(&self, timeout: Option<Duration>, work: impl FnOnce() -> bool) {
+        self.asleep.store(true, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        if !work() {
+            match timeout {
+                Some(timeout) => std::thread::park_timeout(timeout),
+                None => std::thread::park(),
+            }
+        }
+        self.asleep.store(false, Ordering::Relaxed);
+    }
+}
+
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+const GATE_OPEN: u8 = 0;
+const GATE_CRITICAL: u8 = 1;
+const GATE_SHUT: u8 = 2;
+
+/// Emptied buffers kept per lane.
+const SPARES: usize = 4;

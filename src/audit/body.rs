@@ -1,0 +1,288 @@
+//! Bodies of records: deterministic CBOR maps with the integer keys of `schema.rs`, written in ascending order.
+
+use minicbor::Encoder;
+
+use super::{
+    event::{
+        AdminEvent, BatchEvent, BatchItem, ChangeEvent, DecisionEvent, EraseEvent, Event, ExportEvent,
+        IssueEvent, KID_BYTES_MAX, RevokeEvent, StartEvent, VerifyRunEvent,
+    },
+    id::RecordId,
+    tag::{TagField, TagKey},
+};
+
+/// Appends the body of `event` to `out`.
+pub(super) fn encode(event: &Event<'_>, tags: &TagKey, out: &mut Vec<u8>) {
+    let mut map = Body::begin(out);
+    let body = &mut map;
+    match event {
+        Event::Admin(event) => admin(body, event),
+        Event::ConfigChange(event) | Event::KeyChange(event) | Event::KeyRotate(event) => change(body, event),
+        Event::Decision(event) => decision(body, event, tags),
+        Event::DecisionBatch(event) => batch(body, event, tags),
+        Event::Erase(event) => erase(body, event),
+        Event::Export(event) => export(body, event),
+        Event::Issue(event) => issue(body, event, tags),
+        Event::Revoke(event) => revoke(body, event, tags),
+        Event::Start(event) => start(body, event),
+        Event::Stop(event) => {
+            body.text(1, event.reason);
+        }
+        Event::VerifyRun(event) => verify_run(body, event),
+    }
+    map.end();
+}
+
+fn decision(body: &mut Body<'_>, event: &DecisionEvent<'_>, tags: &TagKey) {
+    body.uint(1, u64::from(event.surface));
+    body.uint(2, u64::from(event.decision.code()));
+    body.text_if(3, event.issuer);
+    body.text_if(4, cut(event.kid, KID_BYTES_MAX));
+    body.text_if(5, event.tenant);
+    body.tag_if(6, tags, TagField::Subject, event.subject);
+    body.tag_if(7, tags, TagField::Jti, event.jti);
+    client(body, 8, tags, event.client);
+    body.uint(9, event.revocation_epoch);
+    body.uint(10, u64::from(event.latency_us));
+    body.uint_if(11, event.expires.map(|at| at.0));
+    body.text_if(12, event.caller);
+}
+
+fn batch(body: &mut Body<'_>, event: &BatchEvent<'_>, tags: &TagKey) {
+    body.uint(1, u64::from(event.surface));
+    body.text_if(5, event.tenant);
+    client(body, 8, tags, event.client);
+    body.uint(9, event.revocation_epoch);
+    body.uint(10, u64::from(event.latency_us));
+    body.text_if(12, event.caller);
+    body.key(13);
+    infallible(Encoder::new(&mut *body.out).array(event.items.len() as u64));
+    for item in event.items {
+        batch_item(body.out, item, tags);
+    }
+}
+
+fn batch_item(out: &mut Vec<u8>, item: &BatchItem<'_>, tags: &TagKey) {
+    let mut body = Body::begin(out);
+    body.uint(2, u64::from(item.decision.code()));
+    body.text_if(3, cut(item.issuer, ITEM_TEXT_BYTES_MAX));
+    body.text_if(4, cut(item.kid, ITEM_TEXT_BYTES_MAX));
+    body.tag_if(6, tags, TagField::Subject, item.subject);
+    body.tag_if(7, tags, TagField::Jti, item.jti);
+    body.uint_if(11, item.expires.map(|at| at.0));
+    body.end();
+}
+
+fn issue(body: &mut Body<'_>, event: &IssueEvent<'_>, tags: &TagKey) {
+    body.uint(1, event.phase.code());
+    body.text(2, event.actor);
+    body.text(3, event.issuer);
+    body.text(4, event.kid);
+    body.text_if(5, event.tenant);
+    body.tag_if(6, tags, TagField::Subject, Some(event.subject));
+    body.tag_if(7, tags, TagField::Jti, Some(event.jti));
+    body.uint(8, event.issued_at.0);
+    body.uint(9, event.expires.0);
+    body.key(10);
+    infallible(Encoder::new(&mut *body.out).array(event.scope.len() as u64));
+    for name in event.scope {
+        infallible(Encoder::new(&mut *body.out).str(name));
+    }
+    body.intent(11, event.intent);
+    body.text_if(12, event.failure.unwrap_or(""));
+}
+
+fn revoke(body: &mut Body<'_>, event: &RevokeEvent<'_>, tags: &TagKey) {
+    body.uint(1, event.phase.code());
+    body.text(2, event.actor);
+    body.text_if(3, event.issuer);
+    body.text(4, event.target_kind);
+    body.text_if(5, event.tenant);
+    let field = match event.target_kind {
+        "jti" => Some(TagField::Jti),
+        "subject" => Some(TagField::Subject),
+        "session" => Some(TagField::Session),
+        _ => None,
+    };
+    match field {
+        Some(field) => body.tag_if(6, tags, field, Some(event.target)),
+        None => body.text(7, event.target),
+    }
+    body.text_if(8, event.reason.unwrap_or(""));
+    body.uint_if(9, event.until.map(|at| at.0));
+    body.uint_if(10, event.revocation_epoch);
+    body.intent(11, event.intent);
+    body.text_if(12, event.failure.unwrap_or(""));
+}
+
+fn start(body: &mut Body<'_>, event: &StartEvent<'_>) {
+    body.text(1, event.version);
+    if let Some(digest) = event.config_digest {
+        body.bytes(2, digest);
+    }
+    body.uint(3, u64::from(event.shards));
+    body.text_if(4, event.detail);
+}
+
+fn change(body: &mut Body<'_>, event: &ChangeEvent<'_>) {
+    body.uint(1, event.phase.code());
+    body.text(2, event.actor);
+    body.text(3, event.what);
+    body.text(4, event.before);
+    body.text(5, event.after);
+    body.intent(11, event.intent);
+}
+
+fn admin(body: &mut Body<'_>, event: &AdminEvent<'_>) {
+    body.uint(1, event.phase.code());
+    body.text(2, event.actor);
+    body.text(3, event.action);
+    body.text_if(4, event.target);
+    body.text_if(5, event.detail);
+    body.intent(11, event.intent);
+}
+
+fn erase(body: &mut Body<'_>, event: &EraseEvent<'_>) {
+    body.uint(1, event.seq);
+    body.bytes(2, event.body_digest);
+    body.text(3, event.authority);
+    body.text(4, event.reason);
+}
+
+fn export(body: &mut Body<'_>, event: &ExportEvent<'_>) {
+    body.text(1, event.actor);
+    body.text(2, event.filter);
+    body.uint(3, event.rows);
+    body.bytes(4, event.digest);
+}
+
+fn verify_run(body: &mut Body<'_>, event: &VerifyRunEvent<'_>) {
+    body.text(1, event.actor);
+    body.text(2, event.mode);
+    body.uint(3, event.from_seq);
+    body.uint(4, event.records);
+    body.uint(5, event.breaks);
+    body.text_if(6, event.first_class);
+}
+
+fn client(body: &mut Body<'_>, key: u8, tags: &TagKey, address: Option<std::net::IpAddr>) {
+    match address {
+        None => {}
+        Some(std::net::IpAddr::V4(address)) => {
+            body.bytes(key, &tags.tag(TagField::Client, &address.octets()));
+        }
+        Some(std::net::IpAddr::V6(address)) => {
+            body.bytes(key, &tags.tag(TagField::Client, &address.octets()));
+        }
+    }
+}
+
+/// A map under construction. Its one-byte head is patched with the entry count at the end.
+pub(super) struct Body<'a> {
+    out: &'a mut Vec<u8>,
+    head: usize,
+    entries: u8,
+    last_key: Option<u8>,
+}
+
+impl<'a> Body<'a> {
+    pub(super) fn begin(out: &'a mut Vec<u8>) -> Self {
+        let head = out.len();
+        out.push(EMPTY_MAP);
+        Self { out, head, entries: 0, last_key: None }
+    }
+
+    pub(super) fn uint(&mut self, key: u8, value: u64) {
+        self.key(key);
+        infallible(Encoder::new(&mut *self.out).u64(value));
+    }
+
+    pub(super) fn uint_if(&mut self, key: u8, value: Option<u64>) {
+        if let Some(value) = value {
+            self.uint(key, value);
+        }
+    }
+
+    pub(super) fn boolean(&mut self, key: u8, value: bool) {
+        self.key(key);
+        infallible(Encoder::new(&mut *self.out).bool(value));
+    }
+
+    /// Text is cut to [`TEXT_BYTES_MAX`], so that no caller can outgrow a record.
+    pub(super) fn text(&mut self, key: u8, value: &str) {
+        self.key(key);
+        infallible(Encoder::new(&mut *self.out).str(cut(value, TEXT_BYTES_MAX)));
+    }
+
+    pub(super) fn text_if(&mut self, key: u8, value: &str) {
+        if !value.is_empty() {
+            self.text(key, value);
+        }
+    }
+
+    /// Text that must be stored whole: a signed note. The caller bounds it.
+    pub(super) fn text_whole(&mut self, key: u8, value: &str) {
+        self.key(key);
+        infallible(Encoder::new(&mut *self.out).str(value));
+    }
+
+    pub(super) fn texts(&mut self, key: u8, values: &[String]) {
+        self.key(key);
+        infallible(Encoder::new(&mut *self.out).array(values.len() as u64));
+        for value in values {
+            infallible(Encoder::new(&mut *self.out).str(cut(value, TEXT_BYTES_MAX)));
+        }
+    }
+
+    pub(super) fn bytes(&mut self, key: u8, value: &[u8]) {
+        self.key(key);
+        infallible(Encoder::new(&mut *self.out).bytes(value));
+    }
+
+    fn tag_if(&mut self, key: u8, tags: &TagKey, field: TagField, value: Option<&str>) {
+        if let Some(value) = value {
+            let tag = tags.tag(field, value.as_bytes());
+            self.bytes(key, &tag);
+        }
+    }
+
+    fn intent(&mut self, key: u8, intent: Option<RecordId>) {
+        if let Some(id) = intent {
+            self.text(key, &id.to_string());
+        }
+    }
+
+    fn key(&mut self, key: u8) {
+        assert!(self.last_key.is_none_or(|last| last < key), "body keys ascend");
+        self.last_key = Some(key);
+        self.entries += 1;
+        infallible(Encoder::new(&mut *self.out).u8(key));
+    }
+
+    pub(super) fn end(self) {
+        assert!(self.entries <= ENTRIES_MAX, "the map's head is one byte");
+        self.out[self.head] = EMPTY_MAP | self.entries;
+    }
+}
+
+/// `text`, or as much of it as fits `bytes_max` without splitting a character.
+fn cut(text: &str, bytes_max: usize) -> &str {
+    &text[..text.floor_char_boundary(bytes_max)]
+}
+
+/// Writing CBOR to memory cannot fail: `Vec<u8>` has no error.
+fn infallible<T>(result: Result<T, minicbor::encode::Error<std::convert::Infallible>>) {
+    result.map(|_| ()).expect("a vector takes every write");
+}
+
+/// Initial byte of a map without entries (major type 5).
+const EMPTY_MAP: u8 = 0xA0;
+
+/// Entries whose count still fits the initial byte (RFC 8949 §3).
+const ENTRIES_MAX: u8 = 23;
+
+/// The longest text of a body. Longer values are cut: a record must never fail for the length of a name.
+const TEXT_BYTES_MAX: usize = 1024;
+
+/// The longest text inside one sub-decision: 256 of them must fit a body.
+const ITEM_TEXT_BYTES_MAX: usize = 64;

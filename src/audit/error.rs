@@ -1,0 +1,177 @@
+//! How the log fails: errors of a call, and the failure that shuts the writer.
+
+use std::{
+    fmt, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+/// Why a call on the log did not succeed.
+#[derive(Debug, thiserror::Error)]
+pub enum AuditError {
+    /// A batch event has more decisions than one record takes.
+    #[error("batch event of {len} decisions is above the limit of {limit}", limit = super::event::BATCH_ITEMS_MAX)]
+    BatchTooLong {
+        /// Decisions in the event.
+        len: usize,
+    },
+    /// The body is longer than a record may hold.
+    #[error("event body of {len} bytes is above the limit of {limit}", limit = super::record::BODY_BYTES_MAX)]
+    BodyTooLong {
+        /// Bytes of the encoded body.
+        len: usize,
+    },
+    /// Recovery found damage that a crash cannot explain, and will not go on without an operator's decision.
+    #[error("audit log {dir} is damaged at segment {segment}, offset {offset}, record {seq}: {cause}; run `edgate audit verify --dir {dir}`", dir = dir.display())]
+    Damaged {
+        /// The log folder.
+        dir: PathBuf,
+        /// Segment with the first damage.
+        segment: u64,
+        /// Byte offset of the damage in that segment.
+        offset: u64,
+        /// Position in the chain of the first record that cannot be trusted.
+        seq: u64,
+        /// What is wrong there, in words.
+        cause: String,
+    },
+    /// The deadline passed first.
+    #[error("audit log did not acknowledge within the deadline")]
+    DeadlinePassed,
+    /// Reading or writing failed.
+    #[error("cannot {what} {path}: {source}", path = path.display())]
+    Io {
+        /// What was attempted.
+        what: &'static str,
+        /// On which path.
+        path: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// A key file may be read by others than its owner.
+    #[error("{path} has mode {mode:04o}: only its owner may read a key (chmod 600)", path = path.display())]
+    KeyFileLax {
+        /// The key file.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// Another process has the log open.
+    #[error("audit log {path} is in use by another process", path = path.display())]
+    Locked {
+        /// The log folder.
+        path: PathBuf,
+    },
+    /// The folder has no log, and creating one was not asked for.
+    #[error("no audit log in {path}; `edgate audit init` or `edgate serve --dev` creates one", path = path.display())]
+    NotFound {
+        /// The log folder.
+        path: PathBuf,
+    },
+    /// The folder holds the log of another name.
+    #[error("audit log {path} belongs to {found:?}, not to {expected:?}", path = path.display())]
+    OriginMismatch {
+        /// The log folder.
+        path: PathBuf,
+        /// The name in the log.
+        found: String,
+        /// The configured name.
+        expected: String,
+    },
+    /// Too much is waiting for the sequencer. The event is counted as lost (GAP) unless the caller retries.
+    #[error("audit queue is full")]
+    QueueFull,
+    /// The writer is shut, for now or for good.
+    #[error("audit log refuses events: {0}")]
+    Refused(AuditFailure),
+    /// The log is shorter than, or another than, what was signed before.
+    #[error("audit log {path} was rolled back: {cause}", path = path.display())]
+    RolledBack {
+        /// The log folder.
+        path: PathBuf,
+        /// What the anchor says and what the log holds.
+        cause: String,
+    },
+    /// The settings contradict themselves.
+    #[error("audit settings: {0}")]
+    Settings(String),
+}
+
+impl AuditError {
+    pub(super) fn io(what: &'static str, path: &Path, source: io::Error) -> Self {
+        Self::Io { what, path: path.to_owned(), source }
+    }
+}
+
+/// Why the writer takes no more events.
+#[derive(Debug, Clone)]
+pub struct AuditFailure {
+    /// What failed.
+    pub kind: FailureKind,
+    /// The details, for the log.
+    pub detail: Arc<str>,
+}
+
+impl AuditFailure {
+    pub(super) fn new(kind: FailureKind, detail: impl fmt::Display) -> Self {
+        Self { kind, detail: detail.to_string().into() }
+    }
+}
+
+impl fmt::Display for AuditFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.kind.name(), self.detail)
+    }
+}
+
+/// What can shut the writer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum FailureKind {
+    /// The log was closed.
+    Closed,
+    /// No space for another segment. Ends when space comes back.
+    DiskFull,
+    /// `fdatasync` failed. Its pages may be lost while marked clean, so there is no way back but recovery.
+    FlushFailed,
+    /// A mapped page lost its backing (SIGBUS).
+    MapLost,
+    /// The segment file was replaced, removed, shortened or changed under us.
+    Replaced,
+    /// What was stored is not what was hashed. Nothing may be signed any more.
+    StoredDiffers,
+    /// Nothing was signed for longer than allowed. Ends when signing works again.
+    Unsigned,
+    /// A write to the segment failed.
+    WriteFailed,
+}
+
+impl FailureKind {
+    /// The stable name for metrics and the log.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::DiskFull => "disk_full",
+            Self::FlushFailed => "flush_failed",
+            Self::MapLost => "map_lost",
+            Self::Replaced => "replaced",
+            Self::StoredDiffers => "stored_differs",
+            Self::Unsigned => "unsigned",
+            Self::WriteFailed => "write_failed",
+        }
+    }
+
+    /// Whether only a restart, through recovery, can end it.
+    #[must_use]
+    pub const fn is_permanent(self) -> bool {
+        match self {
+            Self::Closed
+            | Self::FlushFailed
+            | Self::MapLost
+            | Self::Replaced
+            | Self::StoredDiffers
+            | Self::WriteFailed => true,
+            Self::DiskFull | Self::Unsigned => false,
+        }
+    }
+}

@@ -1,0 +1,330 @@
+//! What can be recorded. Values arrive in clear; the encoder (`body.rs`) decides what is stored and how.
+
+use std::net::IpAddr;
+
+use super::schema::Kind;
+use crate::decision::{Decision, UnixSeconds};
+
+/// One event, borrowed from whoever reports it.
+#[derive(Debug, Clone, Copy)]
+pub enum Event<'a> {
+    /// An operator's action that has no kind of its own.
+    Admin(AdminEvent<'a>),
+    /// A setting took another value.
+    ConfigChange(ChangeEvent<'a>),
+    /// One token was decided.
+    Decision(DecisionEvent<'a>),
+    /// One call decided many tokens.
+    DecisionBatch(BatchEvent<'a>),
+    /// A body was dropped by an authority (evidence room).
+    Erase(EraseEvent<'a>),
+    /// Records left the log in a file.
+    Export(ExportEvent<'a>),
+    /// A token is about to be issued, was issued, or was not.
+    Issue(IssueEvent<'a>),
+    /// A key changed its state.
+    KeyChange(ChangeEvent<'a>),
+    /// A key took another's place.
+    KeyRotate(ChangeEvent<'a>),
+    /// Something is about to be revoked, was revoked, or was not.
+    Revoke(RevokeEvent<'a>),
+    /// The daemon started.
+    Start(StartEvent<'a>),
+    /// The daemon stops.
+    Stop(StopEvent<'a>),
+    /// Someone verified the log.
+    VerifyRun(VerifyRunEvent<'a>),
+}
+
+/// Where an action stands: the intent is durable before the effect, the outcome is recorded after it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// About to be done.
+    Intent,
+    /// Done.
+    Done,
+    /// Not done.
+    Failed,
+}
+
+impl Phase {
+    /// The number stored in bodies.
+    #[must_use]
+    pub const fn code(self) -> u64 {
+        match self {
+            Self::Intent => 0,
+            Self::Done => 1,
+            Self::Failed => 2,
+        }
+    }
+}
+
+/// One decision about one token.
+#[derive(Debug, Clone, Copy)]
+pub struct DecisionEvent<'a> {
+    /// Which surface asked: a number the shard keeps stable (`wire`'s surfaces).
+    pub surface: u8,
+    /// The outcome, with its exact reason.
+    pub decision: Decision,
+    /// The issuer's configured name; empty when none was found.
+    pub issuer: &'a str,
+    /// The `kid` of the token's header; cut to [`KID_BYTES_MAX`] bytes in the record.
+    pub kid: &'a str,
+    /// The tenant; empty when none was found.
+    pub tenant: &'a str,
+    /// The caller's configured name (not a secret); empty when callers do not authenticate.
+    pub caller: &'a str,
+    /// `sub`. Stored only as a keyed tag.
+    pub subject: Option<&'a str>,
+    /// `jti`. Stored only as a keyed tag.
+    pub jti: Option<&'a str>,
+    /// The client's address. Stored only as a keyed tag.
+    pub client: Option<IpAddr>,
+    /// The policy epoch the decision was made under.
+    pub policy_epoch: u32,
+    /// The revocation epoch the decision was made under.
+    pub revocation_epoch: u64,
+    /// Time from the first byte of the request to the decision, in microseconds.
+    pub latency_us: u32,
+    /// `exp` of a token whose signature verified.
+    pub expires: Option<UnixSeconds>,
+}
+
+/// One call that decided many tokens, in the order of the call.
+#[derive(Debug, Clone, Copy)]
+pub struct BatchEvent<'a> {
+    /// Which surface asked.
+    pub surface: u8,
+    /// The tenant of the caller; empty when none.
+    pub tenant: &'a str,
+    /// The caller's configured name; empty when callers do not authenticate.
+    pub caller: &'a str,
+    /// The client's address. Stored only as a keyed tag.
+    pub client: Option<IpAddr>,
+    /// The policy epoch the decisions were made under.
+    pub policy_epoch: u32,
+    /// The revocation epoch the decisions were made under.
+    pub revocation_epoch: u64,
+    /// Time from the first byte of the request to the last decision, in microseconds.
+    pub latency_us: u32,
+    /// The decisions; at most [`BATCH_ITEMS_MAX`].
+    pub items: &'a [BatchItem<'a>],
+}
+
+/// One decision of a [`BatchEvent`].
+#[derive(Debug, Clone, Copy)]
+pub struct BatchItem<'a> {
+    /// The outcome, with its exact reason.
+    pub decision: Decision,
+    /// The issuer's configured name; empty when none was found.
+    pub issuer: &'a str,
+    /// The `kid` of the token's header.
+    pub kid: &'a str,
+    /// `sub`. Stored only as a keyed tag.
+    pub subject: Option<&'a str>,
+    /// `jti`. Stored only as a keyed tag.
+    pub jti: Option<&'a str>,
+    /// `exp` of a token whose signature verified.
+    pub expires: Option<UnixSeconds>,
+}
+
+/// A token being issued.
+#[derive(Debug, Clone, Copy)]
+pub struct IssueEvent<'a> {
+    /// Where the action stands.
+    pub phase: Phase,
+    /// Who asked: the caller's or operator's name.
+    pub actor: &'a str,
+    /// The issuer's configured name.
+    pub issuer: &'a str,
+    /// The signing key's `kid`.
+    pub kid: &'a str,
+    /// The tenant.
+    pub tenant: &'a str,
+    /// `sub`. Stored only as a keyed tag.
+    pub subject: &'a str,
+    /// `jti`. Stored only as a keyed tag.
+    pub jti: &'a str,
+    /// `iat`.
+    pub issued_at: UnixSeconds,
+    /// `exp`.
+    pub expires: UnixSeconds,
+    /// `scope`, one name per element.
+    pub scope: &'a [&'a str],
+    /// The intent this is the outcome of.
+    pub intent: Option<super::RecordId>,
+    /// Why it failed; never a claim value.
+    pub failure: Option<&'a str>,
+}
+
+/// A revocation.
+#[derive(Debug, Clone, Copy)]
+pub struct RevokeEvent<'a> {
+    /// Where the action stands.
+    pub phase: Phase,
+    /// Who asked.
+    pub actor: &'a str,
+    /// What kind of thing is revoked: `jti`, `subject`, `session`, `kid`, `issuer`, `tenant`.
+    pub target_kind: &'a str,
+    /// The thing. `jti`, `subject` and `session` are stored only as keyed tags, the rest in clear.
+    pub target: &'a str,
+    /// The issuer's configured name.
+    pub issuer: &'a str,
+    /// The tenant.
+    pub tenant: &'a str,
+    /// The operator's words, if any.
+    pub reason: Option<&'a str>,
+    /// When the revocation may be forgotten.
+    pub until: Option<UnixSeconds>,
+    /// The revocation epoch it made (outcome only).
+    pub revocation_epoch: Option<u64>,
+    /// The intent this is the outcome of.
+    pub intent: Option<super::RecordId>,
+    /// Why it failed.
+    pub failure: Option<&'a str>,
+}
+
+/// The start of the daemon.
+#[derive(Debug, Clone, Copy)]
+pub struct StartEvent<'a> {
+    /// Version of the binary.
+    pub version: &'a str,
+    /// SHA-256 of the configuration in force.
+    pub config_digest: Option<&'a [u8; 32]>,
+    /// Shards started.
+    pub shards: u16,
+    /// Anything else an auditor wants at a glance, such as the verify kernel and driver chosen.
+    pub detail: &'a str,
+}
+
+/// The end of the daemon.
+#[derive(Debug, Clone, Copy)]
+pub struct StopEvent<'a> {
+    /// Why, such as the signal's name.
+    pub reason: &'a str,
+}
+
+/// A change of a setting or a key.
+#[derive(Debug, Clone, Copy)]
+pub struct ChangeEvent<'a> {
+    /// Where the action stands.
+    pub phase: Phase,
+    /// Who changed it.
+    pub actor: &'a str,
+    /// The setting's key, or the key's `kid` or purpose.
+    pub what: &'a str,
+    /// Value or state before; never a secret.
+    pub before: &'a str,
+    /// Value or state after; never a secret.
+    pub after: &'a str,
+    /// The intent this is the outcome of.
+    pub intent: Option<super::RecordId>,
+}
+
+/// An operator's action.
+#[derive(Debug, Clone, Copy)]
+pub struct AdminEvent<'a> {
+    /// Where the action stands.
+    pub phase: Phase,
+    /// Who acts.
+    pub actor: &'a str,
+    /// The action's stable name.
+    pub action: &'a str,
+    /// What it acts on; never personal data.
+    pub target: &'a str,
+    /// Anything else; never a secret.
+    pub detail: &'a str,
+    /// The intent this is the outcome of.
+    pub intent: Option<super::RecordId>,
+}
+
+/// The removal of a body by an authority.
+#[derive(Debug, Clone, Copy)]
+pub struct EraseEvent<'a> {
+    /// The record whose body goes.
+    pub seq: u64,
+    /// Digest of the body that goes.
+    pub body_digest: &'a [u8; 32],
+    /// Who ordered it.
+    pub authority: &'a str,
+    /// Why.
+    pub reason: &'a str,
+}
+
+/// An export.
+#[derive(Debug, Clone, Copy)]
+pub struct ExportEvent<'a> {
+    /// Who exported.
+    pub actor: &'a str,
+    /// The filter, as typed.
+    pub filter: &'a str,
+    /// Rows written.
+    pub rows: u64,
+    /// SHA-256 of the export.
+    pub digest: &'a [u8; 32],
+}
+
+/// A verification of the log.
+#[derive(Debug, Clone, Copy)]
+pub struct VerifyRunEvent<'a> {
+    /// Who verified.
+    pub actor: &'a str,
+    /// `quick`, `range` or `full`.
+    pub mode: &'a str,
+    /// First record checked.
+    pub from_seq: u64,
+    /// Records checked.
+    pub records: u64,
+    /// Breaks found.
+    pub breaks: u64,
+    /// Class of the first break; empty when there is none.
+    pub first_class: &'a str,
+}
+
+/// A longer `kid` is cut in the record; the token parser already refuses most of these.
+pub const KID_BYTES_MAX: usize = 128;
+
+/// Sub-decisions of one batch record, so that its body stays below the record limit.
+pub const BATCH_ITEMS_MAX: usize = 256;
+
+impl Event<'_> {
+    /// The record kind this event becomes.
+    #[must_use]
+    pub const fn kind(&self) -> Kind {
+        match self {
+            Self::Admin(_) => Kind::Admin,
+            Self::ConfigChange(_) => Kind::ConfigChange,
+            Self::Decision(_) => Kind::Decision,
+            Self::DecisionBatch(_) => Kind::DecisionBatch,
+            Self::Erase(_) => Kind::Erase,
+            Self::Export(_) => Kind::Export,
+            Self::Issue(_) => Kind::Issue,
+            Self::KeyChange(_) => Kind::KeyChange,
+            Self::KeyRotate(_) => Kind::KeyRotate,
+            Self::Revoke(_) => Kind::Revoke,
+            Self::Start(_) => Kind::Start,
+            Self::Stop(_) => Kind::Stop,
+            Self::VerifyRun(_) => Kind::VerifyRun,
+        }
+    }
+
+    /// The policy epoch for the header; 0 where the event carries none.
+    #[must_use]
+    pub const fn epoch(&self) -> u32 {
+        match self {
+            Self::Decision(event) => event.policy_epoch,
+            Self::DecisionBatch(event) => event.policy_epoch,
+            Self::Admin(_)
+            | Self::ConfigChange(_)
+            | Self::Erase(_)
+            | Self::Export(_)
+            | Self::Issue(_)
+            | Self::KeyChange(_)
+            | Self::KeyRotate(_)
+            | Self::Revoke(_)
+            | Self::Start(_)
+            | Self::Stop(_)
+            | Self::VerifyRun(_) => 0,
+        }
+    }
+}

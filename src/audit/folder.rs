@@ -1,0 +1,203 @@
+//! The log folder: which files there are, and in which order things become durable. The order is what the crash
+//! tests check, on a simulated medium; `real.rs` is the medium of the daemon.
+
+use std::{
+    io,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use super::disk::{Medium, MediumFile, Sink};
+
+/// A log folder.
+pub(super) struct Folder {
+    medium: Box<dyn Medium>,
+    // The files of the segments we prepared and did not finish, to look after their names.
+    prepared: Mutex<Vec<(u64, Arc<dyn MediumFile>)>>,
+}
+
+/// One segment as the folder lists it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct SegmentFile {
+    pub(super) index: u64,
+    pub(super) bytes: u64,
+    /// Made read-only: everything in it is durable, and nothing will be added.
+    pub(super) finished: bool,
+}
+
+/// An empty segment, ready to be written.
+pub(super) struct Prepared {
+    pub(super) index: u64,
+    pub(super) bytes: u64,
+    pub(super) sink: Box<dyn Sink>,
+    pub(super) file: Arc<dyn MediumFile>,
+    /// The small segment that was kept for the time when no other can be made.
+    pub(super) emergency: bool,
+}
+
+impl Folder {
+    pub(super) fn new(medium: Box<dyn Medium>) -> Self {
+        Self { medium, prepared: Mutex::new(Vec::new()) }
+    }
+
+    /// The segments, ascending by index.
+    pub(super) fn segments(&self) -> io::Result<Vec<SegmentFile>> {
+        let mut segments: Vec<_> = self
+            .medium
+            .list()?
+            .into_iter()
+            .filter_map(|listed| {
+                let index = segment_index(&listed.name)?;
+                Some(SegmentFile { index, bytes: listed.bytes, finished: listed.read_only })
+            })
+            .collect();
+        segments.sort_unstable_by_key(|segment| segment.index);
+        Ok(segments)
+    }
+
+    /// Makes an empty segment whose zeros and name are durable before this returns. Leaves nothing on failure.
+    pub(super) fn prepare(&self, index: u64, bytes: u64) -> io::Result<Prepared> {
+        let name = segment_name(index);
+        let file = self.fill(&name, bytes)?;
+        let sink = Arc::clone(&file).sink(bytes)?;
+        self.prepared.lock().unwrap_or_else(PoisonError::into_inner).push((index, Arc::clone(&file)));
+        Ok(Prepared { index, bytes, sink, file, emergency: false })
+    }
+
+    /// Makes the emergency segment: an empty segment without a number yet.
+    pub(super) fn reserve(&self, bytes: u64) -> io::Result<Reserve> {
+        self.release()?;
+        Ok(Reserve { file: self.fill(EMERGENCY, bytes)?, bytes })
+    }
+
+    /// Removes the emergency segment of a log that is being closed.
+    pub(super) fn release(&self) -> io::Result<()> {
+        match self.medium.remove(EMERGENCY) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Gives the emergency segment its number. Needs no space: only a name changes.
+    pub(super) fn adopt(&self, reserve: Reserve, index: u64) -> io::Result<Prepared> {
+        self.medium.rename(EMERGENCY, &segment_name(index))?;
+        self.medium.sync_names("")?;
+        let Reserve { file, bytes } = reserve;
+        let sink = Arc::clone(&file).sink(bytes)?;
+        self.prepared.lock().unwrap_or_else(PoisonError::into_inner).push((index, Arc::clone(&file)));
+        Ok(Prepared { index, bytes, sink, file, emergency: true })
+    }
+
+    /// The stored bytes of a segment.
+    pub(super) fn read(&self, index: u64) -> io::Result<Vec<u8>> {
+        self.medium.read(&segment_name(index))
+    }
+
+    /// Removes a segment nothing was ever written to.
+    pub(super) fn remove(&self, index: u64) -> io::Result<()> {
+        self.forget(index);
+        self.medium.remove(&segment_name(index))?;
+        self.medium.sync_names("")
+    }
+
+    /// Makes a segment read-only for good, cut to `bytes` where given. Repeatable.
+    pub(super) fn finish(&self, index: u64, bytes: Option<u64>) -> io::Result<()> {
+        self.forget(index);
+        self.medium.finish(&segment_name(index), bytes)
+    }
+
+    /// Keeps a copy of damaged bytes, durable before this returns. Repeatable: a copy of the same name has the same
+    /// content, or is the torn remainder of an earlier try.
+    pub(super) fn quarantine_bytes(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        self.medium.make_folder(QUARANTINE)?;
+        let path = format!("{QUARANTINE}/{name}");
+        match self.medium.remove(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let file = self.medium.create(&path)?;
+        file.write_at(bytes, 0)?;
+        file.sync()?;
+        self.medium.sync_names(QUARANTINE)
+    }
+
+    /// Moves a segment that never became part of the log out of the way, durably.
+    pub(super) fn quarantine_segment(&self, index: u64, name: &str) -> io::Result<()> {
+        self.medium.make_folder(QUARANTINE)?;
+        self.medium.rename(&segment_name(index), &format!("{QUARANTINE}/{name}"))?;
+        // The new name first: after a crash in between, the segment has two names rather than none.
+        self.medium.sync_names(QUARANTINE)?;
+        self.medium.sync_names("")
+    }
+
+    /// Whether the names of all segments we write still lead to our files, unchanged from outside.
+    pub(super) fn check_named(&self) -> io::Result<()> {
+        let ours = self.prepared.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        ours.iter().try_for_each(|(index, file)| {
+            file.check_named().map_err(|error| io::Error::other(format!("{}: {error}", segment_name(*index))))
+        })
+    }
+
+    /// Bytes that can still be written.
+    pub(super) fn free_bytes(&self) -> io::Result<u64> {
+        self.medium.free_bytes()
+    }
+
+    fn forget(&self, index: u64) {
+        self.prepared.lock().unwrap_or_else(PoisonError::into_inner).retain(|(other, _)| *other != index);
+    }
+
+    /// Creates a file of zeros; content and name are durable before this returns.
+    fn fill(&self, name: &str, bytes: u64) -> io::Result<Arc<dyn MediumFile>> {
+        let file = self.medium.create(name)?;
+        let filled =
+            zero(file.as_ref(), bytes).and_then(|()| file.sync()).and_then(|()| self.medium.sync_names(""));
+        match filled {
+            Ok(()) => Ok(file),
+            Err(error) => {
+                // It holds nothing but zeros, and the space may be what is missing.
+                let _ = self.medium.remove(name);
+                Err(error)
+            }
+        }
+    }
+}
+
+/// The emergency segment, waiting for a number.
+pub(super) struct Reserve {
+    file: Arc<dyn MediumFile>,
+    bytes: u64,
+}
+
+/// Writes real zeros, one page per write: a large write makes large folios, and then every small store through the
+/// map costs a 2 MiB write to the device (reference/audit.md §2a).
+fn zero(file: &dyn MediumFile, bytes: u64) -> io::Result<()> {
+    file.allocate(bytes)?;
+    let zeros = [0; PAGE_BYTES];
+    let mut offset = 0;
+    while offset < bytes {
+        let len = usize::try_from(bytes - offset).map_or(PAGE_BYTES, |left| left.min(PAGE_BYTES));
+        file.write_at(&zeros[..len], offset)?;
+        offset += len as u64;
+    }
+    Ok(())
+}
+
+/// The file name of a segment.
+pub(super) fn segment_name(index: u64) -> String {
+    format!("{index:010}.seg")
+}
+
+/// The index of a segment's file name.
+pub(super) fn segment_index(name: &str) -> Option<u64> {
+    let index = name.strip_suffix(".seg")?.parse().ok()?;
+    (segment_name(index) == name).then_some(index)
+}
+
+/// Where damaged bytes are kept.
+const QUARANTINE: &str = "quarantine";
+
+/// The emergency segment's name until it is needed.
+const EMERGENCY: &str = "emergency";
+
+/// Size of a page and of the writes that zero a segment.
+const PAGE_BYTES: usize = 4096;

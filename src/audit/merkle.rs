@@ -1,0 +1,167 @@
+//! The RFC 6962 tree over event hashes, kept as compact ranges: the perfect subtrees that cover a run of leaves.
+
+use sha2::{Digest as _, Sha256};
+
+use super::record::{Hash, sha256_blocks};
+
+/// The perfect subtrees, left to right, that cover the leaves `begin..end`.
+///
+/// A tree of a billion leaves is 30 hashes. Ranges of neighbouring runs merge, so segments can be hashed apart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CompactRange {
+    begin: u64,
+    end: u64,
+    nodes: Vec<Node>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Node {
+    // The subtree has 2^level leaves.
+    level: u32,
+    hash: Hash,
+}
+
+impl CompactRange {
+    /// The empty range at leaf `begin`.
+    #[must_use]
+    pub const fn new(begin: u64) -> Self {
+        Self { begin, end: begin, nodes: Vec::new() }
+    }
+
+    /// Leaves up to here are covered.
+    #[must_use]
+    pub const fn end(&self) -> u64 {
+        self.end
+    }
+
+    /// Adds the next leaf.
+    pub fn push(&mut self, leaf: &Hash) {
+        self.push_node(Node { level: 0, hash: *leaf });
+    }
+
+    /// Adds the leaves of a range that starts where this one ends; false, and unchanged, if it does not.
+    pub fn merge(&mut self, next: &Self) -> bool {
+        if next.begin != self.end {
+            return false;
+        }
+        next.nodes.iter().for_each(|node| self.push_node(*node));
+        true
+    }
+
+    /// The RFC 6962 tree head of all leaves; `None` unless the range starts at leaf 0.
+    #[must_use]
+    pub fn root(&self) -> Option<Hash> {
+        if self.begin != 0 {
+            return None;
+        }
+        let mut nodes = self.nodes.iter().rev().map(|node| node.hash);
+        let Some(last) = nodes.next() else { return Some(Sha256::digest([]).into()) };
+        Some(nodes.fold(last, |right, left| node_hash(&left, &right)))
+    }
+
+    /// The hashes of the subtrees, back to back, for storage beside the size.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        self.nodes.iter().flat_map(|node| node.hash).collect()
+    }
+
+    /// The range `0..size` from its stored hashes; `None` if their number does not fit the size.
+    #[must_use]
+    pub fn from_bytes(size: u64, bytes: &[u8]) -> Option<Self> {
+        let (hashes, []) = bytes.as_chunks::<32>() else { return None };
+        // The subtrees of 0..size are the binary digits of the size, largest first.
+        let levels = (0..u64::BITS).rev().filter(|level| size >> level & 1 == 1);
+        if hashes.len() != size.count_ones() as usize {
+            return None;
+        }
+        let nodes = levels.zip(hashes).map(|(level, hash)| Node { level, hash: *hash }).collect();
+        Some(Self { begin: 0, end: size, nodes })
+    }
+
+    fn push_node(&mut self, node: Node) {
+        let mut node = node;
+        let mut start = self.end;
+        self.end += 1 << node.level;
+        // A left sibling of the same size that starts at an even place makes a parent.
+        while let Some(left) = self.nodes.last().filter(|left| left.level == node.level)
+            && (start >> node.level) & 1 == 1
+        {
+            start -= 1 << node.level;
+            node = Node { level: node.level + 1, hash: node_hash(&left.hash, &node.hash) };
+            self.nodes.pop();
+        }
+        self.nodes.push(node);
+    }
+}
+
+/// `SHA-256(0x01 ‖ left ‖ right)` (RFC 6962 §2.1).
+#[must_use]
+pub fn node_hash(left: &Hash, right: &Hash) -> Hash {
+    // 65 bytes and the padding are exactly two blocks.
+    let mut blocks = [[0u8; 64]; 2];
+    let flat = blocks.as_flattened_mut();
+    flat[0] = 1;
+    flat[1..33].copy_from_slice(left);
+    flat[33..65].copy_from_slice(right);
+    flat[65] = 0x80;
+    flat[120..128].copy_from_slice(&(8 * 65u64).to_be_bytes());
+    sha256_blocks(&blocks)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// RFC 6962 §2.1, word for word.
+    fn tree_head(leaves: &[Hash]) -> Hash {
+        match leaves.len() {
+            0 => Sha256::digest([]).into(),
+            1 => leaves[0],
+            n => {
+                let k = n.next_power_of_two() / 2;
+                let mut hash = Sha256::new();
+                hash.update([1]);
+                hash.update(tree_head(&leaves[..k]));
+                hash.update(tree_head(&leaves[k..]));
+                hash.finalize().into()
+            }
+        }
+    }
+
+    fn leaves(count: usize) -> Vec<Hash> {
+        (0..count).map(|n| Sha256::digest(n.to_le_bytes()).into()).collect()
+    }
+
+    #[test]
+    fn roots_are_those_of_the_rfc() {
+        let leaves = leaves(70);
+        let mut range = CompactRange::new(0);
+        for count in 0..=leaves.len() {
+            assert_eq!(range.root(), Some(tree_head(&leaves[..count])), "{count} leaves");
+            let stored = CompactRange::from_bytes(count as u64, &range.to_bytes());
+            assert_eq!(stored.as_ref(), Some(&range));
+            if let Some(leaf) = leaves.get(count) {
+                range.push(leaf);
+            }
+        }
+    }
+
+    #[test]
+    fn neighbouring_ranges_merge_at_every_place() {
+        let leaves = leaves(40);
+        for first in 0..=leaves.len() {
+            for second in first..=leaves.len() {
+                let mut whole = CompactRange::new(0);
+                leaves[..first].iter().for_each(|leaf| whole.push(leaf));
+                for (from, to) in [(first, second), (second, leaves.len())] {
+                    let mut part = CompactRange::new(from as u64);
+                    leaves[from..to].iter().for_each(|leaf| part.push(leaf));
+                    assert!(whole.merge(&part));
+                }
+                assert_eq!(whole.root(), Some(tree_head(&leaves)), "{first} {second}");
+            }
+        }
+        assert!(!CompactRange::new(0).merge(&CompactRange::new(1)));
+        assert_eq!(CompactRange::from_bytes(3, &[0; 32]), None);
+    }
+}

@@ -1,0 +1,220 @@
+//! Checkpoints: a C2SP tlog-checkpoint (origin, size, root) in a C2SP signed-note.
+//!
+//! Signatures are Ed25519 (signature type 0x01). Types 0x02 (ECDSA P-256) and 0x06 (ML-DSA-44) are kept free.
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use ed25519_dalek::{Signature, VerifyingKey};
+use sha2::{Digest as _, Sha256};
+
+use super::record::Hash;
+
+/// What a checkpoint says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Checkpoint {
+    /// The log's name.
+    pub origin: String,
+    /// Records in the log.
+    pub size: u64,
+    /// RFC 6962 tree head over their event hashes.
+    pub root: Hash,
+}
+
+/// A key that checkpoints may be signed with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CheckpointKey {
+    /// The key's name: by convention the log's origin.
+    pub name: String,
+    /// 32 bytes of an Ed25519 verifying key.
+    pub verifying_key: [u8; 32],
+}
+
+/// Why a note is not a checkpoint signed by a key we know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NoteError {
+    /// A signature of one of our keys does not verify.
+    #[error("signature does not verify")]
+    BadSignature,
+    /// Not a checkpoint, or not in the one form it has.
+    #[error("note is malformed")]
+    Malformed,
+    /// No signature line.
+    #[error("signature is missing")]
+    Unsigned,
+    /// No signature by a key we know.
+    #[error("no signature by a known key")]
+    WrongKey,
+}
+
+impl Checkpoint {
+    /// The text that is signed: three lines (tlog-checkpoint).
+    #[must_use]
+    pub fn to_text(&self) -> String {
+        format!("{}\n{}\n{}\n", self.origin, self.size, STANDARD.encode(self.root))
+    }
+
+    /// The signed note (signed-note: text, empty line, signature lines).
+    #[must_use]
+    pub fn to_note(&self, key: &CheckpointKey, signature: &[u8; 64]) -> String {
+        let mut signed = key.id().to_vec();
+        signed.extend_from_slice(signature);
+        format!("{}\n\u{2014} {} {}\n", self.to_text(), key.name, STANDARD.encode(signed))
+    }
+
+    /// Reads a note and checks that a key of `keys` signed it.
+    ///
+    /// # Errors
+    /// [`NoteError`]; a note is never accepted without a signature.
+    pub fn open(note: &str, keys: &[CheckpointKey]) -> Result<Self, NoteError> {
+        let (checkpoint, signatures) = Self::read(note)?;
+        let text = checkpoint.to_text();
+        if signatures.is_empty() {
+            return Err(NoteError::Unsigned);
+        }
+        for (name, id, signature) in &signatures {
+            let Some(key) = keys.iter().find(|key| key.name == *name && key.id() == *id) else { continue };
+            let verifies = VerifyingKey::from_bytes(&key.verifying_key)
+                .is_ok_and(|key| key.verify_strict(text.as_bytes(), signature).is_ok());
+            return if verifies { Ok(checkpoint) } else { Err(NoteError::BadSignature) };
+        }
+        Err(NoteError::WrongKey)
+    }
+
+    /// Reads a note without checking its signatures.
+    ///
+    /// # Errors
+    /// [`NoteError::Malformed`].
+    pub fn read_unverified(note: &str) -> Result<Self, NoteError> {
+        Self::read(note).map(|(checkpoint, _)| checkpoint)
+    }
+
+    fn read(note: &str) -> Result<(Self, Vec<NoteSignature<'_>>), NoteError> {
+        let (text, signatures) = note.split_once("\n\n").ok_or(NoteError::Malformed)?;
+        let mut lines = text.split('\n');
+        let (Some(origin), Some(size), Some(root), None) =
+            (lines.next(), lines.next(), lines.next(), lines.next())
+        else {
+            return Err(NoteError::Malformed);
+        };
+        let checkpoint = Self {
+            origin: origin.to_owned(),
+            size: size.parse().map_err(|_| NoteError::Malformed)?,
+            root: STANDARD
+                .decode(root)
+                .ok()
+                .and_then(|bytes| bytes.try_into().ok())
+                .ok_or(NoteError::Malformed)?,
+        };
+        // One spelling: what we would have written is what stands there.
+        if checkpoint.to_text().strip_suffix('\n') != Some(text) {
+            return Err(NoteError::Malformed);
+        }
+        let signatures = signatures.strip_suffix('\n').unwrap_or(signatures);
+        let signatures = signatures
+            .split('\n')
+            .filter(|line| !line.is_empty())
+            .map(|line| signature_line(line).ok_or(NoteError::Malformed))
+            .collect::<Result<_, _>>()?;
+        Ok((checkpoint, signatures))
+    }
+}
+
+type NoteSignature<'a> = (&'a str, [u8; 4], Signature);
+
+fn signature_line(line: &str) -> Option<NoteSignature<'_>> {
+    let (name, encoded) = line.strip_prefix("\u{2014} ")?.split_once(' ')?;
+    let bytes = STANDARD.decode(encoded).ok()?;
+    let (id, signature) = bytes.split_first_chunk::<4>()?;
+    Some((name, *id, Signature::from_slice(signature).ok()?))
+}
+
+impl CheckpointKey {
+    /// The key id of signed-note: `SHA-256(name ‖ 0x0A ‖ 0x01 ‖ key)[..4]`.
+    #[must_use]
+    pub fn id(&self) -> [u8; 4] {
+        let hash = Sha256::new()
+            .chain_update(&self.name)
+            .chain_update([b'\n', ED25519])
+            .chain_update(self.verifying_key)
+            .finalize();
+        [hash[0], hash[1], hash[2], hash[3]]
+    }
+
+    /// The verifier key as one line of text (signed-note "vkey"): `name+id+base64(0x01 ‖ key)`.
+    #[must_use]
+    pub fn to_text(&self) -> String {
+        let mut key = vec![ED25519];
+        key.extend_from_slice(&self.verifying_key);
+        format!("{}+{:08x}+{}", self.name, u32::from_be_bytes(self.id()), STANDARD.encode(key))
+    }
+
+    /// Reads the text form.
+    ///
+    /// # Errors
+    /// [`NoteError::Malformed`], also when the id does not belong to the key.
+    pub fn from_text(text: &str) -> Result<Self, NoteError> {
+        let text = text.trim_end();
+        let mut parts = text.splitn(3, '+');
+        let (Some(name), Some(_id), Some(key)) = (parts.next(), parts.next(), parts.next()) else {
+            return Err(NoteError::Malformed);
+        };
+        let bytes = STANDARD.decode(key).map_err(|_| NoteError::Malformed)?;
+        let verifying_key = match bytes.split_first() {
+            Some((&ED25519, key)) => key.try_into().map_err(|_| NoteError::Malformed)?,
+            _ => return Err(NoteError::Malformed),
+        };
+        let key = Self { name: name.to_owned(), verifying_key };
+        if key.to_text() == text { Ok(key) } else { Err(NoteError::Malformed) }
+    }
+}
+
+/// signed-note's type of Ed25519 keys and signatures.
+const ED25519: u8 = 0x01;
+
+#[cfg(test)]
+mod tests {
+    use ed25519_dalek::{Signer as _, SigningKey};
+
+    use super::*;
+
+    fn signed() -> (Checkpoint, CheckpointKey, String) {
+        let signing = SigningKey::from_bytes(&[7; 32]);
+        let key = CheckpointKey {
+            name: "test.example/log".into(),
+            verifying_key: signing.verifying_key().to_bytes(),
+        };
+        let checkpoint = Checkpoint { origin: key.name.clone(), size: 42, root: [9; 32] };
+        let note = checkpoint.to_note(&key, &signing.sign(checkpoint.to_text().as_bytes()).to_bytes());
+        (checkpoint, key, note)
+    }
+
+    #[test]
+    fn a_signed_note_opens_with_its_key_only() {
+        let (checkpoint, key, note) = signed();
+        assert_eq!(Checkpoint::open(&note, std::slice::from_ref(&key)), Ok(checkpoint));
+        assert_eq!(Checkpoint::open(&note, &[]), Err(NoteError::WrongKey));
+        let mut other = key.clone();
+        other.verifying_key[0] ^= 1;
+        assert_eq!(Checkpoint::open(&note, &[other]), Err(NoteError::WrongKey));
+        assert_eq!(CheckpointKey::from_text(&key.to_text()), Ok(key));
+    }
+
+    #[test]
+    fn every_changed_byte_of_a_note_is_caught() {
+        let (_, key, note) = signed();
+        for at in 0..note.len() {
+            let mut bytes = note.clone().into_bytes();
+            bytes[at] ^= 1;
+            let Ok(changed) = String::from_utf8(bytes) else { continue };
+            assert!(Checkpoint::open(&changed, std::slice::from_ref(&key)).is_err(), "byte {at}: {changed}");
+        }
+    }
+
+    #[test]
+    fn a_note_without_a_signature_is_a_failure() {
+        let (checkpoint, key, _) = signed();
+        assert_eq!(
+            Checkpoint::open(&format!("{}\n", checkpoint.to_text()), &[key]),
+            Err(NoteError::Unsigned)
+        );
+    }
+}

@@ -1,0 +1,393 @@
+//! Opening and closing a log: lock, recover, start the threads; drain, seal, stop them.
+
+use std::{
+    fs, io,
+    os::unix::fs::DirBuilderExt as _,
+    path::PathBuf,
+    sync::Arc,
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use crossbeam::channel::{Sender, bounded, unbounded};
+
+use super::{
+    appender::{Appender, Shared},
+    clock::Clock,
+    error::{AuditError, FailureKind},
+    folder::Folder,
+    keeper::{EMERGENCY_BYTES, Keeper},
+    note::CheckpointKey,
+    real::{Lock, RealMedium, list_segments, sink_for},
+    recover::{Recovery, Resume, digest_of, recover},
+    schema::Kind,
+    sealer::{Cadence, CheckpointSigner, Follower, Sealer, replace_file},
+    sequencer::{Sequencer, Stop, run_flusher},
+    settings::{OnFailure, Settings},
+    status::{Progress, Status},
+    tag::TagKey,
+    writer::{Identity, Writer},
+};
+
+/// An open log.
+pub struct Opened {
+    /// One per shard, in order, and one more for the control plane. The index is the record's core number.
+    pub appenders: Vec<Appender>,
+    /// The log itself: status and close. Dropping it without closing stops like a crash.
+    pub log: Log,
+    /// What the start found.
+    pub recovery: Recovery,
+}
+
+/// A running log's threads and lock.
+pub struct Log {
+    shared: Arc<Shared>,
+    progress: Arc<Progress>,
+    folder: Arc<Folder>,
+    stop: Sender<Stop>,
+    // Dropped to let the sealer finish, once the other threads have ended.
+    sealer_stop: Option<Sender<()>>,
+    threads: Vec<JoinHandle<()>>,
+    sealer: Option<JoinHandle<()>>,
+    on_failure: OnFailure,
+    dir: PathBuf,
+    _lock: Lock,
+}
+
+/// Locks the folder, recovers what is there, and starts the log's threads.
+///
+/// Blocks for as long as recovery takes: reading at most the last finished segment and what follows it.
+///
+/// # Errors
+/// Everything [`AuditError`] can say about a folder; [`AuditError::Damaged`] and [`AuditError::RolledBack`] need a
+/// person to decide.
+pub fn open(settings: &Settings, shards: u16) -> Result<Opened, AuditError> {
+    open_signed(settings, shards, None)
+}
+
+/// As [`open`], with checkpoints signed by `signer`.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_signed(
+    settings: &Settings,
+    shards: u16,
+    signer: Option<CheckpointSigner>,
+) -> Result<Opened, AuditError> {
+    settings.check()?;
+    let dir = &settings.dir;
+    let io = |what| move |source: io::Error| AuditError::io(what, dir, source);
+    if settings.create && !dir.exists() {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(io("create"))?;
+    }
+    if !dir.is_dir() {
+        return Err(AuditError::NotFound { path: dir.clone() });
+    }
+    let lock = Lock::take(dir)?;
+    let created = list_segments(dir).map_err(io("list"))?.is_empty();
+    if created && !settings.create {
+        return Err(AuditError::NotFound { path: dir.clone() });
+    }
+    let key_path = dir.join(TAG_KEY);
+    let tags = Arc::new(if created && !key_path.exists() {
+        TagKey::create(&key_path)?
+    } else {
+        TagKey::load(&key_path)?
+    });
+    let sink = match settings.sink {
+        Some(sink) => sink,
+        None => sink_for(dir).map_err(io("ask for the file system of"))?.0,
+    };
+    let folder = Arc::new(Folder::new(Box::new(RealMedium::new(dir, sink))));
+    let clock = Clock::system();
+    let (writer, mut recovery) = resume(&folder, settings, clock)?;
+    recovery.created = created;
+    let sealing = signer
+        .map(|signer| {
+            let key = CheckpointKey { name: settings.origin.clone(), verifying_key: signer.verifying_key };
+            let follower = Follower::resume(dir, &key, writer.genesis(), recovery.size)?;
+            replace_file(dir, KEY_FILE, format!("{}\n", key.to_text()).as_bytes())
+                .map_err(io("publish the checkpoint key in"))?;
+            Ok((signer, key, follower))
+        })
+        .transpose()?;
+    start(settings, shards, Parts { folder, writer, tags, lock, recovery, sealing })
+}
+
+/// What `open` has prepared for the threads.
+struct Parts {
+    folder: Arc<Folder>,
+    writer: Writer,
+    tags: Arc<TagKey>,
+    lock: Lock,
+    recovery: Recovery,
+    sealing: Option<(CheckpointSigner, CheckpointKey, Follower)>,
+}
+
+/// Recovers and makes the log ready to be written: the new segment, and what it says about the old ones, is durable
+/// before this returns.
+pub(super) fn resume(
+    folder: &Folder,
+    settings: &Settings,
+    clock: Clock,
+) -> Result<(Writer, Recovery), AuditError> {
+    let dir = &settings.dir;
+    let io = |what| move |source: io::Error| AuditError::io(what, dir, source);
+    let Resume { log, mut head, next_index, prev, unfinished, report } =
+        recover(folder, dir, &settings.origin)?;
+    let random = || getrandom::u64().map_err(|error| io("draw random numbers for")(io::Error::other(error)));
+    let log_id = match log {
+        Some((_, log_id)) => log_id,
+        None => {
+            let mut log_id = [0; 16];
+            log_id[..8].copy_from_slice(&random()?.to_le_bytes());
+            log_id[8..].copy_from_slice(&random()?.to_le_bytes());
+            head.hash = super::walk::genesis_hash(&settings.origin, &log_id);
+            log_id
+        }
+    };
+    let identity = Identity { origin: settings.origin.clone(), log_id, boot: random()? };
+    let prepared = folder.prepare(next_index, settings.segment_bytes).map_err(io("prepare a segment in"))?;
+    let mut writer = Writer::begin(identity, clock, head, prev, prepared).map_err(AuditError::Refused)?;
+    let size = head.size;
+    for torn in report.torn.iter().take(RECOVERY_RECORDS_MAX) {
+        let quarantined = [torn.file.clone()];
+        writer
+            .append_own(Kind::Recovery, |body| {
+                body.uint(1, torn.segment);
+                body.uint(2, torn.offset);
+                body.uint(3, size);
+                body.uint(4, torn.bytes);
+                body.bytes(5, &torn.digest);
+                body.text(6, &torn.cause);
+                body.texts(7, &quarantined);
+            })
+            .map_err(AuditError::Refused)?;
+    }
+    if report.torn.is_empty() && !report.clean && size > 0 {
+        // The log ended without CLEAN_CLOSE and without a torn byte: still a crash, and still worth a record.
+        let (segment, end) = (next_index - 1, prev.map_or(0, |prev| prev.end));
+        writer
+            .append_own(Kind::Recovery, |body| {
+                body.uint(1, segment);
+                body.uint(2, end);
+                body.uint(3, size);
+                body.uint(4, 0);
+                body.bytes(5, &digest_of(&[]));
+                body.text(6, "the log was not closed");
+                body.texts(7, &[]);
+            })
+            .map_err(AuditError::Refused)?;
+    }
+    let job = writer.begin_commit().map_err(AuditError::Refused)?;
+    job.run().map_err(io("flush the new segment of"))?;
+    writer.end_commit(job.head.size);
+    for index in unfinished {
+        folder.finish(index, None).map_err(io("finish a segment of"))?;
+    }
+    Ok((writer, report))
+}
+
+fn start(settings: &Settings, shards: u16, parts: Parts) -> Result<Opened, AuditError> {
+    let Parts { folder, writer, tags, lock, recovery, sealing } = parts;
+    let dir = &settings.dir;
+    let io = |what| move |source: io::Error| AuditError::io(what, dir, source);
+    // The shards', the control plane's, the sealer's, the keeper's.
+    let lanes = usize::from(shards) + 3;
+    let shared = Arc::new(Shared::new(
+        writer.boot(),
+        lanes,
+        usize::from(shards),
+        settings.queue_events,
+        settings.queue_bytes,
+    ));
+    let progress = Arc::new(Progress::new(&writer));
+    // One here and one in the keeper's hands: the next two segments are ready.
+    let (prepared_out, prepared_in) = bounded(1);
+    let (flushes_out, flushes_in) = bounded(1);
+    let (flushed_out, flushed_in) = bounded(1);
+    let (rolled_out, rolled_in) = unbounded();
+    let (stop_out, stop_in) = bounded(1);
+    let next_index = writer.segment() + 1;
+    let sequencer = Sequencer {
+        shared: Arc::clone(&shared),
+        progress: Arc::clone(&progress),
+        writer,
+        flush_interval: settings.flush_interval,
+        prepared: prepared_in,
+        flushes: flushes_out,
+        flushed: flushed_in,
+        stop: stop_in,
+    };
+    let mut log = Log {
+        shared: Arc::clone(&shared),
+        progress: Arc::clone(&progress),
+        folder: Arc::clone(&folder),
+        stop: stop_out,
+        sealer_stop: None,
+        threads: Vec::with_capacity(3),
+        sealer: None,
+        on_failure: settings.on_failure,
+        dir: dir.clone(),
+        _lock: lock,
+    };
+    let spawn = |name: &str, body: Box<dyn FnOnce() + Send>| {
+        std::thread::Builder::new().name(name.to_owned()).spawn(body).map_err(io("start a thread for"))
+    };
+    log.threads.push(spawn("audit-seq", Box::new(move || sequencer.run()))?);
+    let (shared_flush, progress_flush) = (Arc::clone(&shared), Arc::clone(&progress));
+    log.threads.push(spawn(
+        "audit-flush",
+        Box::new(move || run_flusher(&shared_flush, &progress_flush, &flushes_in, &flushed_out, &rolled_out)),
+    )?);
+    let reserve = folder.reserve(EMERGENCY_BYTES).map_err(io("make the emergency segment of"))?;
+    let keeper = Keeper {
+        shared: Arc::clone(&shared),
+        progress: Arc::clone(&progress),
+        folder,
+        appender: Appender::new(Arc::clone(&shared), shards + 2, Arc::clone(&tags)),
+        segment_bytes: settings.segment_bytes,
+        marks: settings.watermarks,
+        next_index,
+        prepared: prepared_out,
+        rolled: rolled_in,
+        reserve: Some(reserve),
+    };
+    log.threads.push(spawn("audit-keep", Box::new(move || keeper.run()))?);
+    if let Some((signer, key, follower)) = sealing {
+        let (stop_out, stop_in) = bounded(0);
+        let sealer = Sealer {
+            shared: Arc::clone(&shared),
+            progress,
+            appender: Appender::new(Arc::clone(&shared), shards + 1, Arc::clone(&tags)),
+            signer,
+            key,
+            cadence: Cadence {
+                interval: settings.checkpoint_interval,
+                events: settings.checkpoint_events,
+                idle: settings.checkpoint_idle,
+                unsigned_age_max: settings.unsigned_age_max,
+            },
+            follower,
+            stop: stop_in,
+        };
+        log.sealer_stop = Some(stop_out);
+        log.sealer = Some(spawn("audit-seal", Box::new(move || sealer.run()))?);
+    }
+    let appenders =
+        (0..=shards).map(|core| Appender::new(Arc::clone(&shared), core, Arc::clone(&tags))).collect();
+    Ok(Opened { appenders, log, recovery })
+}
+
+impl Log {
+    /// A look at the log.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        self.progress.status(self.shared.failure())
+    }
+
+    /// A way to look at the log that may outlive it, for metrics and readiness.
+    #[must_use]
+    pub fn watch(&self) -> LogWatch {
+        LogWatch { shared: Arc::clone(&self.shared), progress: Arc::clone(&self.progress) }
+    }
+
+    /// What callers do when an event cannot be recorded.
+    #[must_use]
+    pub fn on_failure(&self) -> OnFailure {
+        self.on_failure
+    }
+
+    /// The folder.
+    #[must_use]
+    pub fn dir(&self) -> &std::path::Path {
+        &self.dir
+    }
+
+    /// Takes what is queued, writes CLEAN_CLOSE and the seal, flushes, and stops the threads.
+    ///
+    /// # Errors
+    /// The failure that shut the log instead, or [`AuditError::DeadlinePassed`]; the threads are then left to
+    /// themselves, and the next start recovers.
+    pub fn close(mut self, timeout: Duration) -> Result<(), AuditError> {
+        let deadline = Instant::now() + timeout;
+        let _ = self.stop.send(Stop::Close);
+        self.shared.doorbell.ring();
+        let ended = wait_for(&self.threads, deadline);
+        // The sealer ends last: it signs what the others left.
+        self.sealer_stop = None;
+        self.threads.extend(self.sealer.take());
+        if !(ended && wait_for(&self.threads, deadline)) {
+            self.threads.clear();
+            return Err(AuditError::DeadlinePassed);
+        }
+        match (self.progress.closed_at(), self.shared.failure()) {
+            (Some((segment, bytes)), _) => self
+                .tidy(segment, bytes)
+                .map_err(|error| AuditError::io("finish the last segment of", &self.dir, error)),
+            (None, Some(failure)) if failure.kind != FailureKind::Closed => Err(AuditError::Refused(failure)),
+            (None, _) => Err(AuditError::DeadlinePassed),
+        }
+    }
+}
+
+/// Sees how a log is, and can do nothing to it. Cheap to clone.
+#[derive(Clone)]
+pub struct LogWatch {
+    shared: Arc<Shared>,
+    progress: Arc<Progress>,
+}
+
+impl LogWatch {
+    /// A look at the log.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        self.progress.status(self.shared.failure())
+    }
+}
+
+impl Log {
+    /// Finishes the last segment and removes those that were made ahead for nothing.
+    fn tidy(&self, last: u64, bytes: u64) -> io::Result<()> {
+        self.folder.finish(last, Some(bytes))?;
+        self.folder.release()?;
+        for ahead in self.folder.segments()?.into_iter().filter(|segment| segment.index > last) {
+            self.folder.remove(ahead.index)?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        // A closed log's threads have ended; the channel then has no receiver.
+        let _ = self.stop.try_send(Stop::Abandon);
+        self.shared.doorbell.ring();
+        self.sealer_stop = None;
+        self.threads.extend(self.sealer.take());
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Whether all threads end before `deadline`.
+fn wait_for(threads: &[JoinHandle<()>], deadline: Instant) -> bool {
+    while !threads.iter().all(JoinHandle::is_finished) {
+        if Instant::now() >= deadline {
+            return false;
+        }
+        // Threads have no joint with a deadline; a close is rare, and a millisecond is nothing to it.
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    true
+}
+
+/// The verifying key of the checkpoints, as signed-note text, for `audit verify` on this machine.
+pub(super) const KEY_FILE: &str = "checkpoint.key";
+
+/// The tag key's file.
+const TAG_KEY: &str = "tag.key";
+
+/// A start leaves room for events in the smallest segment, whatever it found.
+const RECOVERY_RECORDS_MAX: usize = 16;

@@ -1,0 +1,420 @@
+//! Verification: recompute everything from the stored bytes and name every break.
+//!
+//! Needs no running log, no HSM, and never writes. Segments are checked in parallel, each by itself
+//! (`segment.rs`); then they are joined in order (`join.rs`): links between segments, tree heads, signatures.
+
+mod join;
+mod segment;
+
+use std::{
+    fmt,
+    fs::File,
+    io::{self, Read as _},
+    path::Path,
+    sync::{Condvar, Mutex, PoisonError},
+};
+
+use join::Join;
+use segment::{Ending, Scan, scan};
+
+use super::{
+    error::AuditError,
+    folder::{SegmentFile, segment_name},
+    merkle::CompactRange,
+    note::CheckpointKey,
+    real::list_segments,
+    record::{HEADER_BYTES, Hash, Header},
+    sealer::CHECKPOINT_FILE,
+};
+
+/// How to verify.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The name the log must have; `None` accepts the one it states.
+    pub origin: Option<String>,
+    /// What to recompute.
+    pub mode: Mode,
+    /// Keys that may have signed checkpoints. Empty: signatures cannot be checked, which is reported as
+    /// [`Class::Unsigned`] unless `allow_unsigned`.
+    pub keys: Vec<CheckpointKey>,
+    /// Whether a log without any checkpoint, or without keys to check them, may pass.
+    pub allow_unsigned: bool,
+    /// The oldest an unsigned tail may be, in nanoseconds before `now_ns`.
+    pub unsigned_age_ns_max: u64,
+    /// The wall clock, for the age of the unsigned tail; 0 to measure it against the log's last record.
+    pub now_ns: u64,
+    /// Records from here on are not looked at: the size of a running log.
+    pub upto: Option<u64>,
+    /// Continue behind this state, which an earlier run established.
+    pub since: Option<Trusted>,
+    /// Threads to use; 0 for one per core.
+    pub threads: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            origin: None,
+            mode: Mode::Full,
+            keys: Vec::new(),
+            allow_unsigned: false,
+            unsigned_age_ns_max: u64::MAX,
+            now_ns: 0,
+            upto: None,
+            since: None,
+            threads: 0,
+        }
+    }
+}
+
+/// What is recomputed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Headers, links, checksums, bodies, tree heads, signatures.
+    Full,
+    /// As full, but bodies are not hashed: their checksums stand for them.
+    Quick,
+    /// As full, for the segments that hold these records; tree heads are not recomputed.
+    Range {
+        /// First record wanted.
+        from: u64,
+        /// First record no longer wanted.
+        to: u64,
+    },
+}
+
+impl Mode {
+    /// The stable name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::Quick => "quick",
+            Self::Range { .. } => "range",
+        }
+    }
+}
+
+/// A state of the log that a verification established and a later one may start from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trusted {
+    /// The segment to continue with.
+    pub segment: u64,
+    /// Records before that segment.
+    pub size: u64,
+    /// Event hash of the last of them.
+    pub hash: Hash,
+    /// The tree over them.
+    pub tree: CompactRange,
+}
+
+/// What was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    /// The log's name; empty when no segment could be read.
+    pub origin: String,
+    /// Segments looked at.
+    pub segments: u64,
+    /// Records whose hash was recomputed.
+    pub records: u64,
+    /// Bytes read.
+    pub bytes: u64,
+    /// Records in the log.
+    pub size: u64,
+    /// Event hash of the last record.
+    pub head: Option<Hash>,
+    /// Tree head over all records, where it was recomputed.
+    pub root: Option<Hash>,
+    /// Checkpoints whose signature and tree head were checked.
+    pub checkpoints: u64,
+    /// Records the latest of them covers.
+    pub signed_size: u64,
+    /// Every break, in the order of the log. Empty means the log is whole.
+    pub breaks: Vec<Break>,
+    /// What is worth knowing and no break.
+    pub notices: Vec<Break>,
+    /// Where a later verification may start.
+    pub trusted: Option<Trusted>,
+}
+
+impl Report {
+    /// 0 for a whole log, else the code of the first break's class.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        self.breaks.first().map_or(0, |first| first.class.exit_code())
+    }
+}
+
+/// One place where the log is not what it must be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Break {
+    /// What kind of break.
+    pub class: Class,
+    /// The segment.
+    pub segment: u64,
+    /// Byte offset in the segment.
+    pub offset: u64,
+    /// First record concerned.
+    pub seq: u64,
+    /// Records concerned; 0 where none is.
+    pub records: u64,
+    /// What was found and what was expected, in words.
+    pub detail: String,
+}
+
+impl fmt::Display for Break {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { class, segment, offset, seq, records, detail } = self;
+        write!(f, "{class} at record {seq}")?;
+        if *records > 1 {
+            write!(f, " and {} more", records - 1)?;
+        }
+        write!(f, " (segment {}, offset {offset}): {detail}", segment_name(*segment))
+    }
+}
+
+/// Declares the classes once: variant, name, exit code, meaning.
+macro_rules! classes {
+    ($($(#[doc = $meaning:literal])+ $variant:ident = $name:literal, $code:literal;)+) => {
+        /// The kinds of breaks. Names and exit codes are stable.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum Class {
+            $($(#[doc = $meaning])+ $variant,)+
+        }
+
+        impl Class {
+            /// Every class.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
+
+            /// The stable name.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)+ }
+            }
+
+            /// What `edgate audit verify` exits with when this is the first break. 2 means it could not run.
+            #[must_use]
+            pub const fn exit_code(self) -> u8 {
+                match self { $(Self::$variant => $code,)+ }
+            }
+        }
+    };
+}
+
+classes! {
+    /// A stored body, or the bytes behind it, are not what the header commits to.
+    AlteredBody = "altered-body", 1;
+    /// A header is not what its neighbour commits to, or what stands there is no record.
+    AlteredHeader = "altered-header", 1;
+    /// Records are missing between two that are there.
+    Deleted = "deleted", 3;
+    /// A record stands where another belongs.
+    Inserted = "inserted", 4;
+    /// Records stand in another order.
+    Reordered = "reordered", 5;
+    /// A record is repeated.
+    Duplicate = "duplicate", 6;
+    /// A segment is missing.
+    MissingSegment = "missing-segment", 7;
+    /// Bytes of a crash behind the last record: never acknowledged. A notice, until recovery has dealt with them.
+    TornUnacknowledged = "torn-unacknowledged", 8;
+    /// A signature does not verify, or is missing.
+    BadSignature = "bad-signature", 9;
+    /// A checkpoint is signed by a key that is not ours.
+    WrongKey = "wrong-key", 10;
+    /// A segment or checkpoint belongs to another log.
+    WrongOrigin = "wrong-origin", 11;
+    /// Nothing is signed, or the tail is unsigned for longer than allowed.
+    Unsigned = "unsigned", 12;
+    /// A segment that should end with a seal does not.
+    Unsealed = "unsealed", 13;
+    /// The records do not hash to what was signed: the log was rewritten.
+    Rewritten = "rewritten", 14;
+    /// The log is shorter than what was signed.
+    Truncated = "truncated", 15;
+}
+
+impl fmt::Display for Class {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// How far a verification is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VerifyProgress {
+    /// Bytes checked.
+    pub bytes: u64,
+    /// Bytes there are.
+    pub bytes_total: u64,
+}
+
+/// Verifies the log in `dir`, calling `progress` after each segment.
+///
+/// # Errors
+/// Only when the folder cannot be read or holds no log; breaks are in the report.
+pub fn verify_dir(
+    dir: &Path,
+    options: &Options,
+    progress: &mut dyn FnMut(VerifyProgress),
+) -> Result<Report, AuditError> {
+    let io = |what| move |source: io::Error| AuditError::io(what, dir, source);
+    let mut files = list_segments(dir).map_err(io("list the segments of"))?;
+    if files.is_empty() {
+        return Err(AuditError::NotFound { path: dir.to_owned() });
+    }
+    if let Some(trusted) = &options.since {
+        files.retain(|file| file.index >= trusted.segment);
+    }
+    if let Mode::Range { from, to } = options.mode {
+        let first_seqs = files
+            .iter()
+            .map(|file| first_seq(dir, file.index))
+            .collect::<io::Result<Vec<_>>>()
+            .map_err(io("read a segment of"))?;
+        // A segment holds wanted records if it starts before `to` and the next one starts behind `from`.
+        let written = first_seqs.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
+        let wanted = |at: usize| {
+            at < written
+                && first_seqs[at].is_none_or(|first| first < to)
+                && first_seqs.get(at + 1).copied().flatten().is_none_or(|next| next > from)
+        };
+        files = (0..files.len()).filter(|at| wanted(*at)).map(|at| files[at]).collect();
+    }
+    let bytes_total = files.iter().map(|file| file.bytes).sum();
+    let published = std::fs::read_to_string(dir.join(CHECKPOINT_FILE)).ok();
+    let mut join = Join::new(options, &files, published);
+    let mut bytes = 0;
+    scan_in_order(dir, options, &files, |scan| {
+        bytes += scan.file_bytes;
+        join.add(scan);
+        progress(VerifyProgress { bytes, bytes_total });
+    })
+    .map_err(io("read a segment of"))?;
+    Ok(join.finish())
+}
+
+/// Verifies segments that are at hand, one after the other.
+#[cfg(test)]
+pub(super) fn verify_segments(segments: &[(SegmentFile, Vec<u8>)], options: &Options) -> Report {
+    let files: Vec<_> = segments.iter().map(|(file, _)| *file).collect();
+    let mut join = Join::new(options, &files, None);
+    let written = segments.iter().rposition(|(_, bytes)| bytes.iter().any(|byte| *byte != 0)).unwrap_or(0);
+    for (at, (file, bytes)) in segments.iter().enumerate() {
+        let ending = match segments.get(at + 1) {
+            Some((_, next)) if at < written => Ending::stated_by(next),
+            _ => Ending::Last,
+        };
+        join.add(scan(file, bytes, options, ending));
+    }
+    join.finish()
+}
+
+/// Scans segments on several threads and hands the results over in order. At most a few segments are ahead of the
+/// join, so that memory stays bounded.
+fn scan_in_order(
+    dir: &Path,
+    options: &Options,
+    files: &[SegmentFile],
+    mut take: impl FnMut(Scan),
+) -> io::Result<()> {
+    struct Work {
+        next: usize,
+        joined: usize,
+        done: Vec<Option<io::Result<Scan>>>,
+    }
+    let threads = match options.threads {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        threads => threads,
+    }
+    .min(files.len());
+    let work = Mutex::new(Work { next: 0, joined: 0, done: files.iter().map(|_| None).collect() });
+    let changed = Condvar::new();
+    let lock = || work.lock().unwrap_or_else(PoisonError::into_inner);
+    let worker = || {
+        let mut buffer = Vec::new();
+        loop {
+            let at = {
+                let mut work = lock();
+                while work.next < files.len() && work.next >= work.joined + threads * AHEAD {
+                    work = changed.wait(work).unwrap_or_else(PoisonError::into_inner);
+                }
+                if work.next >= files.len() {
+                    return;
+                }
+                work.next += 1;
+                work.next - 1
+            };
+            let scanned = read_segment(dir, files[at].index, &mut buffer).and_then(|()| {
+                let ending = match files.get(at + 1) {
+                    Some(next) => ending_before(dir, next.index)?,
+                    None => Ending::Last,
+                };
+                Ok(scan(&files[at], &buffer, options, ending))
+            });
+            lock().done[at] = Some(scanned);
+            changed.notify_all();
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(worker);
+        }
+        for at in 0..files.len() {
+            let scanned = {
+                let mut work = lock();
+                loop {
+                    if let Some(scanned) = work.done[at].take() {
+                        work.joined = at + 1;
+                        if scanned.is_err() {
+                            work.next = files.len();
+                        }
+                        break scanned;
+                    }
+                    work = changed.wait(work).unwrap_or_else(PoisonError::into_inner);
+                }
+            };
+            changed.notify_all();
+            take(scanned?);
+        }
+        Ok(())
+    })
+}
+
+/// Reads a whole segment into `buffer`. Reads rather than maps: a file shortened under a map would kill the reader.
+fn read_segment(dir: &Path, index: u64, buffer: &mut Vec<u8>) -> io::Result<()> {
+    let mut file = File::open(dir.join(segment_name(index)))?;
+    buffer.clear();
+    file.read_to_end(buffer).map(|_| ())
+}
+
+/// How a segment ended, as the next one says.
+fn ending_before(dir: &Path, next: u64) -> io::Result<Ending> {
+    let mut start = Vec::with_capacity(OPEN_BYTES);
+    File::open(dir.join(segment_name(next)))?.take(OPEN_BYTES as u64).read_to_end(&mut start)?;
+    if start.iter().all(|byte| *byte == 0) {
+        // Made ahead and not yet written to; those after it are no further.
+        return Ok(Ending::Last);
+    }
+    Ok(Ending::stated_by(&start))
+}
+
+/// The `seq` of a segment's first record, if it can be read.
+fn first_seq(dir: &Path, index: u64) -> io::Result<Option<u64>> {
+    let mut header = [0; HEADER_BYTES];
+    let mut file = File::open(dir.join(segment_name(index)))?;
+    match file.read_exact(&mut header) {
+        Ok(()) => Ok(Header::parse(&header).ok().map(|header| header.seq)),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// More than a SEGMENT_OPEN record takes.
+const OPEN_BYTES: usize = 4096;
+
+/// Segments scanned ahead of the join, per thread.
+const AHEAD: usize = 2;
+
+#[cfg(test)]
+mod tests;

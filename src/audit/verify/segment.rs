@@ -1,0 +1,476 @@
+//! One segment by itself: every record, every break inside it, and what its neighbours need to know.
+
+use std::collections::VecDeque;
+
+use super::{Break, Class, Mode, Options};
+use crate::audit::{
+    folder::SegmentFile,
+    merkle::CompactRange,
+    record::{ALIGNMENT, CORE_SEQUENCER, HEADER_BYTES, Hash, Header, MAGIC, event_hash, stored_len},
+    recover::{TORN_COMMITS_MAX, scan_commits},
+    schema::{self, Kind},
+    walk::{Depth, Flaw, PrevEnd, Record, SegmentOpen, prev_end, read_record_to},
+    writer::Head,
+};
+
+/// What one segment holds.
+pub(super) struct Scan {
+    pub(super) index: u64,
+    pub(super) file_bytes: u64,
+    pub(super) finished: bool,
+    /// `seq` and `prev_hash` of the first record that could be read.
+    pub(super) first: Option<(u64, Hash)>,
+    pub(super) open: Option<SegmentOpen>,
+    /// Behind the last record.
+    pub(super) end: Option<Head>,
+    pub(super) ended: PrevEnd,
+    pub(super) sealed: bool,
+    pub(super) closed: bool,
+    pub(super) records: u64,
+    pub(super) last_wall_ns: u64,
+    /// The highest `durable_size` a COMMIT states.
+    pub(super) durable_size: u64,
+    /// The tree over the segment's records; `None` when a record is missing.
+    pub(super) tree: Option<CompactRange>,
+    pub(super) checkpoints: Vec<FoundCheckpoint>,
+    /// Trees over the segment's records at its last commits: what a checkpoint in the next segment may refer to.
+    pub(super) commit_trees: VecDeque<CompactRange>,
+    pub(super) breaks: Vec<Break>,
+    /// Why the records end where bytes that are not zero remain.
+    pub(super) tail_cause: Option<Flaw>,
+    /// The size to stop at was reached: what follows is none of our business.
+    pub(super) stopped: bool,
+}
+
+/// A CHECKPOINT record.
+pub(super) struct FoundCheckpoint {
+    pub(super) seq: u64,
+    pub(super) offset: u64,
+    pub(super) size: u64,
+    pub(super) root: Hash,
+    pub(super) note: String,
+    /// Wall clock of the record.
+    pub(super) wall_ns: u64,
+    /// The tree over the segment's records below `size`, if that size is one of the segment's recent commits.
+    pub(super) tree: Option<CompactRange>,
+    /// The tree over all records below `size`, as the record states it.
+    pub(super) frontier: Option<CompactRange>,
+}
+
+struct Scanner<'a> {
+    bytes: &'a [u8],
+    ending: Ending,
+    depth: Depth,
+    offset: usize,
+    scan: Scan,
+    // Set after known damage: the next link is broken for a reason that was already reported.
+    lenient: bool,
+    // A link that does not hold and whose guilty side the next link tells.
+    pending: Option<Pending>,
+    recent: VecDeque<(u64, Hash)>,
+    // Records reported as deleted, as (first, behind last, index of the break).
+    missing: Vec<(u64, u64, usize)>,
+    // The tree and the offset behind it, now and then: where to start for a checkpoint of an older state.
+    marks: Vec<(usize, CompactRange)>,
+}
+
+#[derive(Clone, Copy)]
+struct Pending {
+    seq: u64,
+    offset: usize,
+    before: usize,
+}
+
+/// What the segment's surroundings say about its end.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Ending {
+    /// Nothing is known: the next segment cannot be read.
+    Open,
+    /// No later segment was written to: what lies behind may have been torn by a crash.
+    Last,
+    /// The next segment states where this one ended. Its statement is part of the chain.
+    Stated(u64),
+}
+
+impl Ending {
+    /// Reads the statement out of the first bytes of the next segment.
+    pub(super) fn stated_by(next_segment: &[u8]) -> Self {
+        let open = read_record_to(next_segment, 0, Depth::Bodies).ok();
+        let stated = open.and_then(|record| SegmentOpen::read(&record)?.prev);
+        stated.map_or(Self::Open, |prev| Self::Stated(prev.end))
+    }
+}
+
+/// Scans a segment's bytes.
+pub(super) fn scan(file: &SegmentFile, bytes: &[u8], options: &Options, ending: Ending) -> Scan {
+    let scan = Scan {
+        index: file.index,
+        file_bytes: bytes.len() as u64,
+        finished: file.finished,
+        first: None,
+        open: None,
+        end: None,
+        ended: prev_end(&[], 0),
+        sealed: false,
+        closed: false,
+        records: 0,
+        last_wall_ns: 0,
+        durable_size: 0,
+        tree: None,
+        checkpoints: Vec::new(),
+        commit_trees: VecDeque::with_capacity(RECENT_COMMITS),
+        breaks: Vec::new(),
+        tail_cause: None,
+        stopped: false,
+    };
+    let mut scanner = Scanner {
+        bytes,
+        ending,
+        depth: if options.mode == Mode::Quick { Depth::Headers } else { Depth::Bodies },
+        offset: 0,
+        scan,
+        lenient: false,
+        pending: None,
+        recent: VecDeque::with_capacity(RECENT_RECORDS),
+        missing: Vec::new(),
+        marks: Vec::new(),
+    };
+    scanner.run(options.upto);
+    scanner.scan
+}
+
+impl<'a> Scanner<'a> {
+    fn run(&mut self, upto: Option<u64>) {
+        let mut last_offset = 0;
+        loop {
+            if let (Some(upto), Some(end)) = (upto, self.scan.end)
+                && end.size >= upto
+            {
+                self.scan.stopped = true;
+                break;
+            }
+            if self.offset == self.bytes.len() || self.at_stated_end() {
+                break;
+            }
+            let at = self.offset;
+            let more = match read_record_to(self.bytes, self.offset, self.depth) {
+                Ok(record) => {
+                    self.place(&record, last_offset);
+                    true
+                }
+                Err(flaw) => self.pass_damage(flaw),
+            };
+            if !more {
+                break;
+            }
+            last_offset = at;
+        }
+        if let Some(pending) = self.pending.take() {
+            self.report(
+                Class::AlteredHeader,
+                pending.before,
+                pending.seq - 1,
+                1,
+                "its successor does not continue it",
+            );
+        }
+        self.scan.ended = prev_end(self.bytes, self.offset);
+        if self.scan.sealed && self.scan.ended.tail_bytes > 0 && !self.scan.stopped {
+            let seq = self.scan.end.map_or(0, |end| end.size);
+            self.report(Class::Inserted, self.offset, seq, 0, "bytes follow the seal");
+        }
+    }
+
+    /// Whether the next segment says that the log leaves this one here. What follows is for the join to compare.
+    fn at_stated_end(&self) -> bool {
+        matches!(self.ending, Ending::Stated(end) if end == self.offset as u64)
+    }
+
+    /// Whether the bytes from here on can be what a crash left: nothing behind them was known to be durable.
+    fn may_be_torn(&self) -> bool {
+        let Some(end) = self.scan.end else { return false };
+        let (mut commits, mut durable) = (0, self.scan.durable_size);
+        scan_commits(self.bytes, self.offset, &mut commits, &mut durable);
+        matches!(self.ending, Ending::Last)
+            && !self.scan.closed
+            && !self.scan.finished
+            && durable <= end.size
+            && commits <= TORN_COMMITS_MAX
+    }
+
+    /// Finds the place of a record that is whole in itself.
+    fn place(&mut self, record: &Record<'_>, before: usize) {
+        let header = &record.header;
+        let Some(end) = self.scan.end else {
+            self.accept(record);
+            return;
+        };
+        if header.seq == end.size {
+            if header.prev_hash != end.hash && !self.lenient {
+                self.broken_link(header.seq, before);
+            } else {
+                self.good_link(header.seq);
+            }
+            self.accept(record);
+        } else if self.next_seq(record) == Some(end.size + 1) {
+            self.report(
+                Class::AlteredHeader,
+                self.offset,
+                end.size,
+                1,
+                &format!("the record calls itself {}", header.seq),
+            );
+            self.accept_as(record, end.size);
+            self.lenient = true;
+        } else if header.seq > end.size {
+            let detail = format!("record {} follows record {}", header.seq, end.size.wrapping_sub(1));
+            self.missing.push((end.size, header.seq, self.scan.breaks.len()));
+            self.report(Class::Deleted, self.offset, end.size, header.seq - end.size, &detail);
+            self.scan.tree = None;
+            self.accept(record);
+        } else {
+            self.place_earlier(record, end);
+        }
+    }
+
+    /// A record whose number was already used: repeated, late, or the one that another was put before.
+    fn place_earlier(&mut self, record: &Record<'_>, end: Head) {
+        let seq = record.header.seq;
+        let missing =
+            self.missing.iter().find(|(from, to, _)| (*from..*to).contains(&seq)).map(|found| found.2);
+        if self.recent.contains(&(seq, record.hash)) {
+            self.report(Class::Duplicate, self.offset, seq, 1, "the record is repeated");
+        } else if let Some(at) = missing {
+            self.scan.breaks[at].class = Class::Reordered;
+            self.scan.breaks[at].detail = format!("record {seq} stands behind record {}", end.size - 1);
+        } else {
+            self.report(Class::Inserted, self.offset, seq, 1, "two different records have this number");
+            self.scan.tree = None;
+            self.accept(record);
+            return;
+        }
+        self.offset = record.next;
+    }
+
+    /// Goes on behind bytes that are no whole record; says whether anything follows.
+    fn pass_damage(&mut self, flaw: Flaw) -> bool {
+        if self.may_be_torn() {
+            self.scan.tail_cause = Some(flaw);
+            return false;
+        }
+        if let Some(header_bytes) = self.bytes[self.offset..].first_chunk::<HEADER_BYTES>()
+            && let Ok(header) = Header::parse(header_bytes)
+            && let Some(end) = self.scan.end
+            && header.seq == end.size
+            && header.prev_hash == end.hash
+            && matches!(flaw, Flaw::Digest | Flaw::Checksum | Flaw::Padding)
+        {
+            self.pass_altered_record(flaw, &header, event_hash(header_bytes));
+            return true;
+        }
+        let Some((found, record)) = self.resync() else {
+            let rest = &self.bytes[self.offset..];
+            if rest.iter().any(|byte| *byte != 0) {
+                self.scan.tail_cause = Some(flaw);
+            }
+            return false;
+        };
+        let at = self.offset;
+        self.offset = found;
+        match self.scan.end {
+            Some(end) if record.header.seq <= end.size => {
+                let detail = format!("bytes that are no record: {flaw}");
+                self.report(Class::Inserted, at, end.size, 0, &detail);
+            }
+            end => {
+                let from = end.map_or(record.header.seq.saturating_sub(1), |end| end.size);
+                let records = record.header.seq - from;
+                self.report(Class::AlteredHeader, at, from, records, &flaw.to_string());
+                self.scan.tree = None;
+                if let Some(end) = &mut self.scan.end {
+                    *end = Head { size: record.header.seq, hash: record.header.prev_hash };
+                }
+                self.lenient = true;
+            }
+        }
+        true
+    }
+
+    /// A record in its place whose header reads well, but whose body, checksum or padding does not fit.
+    fn pass_altered_record(&mut self, flaw: Flaw, header: &Header, hash: Hash) {
+        let next = self.offset + stored_len(header.body_len as usize);
+        // The successor tells which side lies: if it continues this header, the header is as it was.
+        let continued =
+            read_record_to(self.bytes, next, Depth::Headers).is_ok_and(|next| next.header.prev_hash == hash);
+        let class = match flaw {
+            Flaw::Digest | Flaw::Padding if continued => Class::AlteredBody,
+            Flaw::Padding => Class::AlteredBody,
+            _ => Class::AlteredHeader,
+        };
+        self.good_link(header.seq);
+        self.report(class, self.offset, header.seq, 1, &flaw.to_string());
+        self.lenient = !continued;
+        self.scan.end = Some(Head { size: header.seq + 1, hash });
+        if let Some(tree) = &mut self.scan.tree {
+            tree.push(&hash);
+        }
+        self.scan.records += 1;
+        self.offset = next.min(self.bytes.len());
+    }
+
+    /// The next place behind the current one where a whole record starts.
+    fn resync(&self) -> Option<(usize, Record<'a>)> {
+        let mut offset = self.offset + ALIGNMENT;
+        while let Some(start) = self.bytes.get(offset..offset + MAGIC.len()) {
+            if start == MAGIC
+                && let Ok(record) = read_record_to(self.bytes, offset, Depth::Bodies)
+            {
+                return Some((offset, record));
+            }
+            offset += ALIGNMENT;
+        }
+        None
+    }
+
+    fn next_seq(&self, record: &Record<'_>) -> Option<u64> {
+        read_record_to(self.bytes, record.next, Depth::Headers).ok().map(|next| next.header.seq)
+    }
+
+    fn broken_link(&mut self, seq: u64, before: usize) {
+        match self.pending.take() {
+            // Both links of the record between are broken: it is the one.
+            Some(pending) if pending.seq + 1 == seq => {
+                let detail = "neither neighbour fits it";
+                self.report(Class::AlteredHeader, pending.offset, pending.seq, 1, detail);
+            }
+            _ => self.pending = Some(Pending { seq, offset: self.offset, before }),
+        }
+    }
+
+    fn good_link(&mut self, seq: u64) {
+        if let Some(pending) = self.pending.take_if(|pending| pending.seq < seq) {
+            // The later record is confirmed by its successor, so the earlier one changed.
+            let detail = "its successor does not continue it";
+            self.report(Class::AlteredHeader, pending.before, pending.seq - 1, 1, detail);
+        }
+    }
+
+    fn accept(&mut self, record: &Record<'_>) {
+        self.accept_as(record, record.header.seq);
+    }
+
+    fn accept_as(&mut self, record: &Record<'_>, seq: u64) {
+        let first = self.scan.first.is_none();
+        if first {
+            self.scan.first = Some((seq, record.header.prev_hash));
+            self.scan.tree = Some(CompactRange::new(seq));
+        }
+        self.lenient = false;
+        self.scan.end = Some(Head { size: seq + 1, hash: record.hash });
+        self.scan.records += 1;
+        self.scan.last_wall_ns = record.header.wall_ns;
+        if let Some(tree) = &mut self.scan.tree {
+            if self.scan.records % MARK_RECORDS == 1 {
+                self.marks.push((self.offset, tree.clone()));
+            }
+            tree.push(&record.hash);
+        } else {
+            self.marks.clear();
+        }
+        if self.recent.len() == RECENT_RECORDS {
+            self.recent.pop_front();
+        }
+        self.recent.push_back((seq, record.hash));
+        let sealed = std::mem::replace(&mut self.scan.sealed, false);
+        if sealed {
+            self.report(Class::Inserted, self.offset, seq, 1, "a record follows the seal");
+        }
+        if let Some(kind) = record.kind() {
+            self.note_kind(kind, record, seq, first);
+        }
+        self.offset = record.next;
+    }
+
+    /// Remembers what the records of the log itself say.
+    fn note_kind(&mut self, kind: Kind, record: &Record<'_>, seq: u64, first: bool) {
+        match kind {
+            Kind::SegmentOpen => {
+                if !first || self.offset != 0 {
+                    self.report(Class::Inserted, self.offset, seq, 1, "SEGMENT_OPEN inside a segment");
+                }
+                self.scan.open = SegmentOpen::read(record);
+            }
+            Kind::Commit if record.header.core == CORE_SEQUENCER => {
+                if let Ok(body) = record.read_body() {
+                    self.scan.durable_size = self.scan.durable_size.max(schema::uint(&body, 3).unwrap_or(0));
+                }
+                if let Some(tree) = &self.scan.tree {
+                    if self.scan.commit_trees.len() == RECENT_COMMITS {
+                        self.scan.commit_trees.pop_front();
+                    }
+                    self.scan.commit_trees.push_back(tree.clone());
+                }
+            }
+            Kind::SegmentSeal => self.scan.sealed = true,
+            Kind::CleanClose => self.scan.closed = true,
+            Kind::Checkpoint => self.note_checkpoint(record, seq),
+            _ => {}
+        }
+    }
+
+    fn note_checkpoint(&mut self, record: &Record<'_>, seq: u64) {
+        let fields = record.read_body().ok().and_then(|body| {
+            let size = schema::uint(&body, 1)?;
+            let root = schema::bytes(&body, 2)?.try_into().ok()?;
+            let frontier = CompactRange::from_bytes(size, schema::bytes(&body, 4)?);
+            Some((size, root, schema::text(&body, 3)?.to_owned(), frontier))
+        });
+        let Some((size, root, note, frontier)) = fields else {
+            self.report(Class::BadSignature, self.offset, seq, 1, "the checkpoint record cannot be read");
+            return;
+        };
+        let recent = self.scan.commit_trees.iter().rev().find(|tree| tree.end() == size).cloned();
+        let tree = recent.or_else(|| self.tree_at(size));
+        self.scan.checkpoints.push(FoundCheckpoint {
+            seq,
+            offset: self.offset as u64,
+            size,
+            root,
+            note,
+            wall_ns: record.header.wall_ns,
+            tree,
+            frontier,
+        });
+    }
+
+    /// The tree over the segment's records below `size`, recomputed from the nearest mark.
+    fn tree_at(&self, size: u64) -> Option<CompactRange> {
+        let (mut offset, mut tree) = self.marks.iter().rev().find(|(_, tree)| tree.end() <= size).cloned()?;
+        while tree.end() < size && offset < self.offset {
+            let header = self.bytes.get(offset..)?.first_chunk::<HEADER_BYTES>()?;
+            tree.push(&event_hash(header));
+            offset += stored_len(Header::parse(header).ok()?.body_len as usize);
+        }
+        (tree.end() == size).then_some(tree)
+    }
+
+    fn report(&mut self, class: Class, offset: usize, seq: u64, records: u64, detail: &str) {
+        self.scan.breaks.push(Break {
+            class,
+            segment: self.scan.index,
+            offset: offset as u64,
+            seq,
+            records,
+            detail: detail.to_owned(),
+        });
+    }
+}
+
+/// Records remembered to tell a repeated record from a foreign one.
+const RECENT_RECORDS: usize = 64;
+
+/// Commits whose tree is remembered: the sealer signs the latest durable commit it sees.
+const RECENT_COMMITS: usize = 256;
+
+/// Records between two marks: at most so many are hashed again for a checkpoint of an older state.
+const MARK_RECORDS: u64 = 1024;

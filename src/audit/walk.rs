@@ -1,0 +1,160 @@
+//! Reading one record out of a segment's bytes, with every check that needs no neighbour.
+
+use sha2::{Digest as _, Sha256};
+
+use super::{
+    record::{self, HEADER_BYTES, Hash, Header, HeaderError},
+    schema::{self, Kind},
+};
+
+/// A record whose checksum and body digest are right. Its place in the chain is for the caller to check.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Record<'a> {
+    pub(super) header: Header,
+    pub(super) body: &'a [u8],
+    pub(super) hash: Hash,
+    /// Offset of the next record.
+    pub(super) next: usize,
+}
+
+/// Why no record can be read at an offset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Flaw {
+    /// Header or body run past the end of the bytes.
+    #[error("record runs past the end of the segment")]
+    Cut,
+    /// The body is not the one the header commits to.
+    #[error("body does not match its digest")]
+    Digest,
+    /// The bytes are no header.
+    #[error("{0}")]
+    Header(HeaderError),
+    /// Bytes between the body and the next record are not zero.
+    #[error("padding is not zero")]
+    Padding,
+    /// The checksum is wrong while the digest of the body is right: the header differs.
+    #[error("checksum of the header does not match")]
+    Checksum,
+    /// Zeros: the end of what was written.
+    #[error("nothing was written here")]
+    Unwritten,
+}
+
+/// How much of a record is recomputed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Depth {
+    /// Everything but the body digest: the checksum stands for it.
+    Headers,
+    /// Everything.
+    Bodies,
+}
+
+/// Reads the record at `offset`, a multiple of the alignment.
+pub(super) fn read_record(segment: &[u8], offset: usize) -> Result<Record<'_>, Flaw> {
+    read_record_to(segment, offset, Depth::Bodies)
+}
+
+/// As [`read_record`], to a stated depth.
+pub(super) fn read_record_to(segment: &[u8], offset: usize, depth: Depth) -> Result<Record<'_>, Flaw> {
+    let rest = segment.get(offset..).ok_or(Flaw::Cut)?;
+    let Some((header_bytes, behind)) = rest.split_first_chunk::<HEADER_BYTES>() else {
+        return Err(if rest.iter().all(|byte| *byte == 0) { Flaw::Unwritten } else { Flaw::Cut });
+    };
+    let header = Header::parse(header_bytes).map_err(|error| match error {
+        HeaderError::Unwritten => Flaw::Unwritten,
+        other => Flaw::Header(other),
+    })?;
+    let body_len = header.body_len as usize;
+    let (body, behind) = behind.split_at_checked(body_len).ok_or(Flaw::Cut)?;
+    let padding = record::stored_len(body_len) - HEADER_BYTES - body_len;
+    let padding = behind.get(..padding).ok_or(Flaw::Cut)?;
+    if depth == Depth::Bodies && Sha256::digest(body)[..] != header.body_digest {
+        return Err(Flaw::Digest);
+    }
+    if record::stored_checksum(header_bytes) != record::checksum(header_bytes, body) {
+        return Err(Flaw::Checksum);
+    }
+    if padding.iter().any(|byte| *byte != 0) {
+        return Err(Flaw::Padding);
+    }
+    let next = offset + record::stored_len(body_len);
+    Ok(Record { header, body, hash: record::event_hash(header_bytes), next })
+}
+
+impl<'a> Record<'a> {
+    pub(super) fn kind(&self) -> Option<Kind> {
+        Kind::from_code(self.header.kind)
+    }
+
+    /// The body under its schema.
+    pub(super) fn read_body(&self) -> Result<schema::Body<'a>, schema::BodyError> {
+        schema::read_body(self.header.kind, self.header.schema, self.body)
+    }
+}
+
+/// What a SEGMENT_OPEN body says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct SegmentOpen {
+    pub(super) origin: String,
+    pub(super) log_id: [u8; 16],
+    pub(super) segment: u64,
+    pub(super) boot: u64,
+    /// How the previous segment ended; absent in the first.
+    pub(super) prev: Option<PrevEnd>,
+}
+
+/// How a segment ended, as its successor states it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct PrevEnd {
+    /// Bytes of valid records.
+    pub(super) end: u64,
+    /// Bytes after them up to the last one that is not zero: a torn tail, left in place.
+    pub(super) tail_bytes: u64,
+    /// SHA-256 of the tail; of nothing when there is none.
+    pub(super) tail_digest: Hash,
+}
+
+impl SegmentOpen {
+    pub(super) fn read(record: &Record<'_>) -> Option<Self> {
+        if record.kind() != Some(Kind::SegmentOpen) {
+            return None;
+        }
+        let body = record.read_body().ok()?;
+        let prev = schema::uint(&body, 7).map(|end| PrevEnd {
+            end,
+            tail_bytes: schema::uint(&body, 8).unwrap_or(0),
+            tail_digest: schema::bytes(&body, 9)
+                .and_then(|bytes| bytes.try_into().ok())
+                .unwrap_or_else(empty_digest),
+        });
+        Some(Self {
+            origin: schema::text(&body, 1)?.to_owned(),
+            log_id: schema::bytes(&body, 2)?.try_into().ok()?,
+            segment: schema::uint(&body, 3)?,
+            boot: schema::uint(&body, 4)?,
+            prev,
+        })
+    }
+}
+
+/// Measures what lies behind the valid records of a segment.
+pub(super) fn prev_end(segment: &[u8], end: usize) -> PrevEnd {
+    let tail = &segment[end..];
+    let tail = &tail[..tail.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1)];
+    PrevEnd { end: end as u64, tail_bytes: tail.len() as u64, tail_digest: Sha256::digest(tail).into() }
+}
+
+/// The hash that stands before record 0: it binds the chain to this log's name and to this one log of that name.
+pub(super) fn genesis_hash(origin: &str, log_id: &[u8; 16]) -> Hash {
+    Sha256::new()
+        .chain_update(b"edgate audit log v1\n")
+        .chain_update(origin)
+        .chain_update(b"\n")
+        .chain_update(log_id)
+        .finalize()
+        .into()
+}
+
+fn empty_digest() -> Hash {
+    Sha256::digest([]).into()
+}

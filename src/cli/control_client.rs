@@ -1,0 +1,384 @@
+//! `edgate token issue` and `edgate revoke`: clients of a running node's control listener.
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use serde_json::{Map, Value};
+
+use crate::config::{Config, EXIT_CONFIG};
+use crate::token;
+
+use super::{EXIT_INPUT, EXIT_UNAVAILABLE, EXIT_YES, Output, complain, print_line};
+
+/// Where the control listener is.
+#[derive(Debug, Args)]
+pub(super) struct Target {
+    /// The control listener of the running node.
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8181")]
+    control: String,
+    /// Take the control listener's address from this configuration instead.
+    #[arg(long, value_name = "FILE", conflicts_with = "control")]
+    config: Option<PathBuf>,
+}
+
+/// What `edgate token issue` reads.
+#[derive(Debug, Args)]
+pub(super) struct IssueArguments {
+    /// The agent the token is for.
+    #[arg(long, value_name = "ID")]
+    agent: String,
+    /// What the agent may do, such as orders.create; repeat for more.
+    #[arg(long, value_name = "NAME", required = true)]
+    scope: Vec<String>,
+    /// Who will verify the token, unless it is the configured default; repeat for more.
+    #[arg(long, value_name = "NAME")]
+    audience: Vec<String>,
+    /// What the agent is to do, in words.
+    #[arg(long, value_name = "TEXT")]
+    task: Option<String>,
+    /// Limits on what it may do: a JSON object such as {"max_order_usd":200}.
+    #[arg(long, value_name = "JSON", value_parser = json_object)]
+    constraints: Option<Value>,
+    /// The person on whose behalf it acts.
+    #[arg(long, value_name = "NAME")]
+    own: Option<String>,
+    /// Who acts for the agent (RFC 8693 section 4.1): a JSON object.
+    #[arg(long, value_name = "JSON", value_parser = json_object)]
+    act: Option<Value>,
+    /// How long the token lives, unless it is the configured default.
+    #[arg(long, value_name = "SECONDS")]
+    ttl: Option<u64>,
+    #[command(flatten)]
+    target: Target,
+    #[command(flatten)]
+    output: Output,
+}
+
+/// What can be revoked.
+#[derive(Debug, Subcommand)]
+pub(super) enum RevokeCommand {
+    /// Revoke one token, by its id or by itself.
+    Token(RevokeArguments),
+}
+
+/// What `edgate revoke token` reads.
+#[derive(Debug, Args)]
+pub(super) struct RevokeArguments {
+    /// The token's id (its `jti`), or the token itself, which is not sent.
+    id: String,
+    /// The token's `iss`, unless this node issued it.
+    #[arg(long, value_name = "ISS")]
+    issuer: Option<String>,
+    /// The tenant, where several have that issuer.
+    #[arg(long, value_name = "NAME")]
+    tenant: Option<String>,
+    /// Why, for the record.
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
+    /// The token's `exp`, so that the revocation can be forgotten early; without it the latest possible one counts.
+    #[arg(long, value_name = "UNIX")]
+    expires_at: Option<u64>,
+    #[command(flatten)]
+    target: Target,
+    #[command(flatten)]
+    output: Output,
+}
+
+/// Issues one token and prints it; nothing else goes to standard output, so that a shell can take it.
+pub(super) fn issue(arguments: &IssueArguments) -> u8 {
+    let mut body = Map::new();
+    let mut add = |name: &str, value: Option<Value>| value.map(|value| body.insert(name.to_owned(), value));
+    add("agent_id", Some(arguments.agent.clone().into()));
+    add("scope", Some(arguments.scope.clone().into()));
+    add("audience", (!arguments.audience.is_empty()).then(|| arguments.audience.clone().into()));
+    add("task", arguments.task.clone().map(Value::from));
+    add("constraints", arguments.constraints.clone());
+    add("own", arguments.own.clone().map(Value::from));
+    add("act", arguments.act.clone());
+    add("ttl", arguments.ttl.map(Value::from));
+
+    let answered = arguments.target.url().and_then(|url| post(&url, "/v1/tokens", &Value::Object(body)));
+    match answered {
+        Ok(issued) if arguments.output.json => {
+            print_line(issued);
+            EXIT_YES
+        }
+        Ok(issued) => {
+            print_line(text(&issued, "token"));
+            complain(format_args!(
+                "issued token {} until {}",
+                text(&issued, "id"),
+                text(&issued, "expires_at")
+            ));
+            EXIT_YES
+        }
+        Err(error) => refuse(&error),
+    }
+}
+
+/// Revokes what was named.
+pub(super) fn revoke(command: &RevokeCommand) -> u8 {
+    let RevokeCommand::Token(arguments) = command;
+    let answered = named_token(arguments).and_then(|(jti, issuer)| {
+        let mut body = Map::new();
+        let mut add =
+            |name: &str, value: Option<Value>| value.map(|value| body.insert(name.to_owned(), value));
+        add("issuer", issuer.map(Value::from));
+        add("tenant", arguments.tenant.clone().map(Value::from));
+        add("reason", arguments.reason.clone().map(Value::from));
+        add("expires_at", arguments.expires_at.map(Value::from));
+        let path = format!("/v1/tokens/{}/revoke", escaped(&jti));
+        post(&arguments.target.url()?, &path, &Value::Object(body))
+    });
+    match answered {
+        Ok(revoked) if arguments.output.json => {
+            print_line(revoked);
+            EXIT_YES
+        }
+        Ok(revoked) => {
+            let before = if revoked["already_revoked"] == true { " already before" } else { "" };
+            let (id, issuer) = (text(&revoked, "id"), text(&revoked, "issuer"));
+            print_line(format_args!(
+                "token {} of {} is revoked{before}",
+                id.escape_debug(),
+                issuer.escape_debug()
+            ));
+            EXIT_YES
+        }
+        Err(error) => refuse(&error),
+    }
+}
+
+/// Why a control listener did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+enum ClientError {
+    #[error("{0}")]
+    Config(String),
+    #[error("{0}")]
+    Input(String),
+    #[error("{0}")]
+    Unavailable(String),
+}
+
+fn refuse(error: &ClientError) -> u8 {
+    complain(error);
+    match error {
+        ClientError::Config(_) => EXIT_CONFIG,
+        ClientError::Input(_) => EXIT_INPUT,
+        ClientError::Unavailable(_) => EXIT_UNAVAILABLE,
+    }
+}
+
+impl Target {
+    fn url(&self) -> Result<String, ClientError> {
+        if let Some(path) = &self.config {
+            let config = Config::load(path).map_err(|error| ClientError::Config(error.to_string()))?;
+            return Ok(format!("http://{}", config.control.listen));
+        }
+        if !self.control.starts_with("http://") {
+            return Err(ClientError::Input(format!(
+                "--control {:?} must be an http:// URL: the control listener speaks plain HTTP on loopback",
+                self.control
+            )));
+        }
+        Ok(self.control.trim_end_matches('/').to_owned())
+    }
+}
+
+/// The `jti` and the issuer meant: as given, or as the token itself says.
+fn named_token(arguments: &RevokeArguments) -> Result<(String, Option<String>), ClientError> {
+    let (id, issuer) = (&arguments.id, &arguments.issuer);
+    if !(id.starts_with("eyJ") && id.split('.').count() == 3) {
+        return Ok((id.clone(), issuer.clone()));
+    }
+    let unverified = token::inspect(id.as_bytes()).map_err(|error| ClientError::Input(error.to_string()))?;
+    let claims: Value = serde_json::from_slice(&unverified.payload).unwrap_or_default();
+    let claim = |name: &str| claims[name].as_str().map(str::to_owned);
+    match claim("jti") {
+        Some(jti) => Ok((jti, issuer.clone().or_else(|| claim("iss")))),
+        None => {
+            Err(ClientError::Input("this token has no jti, so it cannot be revoked by itself".to_owned()))
+        }
+    }
+}
+
+/// Sends `body` and returns what a control listener answered.
+fn post(url: &str, path: &str, body: &Value) -> Result<Value, ClientError> {
+    let agent: ureq::Agent = ureq::Agent::config_builder()
+        .http_status_as_error(false)
+        .max_redirects(0)
+        // The listener is on this machine; a proxy in the environment is not meant.
+        .proxy(None)
+        .timeout_global(Some(TIMEOUT))
+        .build()
+        .into();
+    let mut response = agent
+        .post(format!("{url}{path}"))
+        .header("Content-Type", "application/json")
+        .send(body.to_string())
+        .map_err(|error| unreachable_listener(url, &error))?;
+    let status = response.status();
+    let text = response.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_string().unwrap_or_default();
+    let answer: Option<Value> = serde_json::from_str(&text).ok();
+    let description = answer.as_ref().and_then(|answer| answer["error_description"].as_str());
+    match (status.as_u16(), answer.as_ref(), description) {
+        (200..=299, Some(answer), _) if answer["id"].is_string() => Ok(answer.clone()),
+        (500..=599, _, Some(description)) => Err(ClientError::Unavailable(format!("{url}: {description}"))),
+        (400..=499, _, Some(description)) => Err(ClientError::Input(format!("{url}: {description}"))),
+        _ => Err(ClientError::Unavailable(format!(
+            "{url} answers (status {status}), but not as a control listener does: is it another service, or the data \
+             listener? `control.listen` in the configuration says where the control listener is"
+        ))),
+    }
+}
+
+fn unreachable_listener(url: &str, error: &ureq::Error) -> ClientError {
+    match error {
+        ureq::Error::BadUri(_) | ureq::Error::Http(_) => {
+            ClientError::Input(format!("--control {url:?} is not a URL: {error}"))
+        }
+        ureq::Error::Io(cause) if cause.kind() == io::ErrorKind::ConnectionRefused => {
+            ClientError::Unavailable(format!(
+                "nothing listens at {url}: is `edgate serve` running, and is this its control listener (--control URL)?"
+            ))
+        }
+        _ => ClientError::Unavailable(format!("cannot talk to {url}: {error}")),
+    }
+}
+
+fn text(answer: &Value, name: &str) -> String {
+    match &answer[name] {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// `id` as one path segment: everything but the unreserved characters of RFC 3986 §2.3 as `%XX`.
+fn escaped(id: &str) -> String {
+    id.bytes().fold(String::with_capacity(id.len()), |mut path, byte| {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                path.push(char::from(byte));
+            }
+            _ => path.push_str(&format!("%{byte:02X}")),
+        }
+        path
+    })
+}
+
+fn json_object(text: &str) -> Result<Value, String> {
+    match serde_json::from_str(text) {
+        Ok(value @ Value::Object(_)) => Ok(value),
+        Ok(_) => Err("must be a JSON object".to_owned()),
+        Err(error) => Err(format!("must be a JSON object: {error}")),
+    }
+}
+
+/// A node answers in milliseconds, and gives up on its own disk after five seconds.
+const TIMEOUT: Duration = Duration::from_secs(15);
+
+/// The longest answer: a token and its surroundings.
+const ANSWER_BYTES_MAX: u64 = 64 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+
+    use super::*;
+
+    /// The outcome of a request to a server that answers `answer` whatever it is asked, and what it was asked.
+    fn ask(answer: &'static str) -> (Result<Value, ClientError>, String) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let server = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut request = Vec::new();
+            let mut buffer = [0; 4096];
+            while !request.ends_with(b"}") {
+                let read = stream.read(&mut buffer).unwrap();
+                request.extend_from_slice(&buffer[..read]);
+            }
+            stream.write_all(answer.as_bytes()).unwrap();
+            String::from_utf8(request).unwrap()
+        });
+        let outcome = post(&url, "/v1/tokens", &serde_json::json!({"agent_id": "a"}));
+        (outcome, server.join().unwrap())
+    }
+
+    #[test]
+    fn a_good_answer_is_returned_as_it_is() {
+        let (outcome, request) =
+            ask("HTTP/1.1 201 Created\r\nContent-Length: 20\r\n\r\n{\"id\":\"x\",\"kid\":\"y\"}");
+        assert_eq!(outcome.unwrap(), serde_json::json!({"id": "x", "kid": "y"}));
+        assert!(request.starts_with("POST /v1/tokens HTTP/1.1\r\n"), "{request}");
+        assert!(request.to_ascii_lowercase().contains("\r\ncontent-type: application/json\r\n"), "{request}");
+        assert!(request.ends_with("{\"agent_id\":\"a\"}"), "{request}");
+    }
+
+    #[test]
+    fn a_refusal_says_what_the_node_said() {
+        let (outcome, _) = ask(
+            "HTTP/1.1 400 Bad\r\nConnection: close\r\n\r\n{\"error\":\"x\",\"error_description\":\"no scope\"}",
+        );
+        let error = outcome.unwrap_err();
+        assert!(matches!(error, ClientError::Input(_)), "{error}");
+        assert!(error.to_string().ends_with(": no scope"), "{error}");
+        let (outcome, _) = ask(
+            "HTTP/1.1 503 Bad\r\nConnection: close\r\n\r\n{\"error\":\"x\",\"error_description\":\"no audit\"}",
+        );
+        assert!(matches!(outcome.unwrap_err(), ClientError::Unavailable(_)));
+    }
+
+    #[test]
+    fn another_service_is_recognised() {
+        for answer in [
+            "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
+            "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n",
+            "HTTP/1.1 302 Found\r\nLocation: /login\r\nContent-Length: 0\r\n\r\n",
+        ] {
+            let error = ask(answer).0.unwrap_err().to_string();
+            assert!(error.contains("not as a control listener does"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_node_that_does_not_run_is_named_with_its_address() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        drop(listener);
+        let error = post(&url, "/v1/tokens", &Value::Null).unwrap_err().to_string();
+        assert!(error.contains(&url) && error.contains("is `edgate serve` running"), "{error}");
+    }
+
+    #[test]
+    fn an_id_becomes_one_path_segment() {
+        assert_eq!(escaped("aZ0-._~"), "aZ0-._~");
+        assert_eq!(escaped("urn:id/é ?#%"), "urn%3Aid%2F%C3%A9%20%3F%23%25");
+    }
+
+    #[test]
+    fn a_token_names_its_own_id_and_issuer() {
+        let token = format!(
+            "{}.{}.{}",
+            crate::base64url::encode(br#"{"alg":"EdDSA"}"#),
+            crate::base64url::encode(br#"{"iss":"https://i.test","jti":"seven"}"#),
+            "A".repeat(86)
+        );
+        let target = || Target { control: String::new(), config: None };
+        let arguments = |id: &str| RevokeArguments {
+            id: id.to_owned(),
+            issuer: None,
+            tenant: None,
+            reason: None,
+            expires_at: None,
+            target: target(),
+            output: Output { json: false },
+        };
+        let named = named_token(&arguments(&token)).unwrap();
+        assert_eq!(named, ("seven".to_owned(), Some("https://i.test".to_owned())));
+        assert_eq!(named_token(&arguments("seven")).unwrap(), ("seven".to_owned(), None));
+    }
+}

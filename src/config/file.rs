@@ -1,0 +1,464 @@
+//! The configuration as written: one struct per table, unknown keys are errors.
+
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::{
+    Audit, Config, ConfigError, Control, Driver, Engine, Issuer, KeySource, Listen, OnAuditFailure, Server, Signing, TokenProfile,
+    Verify, VerifyAck,
+};
+
+/// The claims that can be required; `token` has the same list (`the_claims_that_can_be_required_are_known`).
+const CLAIMS: &[&str] = &[
+    "iss", "sub", "aud", "exp", "nbf", "iat", "jti", "scope", "client_id", "sid", "nonce", "act", "task", "cns", "own",
+];
+
+/// The most shards: more cores than any machine this was tried on, and what a core id in a record must hold.
+const SHARDS_MAX: u16 = 1024;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct File {
+    server: ServerTable,
+    #[serde(default)]
+    control: ControlTable,
+    state: StateTable,
+    audit: AuditTable,
+    #[serde(default)]
+    verify: VerifyTable,
+    signing: Option<SigningTable>,
+    #[serde(default)]
+    issuers: Vec<IssuerTable>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ServerTable {
+    listen: Vec<String>,
+    shards: Option<u16>,
+    #[serde(default = "defaults::driver")]
+    driver: Driver,
+    #[serde(default)]
+    allow_unauthenticated: bool,
+    #[serde(default = "defaults::header_timeout_ms")]
+    header_timeout_ms: u64,
+    #[serde(default = "defaults::idle_timeout_ms")]
+    idle_timeout_ms: u64,
+    #[serde(default = "defaults::body_bytes_max")]
+    body_bytes_max: usize,
+    #[serde(default = "defaults::connections_max")]
+    connections_max: usize,
+    #[serde(default = "defaults::drain_timeout_ms")]
+    drain_timeout_ms: u64,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ControlTable {
+    #[serde(default = "defaults::control_listen")]
+    listen: String,
+    #[serde(default)]
+    allowed_hosts: Vec<String>,
+}
+
+impl Default for ControlTable {
+    fn default() -> Self {
+        Self { listen: defaults::control_listen(), allowed_hosts: Vec::new() }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StateTable {
+    database: PathBuf,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AuditTable {
+    dir: PathBuf,
+    origin: String,
+    checkpoint_key_file: PathBuf,
+    #[serde(default = "defaults::segment_mib")]
+    segment_mib: u64,
+    #[serde(default = "defaults::flush_interval_ms")]
+    flush_interval_ms: u64,
+    #[serde(default = "defaults::verify_ack")]
+    verify_ack: VerifyAck,
+    #[serde(default = "defaults::on_failure")]
+    on_failure: OnAuditFailure,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct VerifyTable {
+    engine: Engine,
+    table_budget_mib: usize,
+    shadow_rate: f64,
+}
+
+impl Default for VerifyTable {
+    fn default() -> Self {
+        Self { engine: Engine::Auto, table_budget_mib: 64, shadow_rate: 0.0 }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SigningTable {
+    key_file: PathBuf,
+    issuer: String,
+    default_audience: Option<String>,
+    #[serde(default = "defaults::ttl_s")]
+    default_ttl_s: u64,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct IssuerTable {
+    name: String,
+    #[serde(default = "defaults::tenant")]
+    tenant: String,
+    issuer: String,
+    #[serde(default = "defaults::algorithms")]
+    algorithms: Vec<String>,
+    keys: Option<String>,
+    jwks: Option<String>,
+    jwks_file: Option<PathBuf>,
+    audiences: Vec<String>,
+    #[serde(default = "defaults::leeway_s")]
+    leeway_s: u64,
+    #[serde(default = "defaults::max_lifetime_s")]
+    max_lifetime_s: u64,
+    #[serde(default = "defaults::profile")]
+    profile: TokenProfile,
+    required_claims: Option<Vec<String>>,
+    types: Option<Vec<String>>,
+    #[serde(default)]
+    padded: bool,
+}
+
+mod defaults {
+    use super::{Driver, OnAuditFailure, TokenProfile, VerifyAck};
+
+    pub(super) fn driver() -> Driver {
+        Driver::Auto
+    }
+    pub(super) fn header_timeout_ms() -> u64 {
+        5_000
+    }
+    pub(super) fn idle_timeout_ms() -> u64 {
+        75_000
+    }
+    pub(super) fn body_bytes_max() -> usize {
+        1 << 20
+    }
+    pub(super) fn connections_max() -> usize {
+        16_384
+    }
+    pub(super) fn drain_timeout_ms() -> u64 {
+        10_000
+    }
+    pub(super) fn control_listen() -> String {
+        "127.0.0.1:8181".to_owned()
+    }
+    pub(super) fn segment_mib() -> u64 {
+        64
+    }
+    pub(super) fn flush_interval_ms() -> u64 {
+        20
+    }
+    pub(super) fn verify_ack() -> VerifyAck {
+        VerifyAck::Recorded
+    }
+    pub(super) fn on_failure() -> OnAuditFailure {
+        OnAuditFailure::Deny
+    }
+    pub(super) fn ttl_s() -> u64 {
+        120
+    }
+    pub(super) fn tenant() -> String {
+        "default".to_owned()
+    }
+    pub(super) fn algorithms() -> Vec<String> {
+        vec!["Ed25519".to_owned(), "EdDSA".to_owned()]
+    }
+    pub(super) fn leeway_s() -> u64 {
+        5
+    }
+    pub(super) fn max_lifetime_s() -> u64 {
+        3600
+    }
+    pub(super) fn profile() -> TokenProfile {
+        TokenProfile::AgentTask
+    }
+}
+
+fn wrong(
+    key: impl Into<String>,
+    value: impl ToString,
+    problem: impl Into<String>,
+    fix: impl Into<String>,
+) -> ConfigError {
+    ConfigError::Value { key: key.into(), value: value.to_string(), problem: problem.into(), fix: fix.into() }
+}
+
+fn in_range(key: &str, value: u64, least: u64, most: u64) -> Result<u64, ConfigError> {
+    if (least..=most).contains(&value) {
+        Ok(value)
+    } else {
+        Err(wrong(key, value, "out of range", format!("choose {least} to {most}")))
+    }
+}
+
+fn not_empty(key: &str, value: &str) -> Result<(), ConfigError> {
+    if value.is_empty() || value.len() > 255 || value.chars().any(char::is_control) {
+        return Err(wrong(key, format!("{value:?}"), "empty, over 255 bytes or with control characters", "name it"));
+    }
+    Ok(())
+}
+
+impl File {
+    pub(super) fn check(self) -> Result<Config, ConfigError> {
+        let issuers = check_issuers(self.issuers)?;
+        let signing = self.signing.map(|table| table.check(&issuers)).transpose()?;
+        if signing.is_none()
+            && let Some(issuer) = issuers.iter().find(|issuer| matches!(issuer.keys, KeySource::SigningKey))
+        {
+            return Err(wrong(
+                format!("issuers.{}.keys", issuer.name),
+                "\"signing_key\"",
+                "there is no [signing] table",
+                "add one, or give the issuer jwks_file or jwks",
+            ));
+        }
+        Ok(Config {
+            server: self.server.check()?,
+            control: self.control.check()?,
+            audit: self.audit.check()?,
+            database: self.state.database,
+            verify: self.verify.check()?,
+            signing,
+            issuers,
+        })
+    }
+}
+
+impl ServerTable {
+    fn check(self) -> Result<Server, ConfigError> {
+        if self.listen.is_empty() {
+            return Err(wrong("server.listen", "[]", "nowhere to listen", "add \"127.0.0.1:8180\""));
+        }
+        let mut listen = Vec::with_capacity(self.listen.len());
+        for (i, text) in self.listen.iter().enumerate() {
+            let key = format!("server.listen[{i}]");
+            let place = parse_listen(&key, text)?;
+            if !place.is_local() && !self.allow_unauthenticated {
+                return Err(wrong(
+                    key,
+                    format!("{text:?}"),
+                    "callers are not authenticated yet, so only loopback addresses and Unix sockets are open",
+                    "use 127.0.0.1 or unix:/path, or say server.allow_unauthenticated = true and keep the port \
+                     reachable by your proxies only",
+                ));
+            }
+            listen.push(place);
+        }
+        let cores = std::thread::available_parallelism().map_or(1, |n| u16::try_from(n.get()).unwrap_or(u16::MAX));
+        let shards = self.shards.unwrap_or(cores.min(SHARDS_MAX));
+        in_range("server.shards", u64::from(shards), 1, u64::from(SHARDS_MAX))?;
+        in_range("server.body_bytes_max", self.body_bytes_max as u64, 1024, 64 << 20)?;
+        in_range("server.connections_max", self.connections_max as u64, 1, 1 << 20)?;
+        Ok(Server {
+            listen,
+            shards,
+            driver: self.driver,
+            allow_unauthenticated: self.allow_unauthenticated,
+            header_timeout: millis("server.header_timeout_ms", self.header_timeout_ms, 100, 600_000)?,
+            idle_timeout: millis("server.idle_timeout_ms", self.idle_timeout_ms, 100, 86_400_000)?,
+            body_bytes_max: self.body_bytes_max,
+            connections_max: self.connections_max,
+            drain_timeout: millis("server.drain_timeout_ms", self.drain_timeout_ms, 0, 600_000)?,
+        })
+    }
+}
+
+fn millis(key: &str, value: u64, least: u64, most: u64) -> Result<Duration, ConfigError> {
+    in_range(key, value, least, most).map(Duration::from_millis)
+}
+
+fn parse_listen(key: &str, text: &str) -> Result<Listen, ConfigError> {
+    match text.strip_prefix("unix:") {
+        Some(path) if path.starts_with('/') && path.len() < 108 => Ok(Listen::Unix(PathBuf::from(path))),
+        Some(_) => {
+            Err(wrong(key, format!("{text:?}"), "not an absolute path of under 108 bytes", "write unix:/run/edgate/…"))
+        }
+        None => text.parse().map(Listen::Tcp).map_err(|_| {
+            wrong(key, format!("{text:?}"), "not an IP address and port", "write \"127.0.0.1:8180\" or \"unix:/path\"")
+        }),
+    }
+}
+
+impl ControlTable {
+    fn check(self) -> Result<Control, ConfigError> {
+        let listen: SocketAddr = self.listen.parse().map_err(|_| {
+            wrong(
+                "control.listen",
+                format!("{:?}", self.listen),
+                "not an IP address and port",
+                "write \"127.0.0.1:8181\"",
+            )
+        })?;
+        if !listen.ip().is_loopback() {
+            return Err(wrong(
+                "control.listen",
+                listen,
+                "operators are not authenticated yet, so the control listener is open to this machine only",
+                "use 127.0.0.1 and reach it through ssh",
+            ));
+        }
+        Ok(Control { listen, allowed_hosts: self.allowed_hosts })
+    }
+}
+
+impl AuditTable {
+    fn check(self) -> Result<Audit, ConfigError> {
+        not_empty("audit.origin", &self.origin)?;
+        if self.origin.contains(|c: char| c.is_whitespace() || c == '+') {
+            return Err(wrong(
+                "audit.origin",
+                format!("{:?}", self.origin),
+                "white space and + cannot stand in a log's name (C2SP signed-note)",
+                "write it like a URL without a scheme: \"example.com/edgate/node-1\"",
+            ));
+        }
+        Ok(Audit {
+            dir: self.dir,
+            origin: self.origin,
+            checkpoint_key_file: self.checkpoint_key_file,
+            segment_bytes: in_range("audit.segment_mib", self.segment_mib, 1, 4096)? << 20,
+            flush_interval: millis("audit.flush_interval_ms", self.flush_interval_ms, 1, 10_000)?,
+            verify_ack: self.verify_ack,
+            on_failure: self.on_failure,
+        })
+    }
+}
+
+impl VerifyTable {
+    fn check(self) -> Result<Verify, ConfigError> {
+        if !(0.0..=1.0).contains(&self.shadow_rate) {
+            return Err(wrong("verify.shadow_rate", self.shadow_rate, "not a share", "choose 0.0 to 1.0"));
+        }
+        let mib = in_range("verify.table_budget_mib", self.table_budget_mib as u64, 0, 65_536)?;
+        Ok(Verify {
+            engine: self.engine,
+            table_budget_bytes: usize::try_from(mib << 20).expect("64 GiB fit a 64-bit usize"),
+            shadow_rate: self.shadow_rate,
+        })
+    }
+}
+
+impl SigningTable {
+    fn check(self, issuers: &[Issuer]) -> Result<Signing, ConfigError> {
+        let Some(issuer) = issuers.iter().position(|issuer| issuer.name == self.issuer) else {
+            return Err(wrong(
+                "signing.issuer",
+                format!("{:?}", self.issuer),
+                "no [[issuers]] entry has this name",
+                "name one of them",
+            ));
+        };
+        if !matches!(issuers[issuer].keys, KeySource::SigningKey) {
+            return Err(wrong(
+                "signing.issuer",
+                format!("{:?}", self.issuer),
+                "that issuer's keys are not this node's signing key, so its own tokens would be refused",
+                "write keys = \"signing_key\" in its entry",
+            ));
+        }
+        in_range("signing.default_ttl_s", self.default_ttl_s, 1, issuers[issuer].max_lifetime_s)?;
+        Ok(Signing {
+            key_file: self.key_file,
+            issuer,
+            default_audience: self.default_audience,
+            default_ttl_s: self.default_ttl_s,
+        })
+    }
+}
+
+fn check_issuers(tables: Vec<IssuerTable>) -> Result<Vec<Issuer>, ConfigError> {
+    if tables.is_empty() {
+        return Err(wrong("issuers", "[]", "no token could ever be accepted", "add an [[issuers]] entry"));
+    }
+    let (mut names, mut issuers) = (HashSet::new(), HashSet::new());
+    let mut checked = Vec::with_capacity(tables.len());
+    for table in tables {
+        let issuer = table.check()?;
+        if !names.insert(issuer.name.clone()) {
+            return Err(wrong("issuers.name", &issuer.name, "used twice", "give each issuer its own name"));
+        }
+        if !issuers.insert(issuer.issuer.clone()) {
+            let key = format!("issuers.{}.issuer", issuer.name);
+            return Err(wrong(key, &issuer.issuer, "two entries have this iss", "merge them into one"));
+        }
+        checked.push(issuer);
+    }
+    Ok(checked)
+}
+
+impl IssuerTable {
+    fn check(self) -> Result<Issuer, ConfigError> {
+        not_empty("issuers.name", &self.name)?;
+        let key = |field: &str| format!("issuers.{}.{field}", self.name);
+        not_empty(&key("tenant"), &self.tenant)?;
+        not_empty(&key("issuer"), &self.issuer)?;
+        let keys = match (self.keys.as_deref(), self.jwks, self.jwks_file) {
+            (Some("signing_key"), None, None) => KeySource::SigningKey,
+            (None, Some(jwks), None) => KeySource::Inline(jwks),
+            (None, None, Some(path)) => KeySource::File(path),
+            (Some(other), None, None) => {
+                return Err(wrong(key("keys"), format!("{other:?}"), "unknown", "write keys = \"signing_key\""));
+            }
+            _ => {
+                let problem = "exactly one of jwks_file, jwks and keys = \"signing_key\" must be given";
+                return Err(wrong(key("jwks_file"), "…", problem, "keep one of them"));
+            }
+        };
+        if let Some(other) = self.algorithms.iter().find(|alg| !matches!(alg.as_str(), "Ed25519" | "EdDSA")) {
+            let fix = "choose from \"Ed25519\" (RFC 9864) and \"EdDSA\" (its older name)";
+            return Err(wrong(key("algorithms"), format!("{other:?}"), "not an algorithm verified here", fix));
+        }
+        if self.algorithms.is_empty() {
+            return Err(wrong(key("algorithms"), "[]", "no token could be accepted", "write [\"Ed25519\", \"EdDSA\"]"));
+        }
+        if self.audiences.is_empty() {
+            let fix = "name the audiences its tokens are meant for";
+            return Err(wrong(key("audiences"), "[]", "no token could be accepted", fix));
+        }
+        if let Some(name) = self.required_claims.iter().flatten().find(|name| !CLAIMS.contains(&name.as_str())) {
+            let problem = "not a claim that can be required";
+            let fix = format!("choose from {}", CLAIMS.join(", "));
+            return Err(wrong(key("required_claims"), format!("{name:?}"), problem, fix));
+        }
+        in_range(&key("leeway_s"), self.leeway_s, 0, 300)?;
+        in_range(&key("max_lifetime_s"), self.max_lifetime_s, 1, 366 * 86_400)?;
+        Ok(Issuer {
+            tenant: self.tenant,
+            issuer: self.issuer,
+            algorithms: self.algorithms,
+            keys,
+            audiences: self.audiences,
+            leeway_s: self.leeway_s,
+            max_lifetime_s: self.max_lifetime_s,
+            profile: self.profile,
+            required_claims: self.required_claims,
+            types: self.types,
+            padded: self.padded,
+            name: self.name,
+        })
+    }
+}

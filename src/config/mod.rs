@@ -1,0 +1,315 @@
+//! Settings: TOML to checked types. The only place that reads the configuration or the environment.
+//!
+//! A file is read in two steps: `file` mirrors the TOML, where unknown keys are errors; [`Config`] is what the rest of
+//! the program sees, where every value has been checked. Errors name the key, the value and what to do.
+
+mod file;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// The exit status for a configuration that cannot be used (`EX_CONFIG` of sysexits.h).
+pub const EXIT_CONFIG: u8 = 78;
+
+/// Everything the daemon is told.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The data listener and the shards behind it.
+    pub server: Server,
+    /// The control listener.
+    pub control: Control,
+    /// The audit log.
+    pub audit: Audit,
+    /// The state database: `state.database`.
+    pub database: PathBuf,
+    /// The verification engine.
+    pub verify: Verify,
+    /// The issuing key and its policy, if this node issues tokens.
+    pub signing: Option<Signing>,
+    /// The issuers whose tokens are accepted, in the order of the file.
+    pub issuers: Vec<Issuer>,
+}
+
+/// The data listener and the shards behind it.
+#[derive(Debug, Clone)]
+pub struct Server {
+    /// Where callers connect: `server.listen`.
+    pub listen: Vec<Listen>,
+    /// How many shards run, one thread each: `server.shards`.
+    pub shards: u16,
+    /// Which driver moves bytes: `server.driver`.
+    pub driver: Driver,
+    /// Whether `Unavailable` peers that are not local may call without authentication.
+    pub allow_unauthenticated: bool,
+    /// How long a request may take to arrive: `server.header_timeout_ms`.
+    pub header_timeout: Duration,
+    /// How long a connection may stay idle between requests: `server.idle_timeout_ms`.
+    pub idle_timeout: Duration,
+    /// The longest request body, in bytes: `server.body_bytes_max`.
+    pub body_bytes_max: usize,
+    /// The most connections of one shard: `server.connections_max`.
+    pub connections_max: usize,
+    /// How long shutdown waits for requests in flight: `server.drain_timeout_ms`.
+    pub drain_timeout: Duration,
+}
+
+/// A place to listen at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Listen {
+    /// A TCP address.
+    Tcp(SocketAddr),
+    /// A Unix socket; written `unix:/path`.
+    Unix(PathBuf),
+}
+
+impl Listen {
+    /// Whether only this machine can connect.
+    #[must_use]
+    pub fn is_local(&self) -> bool {
+        match self {
+            Self::Tcp(address) => address.ip().is_loopback(),
+            Self::Unix(_) => true,
+        }
+    }
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => write!(f, "{address}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// Which driver moves bytes in the shards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Driver {
+    /// `io_uring` where the kernel allows it, else epoll; said at start.
+    Auto,
+    /// `io_uring`, or refuse to start.
+    IoUring,
+    /// epoll.
+    Epoll,
+}
+
+/// The control listener.
+#[derive(Debug, Clone)]
+pub struct Control {
+    /// Where operators connect: `control.listen`.
+    pub listen: SocketAddr,
+    /// Further names accepted in `Host` (against DNS rebinding): `control.allowed_hosts`.
+    pub allowed_hosts: Vec<String>,
+}
+
+/// The audit log.
+#[derive(Debug, Clone)]
+pub struct Audit {
+    /// The folder of the log: `audit.dir`.
+    pub dir: PathBuf,
+    /// The log's name in checkpoints: `audit.origin`.
+    pub origin: String,
+    /// The file of the key that signs checkpoints: `audit.checkpoint_key_file`.
+    pub checkpoint_key_file: PathBuf,
+    /// The size of one segment: `audit.segment_mib`, in bytes.
+    pub segment_bytes: u64,
+    /// How soon recorded events reach the disk: `audit.flush_interval_ms`.
+    pub flush_interval: Duration,
+    /// When a verify answer may leave: `audit.verify_ack`.
+    pub verify_ack: VerifyAck,
+    /// What becomes of a decision that cannot be recorded: `audit.on_failure`.
+    pub on_failure: OnAuditFailure,
+}
+
+/// What becomes of a decision that cannot be recorded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnAuditFailure {
+    /// It is not given: the answer is 503.
+    Deny,
+    /// It is not given, and the daemon stops.
+    Halt,
+    /// It is given; how many were is recorded once the log takes records again.
+    AllowWithGap,
+}
+
+/// When the answer to a verify call may leave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum VerifyAck {
+    /// Once the event is in the mapped segment: it survives `kill -9`, not a power cut within the flush interval.
+    Recorded,
+    /// Once the event is on the disk.
+    Durable,
+}
+
+/// The verification engine.
+#[derive(Debug, Clone)]
+pub struct Verify {
+    /// `verify.engine`.
+    pub engine: Engine,
+    /// Memory for the tables of registered keys: `verify.table_budget_mib`, in bytes.
+    pub table_budget_bytes: usize,
+    /// The share of verifications repeated by a second library: `verify.shadow_rate`, 0 to 1.
+    pub shadow_rate: f64,
+}
+
+/// Which verification engine runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Engine {
+    /// The fastest this CPU can run.
+    Auto,
+    /// The portable one.
+    Portable,
+}
+
+/// The issuing key and its policy.
+#[derive(Debug, Clone)]
+pub struct Signing {
+    /// The key's file: `signing.key_file`.
+    pub key_file: PathBuf,
+    /// Index of the issuer it signs for, `signing.issuer`, among [`Config::issuers`].
+    pub issuer: usize,
+    /// The audience of tokens whose request names none: `signing.default_audience`.
+    pub default_audience: Option<String>,
+    /// The lifetime of tokens whose request names none: `signing.default_ttl_s`.
+    pub default_ttl_s: u64,
+}
+
+/// An issuer whose tokens are accepted.
+#[derive(Debug, Clone)]
+pub struct Issuer {
+    /// Its name in this configuration, in the log and in metrics.
+    pub name: String,
+    /// The tenant it belongs to.
+    pub tenant: String,
+    /// The exact `iss` of its tokens.
+    pub issuer: String,
+    /// The `alg` values accepted: of `Ed25519`, `EdDSA`.
+    pub algorithms: Vec<String>,
+    /// Where its keys come from.
+    pub keys: KeySource,
+    /// A token must name one of these in `aud`.
+    pub audiences: Vec<String>,
+    /// Clock skew allowed, in seconds.
+    pub leeway_s: u64,
+    /// The longest `exp - iat` allowed, in seconds.
+    pub max_lifetime_s: u64,
+    /// The kind of token it issues; decides `typ` and the required claims unless they are given.
+    pub profile: TokenProfile,
+    /// Claims that must be present, instead of the profile's.
+    pub required_claims: Option<Vec<String>>,
+    /// The `typ` values accepted, instead of the profile's; an empty string stands for no `typ`.
+    pub types: Option<Vec<String>>,
+    /// Whether segments may end in `=` (AWS load balancers write them so).
+    pub padded: bool,
+}
+
+/// The kinds of token with rules of their own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
+pub enum TokenProfile {
+    /// A plain JWT (RFC 7519).
+    #[serde(rename = "jwt")]
+    Jwt,
+    /// An OAuth access token (RFC 9068).
+    #[serde(rename = "at+jwt")]
+    AccessToken,
+    /// An Agent Task Token.
+    #[serde(rename = "att+jwt")]
+    AgentTask,
+}
+
+/// Where an issuer's keys come from.
+#[derive(Debug, Clone)]
+pub enum KeySource {
+    /// A JWKS file.
+    File(PathBuf),
+    /// A JWKS in the configuration itself.
+    Inline(String),
+    /// This node's signing key.
+    SigningKey,
+}
+
+/// Why a configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read the configuration {}: {error}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// The text is not the TOML expected: a syntax error, an unknown key, a wrong type.
+    #[error("{}: {message}", path.display())]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// What the parser says, with line and key.
+        message: String,
+    },
+    /// A value cannot be used.
+    #[error("{key} = {value}: {problem}; {fix}")]
+    Value {
+        /// The key, as written in the file.
+        key: String,
+        /// The value found.
+        value: String,
+        /// What is wrong.
+        problem: String,
+        /// What to do.
+        fix: String,
+    },
+}
+
+impl Config {
+    /// Reads and checks the configuration in the file `path`.
+    ///
+    /// # Errors
+    /// [`ConfigError`]: the first thing that is wrong.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| ConfigError::Unreadable { path: path.to_owned(), error })?;
+        Self::parse(&text, path)
+    }
+
+    /// Checks a configuration given as text; `path` is what errors call it.
+    ///
+    /// # Errors
+    /// [`ConfigError`]: the first thing that is wrong.
+    pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        let file: file::File = toml::from_str(text).map_err(|error| ConfigError::Syntax {
+            path: path.to_owned(),
+            message: error.to_string().trim_end().to_owned(),
+        })?;
+        file.check()
+    }
+
+    /// The configuration of `serve --dev`: everything in the folder `dir`, listening on loopback.
+    #[must_use]
+    pub fn dev(dir: &Path, data_port: u16, control_port: u16) -> Self {
+        let text = format!(
+            "[server]\nlisten = [\"127.0.0.1:{data_port}\"]\n\
+             [control]\nlisten = \"127.0.0.1:{control_port}\"\n\
+             [state]\ndatabase = {database:?}\n\
+             [audit]\ndir = {audit:?}\norigin = \"edgate.dev/log\"\nsegment_mib = 16\n\
+             checkpoint_key_file = {checkpoint:?}\n\
+             [signing]\nkey_file = {key:?}\nissuer = \"dev\"\ndefault_audience = \"dev\"\n\
+             [[issuers]]\nname = \"dev\"\ntenant = \"dev\"\nissuer = \"https://edgate.dev\"\n\
+             audiences = [\"dev\"]\nkeys = \"signing_key\"\n",
+            database = dir.join("state.db").display().to_string(),
+            audit = dir.join("audit").display().to_string(),
+            checkpoint = dir.join("checkpoint.key").display().to_string(),
+            key = dir.join("signing.key").display().to_string(),
+        );
+        Self::parse(&text, Path::new("--dev")).expect("the dev configuration is valid")
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,86 @@
+use super::*;
+
+const GOOD: &str = r#"
+[server]
+listen = ["127.0.0.1:0", "unix:/run/edgate/data.sock"]
+[state]
+database = "/var/lib/edgate/state.db"
+[audit]
+dir = "/var/lib/edgate/audit"
+origin = "example.com/edgate/node-1"
+checkpoint_key_file = "/var/lib/edgate/checkpoint.key"
+[signing]
+key_file = "/var/lib/edgate/signing.key"
+issuer = "own"
+[[issuers]]
+name = "own"
+issuer = "https://own"
+audiences = ["orders"]
+keys = "signing_key"
+"#;
+
+fn parse(text: &str) -> Result<Config, ConfigError> {
+    Config::parse(text, Path::new("edgate.toml"))
+}
+
+#[test]
+fn a_small_configuration_gets_the_defaults() {
+    let config = parse(GOOD).unwrap();
+    assert_eq!(config.server.listen.len(), 2);
+    assert!(config.server.shards >= 1);
+    assert_eq!(config.audit.verify_ack, VerifyAck::Recorded);
+    assert_eq!(config.issuers[0].algorithms, ["Ed25519", "EdDSA"]);
+    assert_eq!(config.signing.unwrap().issuer, 0);
+}
+
+#[test]
+fn the_dev_configuration_is_valid() {
+    let config = Config::dev(Path::new("/tmp/with \"quotes\" and \\"), 0, 0);
+    assert_eq!(config.database, Path::new("/tmp/with \"quotes\" and \\/state.db"));
+}
+
+#[test]
+fn the_shipped_configuration_is_valid() {
+    let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/edgate.toml"));
+    Config::load(path).unwrap();
+}
+
+#[test]
+fn errors_name_the_key_the_value_and_the_fix() {
+    let cases = [
+        ("127.0.0.1:0\"", "0.0.0.0:80\"", "server.listen[0] = \"0.0.0.0:80\"", "allow_unauthenticated"),
+        ("127.0.0.1:0\"", "localhost\"", "server.listen[0] = \"localhost\"", "127.0.0.1:8180"),
+        ("unix:/run", "unix:run", "server.listen[1]", "absolute"),
+        ("node-1\"", "node 1\"", "audit.origin", "white space"),
+        ("issuer = \"own\"", "issuer = \"other\"", "signing.issuer = \"other\"", "name one of them"),
+        ("audiences = [\"orders\"]", "audiences = []", "issuers.own.audiences", "name the audiences"),
+        ("audiences", "algorithms = [\"RS256\"]\naudiences", "issuers.own.algorithms = \"RS256\"", "RFC 9864"),
+        ("audiences", "leeway_s = 9000\naudiences", "issuers.own.leeway_s = 9000", "0 to 300"),
+        ("keys = \"signing_key\"", "", "issuers.own.jwks_file", "exactly one"),
+        ("[state]", "shards = 0\n[state]", "server.shards = 0", "1 to"),
+        ("[state]", "shard = 1\n[state]", "unknown field `shard`", "expected one of"),
+        ("[state]", "listen = 3\n[state]", "duplicate key", "listen"),
+    ];
+    for (from, to, key, fix) in cases {
+        let text = GOOD.replacen(from, to, 1);
+        assert_ne!(text, GOOD, "{from}");
+        let message = parse(&text).unwrap_err().to_string();
+        assert!(message.contains(key) && message.contains(fix), "{to}: {message}");
+    }
+}
+
+#[test]
+fn a_missing_file_is_named() {
+    let error = Config::load(Path::new("/nowhere/edgate.toml")).unwrap_err();
+    assert!(error.to_string().contains("/nowhere/edgate.toml"));
+}
+
+#[test]
+fn the_claims_that_can_be_required_are_known() {
+    for claim in crate::token::ClaimName::ALL {
+        let text = GOOD.replace("audiences", &format!("required_claims = [\"{claim}\"]\naudiences"));
+        assert!(parse(&text).is_ok(), "{claim}");
+    }
+    let text = GOOD.replace("audiences", "required_claims = [\"email\"]\naudiences");
+    assert!(parse(&text).unwrap_err().to_string().contains("issuers.own.required_claims"));
+}

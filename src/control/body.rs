@@ -1,0 +1,171 @@
+//! Request bodies: one strict JSON object, known members only.
+
+use axum::body::Body;
+use axum::http::{HeaderMap, header};
+
+use super::error::{ApiError, ErrorKind, shortened};
+use crate::json::{self, JsonError, Kind, Reader};
+
+/// Longest request body, in bytes. The largest useful one, with all its members at their limits, is about 30 KiB.
+pub(super) const BODY_BYTES_MAX: usize = 64 * 1024;
+
+/// How long a body may take to arrive.
+const BODY_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// Takes the whole body.
+pub(super) async fn receive(body: Body) -> Result<Vec<u8>, ApiError> {
+    let received = tokio::time::timeout(BODY_TIMEOUT, axum::body::to_bytes(body, BODY_BYTES_MAX)).await;
+    match received {
+        Ok(Ok(bytes)) => Ok(bytes.to_vec()),
+        Ok(Err(error)) if is_too_large(&error) => Err(ApiError::new(
+            ErrorKind::RequestTooLarge,
+            format!("the body is longer than {BODY_BYTES_MAX} bytes"),
+        )),
+        Ok(Err(_)) => Err(ApiError::invalid("the body ended early")),
+        Err(_) => Err(ApiError::new(ErrorKind::RequestTimeout, "the body did not arrive within 10 seconds")),
+    }
+}
+
+fn is_too_large(error: &axum::Error) -> bool {
+    let mut cause: Option<&dyn std::error::Error> = Some(error);
+    while let Some(error) = cause {
+        if error.is::<http_body_util::LengthLimitError>() {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
+/// A body must say that it is JSON: a page in a browser cannot send that across origins without asking first.
+pub(super) fn check_content_type(headers: &HeaderMap) -> Result<(), ApiError> {
+    let found = headers.get(header::CONTENT_TYPE).map(|value| value.to_str().unwrap_or("(not text)"));
+    let essence = found.map(|value| value.split(';').next().unwrap_or_default().trim());
+    match essence {
+        Some(essence) if essence.eq_ignore_ascii_case("application/json") => Ok(()),
+        Some(other) => Err(ApiError::new(
+            ErrorKind::UnsupportedMediaType,
+            format!("Content-Type is {:?}; send application/json", shortened(other)),
+        )),
+        None => {
+            let description = "Content-Type is missing; send application/json";
+            Err(ApiError::new(ErrorKind::UnsupportedMediaType, description))
+        }
+    }
+}
+
+/// What is wrong with a body: its JSON, or what a member says.
+#[derive(Debug)]
+pub(super) enum BodyError {
+    Json(JsonError),
+    Rule(String),
+}
+
+impl From<JsonError> for BodyError {
+    fn from(error: JsonError) -> Self {
+        Self::Json(error)
+    }
+}
+
+/// Reads `bytes` as one object; `member` gets each name and consumes its value, or says that it does not know it.
+pub(super) fn read_object<'a>(
+    bytes: &'a [u8],
+    scratch: &'a mut json::Scratch,
+    known: &str,
+    mut member: impl FnMut(&mut Reader<'a>, &'a str) -> Result<bool, BodyError>,
+) -> Result<(), ApiError> {
+    let read = json::read(bytes, scratch, |reader| {
+        if reader.kind()? != Kind::Object {
+            return Err(BodyError::Rule("the body must be one JSON object".to_owned()));
+        }
+        reader.object(|reader, name| {
+            if member(reader, name)? {
+                return Ok(());
+            }
+            let name = shortened(name);
+            Err(BodyError::Rule(format!("unknown member \"{name}\"; known are {known}")))
+        })
+    });
+    read.map_err(|error| match error {
+        BodyError::Json(error) => ApiError::invalid(format!("the body is not acceptable JSON: {error}")),
+        BodyError::Rule(description) => ApiError::invalid(description),
+    })
+}
+
+/// A string of at most `bytes_max` bytes without control characters.
+pub(super) fn text<'a>(reader: &mut Reader<'a>, name: &str, bytes_max: usize) -> Result<&'a str, BodyError> {
+    if reader.kind()? != Kind::String {
+        return Err(BodyError::Rule(format!("\"{name}\" must be a string")));
+    }
+    let text = reader.string()?;
+    if text.len() > bytes_max {
+        return Err(BodyError::Rule(format!("\"{name}\" is longer than {bytes_max} bytes")));
+    }
+    if text.chars().any(char::is_control) {
+        return Err(BodyError::Rule(format!("\"{name}\" contains a control character")));
+    }
+    Ok(text)
+}
+
+/// A whole number of seconds, not negative.
+pub(super) fn seconds(reader: &mut Reader<'_>, name: &str) -> Result<u64, BodyError> {
+    let wrong = || BodyError::Rule(format!("\"{name}\" must be a whole number of seconds, 0 or more"));
+    if reader.kind()? != Kind::Number {
+        return Err(wrong());
+    }
+    reader.number()?.to_u64().ok_or_else(wrong)
+}
+
+/// A JSON object of at most `bytes_max` bytes, as received.
+pub(super) fn object<'a>(
+    reader: &mut Reader<'a>,
+    name: &str,
+    bytes_max: usize,
+) -> Result<&'a str, BodyError> {
+    if reader.kind()? != Kind::Object {
+        return Err(BodyError::Rule(format!("\"{name}\" must be a JSON object")));
+    }
+    let raw = reader.raw()?;
+    if raw.len() > bytes_max {
+        return Err(BodyError::Rule(format!("\"{name}\" is longer than {bytes_max} bytes")));
+    }
+    Ok(raw)
+}
+
+/// An array of strings, or one string; at least one, at most `count_max`, each passed to `check`.
+pub(super) fn names<'a>(
+    reader: &mut Reader<'a>,
+    name: &str,
+    count_max: usize,
+    single_allowed: bool,
+    check: impl Fn(&str) -> Result<(), String>,
+) -> Result<Vec<&'a str>, BodyError> {
+    let mut all: Vec<&'a str> = Vec::new();
+    let mut element = |reader: &mut Reader<'a>| -> Result<(), BodyError> {
+        if reader.kind()? != Kind::String {
+            return Err(BodyError::Rule(format!("each element of \"{name}\" must be a string")));
+        }
+        let text = reader.string()?;
+        check(text).map_err(BodyError::Rule)?;
+        if all.contains(&text) {
+            return Err(BodyError::Rule(format!("\"{name}\" names \"{}\" twice", shortened(text))));
+        }
+        if all.len() == count_max {
+            return Err(BodyError::Rule(format!("\"{name}\" has more than {count_max} elements")));
+        }
+        all.push(text);
+        Ok(())
+    };
+    match reader.kind()? {
+        Kind::Array => reader.array(element)?,
+        Kind::String if single_allowed => element(reader)?,
+        _ => {
+            let also = if single_allowed { "a string or " } else { "" };
+            return Err(BodyError::Rule(format!("\"{name}\" must be {also}an array of strings")));
+        }
+    }
+    if all.is_empty() {
+        return Err(BodyError::Rule(format!("\"{name}\" is empty; name at least one")));
+    }
+    Ok(all)
+}

@@ -1,0 +1,117 @@
+//! What a client of the control listener is told when something is wrong.
+
+use axum::Json;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+
+/// An answer other than the wanted one: which kind of mistake, in a stable word, and what to do about it.
+///
+/// `description` may repeat names the client sent, shortened, but never a token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct ApiError {
+    pub(super) kind: ErrorKind,
+    pub(super) description: String,
+}
+
+/// The kinds of mistakes, by status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ErrorKind {
+    /// The audit log takes nothing now, so nothing may be done.
+    AuditUnavailable,
+    /// The request names another site: an `Origin` that is not ours.
+    ForeignOrigin,
+    /// A member or parameter is wrong.
+    InvalidRequest,
+    /// The path is known, the method is not.
+    MethodNotAllowed,
+    /// `Host` is not a name of this listener.
+    Misdirected,
+    /// There is nothing at this path.
+    NotFound,
+    /// More is under way than is allowed.
+    Overloaded,
+    /// The body is longer than its limit.
+    RequestTooLarge,
+    /// The body did not arrive in time.
+    RequestTimeout,
+    /// The signing key cannot be used now.
+    SigningUnavailable,
+    /// The state database cannot be used now.
+    StoreUnavailable,
+    /// The body is not declared as JSON.
+    UnsupportedMediaType,
+}
+
+impl ErrorKind {
+    fn status(self) -> StatusCode {
+        match self {
+            Self::InvalidRequest => StatusCode::BAD_REQUEST,
+            Self::ForeignOrigin => StatusCode::FORBIDDEN,
+            Self::NotFound => StatusCode::NOT_FOUND,
+            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
+            Self::RequestTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
+            Self::AuditUnavailable | Self::Overloaded | Self::SigningUnavailable | Self::StoreUnavailable => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+        }
+    }
+
+    /// The stable word in `"error"`.
+    fn name(self) -> &'static str {
+        match self {
+            Self::AuditUnavailable => "audit_unavailable",
+            Self::ForeignOrigin => "foreign_origin",
+            Self::InvalidRequest => "invalid_request",
+            Self::MethodNotAllowed => "method_not_allowed",
+            Self::Misdirected => "misdirected_request",
+            Self::NotFound => "not_found",
+            Self::Overloaded => "overloaded",
+            Self::RequestTimeout => "request_timeout",
+            Self::RequestTooLarge => "request_too_large",
+            Self::SigningUnavailable => "signing_unavailable",
+            Self::StoreUnavailable => "store_unavailable",
+            Self::UnsupportedMediaType => "unsupported_media_type",
+        }
+    }
+}
+
+impl ApiError {
+    pub(super) fn new(kind: ErrorKind, description: impl Into<String>) -> Self {
+        Self { kind, description: description.into() }
+    }
+
+    pub(super) fn invalid(description: impl Into<String>) -> Self {
+        Self::new(ErrorKind::InvalidRequest, description)
+    }
+}
+
+#[derive(Serialize)]
+struct ErrorBody<'a> {
+    error: &'a str,
+    error_description: &'a str,
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let body = ErrorBody { error: self.kind.name(), error_description: &self.description };
+        let mut response = (self.kind.status(), Json(body)).into_response();
+        if response.status() == StatusCode::SERVICE_UNAVAILABLE {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
+    }
+}
+
+/// `text` for an error message: cut to a readable length, control characters made visible.
+pub(super) fn shortened(text: &str) -> String {
+    const CHARS_MAX: usize = 40;
+    let mut short: String = text.chars().take(CHARS_MAX).flat_map(char::escape_debug).collect();
+    if text.chars().nth(CHARS_MAX).is_some() {
+        short.push('…');
+    }
+    short
+}

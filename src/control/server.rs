@@ -1,0 +1,160 @@
+//! The listener: connections in, requests through the guard to the handlers.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::Extension;
+use axum::http::Method;
+use axum::routing::{get, post};
+use axum::{Router, middleware};
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+
+use super::actions::{self, Peer};
+use super::error::{ApiError, ErrorKind};
+use super::guard::{self, Guard};
+use super::observe;
+use super::state::{ACTIONS_MAX, Shared, State};
+use super::view_feed::purge_expired;
+
+/// Connections at once. Operators and issuers hold a few; more wait in the kernel's queue.
+const CONNECTIONS_MAX: usize = 256;
+
+/// Time from the first byte of a request to the end of its header, and between requests on one connection.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Bytes of a request's header, request target included.
+const HEADER_BYTES_MAX: usize = 16 * 1024;
+
+/// How long shutdown waits for connections and actions under way.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Pause after the system refused a connection for lack of descriptors or memory.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Why the control listener stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// Actions were still under way when the time to drain was over.
+    #[error("control listener stopped with {0} actions still under way")]
+    DrainTimeout(u32),
+    /// The listening socket cannot be used.
+    #[error("cannot use the control listener's socket: {0}")]
+    Listener(io::Error),
+}
+
+/// Serves on `listener` until `shutdown` completes, then drains. Runs on a tokio runtime, which may be single-threaded.
+///
+/// # Errors
+/// [`ControlError`]; a failing connection is no error of the listener.
+pub async fn serve(
+    listener: std::net::TcpListener,
+    state: State,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), ControlError> {
+    listener.set_nonblocking(true).map_err(ControlError::Listener)?;
+    let listener = TcpListener::from_std(listener).map_err(ControlError::Listener)?;
+    let local = listener.local_addr().map_err(ControlError::Listener)?;
+    let shared = Arc::new(Shared::new(state));
+    let router = router(Arc::clone(&shared), local);
+    let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let graceful = GracefulShutdown::new();
+    let purge = purge_expired(shared.store.clone(), Arc::clone(&shared.view), shared.now);
+    let purge = tokio::spawn(purge);
+
+    tokio::pin!(shutdown);
+    loop {
+        let accept = async {
+            let permit = Arc::clone(&connections).acquire_owned().await;
+            (permit, listener.accept().await)
+        };
+        let (permit, accepted) = tokio::select! {
+            () = &mut shutdown => break,
+            accepted = accept => accepted,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                let connection = graceful.watch(connection(stream, peer, &router));
+                tokio::spawn(async move {
+                    // A client that vanishes or talks no HTTP ends its connection and nothing else.
+                    let _ = connection.await;
+                    drop(permit);
+                });
+            }
+            Err(error) if is_of_the_connection(&error) => {}
+            Err(error) => {
+                tracing::warn!(%error, "control listener cannot accept connections");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+
+    drop(listener);
+    purge.abort();
+    let drain = async {
+        graceful.shutdown().await;
+        // Actions outlive the connections that asked for them.
+        let _ = shared.actions.acquire_many(ACTIONS_MAX).await;
+    };
+    match tokio::time::timeout(DRAIN_TIMEOUT, drain).await {
+        Ok(()) => Ok(()),
+        Err(_) => {
+            let free = u32::try_from(shared.actions.available_permits()).unwrap_or(ACTIONS_MAX);
+            if free < ACTIONS_MAX { Err(ControlError::DrainTimeout(ACTIONS_MAX - free)) } else { Ok(()) }
+        }
+    }
+}
+
+type Connection = http1::Connection<TokioIo<TcpStream>, TowerToHyperService<Router>>;
+
+fn connection(stream: TcpStream, peer: SocketAddr, router: &Router) -> Connection {
+    let _ = stream.set_nodelay(true);
+    let service = TowerToHyperService::new(router.clone().layer(Extension(Peer(peer))));
+    http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .max_buf_size(HEADER_BYTES_MAX)
+        .serve_connection(TokioIo::new(stream), service)
+}
+
+fn router(shared: Arc<Shared>, local: SocketAddr) -> Router {
+    let guard = Arc::new(Guard { shared: Arc::clone(&shared), local });
+    Router::new()
+        .route("/v1/tokens", post(actions::issue))
+        .route("/v1/tokens/{id}/revoke", post(actions::revoke))
+        .route("/v1/audit/verify-chain", get(observe::verify_chain))
+        .route("/metrics", get(observe::metrics))
+        .route("/livez", get(observe::livez))
+        .route("/readyz", get(observe::readyz))
+        .fallback(not_found)
+        .method_not_allowed_fallback(method_not_allowed)
+        .layer(middleware::from_fn_with_state(guard, guard::guard))
+        .with_state(shared)
+}
+
+async fn not_found() -> ApiError {
+    ApiError::new(
+        ErrorKind::NotFound,
+        "nothing is here; the control listener has POST /v1/tokens, POST /v1/tokens/{id}/revoke, GET \
+         /v1/audit/verify-chain, /metrics, /livez and /readyz (tokens are verified on the data listener)",
+    )
+}
+
+async fn method_not_allowed(method: Method) -> ApiError {
+    ApiError::new(ErrorKind::MethodNotAllowed, format!("{method} is not possible here; see Allow"))
+}
+
+/// Whether only the connection being accepted failed.
+fn is_of_the_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionRefused
+    )
+}

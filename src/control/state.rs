@@ -1,0 +1,159 @@
+//! What the control plane works with: given by the daemon, shared by its handlers.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use edgate_hsm::{Signer, TokenSigning};
+use serde::Serialize;
+use tokio::sync::Semaphore;
+
+use super::evidence::Evidence;
+use super::issue::IssuePolicy;
+use crate::audit::Appender;
+use crate::decision::UnixSeconds;
+use crate::revocation::View;
+use crate::store::Store;
+use crate::token::Profile;
+
+/// Issues and revocations under way at once; each holds a few KiB. More are told to come again.
+pub(super) const ACTIONS_MAX: u32 = 256;
+
+/// What the daemon hands to [`serve`](super::serve).
+pub struct State {
+    /// How this node issues tokens; `None` on a node that only verifies.
+    pub issuing: Option<Issuing>,
+    /// Every configured issuer.
+    pub issuers: Vec<Profile>,
+    /// Remembers revocations.
+    pub store: Store,
+    /// What shards check.
+    pub view: Arc<View>,
+    /// The control plane's way into the audit log.
+    pub appender: Appender,
+    /// Verifies the audit log; blocks, on a thread made for it.
+    pub verify_chain: Arc<dyn Fn() -> Result<ChainReport, String> + Send + Sync>,
+    /// Writes the other rooms' metrics in the Prometheus text format, without a closing `# EOF`.
+    pub metrics: Arc<dyn Fn(&mut String) + Send + Sync>,
+    /// How the other things this node depends on are, besides the audit log and the state database, which are asked
+    /// here; must not block.
+    pub readiness: Arc<dyn Fn() -> Vec<Dependency> + Send + Sync>,
+    /// Names, besides loopback's and the listener's own address, that `Host` may give; without port, lower case.
+    pub host_names: Vec<String>,
+    /// The time.
+    pub now: fn() -> UnixSeconds,
+}
+
+/// How a node issues tokens.
+pub struct Issuing {
+    /// Signs tokens; its public key is in the own issuer's key set.
+    pub signer: Signer<TokenSigning>,
+    /// The signer's key in that key set: its RFC 7638 thumbprint.
+    pub kid: String,
+    /// Which of the configured issuers this node issues as.
+    pub own: usize,
+    /// How it issues.
+    pub policy: IssuePolicy,
+}
+
+/// The outcome of verifying the audit log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ChainReport {
+    /// Records whose place in the chain was checked.
+    pub records: u64,
+    /// Hash of the last good record, in hex.
+    pub head: String,
+    /// Where the chain breaks first, if it does.
+    pub first_break: Option<ChainBreak>,
+}
+
+/// The first thing wrong in the audit log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ChainBreak {
+    /// Position in the chain of the first record that cannot be trusted.
+    pub seq: u64,
+    /// The segment file's number.
+    pub segment: u64,
+    /// Byte offset in that file.
+    pub offset: u64,
+    /// The class of damage, a stable word.
+    pub class: String,
+    /// What was found, in words.
+    pub detail: String,
+}
+
+/// One thing this node depends on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Dependency {
+    /// Its stable name, such as `audit`.
+    pub name: &'static str,
+    /// Whether it works.
+    pub ready: bool,
+    /// What is wrong, or empty.
+    pub detail: String,
+}
+
+/// [`State`] as the handlers share it.
+pub(super) struct Shared {
+    pub(super) issuing: Option<Issuing>,
+    pub(super) issuers: Vec<Profile>,
+    pub(super) store: Store,
+    pub(super) view: Arc<View>,
+    pub(super) evidence: Evidence,
+    pub(super) verify_chain: Arc<dyn Fn() -> Result<ChainReport, String> + Send + Sync>,
+    pub(super) metrics: Arc<dyn Fn(&mut String) + Send + Sync>,
+    pub(super) readiness: Arc<dyn Fn() -> Vec<Dependency> + Send + Sync>,
+    pub(super) host_names: Vec<String>,
+    pub(super) now: fn() -> UnixSeconds,
+    /// One permit per action under way; shutdown waits for all of them.
+    pub(super) actions: Arc<Semaphore>,
+    /// One verification of the chain at a time: it reads the whole log.
+    pub(super) verifications: Arc<Semaphore>,
+    pub(super) counters: Counters,
+}
+
+impl Shared {
+    /// Must be called inside the runtime that serves.
+    pub(super) fn new(state: State) -> Self {
+        let State { issuing, issuers, store, view, appender, .. } = state;
+        let known = issuing.as_ref().is_none_or(|issuing| issuing.own < issuers.len());
+        assert!(known, "the own issuer is one of the configured ones");
+        Self {
+            issuing,
+            issuers,
+            store,
+            view,
+            evidence: Evidence::start(appender),
+            verify_chain: state.verify_chain,
+            metrics: state.metrics,
+            readiness: state.readiness,
+            host_names: state.host_names,
+            now: state.now,
+            actions: Arc::new(Semaphore::new(ACTIONS_MAX as usize)),
+            verifications: Arc::new(Semaphore::new(1)),
+            counters: Counters::default(),
+        }
+    }
+}
+
+/// What the control plane counts. Written by its thread alone.
+#[derive(Default)]
+pub(super) struct Counters {
+    pub(super) issued: Counter,
+    pub(super) revoked: Counter,
+    pub(super) refused: Counter,
+    pub(super) unavailable: Counter,
+}
+
+/// A number that only grows.
+#[derive(Default)]
+pub(super) struct Counter(AtomicU64);
+
+impl Counter {
+    pub(super) fn increment(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn total(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}

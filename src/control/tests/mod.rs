@@ -1,0 +1,216 @@
+//! The control listener from outside, over real sockets, with a real key, database, view and audit log.
+
+mod actions;
+mod guarding;
+mod life;
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use edgate_hsm::{Purpose, Signer, SoftwareKey};
+use tokio::sync::oneshot;
+
+use super::*;
+use crate::audit;
+use crate::decision::UnixSeconds;
+use crate::revocation::{Status, View};
+use crate::store::{OpenMode, Store};
+use crate::token::{Profile, ProfileKind};
+
+const NOW: UnixSeconds = UnixSeconds(1_800_000_000);
+const ISSUER: &str = "https://edgate.test";
+const PARTNER: &str = "https://partner.test";
+const LEEWAY_S: u64 = 30;
+const PARTNER_LIFETIME_S: u64 = 3600;
+
+/// One control plane on a free port of loopback, over the state in `dir`.
+struct Node {
+    address: SocketAddr,
+    view: Arc<View>,
+    public_key: [u8; 32],
+    store_path: PathBuf,
+    log: Option<audit::Log>,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<Result<(), ControlError>>>,
+}
+
+impl Node {
+    fn start(dir: &Path) -> Self {
+        Self::start_with(dir, |_| {})
+    }
+
+    /// As [`Node::start`], with the state changed before it serves.
+    fn start_with(dir: &Path, change: impl FnOnce(&mut State) + Send + 'static) -> Self {
+        let key_path = dir.join("signing-key.pem");
+        let key = SoftwareKey::load(&key_path, Purpose::TokenSigning)
+            .or_else(|_| SoftwareKey::create(&key_path, Purpose::TokenSigning))
+            .unwrap();
+        let signer = Signer::software(key).unwrap();
+        let public_key = signer.public_key();
+        let settings = audit::Settings {
+            create: true,
+            segment_bytes: 1 << 20,
+            ..audit::Settings::new(dir.join("audit"), "edgate.test/node1")
+        };
+        let audit::Opened { mut appenders, log, .. } = audit::open(&settings, 0).unwrap();
+        let appender = appenders.pop().unwrap();
+        let view = Arc::new(View::new(b"a seed for tests"));
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, stopped) = oneshot::channel();
+        let store_path = dir.join("state.db");
+
+        let (shared_view, path) = (Arc::clone(&view), store_path.clone());
+        let serve = async move {
+            let store = Store::open(&path, OpenMode::Create).await.unwrap();
+            fill_view(&store, &shared_view, NOW, |_| {}).await.unwrap();
+            let mut state = state(signer, store.clone(), shared_view, appender);
+            change(&mut state);
+            let outcome = serve(listener, state, async { stopped.await.unwrap_or(()) }).await;
+            store.close().await;
+            outcome
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let thread = std::thread::spawn(move || runtime.block_on(serve));
+        Self { address, view, public_key, store_path, log: Some(log), stop: Some(stop), thread: Some(thread) }
+    }
+
+    fn stop(mut self) {
+        self.stop.take().unwrap().send(()).unwrap();
+        self.thread.take().unwrap().join().unwrap().unwrap();
+        self.log.take().unwrap().close(Duration::from_secs(10)).unwrap();
+    }
+
+    fn status_of(&self, issuer: &str, jti: &str, now: UnixSeconds) -> Status {
+        self.view.check("acme", issuer, jti, now)
+    }
+
+    fn get(&self, path: &str) -> Answer {
+        self.send(&format!("GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.address))
+    }
+
+    fn post(&self, path: &str, body: &str) -> Answer {
+        self.post_as(path, "application/json", body)
+    }
+
+    fn post_as(&self, path: &str, content_type: &str, body: &str) -> Answer {
+        let length = body.len();
+        self.send(&format!(
+            "POST {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\nContent-Type: {content_type}\r\n\
+             Content-Length: {length}\r\n\r\n{body}",
+            self.address
+        ))
+    }
+
+    /// Sends `request` as it is and reads until the connection ends.
+    fn send(&self, request: &str) -> Answer {
+        let mut stream = TcpStream::connect(self.address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        // The answer may come, and the connection end, before all of a refused body is taken.
+        let _ = stream.write_all(request.as_bytes());
+        let mut text = String::new();
+        let _ = stream.read_to_string(&mut text);
+        Answer::parse(&text)
+    }
+}
+
+/// Kind and phase of every issue and revoke in the log of a stopped node, in order.
+fn recorded_actions(dir: &Path) -> Vec<(audit::schema::Kind, u64)> {
+    use audit::record::{HEADER_BYTES, Header, stored_len};
+    use audit::schema::{Kind, read_body, uint};
+
+    let mut segments: Vec<PathBuf> =
+        std::fs::read_dir(dir.join("audit")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    segments.sort();
+    let mut actions = Vec::new();
+    for bytes in segments.iter().filter(|path| path.is_file()).map(|path| std::fs::read(path).unwrap()) {
+        let mut at = 0;
+        while let Some(head) = bytes.get(at..at + HEADER_BYTES) {
+            let Ok(header) = Header::parse(head.try_into().unwrap()) else {
+                at += audit::record::ALIGNMENT;
+                continue;
+            };
+            let body_len = usize::try_from(header.body_len).unwrap();
+            let kind = Kind::from_code(header.kind).unwrap();
+            if kind == Kind::Issue || kind == Kind::Revoke {
+                let body = &bytes[at + HEADER_BYTES..][..body_len];
+                let body = read_body(header.kind, header.schema, body).unwrap();
+                actions.push((kind, uint(&body, 1).unwrap()));
+            }
+            at += stored_len(body_len);
+        }
+    }
+    actions
+}
+
+/// One HTTP answer.
+#[derive(Debug)]
+struct Answer {
+    status: u16,
+    head: String,
+    body: String,
+}
+
+impl Answer {
+    fn parse(text: &str) -> Self {
+        let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no HTTP answer: {text:?}"));
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        Self { status, head: head.to_ascii_lowercase(), body: body.to_owned() }
+    }
+
+    fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
+    /// Checks the status and the stable word of an error, and that its description says `part`.
+    fn expect_error(&self, status: u16, error: &str, part: &str) {
+        let json = self.json();
+        let description = json["error_description"].as_str().unwrap();
+        assert_eq!((self.status, json["error"].as_str().unwrap()), (status, error), "{description}");
+        assert!(description.contains(part), "{description:?} does not say {part:?}");
+    }
+}
+
+fn state(
+    signer: Signer<edgate_hsm::TokenSigning>,
+    store: Store,
+    view: Arc<View>,
+    appender: audit::Appender,
+) -> State {
+    let profile = |name: &str, issuer: &str, lifetime_s| Profile {
+        leeway_s: LEEWAY_S,
+        max_lifetime_s: Some(lifetime_s),
+        ..Profile::new(
+            ProfileKind::AgentTask,
+            name.into(),
+            "acme".into(),
+            issuer.into(),
+            vec!["https://api.test".into()],
+        )
+    };
+    State {
+        issuing: Some(Issuing {
+            kid: crate::keys::thumbprint(&signer.public_key()),
+            signer,
+            own: 1,
+            policy: IssuePolicy {
+                default_audiences: vec!["https://api.test".into()],
+                default_ttl_s: 120,
+                max_ttl_s: 600,
+            },
+        }),
+        issuers: vec![profile("partner", PARTNER, PARTNER_LIFETIME_S), profile("edgate", ISSUER, 600)],
+        store,
+        view,
+        appender,
+        verify_chain: Arc::new(|| Ok(ChainReport { records: 7, head: "ab".repeat(32), first_break: None })),
+        metrics: Arc::new(|text| text.push_str("# TYPE other counter\nother 1\n")),
+        readiness: Arc::new(|| vec![Dependency { name: "shards", ready: true, detail: String::new() }]),
+        host_names: vec!["control.internal".into()],
+        now: || NOW,
+    }
+}

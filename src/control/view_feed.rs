@@ -1,0 +1,59 @@
+//! From the state database into the view: at start, and out of both when entries have died.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::MissedTickBehavior;
+
+use crate::decision::UnixSeconds;
+use crate::revocation::{PURGE_DELAY_S, Revocation, View};
+use crate::store::{LoadProgress, Store, StoreError, StoredRevocation};
+
+/// How long a revocation stays on disk after it expired: if the clock was ahead by up to a day and is set right, a
+/// restart still finds it.
+const ROW_DELAY_S: u64 = 86_400;
+
+/// Time between purges.
+const PURGE_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Slots of the view looked at by one purge: a fraction of a millisecond.
+const PURGE_SLOTS: usize = 65_536;
+
+/// Fills the view with every revocation in force. Nothing may be decided before it has returned.
+///
+/// # Errors
+/// What the state database said; the view is incomplete then and must not be used.
+pub async fn fill_view(
+    store: &Store,
+    view: &View,
+    now: UnixSeconds,
+    mut progress: impl FnMut(LoadProgress),
+) -> Result<u64, StoreError> {
+    let from = UnixSeconds(now.0.saturating_sub(PURGE_DELAY_S));
+    view.reserve(usize::try_from(store.revocation_count(from).await?).unwrap_or(usize::MAX));
+    store
+        .load_revocations(from, |batch, done| {
+            view.apply(batch.iter().map(revocation), now);
+            progress(done);
+        })
+        .await
+}
+
+/// Lets expired revocations leave, once a minute, for as long as it is polled.
+pub(super) async fn purge_expired(store: Store, view: Arc<View>, now: fn() -> UnixSeconds) {
+    let mut minutes = tokio::time::interval(PURGE_INTERVAL);
+    minutes.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        minutes.tick().await;
+        view.purge(now(), PURGE_SLOTS);
+        let horizon = UnixSeconds(now().0.saturating_sub(ROW_DELAY_S));
+        if let Err(error) = store.purge_revocations(horizon).await {
+            tracing::warn!(%error, "cannot purge expired revocations; trying again in a minute");
+        }
+    }
+}
+
+fn revocation(stored: &StoredRevocation) -> Revocation<'_> {
+    let StoredRevocation { tenant, issuer, jti, expires_at, .. } = stored;
+    Revocation { tenant, issuer, jti, expires_at: *expires_at }
+}

@@ -1,0 +1,135 @@
+//! The control plane's thread: one tokio runtime, one listener, what it may use.
+
+use std::net::TcpListener;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tokio::runtime::Runtime;
+use tokio::sync::oneshot;
+
+use super::{OwnKey, StartError, now, revocation_dependency};
+use crate::audit::verify::{Options, verify_dir};
+use crate::audit::{Appender, CheckpointKey, Log, LogWatch, hex};
+use crate::config::Config;
+use crate::control::{self, ChainBreak, ChainReport, ControlError, IssuePolicy, Issuing, State};
+use crate::metrics::Metrics;
+use crate::revocation::View;
+use crate::shard::Policy;
+use crate::store::Store;
+
+/// The running control plane.
+pub(super) struct ControlThread {
+    stop: oneshot::Sender<()>,
+    thread: JoinHandle<Result<(), ControlError>>,
+}
+
+impl ControlThread {
+    pub(super) fn spawn(runtime: Runtime, listener: TcpListener, state: State) -> Result<Self, StartError> {
+        let (stop, stopped) = oneshot::channel::<()>();
+        let thread = std::thread::Builder::new()
+            .name("control".to_owned())
+            .spawn(move || {
+                let stopped = async {
+                    // A dropped sender stops it as well.
+                    let _ = stopped.await;
+                };
+                runtime.block_on(async {
+                    let store = state.store.clone();
+                    let served = control::serve(listener, state, stopped).await;
+                    store.close().await;
+                    served
+                })
+            })
+            .map_err(StartError::Control)?;
+        Ok(Self { stop, thread })
+    }
+
+    pub(super) fn stop(self) -> Result<(), StartError> {
+        let _ = self.stop.send(());
+        match self.thread.join() {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(StartError::Control(std::io::Error::other(error))),
+            Err(_) => Err(StartError::Control(std::io::Error::other("its thread panicked"))),
+        }
+    }
+}
+
+/// What the control plane works with.
+pub(super) struct Ingredients<'a> {
+    pub(super) config: &'a Config,
+    pub(super) policy: &'a Policy,
+    pub(super) own: Option<OwnKey>,
+    pub(super) store: Store,
+    pub(super) view: Arc<View>,
+    pub(super) appender: Appender,
+    pub(super) metrics: Metrics,
+    pub(super) log: &'a Log,
+}
+
+impl Ingredients<'_> {
+    pub(super) fn into_state(self) -> State {
+        let Self { config, policy, own, store, view, appender, metrics, log } = self;
+        let issuing = own.zip(config.signing.as_ref()).map(|(own, signing)| Issuing {
+            kid: own.published.kid,
+            signer: own.signer,
+            own: signing.issuer,
+            policy: IssuePolicy {
+                default_audiences: signing.default_audience.iter().cloned().collect(),
+                default_ttl_s: signing.default_ttl_s,
+                max_ttl_s: config.issuers[signing.issuer].max_lifetime_s,
+            },
+        });
+        let (dir, watch) = (config.audit.dir.clone(), log.watch());
+        let seen = Arc::clone(&view);
+        State {
+            issuing,
+            issuers: policy.profiles.clone(),
+            store,
+            view,
+            appender,
+            verify_chain: Arc::new(move || verify_chain(&dir, &watch)),
+            metrics: Arc::new(move |out| out.push_str(metrics.render().trim_end_matches("# EOF\n"))),
+            // The control plane asks its own appender and store how they are.
+            readiness: Arc::new(move || vec![revocation_dependency(&seen)]),
+            host_names: config.control.allowed_hosts.iter().map(|name| name.to_ascii_lowercase()).collect(),
+            now,
+        }
+    }
+}
+
+/// The longest a verification waits for the flush of what was recorded before it; then it looks at less.
+const FLUSH_WAIT: Duration = Duration::from_secs(2);
+
+/// Recomputes what of the running log is on the disk. Blocks for as long as reading it takes.
+fn verify_chain(dir: &Path, log: &LogWatch) -> Result<ChainReport, String> {
+    // What was recorded before the question is part of the answer: wait for its flush, which is under way.
+    let asked_at = log.status().size;
+    let deadline = Instant::now() + FLUSH_WAIT;
+    while log.status().durable_size < asked_at && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let key = std::fs::read_to_string(dir.join("checkpoint.key")).map_err(|error| error.to_string())?;
+    let keys = key.lines().map(CheckpointKey::from_text).collect::<Result<_, _>>();
+    let options = Options {
+        keys: keys.map_err(|error| error.to_string())?,
+        upto: Some(log.status().durable_size),
+        // The running log's tail is younger than its next checkpoint; its own clock polices that.
+        allow_unsigned: true,
+        threads: 1,
+        ..Options::default()
+    };
+    let report = verify_dir(dir, &options, &mut |_| {}).map_err(|error| error.to_string())?;
+    Ok(ChainReport {
+        records: report.records,
+        head: report.head.as_ref().map(|hash| hex(hash)).unwrap_or_default(),
+        first_break: report.breaks.first().map(|first| ChainBreak {
+            seq: first.seq,
+            segment: first.segment,
+            offset: first.offset,
+            class: first.class.name().to_owned(),
+            detail: first.detail.clone(),
+        }),
+    })
+}

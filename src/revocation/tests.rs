@@ -1,0 +1,266 @@
+//! The view against a naive model, and against readers on other threads.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::decision::UnixSeconds;
+
+const SEED: [u8; 16] = *b"a seed for tests";
+const NOW: UnixSeconds = UnixSeconds(1_800_000_000);
+
+fn revocation(jti: &str, expires_at: u64) -> Revocation<'_> {
+    Revocation { tenant: "acme", issuer: "https://issuer.example", jti, expires_at: UnixSeconds(expires_at) }
+}
+
+fn check(view: &View, jti: &str, now: UnixSeconds) -> Status {
+    view.check("acme", "https://issuer.example", jti, now)
+}
+
+#[test]
+fn a_revoked_token_is_revoked_until_it_expires() {
+    let view = View::new(&SEED);
+    assert_eq!(check(&view, "one", NOW), Status::Clear);
+    view.apply([revocation("one", NOW.0 + 10)], NOW);
+    assert_eq!(check(&view, "one", NOW), Status::Revoked);
+    assert_eq!(check(&view, "one", NOW.saturating_add(9)), Status::Revoked);
+    assert_eq!(check(&view, "one", NOW.saturating_add(10)), Status::Clear);
+    assert_eq!(check(&view, "two", NOW), Status::Clear);
+}
+
+#[test]
+fn another_tenant_or_issuer_with_the_same_jti_is_untouched() {
+    let view = View::new(&SEED);
+    view.apply([revocation("one", NOW.0 + 10)], NOW);
+    assert_eq!(view.check("other", "https://issuer.example", "one", NOW), Status::Clear);
+    assert_eq!(view.check("acme", "https://issuer.example/", "one", NOW), Status::Clear);
+}
+
+#[test]
+fn applying_again_keeps_the_later_expiry() {
+    let view = View::new(&SEED);
+    view.apply([revocation("one", NOW.0 + 100)], NOW);
+    view.apply([revocation("one", NOW.0 + 10)], NOW);
+    assert_eq!(check(&view, "one", NOW.saturating_add(50)), Status::Revoked);
+    assert_eq!(view.len(), 1);
+}
+
+#[test]
+fn each_batch_raises_the_epoch_by_one() {
+    let view = View::new(&SEED);
+    assert_eq!(view.epoch(), 0);
+    assert_eq!(view.apply([revocation("one", NOW.0 + 10), revocation("two", NOW.0 + 10)], NOW), 1);
+    assert_eq!(view.apply([], NOW), 2);
+    assert_eq!(view.epoch(), 2);
+}
+
+#[test]
+fn a_time_beyond_2106_never_expires() {
+    let view = View::new(&SEED);
+    view.apply([revocation("one", u64::MAX)], NOW);
+    view.purge(UnixSeconds(1 << 40), usize::MAX);
+    assert_eq!(check(&view, "one", UnixSeconds(1 << 40)), Status::Revoked);
+}
+
+#[test]
+fn setting_the_clock_back_within_the_purge_delay_revives_nothing() {
+    let view = View::new(&SEED);
+    view.apply([revocation("one", NOW.0 + 10)], NOW);
+    view.purge(NOW.saturating_add(10 + PURGE_DELAY_S), usize::MAX);
+    assert_eq!(check(&view, "one", NOW), Status::Revoked);
+    view.purge(NOW.saturating_add(11 + PURGE_DELAY_S), usize::MAX);
+    assert_eq!(check(&view, "one", NOW), Status::Clear);
+    assert!(view.is_empty());
+}
+
+#[test]
+fn memory_stays_bounded_while_tokens_come_and_go() {
+    let view = View::new(&SEED);
+    let mut largest = 0;
+    for second in 0..200_u64 {
+        let now = NOW.saturating_add(second * 60);
+        for i in 0..100 {
+            view.apply([revocation(&format!("{second}-{i}"), now.0 + 60)], now);
+        }
+        largest = largest.max(view.bytes());
+    }
+    // In force or within the purge delay at any time: 11 or 12 minutes of 100, and as many that wait for the sweep.
+    assert!(largest <= 3000 * 60, "{largest} bytes for about 1200 entries");
+}
+
+#[test]
+fn forty_bytes_per_entry_are_enough_at_any_size() {
+    let view = View::new(&SEED);
+    for i in 0..200_000_usize {
+        view.apply([revocation(&i.to_string(), NOW.0 + 60)], NOW);
+        // While a table is being drained both stand in memory; between moves the promise holds.
+        if i > 1000 && !view.is_moving() {
+            assert!(view.bytes() <= 40 * (i + 1), "{} bytes for {} entries", view.bytes(), i + 1);
+        }
+    }
+    assert_eq!(view.len(), 200_000);
+}
+
+#[test]
+fn reserving_keeps_what_is_there() {
+    let view = View::new(&SEED);
+    view.apply([revocation("one", NOW.0 + 10)], NOW);
+    view.reserve(100_000);
+    let bytes = view.bytes();
+    let names: Vec<String> = (0..100_000).map(|i| i.to_string()).collect();
+    view.apply(names.iter().map(|jti| revocation(jti, NOW.0 + 10)), NOW);
+    assert_eq!(view.bytes(), bytes);
+    assert_eq!(check(&view, "one", NOW), Status::Revoked);
+    assert_eq!(view.len(), 100_001);
+}
+
+/// Readers hammer a token that stays revoked, one that never is, and each token whose revocation was announced, while
+/// the writer adds, grows, expires and sweeps.
+#[test]
+fn readers_never_miss_a_live_entry_nor_see_one_that_is_not() {
+    const BATCHES: u64 = 3000;
+    let view = Arc::new(View::new(&SEED));
+    view.apply([revocation("permanent", NOW.0 + 1_000_000)], NOW);
+    let announced = Arc::new(AtomicU64::new(0));
+    let clock = Arc::new(AtomicU64::new(NOW.0));
+    let done = Arc::new(AtomicBool::new(false));
+
+    let readers: Vec<_> = (0..3)
+        .map(|_| {
+            let (view, announced) = (Arc::clone(&view), Arc::clone(&announced));
+            let (clock, done) = (Arc::clone(&clock), Arc::clone(&done));
+            thread::spawn(move || {
+                let mut checks = 0_u64;
+                while !done.load(Ordering::Acquire) {
+                    let now = UnixSeconds(clock.load(Ordering::Acquire));
+                    assert_eq!(check(&view, "permanent", now), Status::Revoked);
+                    assert_eq!(check(&view, &format!("never {checks}"), now), Status::Clear);
+                    // Announced after apply returned: it and its 20 predecessors are in force for 30 s at least.
+                    let last = announced.load(Ordering::Acquire);
+                    let epoch = view.epoch();
+                    assert!(epoch >= last, "epoch {epoch} is behind the announced {last}");
+                    for batch in last.saturating_sub(20)..last {
+                        let status = check(&view, &format!("{batch}-0"), now);
+                        // Unless this thread slept so long that the entry has died and left meanwhile.
+                        let leaves = NOW.0 + batch + 60 + PURGE_DELAY_S;
+                        let gone = clock.load(Ordering::Acquire) + 1 >= leaves;
+                        assert!(status == Status::Revoked || gone, "batch {batch}");
+                    }
+                    checks += 1;
+                }
+                checks
+            })
+        })
+        .collect();
+
+    for batch in 0..BATCHES {
+        let now = NOW.saturating_add(batch);
+        let names: Vec<String> = (0..10).map(|i| format!("{batch}-{i}")).collect();
+        view.apply(names.iter().map(|jti| revocation(jti, now.0 + 60)), now);
+        announced.store(batch + 1, Ordering::Release);
+        clock.store(now.0, Ordering::Release);
+    }
+    done.store(true, Ordering::Release);
+    for reader in readers {
+        assert!(reader.join().unwrap() > 0);
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Revoke { jti: u16, lifetime: i64 },
+    RevokeMany { first: u16, count: u16, lifetime: i64 },
+    Check { jti: u16, offset: i64 },
+    Purge { slots: usize },
+    MoveClock { by: i64 },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let lifetime = -2_000..4_000_i64;
+    prop_oneof![
+        4 => (0..600_u16, lifetime.clone()).prop_map(|(jti, lifetime)| Step::Revoke { jti, lifetime }),
+        1 => (0..600_u16, 0..300_u16, lifetime)
+            .prop_map(|(first, count, lifetime)| Step::RevokeMany { first, count, lifetime }),
+        4 => (0..600_u16, -3_000..3_000_i64).prop_map(|(jti, offset)| Step::Check { jti, offset }),
+        1 => (0..2_000_usize).prop_map(|slots| Step::Purge { slots }),
+        2 => (-1_500..2_500_i64).prop_map(|by| Step::MoveClock { by }),
+    ]
+}
+
+/// The stupid model: each identity's latest expiry, kept for ever.
+#[derive(Default)]
+struct Model {
+    expiries: HashMap<u16, u64>,
+    // The latest time the view was told, less the delay: what expired before may be gone.
+    horizon: u64,
+}
+
+impl Model {
+    fn revoke(&mut self, jti: u16, expires_at: u64, now: u64) {
+        self.told(now);
+        let expiry = self.expiries.entry(jti).or_insert(0);
+        *expiry = expires_at.max(*expiry);
+    }
+
+    fn told(&mut self, now: u64) {
+        self.horizon = self.horizon.max(now - PURGE_DELAY_S);
+    }
+
+    fn compare(&self, view: &View, jti: u16, now: u64) {
+        let status = check(view, &jti.to_string(), UnixSeconds(now));
+        let revoked = self.expiries.get(&jti).is_some_and(|expiry| now < *expiry);
+        match (status, revoked) {
+            (Status::Revoked, true) | (Status::Clear, false) => {}
+            (Status::Clear, true) => {
+                assert!(
+                    self.expiries[&jti] < self.horizon,
+                    "{jti} is revoked at {now}, but the view says clear"
+                );
+            }
+            (Status::Revoked, false) => panic!("{jti} is not revoked at {now}, but the view says so"),
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_view_agrees_with_a_map_whichever_way_time_moves(steps in prop::collection::vec(step(), 1..200)) {
+        let view = View::new(&SEED);
+        let mut model = Model::default();
+        let mut now = NOW.0;
+        for step in steps {
+            match step {
+                Step::Revoke { jti, lifetime } => {
+                    let expires_at = now.saturating_add_signed(lifetime);
+                    view.apply([revocation(&jti.to_string(), expires_at)], UnixSeconds(now));
+                    model.revoke(jti, expires_at, now);
+                }
+                Step::RevokeMany { first, count, lifetime } => {
+                    let expires_at = now.saturating_add_signed(lifetime);
+                    let names: Vec<String> = (first..first + count).map(|jti| jti.to_string()).collect();
+                    view.apply(names.iter().map(|jti| revocation(jti, expires_at)), UnixSeconds(now));
+                    (first..first + count).for_each(|jti| model.revoke(jti, expires_at, now));
+                }
+                Step::Check { jti, offset } => model.compare(&view, jti, now.saturating_add_signed(offset)),
+                Step::Purge { slots } => {
+                    view.purge(UnixSeconds(now), slots);
+                    model.told(now);
+                }
+                Step::MoveClock { by } => now = now.saturating_add_signed(by),
+            }
+        }
+        for jti in 0..900 {
+            model.compare(&view, jti, now);
+        }
+        view.purge(UnixSeconds(now), usize::MAX);
+        view.purge(UnixSeconds(now), usize::MAX);
+        let in_force = model.expiries.values().filter(|expiry| **expiry >= now - PURGE_DELAY_S).count();
+        prop_assert!(view.len() <= in_force, "{} entries held, {in_force} in force", view.len());
+    }
+}

@@ -1,0 +1,166 @@
+//! What every shard decides by: an immutable snapshot, swapped whole.
+
+use std::path::PathBuf;
+
+use crate::config::{self, KeySource};
+use crate::keys::jwks::{self, Jwks, JwksError};
+use crate::keys::{IssuerIndex, KeySet, KeySetError, PublishedKey, RegisteredKey};
+use crate::token::{Algorithm, AlgorithmSet, ClaimName, Profile, ProfileKind, TypeSet};
+
+/// The issuers, their keys and rules. Shards share it read-only.
+#[derive(Debug)]
+pub struct Policy {
+    /// The keys of every issuer.
+    pub key_set: KeySet,
+    /// The rules, one per issuer; [`IssuerIndex`] counts them.
+    pub profiles: Vec<Profile>,
+    /// Which snapshot this is: written into each record.
+    pub epoch: u32,
+    /// The JWKS this node publishes: its own keys.
+    pub published: Published,
+}
+
+/// A document ready to be served.
+#[derive(Debug, Default)]
+pub struct Published {
+    /// The JWKS.
+    pub body: String,
+    /// `ETag` and `Cache-Control`, as header lines.
+    pub headers: String,
+    etag: String,
+}
+
+/// How long a JWKS may be cached, in seconds: a new key is published this long before it signs.
+pub const JWKS_MAX_AGE_S: u64 = 300;
+
+/// Why a policy cannot be built.
+#[derive(Debug, thiserror::Error)]
+pub enum PolicyError {
+    /// An issuer's key file cannot be read.
+    #[error("issuers.{issuer}.jwks_file: cannot read {}: {error}", path.display())]
+    Unreadable {
+        /// The issuer's name.
+        issuer: String,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// An issuer's keys are not a usable JWKS.
+    #[error("issuers.{issuer}: {error}")]
+    Jwks {
+        /// The issuer's name.
+        issuer: String,
+        /// What is wrong.
+        error: JwksError,
+    },
+    /// An issuer has no usable key.
+    #[error("issuers.{issuer}: no usable Ed25519 key in its JWKS{skipped}; add one with kty OKP and crv Ed25519")]
+    NoKey {
+        /// The issuer's name.
+        issuer: String,
+        /// What was skipped and why, after a semicolon; empty if nothing was.
+        skipped: String,
+    },
+    /// The keys of all issuers do not fit together.
+    #[error("issuers: {0}")]
+    KeySet(#[from] KeySetError),
+}
+
+impl Policy {
+    /// Builds the snapshot from the configuration; `own` is this node's signing key, already published.
+    ///
+    /// # Errors
+    /// [`PolicyError`] names the issuer and what is wrong.
+    pub fn build(config: &config::Config, own: Option<&PublishedKey>, epoch: u32) -> Result<Self, PolicyError> {
+        let mut key_lists = Vec::with_capacity(config.issuers.len());
+        let mut profiles = Vec::with_capacity(config.issuers.len());
+        for (i, issuer) in config.issuers.iter().enumerate() {
+            let index = IssuerIndex(u16::try_from(i).expect("issuers are limited by the configuration's size"));
+            key_lists.push((index, issuer_keys(issuer, own)?));
+            profiles.push(profile(issuer));
+        }
+        let published = Published::new(own);
+        Ok(Self { key_set: KeySet::new(key_lists)?, profiles, epoch, published })
+    }
+
+    /// The rules of the issuer that `key` belongs to.
+    #[must_use]
+    pub fn profile(&self, key: &RegisteredKey) -> &Profile {
+        &self.profiles[usize::from(key.issuer().0)]
+    }
+}
+
+fn issuer_keys(issuer: &config::Issuer, own: Option<&PublishedKey>) -> Result<Vec<PublishedKey>, PolicyError> {
+    let name = || issuer.name.clone();
+    let text = match &issuer.keys {
+        // A configuration that names the signing key without having one does not get here.
+        KeySource::SigningKey => return Ok(own.cloned().into_iter().collect()),
+        KeySource::Inline(text) => text.clone().into_bytes(),
+        KeySource::File(path) => std::fs::read(path)
+            .map_err(|error| PolicyError::Unreadable { issuer: name(), path: path.clone(), error })?,
+    };
+    let Jwks { keys, skipped } =
+        jwks::parse(&text).map_err(|error| PolicyError::Jwks { issuer: name(), error })?;
+    if keys.is_empty() {
+        let skipped = skipped
+            .iter()
+            .map(|key| format!("; key {} ({}): {}", key.index, key.kid.as_deref().unwrap_or("no kid"), key.reason))
+            .collect();
+        return Err(PolicyError::NoKey { issuer: name(), skipped });
+    }
+    Ok(keys)
+}
+
+fn profile(issuer: &config::Issuer) -> Profile {
+    let kind = match issuer.profile {
+        config::TokenProfile::Jwt => ProfileKind::Jwt,
+        config::TokenProfile::AccessToken => ProfileKind::AccessToken,
+        config::TokenProfile::AgentTask => ProfileKind::AgentTask,
+    };
+    let mut profile = Profile::new(
+        kind,
+        issuer.name.clone(),
+        issuer.tenant.clone(),
+        issuer.issuer.clone(),
+        issuer.audiences.clone(),
+    );
+    profile.algorithms = issuer.algorithms.iter().filter_map(|name| Algorithm::from_name(name)).collect::<AlgorithmSet>();
+    profile.leeway_s = issuer.leeway_s;
+    profile.max_lifetime_s = Some(issuer.max_lifetime_s);
+    profile.padded = issuer.padded;
+    if let Some(types) = &issuer.types {
+        let named = types.iter().filter(|name| !name.is_empty()).cloned();
+        profile.types = TypeSet::listed(named, types.iter().any(String::is_empty));
+    }
+    if let Some(claims) = &issuer.required_claims {
+        profile.required = claims.iter().filter_map(|name| name.parse::<ClaimName>().ok()).collect();
+    }
+    profile
+}
+
+impl Published {
+    fn new(own: Option<&PublishedKey>) -> Self {
+        let keys = own.map(|key| (key.kid.as_str(), key.verifying_key.as_bytes()));
+        let body = jwks::render(keys).expect("names and keys are texts");
+        let etag = format!("\"{}\"", digest(&body));
+        let headers = format!("ETag: {etag}\r\nCache-Control: public, max-age={JWKS_MAX_AGE_S}\r\n");
+        Self { body, headers, etag }
+    }
+
+    /// Whether an `If-None-Match` value names this document (RFC 9110 §13.1.2).
+    #[must_use]
+    pub fn matches(&self, if_none_match: &[u8]) -> bool {
+        if_none_match.trim_ascii() == b"*"
+            || if_none_match.split(|byte| *byte == b',').any(|given| {
+                let given = given.trim_ascii();
+                given.strip_prefix(b"W/").unwrap_or(given) == self.etag.as_bytes()
+            })
+    }
+}
+
+/// The first 16 bytes of SHA-256, in hexadecimal: enough to name a document.
+fn digest(text: &str) -> String {
+    use sha2::Digest;
+    sha2::Sha256::digest(text.as_bytes()).iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+}

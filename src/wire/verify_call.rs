@@ -1,0 +1,364 @@
+//! `POST /v1/tokens/verify`: one token or many in, one result each out, in JSON.
+//!
+//! `{"token": "…"}` or `{"tokens": ["…", …]}`, with an optional `"audience"` (text), `"scope"` (text of names separated
+//! by spaces, or an array of names) that must be covered, and `"claims": true` to get the claims back. The answer to
+//! one is an object, to many `{"decision_id": …, "results": […]}` in the same order. The status is 200 whenever every token was
+//! decided, accepted or not; 503 if one could not be.
+
+use crate::decision::Rejection;
+use crate::json::{self, JsonError, Kind, Reader};
+
+use super::Identity;
+use super::refusal::refusal;
+use super::reply::{Connection, Reply, write_decimal, write_reply};
+
+/// The most tokens of one call.
+pub const TOKENS_PER_CALL_MAX: usize = 256;
+
+/// The most scopes one call may demand.
+pub const SCOPES_PER_CALL_MAX: usize = 64;
+
+const NO_STORE: &str = "Cache-Control: no-store\r\n";
+
+/// A verify call, borrowing from the body and from the scratch.
+#[derive(Debug, Default)]
+pub struct VerifyCall<'a> {
+    /// The tokens, in the order given; at least one.
+    pub tokens: Vec<&'a str>,
+    /// Whether they came as `tokens`: then so do the results.
+    pub many: bool,
+    /// The audience demanded.
+    pub audience: Option<&'a str>,
+    /// The scopes demanded, separated by spaces.
+    pub scopes: String,
+    /// Whether the claims are wanted.
+    pub claims: bool,
+}
+
+/// Why a verify call is refused as a whole.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum VerifyCallError {
+    /// The body is not strict JSON, or a member has the wrong kind.
+    #[error("{0}")]
+    Json(JsonError),
+    /// Neither `token` nor `tokens`, both, or an empty array.
+    #[error("exactly one of token (text) and tokens (array of 1 to {TOKENS_PER_CALL_MAX} texts) must be given")]
+    Tokens,
+    /// More than [`SCOPES_PER_CALL_MAX`] scopes, an empty one, or one with a space inside.
+    #[error("scope must be a text of names or an array of at most {SCOPES_PER_CALL_MAX} names without spaces")]
+    Scopes,
+    /// A member that the call does not know.
+    #[error("unknown member {0:?}: token, tokens, audience, scope and claims are known")]
+    UnknownMember(String),
+}
+
+impl From<JsonError> for VerifyCallError {
+    fn from(error: JsonError) -> Self {
+        Self::Json(error)
+    }
+}
+
+/// Reads a verify call.
+///
+/// # Errors
+/// [`VerifyCallError`]; nothing of the call is then decided.
+pub fn parse_verify_call<'a>(
+    body: &'a [u8],
+    scratch: &'a mut json::Scratch,
+) -> Result<VerifyCall<'a>, VerifyCallError> {
+    let call = json::read(body, scratch, |reader| {
+        let mut call = VerifyCall::default();
+        reader.object(|reader, name| call.read_member(reader, name))?;
+        Ok::<_, VerifyCallError>(call)
+    })?;
+    if call.tokens.is_empty() {
+        return Err(VerifyCallError::Tokens);
+    }
+    Ok(call)
+}
+
+impl<'a> VerifyCall<'a> {
+    fn read_member(&mut self, reader: &mut Reader<'a>, name: &str) -> Result<(), VerifyCallError> {
+        match name {
+            "token" if self.tokens.is_empty() => self.tokens.push(reader.string()?),
+            "tokens" if self.tokens.is_empty() => {
+                self.many = true;
+                reader.array(|reader| {
+                    if self.tokens.len() == TOKENS_PER_CALL_MAX {
+                        return Err(VerifyCallError::Tokens);
+                    }
+                    self.tokens.push(reader.string()?);
+                    Ok(())
+                })?;
+            }
+            "token" | "tokens" => return Err(VerifyCallError::Tokens),
+            "audience" => self.audience = Some(reader.string()?),
+            "scope" => self.read_scopes(reader)?,
+            "claims" => self.claims = reader.boolean()?,
+            _ => return Err(VerifyCallError::UnknownMember(name.chars().take(64).collect())),
+        }
+        Ok(())
+    }
+
+    fn read_scopes(&mut self, reader: &mut Reader<'a>) -> Result<(), VerifyCallError> {
+        if reader.kind()? == Kind::Array {
+            reader.array(|reader| {
+                let scope = reader.string()?;
+                if scope.is_empty() || scope.contains(' ') {
+                    return Err(VerifyCallError::Scopes);
+                }
+                if !self.scopes.is_empty() {
+                    self.scopes.push(' ');
+                }
+                self.scopes.push_str(scope);
+                Ok(())
+            })?;
+        } else {
+            reader.string()?.clone_into(&mut self.scopes);
+        }
+        if self.scopes.split(' ').count() > SCOPES_PER_CALL_MAX {
+            return Err(VerifyCallError::Scopes);
+        }
+        Ok(())
+    }
+}
+
+/// Whether a `Content-Type` is JSON.
+#[must_use]
+pub fn is_json(content_type: &[u8]) -> bool {
+    let media = content_type.split(|byte| *byte == b';').next().unwrap_or_default();
+    media.trim_ascii().eq_ignore_ascii_case(b"application/json")
+}
+
+/// `{"error": code, "error_description": message}`.
+#[must_use]
+pub fn error_json(code: &str, message: &str) -> String {
+    let mut out = b"{\"error\":".to_vec();
+    write_text(&mut out, code);
+    out.extend_from_slice(b",\"error_description\":");
+    write_text(&mut out, message);
+    out.extend_from_slice(b"}\n");
+    String::from_utf8(out).expect("JSON text is UTF-8")
+}
+
+/// Appends the answer to a call none of whose decisions could be recorded or made.
+pub fn write_unavailable(out: &mut Vec<u8>, rejection: Rejection, connection: Connection) {
+    let body = error_json(refusal(rejection).error.unwrap_or("temporarily_unavailable"), rejection.name());
+    write_reply(
+        out,
+        &Reply {
+            status: 503,
+            headers: "Cache-Control: no-store\r\nRetry-After: 1\r\n",
+            content_type: Some("application/json"),
+            body: body.as_bytes(),
+            head_only: false,
+            connection,
+        },
+    );
+}
+
+/// Writes the results of one call, one after the other, and the reply around them after the last.
+///
+/// `body` is the connection's scratch: it holds the results of this call so far.
+#[derive(Debug)]
+pub struct AnswerWriter<'b> {
+    out: &'b mut Vec<u8>,
+    body: &'b mut Vec<u8>,
+}
+
+/// Where a result stands in its call.
+#[derive(Debug, Clone, Copy)]
+pub struct Place {
+    /// It is the first.
+    pub first: bool,
+    /// It is the last: the reply is complete with it.
+    pub last: bool,
+    /// The call asked with `tokens`.
+    pub many: bool,
+    /// The call asked for the claims.
+    pub claims: bool,
+    /// What becomes of the connection.
+    pub connection: Connection,
+}
+
+impl<'b> AnswerWriter<'b> {
+    /// A writer into the connection's replies, `out`, and its scratch, `body`.
+    pub fn new(out: &'b mut Vec<u8>, body: &'b mut Vec<u8>) -> Self {
+        Self { out, body }
+    }
+
+    /// Appends one result; with the last one the reply is written to `out`.
+    pub fn write(&mut self, outcome: &Result<Identity<'_>, Rejection>, decision_id: &str, place: Place) {
+        if place.first {
+            self.body.clear();
+            // The first byte remembers whether any token could not be decided.
+            self.body.push(0);
+            if place.many {
+                self.body.extend_from_slice(b"{\"decision_id\":");
+                write_text(self.body, decision_id);
+                self.body.extend_from_slice(b",\"results\":[");
+            }
+        } else {
+            self.body.push(b',');
+        }
+        match outcome {
+            Ok(identity) => self.write_accepted(identity, place.claims),
+            Err(rejection) => {
+                let refusal = refusal(*rejection);
+                self.body[0] |= u8::from(refusal.status == 503);
+                self.body.extend_from_slice(b"{\"valid\":false,\"error\":");
+                write_text(self.body, refusal.error.unwrap_or("invalid_request"));
+            }
+        }
+        if !place.many {
+            self.body.extend_from_slice(b",\"decision_id\":");
+            write_text(self.body, decision_id);
+        }
+        self.body.push(b'}');
+        if place.last {
+            if place.many {
+                self.body.extend_from_slice(b"]}");
+            }
+            self.body.push(b'\n');
+            let status = if self.body[0] == 0 { 200 } else { 503 };
+            let reply = Reply {
+                status,
+                headers: NO_STORE,
+                content_type: Some("application/json"),
+                body: &self.body[1..],
+                head_only: false,
+                connection: place.connection,
+            };
+            write_reply(self.out, &reply);
+        }
+    }
+
+    fn write_accepted(&mut self, identity: &Identity<'_>, claims: bool) {
+        self.body.extend_from_slice(b"{\"valid\":true,\"agent\":");
+        write_text(self.body, identity.subject);
+        self.body.extend_from_slice(b",\"issuer\":");
+        write_text(self.body, identity.issuer);
+        self.body.extend_from_slice(b",\"scope\":[");
+        for (i, scope) in identity.scopes.iter().enumerate() {
+            if i > 0 {
+                self.body.push(b',');
+            }
+            write_text(self.body, scope);
+        }
+        self.body.extend_from_slice(b"],\"remaining_ttl\":");
+        write_decimal(self.body, identity.remaining_ttl);
+        if claims {
+            // Received as strict JSON and passed on as received.
+            self.body.extend_from_slice(b",\"claims\":");
+            self.body.extend_from_slice(identity.claims_json);
+        }
+    }
+}
+
+/// Appends `text` as a JSON string.
+fn write_text(out: &mut Vec<u8>, text: &str) {
+    if text.bytes().all(|byte| byte >= 0x20 && byte != b'"' && byte != b'\\') {
+        out.push(b'"');
+        out.extend_from_slice(text.as_bytes());
+        out.push(b'"');
+    } else {
+        serde_json::to_writer(out, text).expect("text is written to memory");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<(Vec<String>, bool, Option<String>, String, bool), VerifyCallError> {
+        let mut scratch = json::Scratch::default();
+        let call = parse_verify_call(text.as_bytes(), &mut scratch)?;
+        Ok((
+            call.tokens.iter().map(|token| (*token).to_owned()).collect(),
+            call.many,
+            call.audience.map(str::to_owned),
+            call.scopes,
+            call.claims,
+        ))
+    }
+
+    #[test]
+    fn a_call_names_one_token_or_many() {
+        let one = parse(r#"{"token":"a.b.c"}"#).unwrap();
+        assert_eq!(one, (vec!["a.b.c".to_owned()], false, None, String::new(), false));
+        let many = parse(r#"{"tokens":["a","b"],"audience":"x","scope":["r.w","q"],"claims":true}"#).unwrap();
+        assert_eq!(
+            many,
+            (vec!["a".to_owned(), "b".to_owned()], true, Some("x".to_owned()), "r.w q".to_owned(), true)
+        );
+        assert_eq!(parse(r#"{"token":"a","scope":"r w"}"#).unwrap().3, "r w");
+    }
+
+    #[test]
+    fn a_call_that_is_not_understood_is_refused_whole() {
+        let too_many = format!("{{\"tokens\":[{}]}}", vec!["\"a\""; TOKENS_PER_CALL_MAX + 1].join(","));
+        for text in [
+            "",
+            "[]",
+            "{}",
+            r#"{"tokens":[]}"#,
+            r#"{"token":"a","tokens":["b"]}"#,
+            r#"{"token":"a","token":"b"}"#,
+            r#"{"token":1}"#,
+            r#"{"tokens":"a"}"#,
+            r#"{"tokens":["a",null]}"#,
+            r#"{"token":"a","audience":["x"]}"#,
+            r#"{"token":"a","scope":["x y"]}"#,
+            r#"{"token":"a","claims":"yes"}"#,
+            r#"{"token":"a","leeway":900}"#,
+            r#"{"token":"a"} "#.trim_end_matches(' ').trim_end_matches('}'),
+            too_many.as_str(),
+        ] {
+            assert!(parse(text).is_err(), "{text}");
+        }
+    }
+
+    fn place(first: bool, last: bool, many: bool) -> Place {
+        Place { first, last, many, claims: true, connection: Connection::KeepAlive }
+    }
+
+    #[test]
+    fn results_stand_in_order_in_one_reply() {
+        let identity = Identity {
+            subject: "a\"b",
+            issuer: "i",
+            tenant: "t",
+            token_id: "j",
+            owner: "",
+            task: "",
+            scopes: &["r.w", "q"],
+            expires_at: 9,
+            remaining_ttl: 7,
+            claims_json: b"{\"sub\":\"x\"}",
+        };
+        let (mut out, mut body) = (Vec::new(), Vec::new());
+        let mut writer = AnswerWriter::new(&mut out, &mut body);
+        writer.write(&Ok(identity), "1", place(true, false, true));
+        writer.write(&Err(Rejection::Expired), "1", place(false, true, true));
+        let text = String::from_utf8(out).unwrap();
+        assert!(text.starts_with("HTTP/1.1 200 OK\r\n"), "{text}");
+        let json: serde_json::Value = serde_json::from_str(text.split_once("\r\n\r\n").unwrap().1).unwrap();
+        assert_eq!(
+            json,
+            serde_json::json!({"decision_id": "1", "results": [
+                {"valid": true, "agent": "a\"b", "issuer": "i", "scope": ["r.w", "q"], "remaining_ttl": 7,
+                 "claims": {"sub": "x"}},
+                {"valid": false, "error": "invalid_token"},
+            ]})
+        );
+    }
+
+    #[test]
+    fn one_token_that_could_not_be_decided_makes_the_call_unavailable() {
+        let (mut out, mut body) = (Vec::new(), Vec::new());
+        let mut writer = AnswerWriter::new(&mut out, &mut body);
+        writer.write(&Err(Rejection::Expired), "1", place(true, false, true));
+        writer.write(&Err(Rejection::RevocationUnknown), "1", place(false, true, true));
+        assert!(out.starts_with(b"HTTP/1.1 503 "));
+    }
+}

@@ -1,0 +1,152 @@
+//! Issue, revoke, look: the control listener and what the data listener makes of it.
+
+use serde_json::{Value, json};
+
+use crate::support::{Edgate, Issuer, edgate};
+
+fn issue(edgate: &Edgate) -> Value {
+    let asked = json!({"agent_id": "a-1", "scope": ["orders.create"], "ttl": 120});
+    let response = edgate.post(edgate.control, "/v1/tokens", &asked);
+    assert_eq!(response.status, 201, "{}", response.body);
+    response.json()
+}
+
+#[test]
+fn an_issued_token_passes_until_it_is_revoked() {
+    let edgate = Edgate::start_with("shards = 2", "");
+    let issued = issue(&edgate);
+    let (token, id) = (issued["token"].as_str().unwrap(), issued["id"].as_str().unwrap());
+    let answer = edgate.verify(&json!({"token": token})).json();
+    assert_eq!((&answer["valid"], &answer["agent"]), (&json!(true), &json!("a-1")));
+    assert!((115..=120).contains(&answer["remaining_ttl"].as_u64().unwrap()));
+
+    let revoked = edgate.post(edgate.control, &format!("/v1/tokens/{id}/revoke"), &json!({"reason": "test"}));
+    assert_eq!(revoked.status, 200, "{}", revoked.body);
+    // From the moment the call answered, on every connection and so on every shard.
+    for _ in 0..20 {
+        assert_eq!(edgate.forward(token).status, 401);
+    }
+    assert_eq!(edgate.refused("revoked"), 20.0);
+    let again = edgate.post(edgate.control, &format!("/v1/tokens/{id}/revoke"), &json!({}));
+    assert_eq!((again.status, &again.json()["already_revoked"]), (200, &json!(true)));
+}
+
+#[test]
+fn a_revocation_survives_a_kill() {
+    let mut edgate = Edgate::start();
+    let token = edgate.issuer.token("gone");
+    let path = "/v1/tokens/gone/revoke";
+    let revoked = edgate.post(edgate.control, path, &json!({"issuer": crate::support::ISSUER}));
+    assert_eq!(revoked.status, 200, "{}", revoked.body);
+    edgate.kill();
+    edgate.restart();
+    assert_eq!(edgate.forward(&token).status, 401);
+    assert_eq!(edgate.refused("revoked"), 1.0);
+    assert_eq!(edgate.forward(&edgate.issuer.token("other")).status, 200);
+}
+
+#[test]
+fn the_chain_verifies_while_the_daemon_runs() {
+    let edgate = Edgate::start();
+    for i in 0..50 {
+        edgate.forward(&edgate.issuer.token(&format!("t{i}")));
+    }
+    let response = edgate.control_get("/v1/audit/verify-chain");
+    assert_eq!(response.status, 200, "{}", response.body);
+    let report = response.json();
+    assert!(report["records"].as_u64().unwrap() > 50, "{report}");
+    assert_eq!(report["valid"], true, "{report}");
+}
+
+#[test]
+fn metrics_are_what_prometheus_reads() {
+    let edgate = Edgate::start();
+    edgate.forward(&edgate.issuer.token("a"));
+    edgate.forward("junk");
+    let text = edgate.control_get("/metrics").body;
+    for line in [
+        "edgate_decisions_total{decision=\"accepted\",reason=\"accepted\"} 1",
+        "edgate_decisions_total{decision=\"rejected\",reason=\"token_malformed\"} 1",
+    ] {
+        assert!(text.contains(line), "{line} is missing in\n{text}");
+    }
+    assert!(text.trim_end().ends_with("# EOF"));
+}
+
+#[test]
+fn the_command_line_verifies_what_the_server_verifies() {
+    let dir = tempfile::tempdir().unwrap();
+    let issuer = Issuer::new(3);
+    let jwks = dir.path().join("jwks.json");
+    std::fs::write(&jwks, issuer.jwks().to_string()).unwrap();
+    let jwks = jwks.to_str().unwrap();
+    let flags = ["token", "verify", "--jwks", jwks, "--issuer", crate::support::ISSUER, "--audience", "orders", "--profile", "att+jwt"];
+    let good = issuer.token("a");
+    let mut expired = Issuer::claims("b");
+    expired["exp"] = json!(1);
+    expired["iat"] = json!(0);
+    expired["nbf"] = json!(0);
+    let lines = [
+        json!({"token": good}).to_string(),
+        json!({"token": issuer.sign(&expired)}).to_string(),
+        "not json".to_owned(),
+        json!({"token": "a.b"}).to_string(),
+    ]
+    .join("\n");
+    let output = edgate(&[&flags[..], &["--json", "--jsonl", "-"]].concat(), lines.as_bytes());
+    assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stderr));
+    let results: Vec<Value> =
+        String::from_utf8(output.stdout).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let reasons: Vec<&str> = results.iter().map(|result| result["reason"].as_str().unwrap()).collect();
+    assert_eq!(reasons, ["accepted", "expired", "line_not_json", "token_malformed"]);
+    assert_eq!(results[0]["claims"]["jti"], "a");
+    assert_eq!(results[0]["kid"], issuer.kid.as_str());
+    assert!(results[1]["claims"].is_null());
+
+    assert_eq!(edgate(&[&flags[..], &[good.as_str()]].concat(), b"").status.code(), Some(0));
+    assert_eq!(edgate(&[&flags[..], &["--now", "1", good.as_str()]].concat(), b"").status.code(), Some(1));
+    let missing = [&flags[..2], &["--jwks", "/nowhere"], &flags[4..], &[good.as_str()]].concat();
+    assert_eq!(edgate(&missing, b"").status.code(), Some(2));
+}
+
+#[test]
+fn raw_signatures_are_verified_line_by_line() {
+    use ed25519_dalek::Signer;
+    let key = ed25519_dalek::SigningKey::from_bytes(&[9; 32]);
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let (public_key, message) = (hex(key.verifying_key().as_bytes()), hex(b"hello"));
+    let signature = hex(&key.sign(b"hello").to_bytes());
+    let lines = [
+        json!({"public_key": public_key, "message": message, "signature": signature}).to_string(),
+        json!({"public_key": public_key, "message": "00", "signature": signature}).to_string(),
+        json!({"public_key": "00", "message": message, "signature": signature}).to_string(),
+        json!({"public_key": public_key, "message": message, "signature": "zz"}).to_string(),
+        json!({"public_key": public_key, "message": message}).to_string(),
+        "{".to_owned(),
+    ]
+    .join("\n");
+    let output = edgate(&["signature", "verify", "--json"], lines.as_bytes());
+    assert_eq!(output.status.code(), Some(1));
+    let reasons: Vec<String> = String::from_utf8(output.stdout)
+        .unwrap()
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap()["reason"].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(
+        reasons,
+        ["accepted", "signature_mismatch", "key_malformed", "not_hex", "member_missing", "line_not_json"]
+    );
+    assert_eq!(edgate(&["signature", "verify"], lines.lines().next().unwrap().as_bytes()).status.code(), Some(0));
+    assert_eq!(edgate(&["signature", "verify", "/nowhere"], b"").status.code(), Some(2));
+}
+
+#[test]
+fn inspect_shows_a_token_and_says_that_it_is_not_verified() {
+    let token = Issuer::new(3).token("a");
+    let output = edgate(&["token", "inspect", "--json", &token], b"");
+    let shown: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&shown["verified"], &shown["payload"]["jti"]), (&json!(false), &json!("a")));
+    let human = edgate(&["token", "inspect", &token], b"");
+    assert!(String::from_utf8(human.stdout).unwrap().starts_with("NOT VERIFIED"));
+    assert_eq!(edgate(&["token", "inspect", "x"], b"").status.code(), Some(2));
+}
