@@ -168,15 +168,16 @@ impl<'a> Plan<'a> {
     #[target_feature(enable = "avx512f,avx512dq,avx512ifma,avx512vbmi2")]
     fn load(&self, step: usize) -> Niels {
         let mut rows = [[&IDENTITY.0[0]; 8]; 3];
+        let [y_minus_x, y_plus_x, dxy] = &mut rows;
         let mut negative = 0;
-        for lane in 0..8 {
-            let entry = self.entry(step, lane);
-            let sign = self.places[step][lane] & 1;
+        for (lane, place) in self.places[step].iter().enumerate() {
+            let Entry(elements) = self.entry(step, lane);
+            let is_negative = place & 1 == 1;
             // Negating a point swaps y - x with y + x and negates xy.
-            rows[0][lane] = &entry.0[sign as usize];
-            rows[1][lane] = &entry.0[(sign ^ 1) as usize];
-            rows[2][lane] = &entry.0[2];
-            negative |= (sign as u8) << lane;
+            y_minus_x[lane] = &elements[usize::from(is_negative)];
+            y_plus_x[lane] = &elements[usize::from(!is_negative)];
+            dxy[lane] = &elements[2];
+            negative |= u8::from(is_negative) << lane;
         }
         let [y_minus_x, y_plus_x, dxy] = rows;
         Niels {

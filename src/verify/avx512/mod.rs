@@ -28,7 +28,7 @@ use self::lanes::{Lanes, from_words, to_words};
 use self::point::Projective;
 use super::key::{Table, TableGuard};
 use super::verdict::{SignatureRejection, Verdict};
-use super::{Item, ItemKey, encoding, engine, portable};
+use super::{Item, ItemKey, VerifyingKey, encoding, engine, portable};
 
 pub(super) use self::comb::Comb;
 
@@ -46,12 +46,20 @@ const BASE_BITS: usize = 253;
 impl Avx512 {
     /// Asks the CPU (and the operating system, through XCR0).
     pub(super) fn detect() -> Option<Self> {
-        let here = is_x86_feature_detected!("avx512f")
-            && is_x86_feature_detected!("avx512bw")
-            && is_x86_feature_detected!("avx512dq")
-            && is_x86_feature_detected!("avx512ifma")
-            && is_x86_feature_detected!("avx512vbmi2");
-        here.then_some(Self(()))
+        let detected = |feature: &str| match feature {
+            "avx512f" => is_x86_feature_detected!("avx512f"),
+            "avx512bw" => is_x86_feature_detected!("avx512bw"),
+            "avx512dq" => is_x86_feature_detected!("avx512dq"),
+            "avx512ifma" => is_x86_feature_detected!("avx512ifma"),
+            "avx512vbmi2" => is_x86_feature_detected!("avx512vbmi2"),
+            _ => false,
+        };
+        Self::suffices(detected).then_some(Self(()))
+    }
+
+    /// Whether a CPU with these features runs the kernels: they are compiled for these five, together or fewer.
+    pub(super) fn suffices(has: impl Fn(&str) -> bool) -> bool {
+        ["avx512f", "avx512bw", "avx512dq", "avx512ifma", "avx512vbmi2"].into_iter().all(has)
     }
 
     /// The comb of the point of which `half` encodes the half.
@@ -92,7 +100,7 @@ pub(super) struct Scratch {
     base: &'static Comb,
     pending: Vec<Pending>,
     // Tables of this batch's keys, kept alive until it is settled.
-    tables: Vec<TableGuard>,
+    tables: Vec<Taken>,
     // Indices into `pending`, by number of blocks while hashing, then by path.
     order: Vec<u32>,
     padded: Vec<u8>,
@@ -100,6 +108,14 @@ pub(super) struct Scratch {
     points: Vec<Projective>,
     inverses: Vec<Fe>,
     products: Vec<Fe>,
+}
+
+/// The table of a key of the batch.
+struct Taken {
+    table: TableGuard,
+    // The first of the key's items, and how many there are so far.
+    item: usize,
+    uses: u64,
 }
 
 /// An item that passed the checks on bytes (or whose key must be judged although its signature did not).
@@ -152,7 +168,11 @@ impl Scratch {
         self.admit(items, verdicts);
         // SAFETY: the features it is compiled for are the ones whose detection made `self.cpu`.
         unsafe { self.verify_admitted(items, verdicts) }
-        self.tables.clear();
+        for Taken { item, uses, .. } in self.tables.drain(..) {
+            if let ItemKey::Registered(key) = items[item].key {
+                key.count_uses(uses);
+            }
+        }
     }
 
     /// Makes every check that needs no arithmetic, and gives every item the rejection it keeps unless settled otherwise.
@@ -172,13 +192,13 @@ impl Scratch {
             ItemKey::Registered(key) => {
                 // Most batches have few keys: look at the latest tables before asking for another reference.
                 let recent = self.tables.len().saturating_sub(8);
-                let known = self.tables[recent..].iter().position(|table| table.is_of(key));
+                let known = self.tables[recent..].iter().position(|taken| taken.table.is_of(key));
                 match known {
-                    Some(position) => Some(recent + position),
-                    None => key.table().filter(|table| matches!(table.get(), Table::Lanes(_))).map(|table| {
-                        self.tables.push(table);
-                        self.tables.len() - 1
-                    }),
+                    Some(position) => {
+                        self.tables[recent + position].uses += 1;
+                        Some(recent + position)
+                    }
+                    None => self.take_table(index, key),
                 }
             }
             ItemKey::Unregistered(bytes) => {
@@ -195,6 +215,17 @@ impl Scratch {
         let blocks = sha512::blocks(64 + item.message.len());
         self.pending.push(Pending { item: index, table, blocks, r, s, k: [0; 4], rejection });
         Ok(())
+    }
+
+    /// Keeps the table of `key` until the batch is settled; none if it has none for lanes.
+    fn take_table(&mut self, item: usize, key: &VerifyingKey) -> Option<usize> {
+        let Some(table) = key.table().filter(|table| matches!(table.get(), Table::Lanes(_))) else {
+            key.count_uses(1);
+            return None;
+        };
+        // Uses are added to the key's count once per batch: shards share it.
+        self.tables.push(Taken { table, item, uses: 1 });
+        Some(self.tables.len() - 1)
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512ifma,avx512vbmi2")]
@@ -263,7 +294,7 @@ impl Scratch {
             let len = (self.order.len() - first).min(8);
             let walk = |position: usize| {
                 let item = &self.pending[self.order[first + position] as usize];
-                let table = item.table.map(|table| self.tables[table].get());
+                let table = item.table.map(|table| self.tables[table].table.get());
                 let Some(Table::Lanes(point)) = table else {
                     unreachable!("admitted with a table for lanes")
                 };
@@ -340,3 +371,6 @@ impl Scratch {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
