@@ -21,7 +21,7 @@ struct Entry([__m256i; 3]);
 const _: () = assert!(size_of::<Entry>() == 96);
 
 /// The identity: y = 1, x = 0.
-const IDENTITY: Entry = {
+static IDENTITY: &Entry = &{
     let mut half = [0xff; 32]; // (p + 1)/2 = 2^254 - 9
     half[0] = 0xf7;
     half[31] = 0x3f;
@@ -60,7 +60,7 @@ struct Plan<'a> {
 /// Enough for windows of 4 bits of a key and of 9 of B, and for looking ahead.
 const STEPS_MAX: usize = 104;
 /// Steps between asking for an entry and adding it: an addition takes about as long as the third-level cache.
-const STEPS_AHEAD: usize = 3;
+const STEPS_AHEAD: usize = 4;
 
 impl Comb {
     /// The comb of twice the affine point `half` (lane 0), for scalars below 2^`bits`.
@@ -79,7 +79,7 @@ impl Comb {
         }
         let minus_half = start.cached().negated_where(u8::MAX);
         let mut entries = Vec::with_capacity(1 + top_entries + (windows << (window_bits - 1)));
-        entries.push(IDENTITY);
+        entries.push(*IDENTITY);
         progression(&[base.plus(&minus_half)], &[base], top_entries, &mut entries);
         for eight in bases.chunks(8) {
             progression(eight, eight, 1 << (window_bits - 1), &mut entries);
@@ -156,22 +156,27 @@ impl<'a> Plan<'a> {
         self.steps = steps;
     }
 
+    /// The entries of a step, on their way to the cache.
     #[inline]
     #[expect(clippy::cast_possible_truncation, reason = "x86-64 only: usize has 64 bits")]
-    fn entry(&self, step: usize, lane: usize) -> &'a Entry {
-        let place = self.places[step][lane] as usize;
-        &self.combs[lane][place >> 1 & 1][place >> 2]
+    fn entries(&self, step: usize) -> [&'a Entry; 8] {
+        let mut entries = [IDENTITY; 8];
+        for ((entry, place), combs) in entries.iter_mut().zip(&self.places[step]).zip(&self.combs) {
+            let place = *place as usize;
+            *entry = &combs[place >> 1 & 1][place >> 2];
+            prefetch(*entry);
+        }
+        entries
     }
 
-    /// The eight points of a step.
+    /// The eight points of a step, from its entries.
     #[inline]
     #[target_feature(enable = "avx512f,avx512dq,avx512ifma,avx512vbmi2")]
-    fn load(&self, step: usize) -> Niels {
+    fn points(&self, step: usize, entries: &[&'a Entry; 8]) -> Niels {
         let mut rows = [[&IDENTITY.0[0]; 8]; 3];
         let [y_minus_x, y_plus_x, dxy] = &mut rows;
         let mut negative = 0;
-        for (lane, place) in self.places[step].iter().enumerate() {
-            let Entry(elements) = self.entry(step, lane);
+        for (lane, (place, Entry(elements))) in self.places[step].iter().zip(entries).enumerate() {
             let is_negative = place & 1 == 1;
             // Negating a point swaps y - x with y + x and negates xy.
             y_minus_x[lane] = &elements[usize::from(is_negative)];
@@ -187,19 +192,15 @@ impl<'a> Plan<'a> {
         }
     }
 
-    #[inline]
-    fn prefetch(&self, step: usize) {
-        for lane in 0..8 {
-            prefetch(self.entry(step, lane));
-        }
-    }
-
     /// Adds the steps from `first` on to `sum`.
     #[target_feature(enable = "avx512f,avx512dq,avx512ifma,avx512vbmi2")]
     fn add_steps(&self, sum: &mut Sum, first: usize) {
+        let mut ahead: [_; STEPS_AHEAD] = array::from_fn(|i| self.entries(first + i));
         for step in first..self.steps {
-            self.prefetch(step + STEPS_AHEAD);
-            sum.add_affine(&self.load(step));
+            let place = (step - first) % STEPS_AHEAD;
+            let points = self.points(step, &ahead[place]);
+            ahead[place] = self.entries(step + STEPS_AHEAD);
+            sum.add_affine(&points);
         }
     }
 }
@@ -226,10 +227,7 @@ pub(super) fn sum_walks(base: &Comb, walks: &[Walk<'_>]) -> Sum {
     if lanes_each > 1 {
         plan.spread(lanes_each);
     }
-    for step in 0..STEPS_AHEAD {
-        plan.prefetch(step);
-    }
-    let mut sum = Sum::from_niels(&plan.load(0));
+    let mut sum = Sum::from_niels(&plan.points(0, &plan.entries(0)));
     plan.add_steps(&mut sum, 1);
     let mut stride = 1;
     while stride < lanes_each {
