@@ -315,7 +315,7 @@ mod tests {
             r#"{"token":"a"} "#.trim_end_matches(' ').trim_end_matches('}'),
             too_many.as_str(),
         ] {
-            assert!(with_call(text, drop).is_err(), "{text}");
+            assert!(with_call(text, |_| ()).is_err(), "{text}");
         }
     }
 
