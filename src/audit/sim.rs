@@ -254,7 +254,7 @@ impl Inode {
         let mut versions = vec![0; sectors];
         for (offset, written) in &self.dirty {
             let end = (offset + written.len()).div_ceil(SECTOR).min(sectors);
-            for version in &mut versions[offset / SECTOR..end] {
+            for version in &mut versions[(offset / SECTOR).min(end)..end] {
                 *version += 1;
             }
         }
