@@ -25,6 +25,8 @@ mod map;
 pub mod merkle;
 pub mod note;
 mod open;
+#[doc(hidden)]
+pub mod probe;
 mod real;
 pub mod record;
 mod recover;
@@ -56,6 +58,8 @@ pub use status::Status;
 
 #[cfg(test)]
 mod crash_tests;
+#[cfg(test)]
+mod format_tests;
 #[cfg(test)]
 mod sim;
 #[cfg(test)]
