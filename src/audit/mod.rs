@@ -48,11 +48,12 @@ pub use event::{
 };
 pub use id::{RECORD_ID_TEXT_MAX, RecordId, RecordIdError};
 pub use keeper::DiskState;
+pub use note::{CheckpointKey, NoteError};
 pub use open::{Log, LogWatch, Opened, open, open_signed};
 pub use real::{SinkKind, sink_for};
 pub use record::Hash;
 pub use recover::{Recovery, Torn};
-pub use sealer::{CheckpointSigner, Sign, SignError};
+pub use sealer::{CheckpointSigner, Sign, SignError, hex};
 pub use settings::{OnFailure, Settings, Watermarks};
 pub use status::Status;
 

@@ -413,7 +413,9 @@ pub(super) fn replace_file(dir: &Path, name: &str, bytes: &[u8]) -> io::Result<(
     sync_folder(dir)
 }
 
-pub(super) fn hex(bytes: &[u8]) -> String {
+/// Lower-case hexadecimal.
+#[must_use]
+pub fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
     bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
         write!(text, "{byte:02x}").expect("a string takes every write");

@@ -4,6 +4,7 @@
 //! 0 yes, 1 no (a token or signature refused, a broken chain), 2 unusable input, 69 a service that cannot be reached,
 //! 70 a failure at run time, 78 a configuration that cannot be used.
 
+mod audit;
 mod control_client;
 mod inspect;
 mod serve;
@@ -60,6 +61,9 @@ enum Command {
     /// Verify raw Ed25519 signatures.
     #[command(subcommand)]
     Signature(SignatureCommand),
+    /// Look at the audit log; needs no running node.
+    #[command(subcommand)]
+    Audit(audit::AuditCommand),
 }
 
 #[derive(Debug, Subcommand)]
@@ -93,6 +97,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Serve(arguments) => serve::serve(&arguments),
         Command::Init { config } => serve::init(&config),
         Command::CheckConfig { config } => serve::check_config(&config),
+        Command::Audit(command) => audit::run(&command),
         Command::Revoke(command) => control_client::revoke(&command),
         Command::Token(TokenCommand::Issue(arguments)) => control_client::issue(&arguments),
         Command::Token(TokenCommand::Verify(arguments)) => token_verify::run(&arguments),

@@ -8,13 +8,27 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::{
-    Audit, Config, ConfigError, Control, Driver, Engine, Issuer, KeySource, Listen, Server, Signing, TokenProfile,
-    Verify, VerifyAck,
+    Audit, Config, ConfigError, Control, Driver, Engine, Issuer, KeySource, Listen, OnAuditFailure, Server,
+    Signing, TokenProfile, Verify, VerifyAck,
 };
 
 /// The claims that can be required; `token` has the same list (`the_claims_that_can_be_required_are_known`).
 const CLAIMS: &[&str] = &[
-    "iss", "sub", "aud", "exp", "nbf", "iat", "jti", "scope", "client_id", "sid", "nonce", "act", "task", "cns", "own",
+    "iss",
+    "sub",
+    "aud",
+    "exp",
+    "nbf",
+    "iat",
+    "jti",
+    "scope",
+    "client_id",
+    "sid",
+    "nonce",
+    "act",
+    "task",
+    "cns",
+    "own",
 ];
 
 /// The most shards: more cores than any machine this was tried on, and what a core id in a record must hold.
@@ -82,12 +96,15 @@ struct StateTable {
 struct AuditTable {
     dir: PathBuf,
     origin: String,
+    checkpoint_key_file: PathBuf,
     #[serde(default = "defaults::segment_mib")]
     segment_mib: u64,
     #[serde(default = "defaults::flush_interval_ms")]
     flush_interval_ms: u64,
     #[serde(default = "defaults::verify_ack")]
     verify_ack: VerifyAck,
+    #[serde(default = "defaults::on_failure")]
+    on_failure: OnAuditFailure,
 }
 
 #[derive(Deserialize)]
@@ -140,7 +157,7 @@ struct IssuerTable {
 }
 
 mod defaults {
-    use super::{Driver, TokenProfile, VerifyAck};
+    use super::{Driver, OnAuditFailure, TokenProfile, VerifyAck};
 
     pub(super) fn driver() -> Driver {
         Driver::Auto
@@ -172,6 +189,9 @@ mod defaults {
     pub(super) fn verify_ack() -> VerifyAck {
         VerifyAck::Recorded
     }
+    pub(super) fn on_failure() -> OnAuditFailure {
+        OnAuditFailure::Deny
+    }
     pub(super) fn ttl_s() -> u64 {
         120
     }
@@ -194,7 +214,7 @@ mod defaults {
 
 fn wrong(
     key: impl Into<String>,
-    value: impl ToString,
+    value: impl std::fmt::Display,
     problem: impl Into<String>,
     fix: impl Into<String>,
 ) -> ConfigError {
@@ -211,7 +231,12 @@ fn in_range(key: &str, value: u64, least: u64, most: u64) -> Result<u64, ConfigE
 
 fn not_empty(key: &str, value: &str) -> Result<(), ConfigError> {
     if value.is_empty() || value.len() > 255 || value.chars().any(char::is_control) {
-        return Err(wrong(key, format!("{value:?}"), "empty, over 255 bytes or with control characters", "name it"));
+        return Err(wrong(
+            key,
+            format!("{value:?}"),
+            "empty, over 255 bytes or with control characters",
+            "name it",
+        ));
     }
     Ok(())
 }
@@ -262,7 +287,8 @@ impl ServerTable {
             }
             listen.push(place);
         }
-        let cores = std::thread::available_parallelism().map_or(1, |n| u16::try_from(n.get()).unwrap_or(u16::MAX));
+        let cores =
+            std::thread::available_parallelism().map_or(1, |n| u16::try_from(n.get()).unwrap_or(u16::MAX));
         let shards = self.shards.unwrap_or(cores.min(SHARDS_MAX));
         in_range("server.shards", u64::from(shards), 1, u64::from(SHARDS_MAX))?;
         in_range("server.body_bytes_max", self.body_bytes_max as u64, 1024, 64 << 20)?;
@@ -288,11 +314,19 @@ fn millis(key: &str, value: u64, least: u64, most: u64) -> Result<Duration, Conf
 fn parse_listen(key: &str, text: &str) -> Result<Listen, ConfigError> {
     match text.strip_prefix("unix:") {
         Some(path) if path.starts_with('/') && path.len() < 108 => Ok(Listen::Unix(PathBuf::from(path))),
-        Some(_) => {
-            Err(wrong(key, format!("{text:?}"), "not an absolute path of under 108 bytes", "write unix:/run/edgate/…"))
-        }
+        Some(_) => Err(wrong(
+            key,
+            format!("{text:?}"),
+            "not an absolute path of under 108 bytes",
+            "write unix:/run/edgate/…",
+        )),
         None => text.parse().map(Listen::Tcp).map_err(|_| {
-            wrong(key, format!("{text:?}"), "not an IP address and port", "write \"127.0.0.1:8180\" or \"unix:/path\"")
+            wrong(
+                key,
+                format!("{text:?}"),
+                "not an IP address and port",
+                "write \"127.0.0.1:8180\" or \"unix:/path\"",
+            )
         }),
     }
 }
@@ -333,9 +367,11 @@ impl AuditTable {
         Ok(Audit {
             dir: self.dir,
             origin: self.origin,
+            checkpoint_key_file: self.checkpoint_key_file,
             segment_bytes: in_range("audit.segment_mib", self.segment_mib, 1, 4096)? << 20,
             flush_interval: millis("audit.flush_interval_ms", self.flush_interval_ms, 1, 10_000)?,
             verify_ack: self.verify_ack,
+            on_failure: self.on_failure,
         })
     }
 }
@@ -413,7 +449,12 @@ impl IssuerTable {
             (None, Some(jwks), None) => KeySource::Inline(jwks),
             (None, None, Some(path)) => KeySource::File(path),
             (Some(other), None, None) => {
-                return Err(wrong(key("keys"), format!("{other:?}"), "unknown", "write keys = \"signing_key\""));
+                return Err(wrong(
+                    key("keys"),
+                    format!("{other:?}"),
+                    "unknown",
+                    "write keys = \"signing_key\"",
+                ));
             }
             _ => {
                 let problem = "exactly one of jwks_file, jwks and keys = \"signing_key\" must be given";
@@ -422,16 +463,28 @@ impl IssuerTable {
         };
         if let Some(other) = self.algorithms.iter().find(|alg| !matches!(alg.as_str(), "Ed25519" | "EdDSA")) {
             let fix = "choose from \"Ed25519\" (RFC 9864) and \"EdDSA\" (its older name)";
-            return Err(wrong(key("algorithms"), format!("{other:?}"), "not an algorithm verified here", fix));
+            return Err(wrong(
+                key("algorithms"),
+                format!("{other:?}"),
+                "not an algorithm verified here",
+                fix,
+            ));
         }
         if self.algorithms.is_empty() {
-            return Err(wrong(key("algorithms"), "[]", "no token could be accepted", "write [\"Ed25519\", \"EdDSA\"]"));
+            return Err(wrong(
+                key("algorithms"),
+                "[]",
+                "no token could be accepted",
+                "write [\"Ed25519\", \"EdDSA\"]",
+            ));
         }
         if self.audiences.is_empty() {
             let fix = "name the audiences its tokens are meant for";
             return Err(wrong(key("audiences"), "[]", "no token could be accepted", fix));
         }
-        if let Some(name) = self.required_claims.iter().flatten().find(|name| !CLAIMS.contains(&name.as_str())) {
+        if let Some(name) =
+            self.required_claims.iter().flatten().find(|name| !CLAIMS.contains(&name.as_str()))
+        {
             let problem = "not a claim that can be required";
             let fix = format!("choose from {}", CLAIMS.join(", "));
             return Err(wrong(key("required_claims"), format!("{name:?}"), problem, fix));

@@ -112,12 +112,28 @@ pub struct Audit {
     pub dir: PathBuf,
     /// The log's name in checkpoints: `audit.origin`.
     pub origin: String,
+    /// The file of the key that signs checkpoints: `audit.checkpoint_key_file`.
+    pub checkpoint_key_file: PathBuf,
     /// The size of one segment: `audit.segment_mib`, in bytes.
     pub segment_bytes: u64,
     /// How soon recorded events reach the disk: `audit.flush_interval_ms`.
     pub flush_interval: Duration,
     /// When a verify answer may leave: `audit.verify_ack`.
     pub verify_ack: VerifyAck,
+    /// What becomes of a decision that cannot be recorded: `audit.on_failure`.
+    pub on_failure: OnAuditFailure,
+}
+
+/// What becomes of a decision that cannot be recorded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnAuditFailure {
+    /// It is not given: the answer is 503.
+    Deny,
+    /// It is not given, and the daemon stops.
+    Halt,
+    /// It is given; how many were is recorded once the log takes records again.
+    AllowWithGap,
 }
 
 /// When the answer to a verify call may leave.
@@ -282,11 +298,13 @@ impl Config {
              [control]\nlisten = \"127.0.0.1:{control_port}\"\n\
              [state]\ndatabase = {database:?}\n\
              [audit]\ndir = {audit:?}\norigin = \"edgate.dev/log\"\nsegment_mib = 16\n\
+             checkpoint_key_file = {checkpoint:?}\n\
              [signing]\nkey_file = {key:?}\nissuer = \"dev\"\ndefault_audience = \"dev\"\n\
              [[issuers]]\nname = \"dev\"\ntenant = \"dev\"\nissuer = \"https://edgate.dev\"\n\
              audiences = [\"dev\"]\nkeys = \"signing_key\"\n",
             database = dir.join("state.db").display().to_string(),
             audit = dir.join("audit").display().to_string(),
+            checkpoint = dir.join("checkpoint.key").display().to_string(),
             key = dir.join("signing.key").display().to_string(),
         );
         Self::parse(&text, Path::new("--dev")).expect("the dev configuration is valid")

@@ -8,6 +8,7 @@ database = "/var/lib/edgate/state.db"
 [audit]
 dir = "/var/lib/edgate/audit"
 origin = "example.com/edgate/node-1"
+checkpoint_key_file = "/var/lib/edgate/checkpoint.key"
 [signing]
 key_file = "/var/lib/edgate/signing.key"
 issuer = "own"
@@ -53,7 +54,12 @@ fn errors_name_the_key_the_value_and_the_fix() {
         ("node-1\"", "node 1\"", "audit.origin", "white space"),
         ("issuer = \"own\"", "issuer = \"other\"", "signing.issuer = \"other\"", "name one of them"),
         ("audiences = [\"orders\"]", "audiences = []", "issuers.own.audiences", "name the audiences"),
-        ("audiences", "algorithms = [\"RS256\"]\naudiences", "issuers.own.algorithms = \"RS256\"", "RFC 9864"),
+        (
+            "audiences",
+            "algorithms = [\"RS256\"]\naudiences",
+            "issuers.own.algorithms = \"RS256\"",
+            "RFC 9864",
+        ),
         ("audiences", "leeway_s = 9000\naudiences", "issuers.own.leeway_s = 9000", "0 to 300"),
         ("keys = \"signing_key\"", "", "issuers.own.jwks_file", "exactly one"),
         ("[state]", "shards = 0\n[state]", "server.shards = 0", "1 to"),

@@ -1,16 +1,20 @@
 //! The control plane's thread: one tokio runtime, one listener, what it may use.
 
 use std::net::TcpListener;
+use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 
-use super::{OwnKey, StartError, now, revocation_dependency};
-use crate::audit::Appender;
+use super::observe::revocation_dependency;
+use super::{OwnKey, StartError, now};
+use crate::audit::verify::{Options, verify_dir};
+use crate::audit::{Appender, CheckpointKey, Log, LogWatch, hex};
 use crate::config::Config;
-use crate::control::{self, ControlError, IssuePolicy, Issuing, State};
+use crate::control::{self, ChainBreak, ChainReport, ControlError, IssuePolicy, Issuing, State};
 use crate::metrics::Metrics;
 use crate::revocation::View;
 use crate::shard::Policy;
@@ -62,11 +66,12 @@ pub(super) struct Ingredients<'a> {
     pub(super) view: Arc<View>,
     pub(super) appender: Appender,
     pub(super) metrics: Metrics,
+    pub(super) log: &'a Log,
 }
 
 impl Ingredients<'_> {
     pub(super) fn into_state(self) -> State {
-        let Self { config, policy, own, store, view, appender, metrics } = self;
+        let Self { config, policy, own, store, view, appender, metrics, log } = self;
         let issuing = own.zip(config.signing.as_ref()).map(|(own, signing)| Issuing {
             kid: own.published.kid,
             signer: own.signer,
@@ -77,7 +82,7 @@ impl Ingredients<'_> {
                 max_ttl_s: config.issuers[signing.issuer].max_lifetime_s,
             },
         });
-        let dir = config.audit.dir.clone();
+        let (dir, watch) = (config.audit.dir.clone(), log.watch());
         let seen = Arc::clone(&view);
         State {
             issuing,
@@ -85,7 +90,7 @@ impl Ingredients<'_> {
             store,
             view,
             appender,
-            verify_chain: Arc::new(move || Err(dir.display().to_string())),
+            verify_chain: Arc::new(move || verify_chain(&dir, &watch)),
             metrics: Arc::new(move |out| out.push_str(metrics.render().trim_end_matches("# EOF\n"))),
             // The control plane asks its own appender and store how they are.
             readiness: Arc::new(move || vec![revocation_dependency(&seen)]),
@@ -93,4 +98,39 @@ impl Ingredients<'_> {
             now,
         }
     }
+}
+
+/// The longest a verification waits for the flush of what was recorded before it; then it looks at less.
+const FLUSH_WAIT: Duration = Duration::from_secs(2);
+
+/// Recomputes what of the running log is on the disk. Blocks for as long as reading it takes.
+fn verify_chain(dir: &Path, log: &LogWatch) -> Result<ChainReport, String> {
+    // What was recorded before the question is part of the answer: wait for its flush, which is under way.
+    let asked_at = log.status().size;
+    let deadline = Instant::now() + FLUSH_WAIT;
+    while log.status().durable_size < asked_at && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let key = std::fs::read_to_string(dir.join("checkpoint.key")).map_err(|error| error.to_string())?;
+    let keys = key.lines().map(CheckpointKey::from_text).collect::<Result<_, _>>();
+    let options = Options {
+        keys: keys.map_err(|error| error.to_string())?,
+        upto: Some(log.status().durable_size),
+        // The running log's tail is younger than its next checkpoint; its own clock polices that.
+        allow_unsigned: true,
+        threads: 1,
+        ..Options::default()
+    };
+    let report = verify_dir(dir, &options, &mut |_| {}).map_err(|error| error.to_string())?;
+    Ok(ChainReport {
+        records: report.records,
+        head: report.head.as_ref().map(|hash| hex(hash)).unwrap_or_default(),
+        first_break: report.breaks.first().map(|first| ChainBreak {
+            seq: first.seq,
+            segment: first.segment,
+            offset: first.offset,
+            class: first.class.name().to_owned(),
+            detail: first.detail.clone(),
+        }),
+    })
 }

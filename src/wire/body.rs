@@ -149,7 +149,11 @@ fn parse_chunk_size(line: &[u8]) -> Result<usize, HttpError> {
 mod tests {
     use super::*;
 
-    fn read_in_steps(wire: &[u8], step: usize, bytes_max: usize) -> Result<Option<(Vec<u8>, usize)>, HttpError> {
+    fn read_in_steps(
+        wire: &[u8],
+        step: usize,
+        bytes_max: usize,
+    ) -> Result<Option<(Vec<u8>, usize)>, HttpError> {
         let mut reader = BodyReader::new(Framing::Chunked, bytes_max)?;
         let mut buffer = Vec::new();
         for part in wire.chunks(step) {

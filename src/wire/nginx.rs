@@ -50,10 +50,14 @@ impl<'a> ForwardAuth<'a> {
         let mut demands = Self::default();
         for (name, value) in form_urlencoded::parse(query.as_bytes()) {
             match name.as_ref() {
-                "audience" if demands.audience.is_none() && !value.is_empty() => demands.audience = Some(value),
+                "audience" if demands.audience.is_none() && !value.is_empty() => {
+                    demands.audience = Some(value);
+                }
                 "scope" if demands.scopes.is_empty() => {
                     if value.split(' ').count() > FORWARD_SCOPES_MAX {
-                        return Err(format!("query parameter scope names more than {FORWARD_SCOPES_MAX} scopes"));
+                        return Err(format!(
+                            "query parameter scope names more than {FORWARD_SCOPES_MAX} scopes"
+                        ));
                     }
                     demands.scopes = value;
                 }
@@ -216,7 +220,10 @@ mod tests {
 
     #[test]
     fn a_refusal_carries_its_challenge() {
-        assert!(reply(&Err(Rejection::TokenMissing)).contains("\r\nWWW-Authenticate: Bearer realm=\"edgate\"\r\n"));
+        assert!(
+            reply(&Err(Rejection::TokenMissing))
+                .contains("\r\nWWW-Authenticate: Bearer realm=\"edgate\"\r\n")
+        );
         let expired = reply(&Err(Rejection::Expired));
         assert!(expired.starts_with("HTTP/1.1 401 "));
         assert!(expired.contains("error=\"invalid_token\"\r\n"));

@@ -1,6 +1,6 @@
 //! A built daemon, a client that sends exactly the bytes it is told to, and an issuer that signs whatever it is told to.
 
-#![allow(dead_code, reason = "each test program uses a part of this")]
+#![allow(dead_code, unreachable_pub, reason = "each test program uses a part of this")]
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -39,7 +39,10 @@ pub fn have(program: &str) -> bool {
         .chain([PathBuf::from("/usr/sbin")])
         .any(|folder| folder.join(program).is_file());
     if !found {
-        assert!(std::env::var_os("EDGATE_NO_SKIP").is_none(), "{program} is not installed and CI skips nothing");
+        assert!(
+            std::env::var_os("EDGATE_NO_SKIP").is_none(),
+            "{program} is not installed and CI skips nothing"
+        );
         eprintln!("SKIPPED: {program} is not installed");
     }
     found
@@ -84,7 +87,8 @@ impl Issuer {
     }
 
     pub fn sign_with(&self, header: &Value, claims: &Value) -> String {
-        let input = format!("{}.{}", BASE64URL.encode(header.to_string()), BASE64URL.encode(claims.to_string()));
+        let input =
+            format!("{}.{}", BASE64URL.encode(header.to_string()), BASE64URL.encode(claims.to_string()));
         let signature = self.key.sign(input.as_bytes());
         format!("{input}.{}", BASE64URL.encode(signature.to_bytes()))
     }
@@ -203,7 +207,7 @@ pub fn write_config(dir: &Path, issuer: &Issuer, server: &str, audit: &str) {
     let config = format!(
         "[server]\nlisten = [\"127.0.0.1:0\", {unix:?}]\n{server}\n[control]\nlisten = \"127.0.0.1:0\"\n\
          [state]\ndatabase = {database:?}\n[audit]\ndir = {audit_dir:?}\norigin = \"test.example/log\"\n\
-         segment_mib = 1\n{audit}\n\
+         checkpoint_key_file = {checkpoint:?}\nsegment_mib = 1\n{audit}\n\
          [signing]\nkey_file = {key:?}\nissuer = \"own\"\ndefault_audience = \"{AUDIENCE}\"\n\
          [[issuers]]\nname = \"own\"\nissuer = \"https://own.test\"\naudiences = [\"{AUDIENCE}\"]\nkeys = \"signing_key\"\n\
          [[issuers]]\nname = \"test\"\ntenant = \"acme\"\nissuer = \"{ISSUER}\"\naudiences = [\"{AUDIENCE}\"]\n\
@@ -211,10 +215,40 @@ pub fn write_config(dir: &Path, issuer: &Issuer, server: &str, audit: &str) {
         unix = format!("unix:{}", path("data.sock")),
         database = path("state.db"),
         audit_dir = path("audit"),
+        checkpoint = path("checkpoint.key"),
         key = path("signing.key"),
         jwks = issuer.jwks(),
     );
     fs::write(dir.join("edgate.toml"), config).unwrap();
+}
+
+/// The ids of every decision in a log, read record by record.
+pub fn decision_ids(dir: &Path) -> std::collections::HashSet<String> {
+    use edgate::audit::record::{HEADER_BYTES, Header, stored_len};
+    use edgate::audit::schema::{Kind, read_body, uint};
+    let mut ids = std::collections::HashSet::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|extension| extension != "seg") {
+            continue;
+        }
+        let bytes = fs::read(path).unwrap();
+        let (mut at, mut boot) = (0, 0);
+        while let Some(header) = bytes.get(at..at + HEADER_BYTES) {
+            // Zeros, or what a crash tore: the end of the segment.
+            let Ok(header) = Header::parse(header.try_into().unwrap()) else { break };
+            let body_len = usize::try_from(header.body_len).unwrap();
+            let body = &bytes[at + HEADER_BYTES..at + HEADER_BYTES + body_len];
+            if header.kind == Kind::SegmentOpen.code() {
+                boot = uint(&read_body(header.kind, header.schema, body).unwrap(), 4).unwrap();
+            }
+            if header.kind == Kind::Decision.code() || header.kind == Kind::DecisionBatch.code() {
+                ids.insert(format!("{boot:016x}-{:x}-{:x}", header.core, header.core_seq));
+            }
+            at += stored_len(body_len);
+        }
+    }
+    ids
 }
 
 /// Starts the daemon and waits for its ready line.

@@ -1,0 +1,192 @@
+//! `edgate audit`: look at the log without the service.
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::json;
+
+use crate::audit::verify::{Break, Mode, Options, Report, verify_dir};
+use crate::audit::{CheckpointKey, hex};
+
+use super::{EXIT_INPUT, Output, complain, print_line};
+
+/// What can be done with a log.
+#[derive(Debug, Subcommand)]
+pub(super) enum AuditCommand {
+    /// Recompute the whole log from its bytes and name every break.
+    Verify(VerifyArguments),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct VerifyArguments {
+    /// The log's folder.
+    #[arg(long, value_name = "DIR")]
+    dir: PathBuf,
+    /// The name the log must have; otherwise the one it states is accepted.
+    #[arg(long, value_name = "NAME")]
+    origin: Option<String>,
+    /// A file with the checkpoint key, kept where the log's writer cannot change it. Otherwise the copy in the log's own
+    /// folder is used, which whoever rewrites the log can replace.
+    #[arg(long, value_name = "FILE")]
+    key: Option<PathBuf>,
+    /// Pass a log, or a tail of it, that no checkpoint covers.
+    #[arg(long)]
+    allow_unsigned: bool,
+    /// Do not hash bodies: their checksums stand for them.
+    #[arg(long, conflicts_with = "range")]
+    quick: bool,
+    /// Look only at the segments that hold these records.
+    #[arg(long, value_name = "FROM..TO", value_parser = parse_range)]
+    range: Option<(u64, u64)>,
+    /// Threads; 0 is one per core.
+    #[arg(long, default_value_t = 0)]
+    threads: usize,
+    #[command(flatten)]
+    output: Output,
+}
+
+fn parse_range(text: &str) -> Result<(u64, u64), String> {
+    let bounds = text.split_once("..").and_then(|(from, to)| Some((from.parse().ok()?, to.parse().ok()?)));
+    bounds.filter(|(from, to)| from < to).ok_or_else(|| "write FROM..TO, two record numbers".to_owned())
+}
+
+/// Breaks shown to a person; `--json` shows all.
+const BREAKS_SHOWN: usize = 20;
+
+pub(super) fn run(command: &AuditCommand) -> u8 {
+    match command {
+        AuditCommand::Verify(arguments) => verify(arguments),
+    }
+}
+
+fn verify(arguments: &VerifyArguments) -> u8 {
+    let keys = match checkpoint_keys(arguments) {
+        Ok(keys) => keys,
+        Err(message) => {
+            complain(message);
+            return EXIT_INPUT;
+        }
+    };
+    let options = Options {
+        origin: arguments.origin.clone(),
+        mode: match arguments.range {
+            Some((from, to)) => Mode::Range { from, to },
+            None if arguments.quick => Mode::Quick,
+            None => Mode::Full,
+        },
+        keys,
+        allow_unsigned: arguments.allow_unsigned,
+        threads: arguments.threads,
+        ..Options::default()
+    };
+    let bar = progress_bar(arguments.output.json);
+    let verified = verify_dir(&arguments.dir, &options, &mut |progress| {
+        bar.set_length(progress.bytes_total);
+        bar.set_position(progress.bytes);
+    });
+    bar.finish_and_clear();
+    match verified {
+        Ok(report) => {
+            print_report(&report, arguments);
+            report.exit_code()
+        }
+        Err(error) => {
+            complain(&error);
+            EXIT_INPUT
+        }
+    }
+}
+
+/// The key given, or the copy beside the log.
+fn checkpoint_keys(arguments: &VerifyArguments) -> Result<Vec<CheckpointKey>, String> {
+    let beside = arguments.dir.join("checkpoint.key");
+    let path: &Path = match &arguments.key {
+        Some(path) => path,
+        None if beside.exists() => &beside,
+        None => return Ok(Vec::new()),
+    };
+    let text =
+        std::fs::read_to_string(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+    text.lines()
+        .filter(|line| !line.is_empty())
+        .map(|line| {
+            CheckpointKey::from_text(line)
+                .map_err(|error| format!("{}: not a checkpoint key: {error}", path.display()))
+        })
+        .collect()
+}
+
+fn progress_bar(json: bool) -> ProgressBar {
+    if json {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template("{wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}");
+    // Drawn on standard error, and only if that is a terminal.
+    ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+}
+
+fn print_report(report: &Report, arguments: &VerifyArguments) {
+    let whole = report.breaks.is_empty();
+    if arguments.output.json {
+        let shown = |found: &[Break]| -> Vec<_> {
+            found
+                .iter()
+                .map(|one| {
+                    json!({
+                        "class": one.class.name(), "segment": one.segment, "offset": one.offset, "seq": one.seq,
+                        "records": one.records, "detail": one.detail,
+                    })
+                })
+                .collect()
+        };
+        print_line(json!({
+            "valid": whole,
+            "origin": report.origin,
+            "segments": report.segments,
+            "records": report.records,
+            "size": report.size,
+            "head": report.head.as_ref().map(|hash| hex(hash)),
+            "root": report.root.as_ref().map(|hash| hex(hash)),
+            "checkpoints": report.checkpoints,
+            "signed_size": report.signed_size,
+            "breaks": shown(&report.breaks),
+            "notices": shown(&report.notices),
+        }));
+        return;
+    }
+    let (origin, size) = (report.origin.escape_debug(), report.size);
+    if whole {
+        let (records, segments) = (report.records, report.segments);
+        print_line(format_args!("whole: {records} records of {origin} recomputed in {segments} segments"));
+    } else {
+        print_line(format_args!(
+            "BROKEN: {origin}, {size} records, {} breaks; the first is",
+            report.breaks.len()
+        ));
+        for one in report.breaks.iter().take(BREAKS_SHOWN) {
+            print_line(format_args!("  {one}"));
+        }
+        if report.breaks.len() > BREAKS_SHOWN {
+            print_line(format_args!("  and {} more (--json shows all)", report.breaks.len() - BREAKS_SHOWN));
+        }
+    }
+    if let Some(head) = &report.head {
+        print_line(format_args!("head  {}", hex(head)));
+    }
+    if report.checkpoints > 0 {
+        let from = if arguments.key.is_some() { "the key given" } else { "the key in the log's own folder" };
+        let (checkpoints, signed) = (report.checkpoints, report.signed_size);
+        print_line(format_args!(
+            "signed  {signed} of {size} records, {checkpoints} checkpoints checked with {from}"
+        ));
+    }
+    for notice in &report.notices {
+        print_line(format_args!("note  {notice}"));
+    }
+    if whole {
+        print_line(
+            "anchors  none checked: a copy of a checkpoint kept elsewhere shows a rewrite or a cut tail",
+        );
+    }
+}
