@@ -36,6 +36,7 @@ mod sequencer;
 mod settings;
 mod status;
 pub mod tag;
+mod tail;
 pub mod verify;
 mod walk;
 mod writer;
@@ -56,6 +57,7 @@ pub use recover::{Recovery, Torn};
 pub use sealer::{CheckpointSigner, Sign, SignError, hex};
 pub use settings::{OnFailure, Settings, Watermarks};
 pub use status::Status;
+pub use tail::{Entry, Tail};
 
 #[cfg(test)]
 mod crash_tests;

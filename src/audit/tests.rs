@@ -258,7 +258,7 @@ fn every_kind_of_event_fits_its_schema() {
         jti: Some("j"),
         expires: Some(UnixSeconds(u64::MAX)),
     };
-    let items = [item; BATCH_ITEMS_MAX];
+    let items = vec![item; BATCH_ITEMS_MAX];
     let batch = BatchEvent {
         surface: u8::MAX,
         tenant: &long,
@@ -330,4 +330,41 @@ fn every_kind_of_event_fits_its_schema() {
         schema::read_body(code, code, &bytes).unwrap_or_else(|error| panic!("{event:?}: {error}"));
         assert!(!bytes.windows(secret.len()).any(|window| window == secret.as_bytes()), "{event:?}");
     }
+}
+
+#[test]
+fn the_tail_shows_the_last_records_and_those_that_come() {
+    let folder = tempfile::tempdir().unwrap();
+    let Opened { mut appenders, log, .. } = open(&settings(folder.path()), 1).unwrap();
+    let mut append = |number| {
+        let id = appenders[0].append(&Event::Decision(decision(number)), Ack::Recorded).unwrap();
+        appenders[0].wait(id, Ack::Recorded, SECOND).unwrap();
+        id
+    };
+    // More than one segment.
+    let ids: Vec<_> = (0..2000).map(&mut append).collect();
+    let mut tail = Tail::last(folder.path(), 1).unwrap();
+    let last = std::iter::from_fn(|| tail.next().unwrap()).last().unwrap();
+    assert!(last.header.seq > 1999);
+    assert!(tail.next().unwrap().is_none(), "nothing more for now");
+    let id = append(2000);
+    let entry = std::iter::from_fn(|| tail.next().unwrap()).find(|entry| entry.kind() == "decision").unwrap();
+    assert_eq!(entry.id, id);
+    let text = entry.to_text();
+    assert!(
+        text.contains(" decision ") && text.contains("decision=accepted") && text.contains("latency_us=2000"),
+        "{text}"
+    );
+    let json = entry.to_json();
+    assert_eq!(json["body"]["decision"], "accepted");
+    assert_eq!(json["id"], id.to_string());
+    assert_eq!(json["body"]["subject"].as_str().map(str::len), Some(32), "a tag");
+
+    let mut all = Tail::last(folder.path(), usize::MAX).unwrap();
+    let shown: Vec<_> = std::iter::from_fn(|| all.next().unwrap()).collect();
+    assert!(shown.windows(2).all(|pair| pair[1].header.seq == pair[0].header.seq + 1));
+    let decisions = shown.iter().filter(|entry| entry.kind() == "decision").map(|entry| entry.id);
+    assert!(decisions.eq(ids.into_iter().chain([id])));
+    assert!(matches!(Tail::last(&folder.path().join("quarantine"), 1), Err(AuditError::Io { .. })));
+    drop(log);
 }
