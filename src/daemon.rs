@@ -6,8 +6,9 @@
 
 mod control_thread;
 mod dev;
+mod engine;
+mod observe;
 
-use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -18,18 +19,23 @@ use edgate_hsm::{AuditCheckpoint, HsmError, Purpose, Signer, SoftwareKey, TokenS
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::audit::{self, Ack, Appender, AuditError, CheckpointSigner, Event, Log, LogWatch, Recovery, SignError, StartEvent, StopEvent, Torn};
+use crate::audit::{
+    self, Ack, Appender, AuditError, CheckpointSigner, Event, Log, OnFailure, Recovery, SignError,
+    StartEvent, StopEvent, Torn,
+};
 use crate::config::{self, Config, Listen};
-use crate::control::{self, Dependency};
+use crate::control;
 use crate::decision::UnixSeconds;
 use crate::keys::{PublishedKey, thumbprint};
-use crate::metrics::{Metrics, Reading, ShardMetrics};
+use crate::metrics::{Metrics, ShardMetrics};
 use crate::revocation::View;
 use crate::shard::{self, BindError, DriverInUse, Policy, PolicyError};
 use crate::store::{OpenMode, Store, StoreError};
-use crate::verify::{Engine, KeyRejection, Verifier, VerifyingKey};
+use crate::verify::{KeyRejection, VerifyingKey};
 
 use control_thread::{ControlThread, Ingredients};
+use engine::EngineCare;
+use observe::{data_readiness, readings};
 
 /// How long start and stop records may take to reach the disk.
 const RECORD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -179,14 +185,14 @@ pub fn init(config: &Config) -> Result<Vec<PathBuf>, StartError> {
 ///
 /// # Errors
 /// [`StartError`] if it does not start or does not end well.
-pub fn serve(config: Config, mode: &Mode, json: bool) -> Result<(), StartError> {
+pub fn serve(config: &Config, mode: &Mode, json: bool) -> Result<(), StartError> {
     if let Mode::Dev { dir } = mode {
         make_folder(dir)?;
-        init(&config)?;
+        init(config)?;
     }
     // Before any thread: handlers are the process's.
-    let mut signals =
-        Signals::new([SIGTERM, SIGINT]).map_err(|error| StartError::System { what: "handle signals", error })?;
+    let mut signals = Signals::new([SIGTERM, SIGINT])
+        .map_err(|error| StartError::System { what: "handle signals", error })?;
     let daemon = Daemon::start(config)?;
     if json {
         let data: Vec<String> = daemon.listening.iter().map(Listen::to_string).collect();
@@ -210,6 +216,7 @@ pub struct Daemon {
     steering: Arc<shard::Control>,
     shards: Vec<(u16, JoinHandle<std::io::Result<()>>)>,
     control: ControlThread,
+    care: EngineCare,
     log: Log,
     recorder: Appender,
 }
@@ -219,9 +226,10 @@ impl Daemon {
     ///
     /// # Errors
     /// The step that failed; whatever was started before it is stopped with the process.
-    pub fn start(config: Config) -> Result<Self, StartError> {
-        let own = OwnKey::load(&config)?;
-        let policy = Policy::build(&config, own.as_ref().map(|own| &own.published), 1)?;
+    pub fn start(config: &Config) -> Result<Self, StartError> {
+        EngineCare::prepare(config);
+        let own = OwnKey::load(config)?;
+        let policy = Policy::build(config, own.as_ref().map(|own| &own.published), 1)?;
         tracing::info!(issuers = policy.profiles.len(), keys = policy.key_set.len(), "policy loaded");
 
         let runtime = control_runtime()?;
@@ -229,26 +237,28 @@ impl Daemon {
         let view = Arc::new(View::new(&random_seed()?));
         runtime.block_on(control::fill_view(&store, &view, now(), |_| {}))?;
 
-        // One ring for each shard, one for the control plane, one for the daemon itself.
+        // One ring for each shard, for the daemon, for the engine's alarms, and for the control plane.
         let shards = config.server.shards;
-        let opened = audit::open_signed(&audit_settings(&config, false), shards + 1, Some(checkpoint_signer(&config)?))?;
+        let opened =
+            audit::open_signed(&audit_settings(config, false), shards + 2, Some(checkpoint_signer(config)?))?;
         report_recovery(&opened.recovery);
         let (log, mut appenders) = (opened.log, opened.appenders);
         let control_appender = appenders.pop().expect("the last ring is the control plane's");
-        let mut recorder = appenders.pop().expect("one more ring was asked for the daemon");
+        let care = EngineCare::start(config, appenders.pop().expect("two more rings were asked for"))?;
+        let mut recorder = appenders.pop().expect("two more rings were asked for");
 
         let (sockets, listening) = shard::bind(&config.server.listen, shards)?;
         let driver = shard::choose_driver(config.server.driver)
             .map_err(|error| StartError::Shard { number: 0, error })?;
         let metrics: Vec<Arc<ShardMetrics>> = (0..shards).map(|_| Arc::default()).collect();
         let policy = Arc::new(ArcSwap::from_pointee(policy));
-        let steering = Arc::new(shard::Control::new(data_readiness(log.watch(), Arc::clone(&view))));
+        let steering = Arc::new(shard::Control::new(data_readiness(log.watch(), Arc::clone(&view)), halt));
         let ack = match config.audit.verify_ack {
             config::VerifyAck::Recorded => Ack::Recorded,
             config::VerifyAck::Durable => Ack::Durable,
         };
 
-        let kernel = Verifier::new(engine(&config)).engine_name();
+        let kernel = care.verifier()?.engine_name();
         record_start(&mut recorder, shards, &format!("{kernel}, {driver}"))?;
 
         let settings = Arc::new(config.server.clone());
@@ -262,18 +272,20 @@ impl Daemon {
                 view: Arc::clone(&view),
                 appender,
                 ack,
-                verifier: Verifier::new(engine(&config)),
+                on_failure: on_failure(config),
+                verifier: care.verifier()?,
                 metrics: Arc::clone(&metrics[usize::from(number)]),
                 control: Arc::clone(&steering),
             };
             threads.push((number, spawn_shard(parts, driver)?));
         }
 
-        let metrics = Metrics::new(metrics, readings(&log.watch()));
+        let metrics =
+            Metrics::new(metrics, readings(&log.watch()).into_iter().chain(care.readings()).collect());
         let listener = std::net::TcpListener::bind(config.control.listen).map_err(StartError::Control)?;
         let control_at = listener.local_addr().map_err(StartError::Control)?;
         let ingredients = Ingredients {
-            config: &config,
+            config,
             policy: &policy.load(),
             own,
             store,
@@ -289,7 +301,7 @@ impl Daemon {
         }
         tracing::info!(place = %control_at, "listening for operators");
         tracing::info!(shards, %driver, engine = kernel, "ready");
-        Ok(Self { listening, control_at, steering, shards: threads, control, log, recorder })
+        Ok(Self { listening, control_at, steering, shards: threads, control, care, log, recorder })
     }
 
     /// Drains the shards, stops the control plane, records the stop and closes the log.
@@ -306,6 +318,7 @@ impl Daemon {
             }
         }
         self.control.stop()?;
+        self.care.stop();
         let stopped = self.recorder.append(&Event::Stop(StopEvent { reason }), Ack::Durable);
         self.recorder.submit();
         let stopped = stopped.and_then(|id| self.recorder.wait(id, Ack::Durable, RECORD_TIMEOUT));
@@ -333,17 +346,27 @@ impl OwnKey {
     }
 }
 
-fn engine(config: &Config) -> Engine {
-    match config.verify.engine {
-        config::Engine::Auto => Engine::Auto,
-        config::Engine::Portable => Engine::Portable,
+fn on_failure(config: &Config) -> OnFailure {
+    match config.audit.on_failure {
+        config::OnAuditFailure::Deny => OnFailure::Deny,
+        config::OnAuditFailure::Halt => OnFailure::Halt,
+        config::OnAuditFailure::AllowWithGap => OnFailure::AllowWithGap,
     }
 }
+
+/// Records of one shard that may wait for the sequencer: one for each connection it may have and then some.
+const QUEUE_EVENTS: usize = 32 * 1024;
+
+/// Bytes of them.
+const QUEUE_BYTES: u64 = 16 << 20;
 
 fn audit_settings(config: &Config, create: bool) -> audit::Settings {
     audit::Settings {
         segment_bytes: config.audit.segment_bytes,
         flush_interval: config.audit.flush_interval,
+        queue_events: QUEUE_EVENTS,
+        queue_bytes: QUEUE_BYTES,
+        on_failure: on_failure(config),
         create,
         ..audit::Settings::new(&config.audit.dir, &config.audit.origin)
     }
@@ -358,7 +381,9 @@ fn checkpoint_signer(config: &Config) -> Result<CheckpointSigner, StartError> {
     Ok(CheckpointSigner {
         verifying_key: signer.public_key(),
         sign: Box::new(move |message| {
-            signer.sign(message, Instant::now() + CHECKPOINT_TIMEOUT).map_err(|error| SignError(error.to_string()))
+            signer
+                .sign(message, Instant::now() + CHECKPOINT_TIMEOUT)
+                .map_err(|error| SignError(error.to_string()))
         }),
     })
 }
@@ -373,8 +398,10 @@ fn control_runtime() -> Result<tokio::runtime::Runtime, StartError> {
 
 fn random_seed() -> Result<[u8; 16], StartError> {
     let mut seed = [0; 16];
-    getrandom::fill(&mut seed)
-        .map_err(|error| StartError::System { what: "get random bytes", error: std::io::Error::other(error) })?;
+    getrandom::fill(&mut seed).map_err(|error| StartError::System {
+        what: "get random bytes",
+        error: std::io::Error::other(error),
+    })?;
     Ok(seed)
 }
 
@@ -387,7 +414,10 @@ fn make_folder(dir: &Path) -> Result<(), StartError> {
         .map_err(|error| StartError::Folder { path: dir.to_owned(), error })
 }
 
-fn spawn_shard(parts: shard::Parts, driver: DriverInUse) -> Result<JoinHandle<std::io::Result<()>>, StartError> {
+fn spawn_shard(
+    parts: shard::Parts,
+    driver: DriverInUse,
+) -> Result<JoinHandle<std::io::Result<()>>, StartError> {
     let number = parts.number;
     std::thread::Builder::new()
         .name(format!("shard-{number}"))
@@ -421,6 +451,14 @@ fn record_start(recorder: &mut Appender, shards: u16, detail: &str) -> Result<()
     Ok(())
 }
 
+/// Stops the daemon as SIGTERM does; closing the failed log then makes the exit status say that it did.
+fn halt() {
+    tracing::error!("the audit log has failed and audit.on_failure is \"halt\"");
+    if let Err(error) = signal_hook::low_level::raise(SIGTERM) {
+        tracing::error!(%error, "cannot stop");
+    }
+}
+
 fn now() -> UnixSeconds {
     UnixSeconds(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs())
 }
@@ -435,49 +473,4 @@ fn report_recovery(recovery: &Recovery) {
         let Torn { segment, offset, bytes, cause, file, .. } = torn;
         tracing::warn!(segment, offset, bytes, %cause, quarantine = %file, "torn tail set aside");
     }
-}
-
-/// What the data plane depends on, by name: whether all of it works, and a line for each.
-fn data_readiness(log: LogWatch, view: Arc<View>) -> impl Fn() -> (bool, String) + Send + Sync {
-    move || {
-        let dependencies = [audit_dependency(&log), revocation_dependency(&view)];
-        let mut text = String::new();
-        for Dependency { name, ready, detail } in &dependencies {
-            let state = if *ready { "ok" } else { "failed" };
-            let comma = if detail.is_empty() { "" } else { ", " };
-            // Writing to a string does not fail.
-            let _ = writeln!(text, "{name}: {state}{comma}{detail}");
-        }
-        (dependencies.iter().all(|dependency| dependency.ready), text)
-    }
-}
-
-fn audit_dependency(log: &LogWatch) -> Dependency {
-    let failure = log.status().failure;
-    let detail = failure.as_ref().map(ToString::to_string).unwrap_or_default();
-    Dependency { name: "audit", ready: failure.is_none(), detail }
-}
-
-fn revocation_dependency(view: &View) -> Dependency {
-    // The embedded view is filled before anything is decided and changed by this process alone: it cannot be stale.
-    Dependency { name: "revocation", ready: true, detail: format!("epoch {}", view.epoch()) }
-}
-
-#[expect(clippy::cast_precision_loss, reason = "a gauge may be rounded above 2^53")]
-fn readings(log: &LogWatch) -> Vec<Reading> {
-    let of_log = |name, help, counter, read: fn(&audit::Status) -> f64| {
-        let log = log.clone();
-        Reading { name, help, counter, read: Box::new(move || read(&log.status())) }
-    };
-    vec![
-        of_log("audit_records", "Records in the log", false, |status| status.size as f64),
-        of_log("audit_records_durable", "Records known to be on the disk", false, |status| {
-            status.durable_size as f64
-        }),
-        of_log("audit_commits", "Flushes of the log", true, |status| status.commits as f64),
-        of_log("audit_flush_seconds", "Time of the latest flush", false, |status| status.last_flush.as_secs_f64()),
-        of_log("audit_failed", "Whether the log refuses events", false, |status| {
-            f64::from(u8::from(status.failure.is_some()))
-        }),
-    ]
 }

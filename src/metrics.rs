@@ -7,15 +7,16 @@ use std::time::Duration;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
-use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
 use crate::decision::{Decision, Rejection};
 
 /// Upper bounds of the latency buckets, in microseconds.
-const LATENCY_BOUNDS_US: [u64; 12] = [25, 50, 100, 200, 400, 800, 1_600, 5_000, 20_000, 100_000, 500_000, 2_000_000];
+const LATENCY_BOUNDS_US: [u64; 12] =
+    [25, 50, 100, 200, 400, 800, 1_600, 5_000, 20_000, 100_000, 500_000, 2_000_000];
 
 /// Upper bounds of the batch-size buckets.
 const BATCH_BOUNDS: [u64; 8] = [1, 2, 4, 8, 16, 32, 64, 256];
@@ -59,7 +60,12 @@ pub fn drop_one(gauge: &AtomicU64) {
 
 impl<const N: usize> Histogram<N> {
     fn new(bounds: [u64; N]) -> Self {
-        Self { bounds, counts: [const { AtomicU64::new(0) }; N], count: AtomicU64::new(0), sum: AtomicU64::new(0) }
+        Self {
+            bounds,
+            counts: [const { AtomicU64::new(0) }; N],
+            count: AtomicU64::new(0),
+            sum: AtomicU64::new(0),
+        }
     }
 
     fn observe(&self, value: u64) {
@@ -177,10 +183,10 @@ impl Scrape {
         name: &str,
         help: &str,
         read: impl Fn(&ShardMetrics) -> &Histogram<N>,
-        scale: f64,
+        per_unit: f64,
     ) -> std::fmt::Result {
         #[expect(clippy::cast_precision_loss, reason = "a histogram's sum and bounds may be rounded")]
-        let scaled = |value: u64| value as f64 * scale;
+        let scaled = |value: u64| value as f64 / per_unit;
         let bounds = read(&self.shards[0]).bounds;
         let mut buckets: Vec<(f64, u64)> = bounds
             .iter()
@@ -193,11 +199,11 @@ impl Scrape {
         encoder
             .encode_descriptor(name, help, None, MetricType::Histogram)?
             .encode_histogram::<prometheus_client::encoding::NoLabelSet>(
-                scaled(self.sum(|shard| &read(shard).sum)),
-                count,
-                &buckets,
-                None,
-            )
+            scaled(self.sum(|shard| &read(shard).sum)),
+            count,
+            &buckets,
+            None,
+        )
     }
 }
 
@@ -223,11 +229,20 @@ impl Collector for Scrape {
                 "Connections refused: a shard had too many",
                 self.sum(|shard| &shard.connections_refused),
             ),
-            ("http_errors", "Requests that were not HTTP as spoken here", self.sum(|shard| &shard.http_errors)),
+            (
+                "http_errors",
+                "Requests that were not HTTP as spoken here",
+                self.sum(|shard| &shard.http_errors),
+            ),
             ("http_other", "Requests for routes that decide nothing", self.sum(|shard| &shard.http_other)),
         ];
         for (name, help, value) in counters {
-            ConstCounter::new(value).encode(encoder.encode_descriptor(name, help, None, MetricType::Counter)?)?;
+            ConstCounter::new(value).encode(encoder.encode_descriptor(
+                name,
+                help,
+                None,
+                MetricType::Counter,
+            )?)?;
         }
         let open = i64::try_from(self.sum(|shard| &shard.connections)).unwrap_or(i64::MAX);
         ConstGauge::new(open).encode(encoder.encode_descriptor(
@@ -237,7 +252,7 @@ impl Collector for Scrape {
             MetricType::Gauge,
         )?)?;
         let latency = "From the arrival of a request to the release of its answer";
-        self.histogram(&mut encoder, "answer_seconds", latency, |shard| &shard.latency, 1e-6)?;
+        self.histogram(&mut encoder, "answer_seconds", latency, |shard| &shard.latency, 1e6)?;
         self.histogram(&mut encoder, "batch_tokens", "Tokens decided together", |shard| &shard.batch, 1.0)?;
         for reading in &self.readings {
             let value = (reading.read)();
@@ -246,7 +261,8 @@ impl Collector for Scrape {
                     encoder.encode_descriptor(reading.name, reading.help, None, MetricType::Counter)?;
                 ConstCounter::new(value).encode(descriptor)?;
             } else {
-                let descriptor = encoder.encode_descriptor(reading.name, reading.help, None, MetricType::Gauge)?;
+                let descriptor =
+                    encoder.encode_descriptor(reading.name, reading.help, None, MetricType::Gauge)?;
                 ConstGauge::new(value).encode(descriptor)?;
             }
         }
@@ -268,7 +284,10 @@ mod tests {
         shards[0].batched(5);
         let reading = Reading { name: "x", help: "X", counter: false, read: Box::new(|| 2.5) };
         let text = Metrics::new(shards, vec![reading]).render();
-        assert!(text.contains("edgate_decisions_total{decision=\"accepted\",reason=\"accepted\"} 2\n"), "{text}");
+        assert!(
+            text.contains("edgate_decisions_total{decision=\"accepted\",reason=\"accepted\"} 2\n"),
+            "{text}"
+        );
         assert!(text.contains("edgate_decisions_total{decision=\"rejected\",reason=\"expired\"} 1\n"));
         assert!(text.contains("edgate_answer_seconds_count 1\n"));
         assert!(text.contains("edgate_answer_seconds_bucket{le=\"0.00005\"} 1\n"), "{text}");

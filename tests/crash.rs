@@ -1,5 +1,7 @@
 //! `kill -9` under load: whatever a client was told is in the log.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
+
 mod support;
 
 use std::collections::HashSet;
@@ -56,7 +58,11 @@ fn every_answered_decision_is_in_the_log_after_kill_9() {
     edgate.kill();
 
     let dir = edgate.audit_dir();
-    let verified = support::edgate(&["audit", "verify", "--dir", dir.to_str().unwrap(), "--json"], b"");
+    // A daemon that lives for a moment is killed before its first checkpoint is due: the log is whole and unsigned.
+    let verified = support::edgate(
+        &["audit", "verify", "--dir", dir.to_str().unwrap(), "--allow-unsigned", "--json"],
+        b"",
+    );
     assert_eq!(verified.status.code(), Some(0), "{}", String::from_utf8_lossy(&verified.stdout));
     let recorded = support::decision_ids(&dir);
     let missing: Vec<&String> = acknowledged.iter().filter(|id| !recorded.contains(*id)).take(5).collect();

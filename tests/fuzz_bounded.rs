@@ -9,7 +9,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-#[expect(unreachable_pub, reason = "the bodies are also a library, for the programs in tests/fuzz/fuzz_targets")]
+#[expect(
+    unreachable_pub,
+    reason = "the bodies are also a library, for the programs in tests/fuzz/fuzz_targets"
+)]
 #[path = "fuzz/bodies/mod.rs"]
 mod bodies;
 
@@ -63,7 +66,8 @@ impl Corpus {
         let mut seeds = read_folder(&folder);
         assert!(!seeds.is_empty(), "{} has no seeds", folder.display());
         if target == "json" {
-            let suite = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/vectors/json-testsuite/test_parsing");
+            let suite =
+                Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/vectors/json-testsuite/test_parsing");
             if suite.is_dir() {
                 seeds.extend(read_folder(&suite).into_iter().filter(|text| text.len() < 8192));
             } else {
@@ -172,7 +176,8 @@ fn run_one(target: &str, body: fn(&[u8]), input: &[u8]) {
     }));
     if let Err(panic) = result {
         let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("fuzz-{target}"));
-        let place = fs::write(&kept, input).map_or_else(|error| error.to_string(), |()| kept.display().to_string());
+        let place =
+            fs::write(&kept, input).map_or_else(|error| error.to_string(), |()| kept.display().to_string());
         let shown = &input[..input.len().min(2000)];
         eprintln!("{target} fails on {} bytes, kept in {place}:\n{}", input.len(), shown.escape_ascii());
         resume_unwind(panic);
@@ -213,8 +218,14 @@ fn every_body_has_its_program_its_corpus_and_its_bounded_run() {
     let mut names: Vec<&str> = bodies::TARGETS.iter().map(|(name, _)| *name).collect();
     for name in &names {
         let program = fs::read_to_string(fuzz_folder().join(format!("fuzz_targets/{name}.rs"))).unwrap();
-        assert!(program.contains(&format!("edgate_fuzz::{name}(")), "fuzz_targets/{name}.rs runs another body");
-        assert!(manifest.contains(&format!("name = \"{name}\"")), "{name} is missing in tests/fuzz/Cargo.toml");
+        assert!(
+            program.contains(&format!("edgate_fuzz::{name}(")),
+            "fuzz_targets/{name}.rs runs another body"
+        );
+        assert!(
+            manifest.contains(&format!("name = \"{name}\"")),
+            "{name} is missing in tests/fuzz/Cargo.toml"
+        );
     }
     let mut here = RUN_HERE.to_vec();
     names.sort_unstable();
@@ -222,8 +233,9 @@ fn every_body_has_its_program_its_corpus_and_its_bounded_run() {
     assert_eq!(names, here);
     let listed = |folder: &str| {
         let files = fs::read_dir(fuzz_folder().join(folder)).unwrap();
-        let mut found: Vec<String> =
-            files.map(|file| file.unwrap().path().file_stem().unwrap().to_str().unwrap().to_owned()).collect();
+        let mut found: Vec<String> = files
+            .map(|file| file.unwrap().path().file_stem().unwrap().to_str().unwrap().to_owned())
+            .collect();
         found.sort_unstable();
         found
     };

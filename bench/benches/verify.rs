@@ -1,127 +1,190 @@
-//! The verification engine against its peers, on one core in one run: the ratios are what counts.
+//! The verification engine against its peers: `cargo bench -p edgate-bench --bench verify` (on one core: `taskset -c 1`).
 //!
-//! `taskset -c 1 cargo bench -p edgate-bench --bench verify`, then `bench/README.md` says how to read it. Messages have
-//! 300 bytes; times are per batch.
+//! Absolute times per batch come from criterion; the ratios of `bench/README.md` are printed at the end, each made by timing
+//! ours and the peer in turn. 4,096 distinct messages of 300 bytes are cycled through, so that no table entry is learnt by
+//! heart; verdicts are checked before anything is timed.
 
+use std::cell::Cell;
 use std::hint::black_box;
 use std::time::Duration;
 
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use ed25519_dalek::{Signature, Signer, SigningKey};
+use criterion::{BenchmarkId, Criterion, Throughput};
+use ed25519_dalek::Signature;
 use edgate::verify::{Engine, Item, ItemKey, Tables, Verdict, Verifier, VerifyingKey};
+use edgate_bench::inputs::{SignedMessage, signed_messages};
+use edgate_bench::ratio::interleaved;
 
-const MESSAGE_BYTES: usize = 300;
+/// Distinct signatures cycled through.
+const SIGNATURES: usize = 4096;
+/// Room for the table of every key used here.
+const TABLES_BYTES: usize = 1 << 30;
+const ROUNDS: usize = 15;
+const SLICE: Duration = Duration::from_millis(40);
 
-/// A signed message and its parts in the forms the verifiers want.
-struct Signed {
-    message: Vec<u8>,
-    signature: [u8; 64],
-    key_bytes: [u8; 32],
-    key: VerifyingKey,
-    dalek_key: ed25519_dalek::VerifyingKey,
-    dalek_signature: Signature,
+/// How the keys of a case reach the verifier.
+#[derive(Clone, Copy)]
+enum Keys {
+    Registered,
+    Unregistered,
 }
 
-/// `count` signatures dealt to `keys` keys; one of each eight is bad if `with_bad`.
-fn signed(tables: &Tables, count: usize, keys: usize, with_bad: bool) -> Vec<Signed> {
-    let signing_key = |i: usize| {
-        let mut seed = [7; 32];
-        seed[..8].copy_from_slice(&(i as u64).to_le_bytes());
-        SigningKey::from_bytes(&seed)
-    };
-    (0..count)
-        .map(|i| {
-            let signing_key = signing_key(i % keys);
-            let message: Vec<u8> = (0..MESSAGE_BYTES).map(|j| ((i * 31 + j * 7) % 256) as u8).collect();
-            let mut signature = signing_key.sign(&message).to_bytes();
-            if with_bad && i % 8 == 3 {
-                signature[10] ^= 1;
-            }
-            let dalek_key = signing_key.verifying_key();
-            let key_bytes = dalek_key.to_bytes();
-            let key = tables.register(&key_bytes).expect("an honest key");
-            let dalek_signature = Signature::from_bytes(&signature);
-            Signed { message, signature, key_bytes, key, dalek_key, dalek_signature }
-        })
-        .collect()
+/// Batches of one size, and a verifier to give them to.
+struct Case {
+    name: &'static str,
+    engine: Engine,
+    keys: Keys,
+    batch_len: usize,
+    signed: Vec<SignedMessage>,
+    registered: Vec<VerifyingKey>,
 }
 
-fn items(signed: &[Signed], registered: bool) -> Vec<Item<'_>> {
-    let mut items = Vec::new();
-    for Signed { message, signature, key_bytes, key, .. } in signed {
-        let key = if registered { ItemKey::Registered(key) } else { ItemKey::Unregistered(key_bytes) };
-        items.push(Item { key, message, signature });
+impl Case {
+    fn new(name: &'static str, engine: Engine, keys: Keys, key_count: usize, batch_len: usize) -> Self {
+        let tables = Tables::new(engine, TABLES_BYTES);
+        let signed = signed_messages(SIGNATURES, key_count);
+        let registered =
+            signed.iter().map(|s| tables.register(&s.verifying_key).expect("an honest key")).collect();
+        Self { name, engine, keys, batch_len, signed, registered }
     }
-    items
-}
 
-/// Measures a verifier on `items`, after checking that it accepts as many as it should.
-fn ours(c: &mut Criterion, name: &str, engine: Engine, items: &[Item<'_>], accepted: usize) {
-    let mut verifier = Verifier::new(engine);
-    let mut verdicts: Vec<Verdict> = Vec::new();
-    verifier.verify(items, &mut verdicts);
-    assert_eq!(verdicts.iter().filter(|verdict| verdict.is_accepted()).count(), accepted, "{name}");
-    let mut group = c.benchmark_group("edgate");
-    group.throughput(Throughput::Elements(items.len() as u64));
-    group.bench_function(BenchmarkId::new(name, items.len()), |b| {
-        b.iter(|| verifier.verify(black_box(items), &mut verdicts));
-    });
-    group.finish();
-}
+    /// One bad signature in each eight.
+    fn with_bad(mut self) -> Self {
+        for s in self.signed.iter_mut().skip(3).step_by(8) {
+            s.signature[10] ^= 1;
+        }
+        self
+    }
 
-fn peers(c: &mut Criterion, signed: &[Signed], round: &str) {
-    let mut group = c.benchmark_group(format!("dalek, {round} round"));
-    group.throughput(Throughput::Elements(signed.len() as u64));
-    group.bench_function(BenchmarkId::new("verify_strict", signed.len()), |b| {
-        b.iter(|| {
-            for s in signed {
-                s.dalek_key.verify_strict(black_box(&s.message), &s.dalek_signature).expect("valid");
-            }
+    fn items(&self) -> Vec<Item<'_>> {
+        let mut items = Vec::with_capacity(SIGNATURES);
+        for (s, registered) in self.signed.iter().zip(&self.registered) {
+            let key = match self.keys {
+                Keys::Registered => ItemKey::Registered(registered),
+                Keys::Unregistered => ItemKey::Unregistered(&s.verifying_key),
+            };
+            items.push(Item { key, message: &s.message, signature: &s.signature });
+        }
+        items
+    }
+
+    /// A function that verifies the next batch.
+    fn work<'a>(&self, items: &'a [Item<'a>]) -> impl FnMut() + 'a {
+        let mut verifier = Verifier::new(self.engine);
+        let mut verdicts: Vec<Verdict> = Vec::new();
+        verifier.verify(items, &mut verdicts);
+        let expected = self.signed.iter().map(|s| {
+            let key = ed25519_dalek::VerifyingKey::from_bytes(&s.verifying_key).expect("an honest key");
+            key.verify_strict(&s.message, &Signature::from_bytes(&s.signature)).is_ok()
         });
-    });
-    let messages: Vec<&[u8]> = signed.iter().map(|s| s.message.as_slice()).collect();
-    let signatures: Vec<Signature> = signed.iter().map(|s| s.dalek_signature).collect();
-    let keys: Vec<_> = signed.iter().map(|s| s.dalek_key).collect();
-    group.bench_function(BenchmarkId::new("verify_batch", signed.len()), |b| {
-        b.iter(|| ed25519_dalek::verify_batch(black_box(&messages), &signatures, &keys).expect("valid"));
-    });
-    group.finish();
+        assert!(verdicts.iter().map(Verdict::is_accepted).eq(expected), "{}", self.name);
+        let batch_len = self.batch_len;
+        let mut at = 0;
+        move || {
+            verifier.verify(black_box(&items[at..at + batch_len]), &mut verdicts);
+            at = (at + batch_len) % (SIGNATURES - SIGNATURES % batch_len);
+        }
+    }
 }
 
-fn verify(c: &mut Criterion) {
-    let tables = Tables::new(Engine::Auto, 256 << 20);
-    let portable_tables = Tables::new(Engine::Portable, 256 << 20);
-    let one_key = signed(&tables, 64, 1, false);
-    let four_keys = signed(&tables, 64, 4, false);
-    let all_different = signed(&tables, 64, 64, false);
-    let one_bad_in_8 = signed(&tables, 64, 4, true);
-    let portable = signed(&portable_tables, 64, 4, false);
-    // Peers first and last: a drift of the machine shows as a difference between the rounds.
-    peers(c, &four_keys, "first");
-    ours(c, "registered, 4 keys", Engine::Auto, &items(&four_keys, true), 64);
-    ours(c, "registered, 4 keys, one bad in 8", Engine::Auto, &items(&one_bad_in_8, true), 56);
-    ours(c, "registered, 1 key", Engine::Auto, &items(&one_key, true), 64);
-    ours(c, "registered, all different", Engine::Auto, &items(&all_different, true), 64);
-    for size in [32, 16, 8, 4, 2, 1] {
-        ours(c, "registered, 4 keys", Engine::Auto, &items(&four_keys[..size], true), size);
-    }
-    for size in [64, 8, 1] {
-        ours(c, "unregistered, all different", Engine::Auto, &items(&all_different[..size], false), size);
-    }
-    for size in [64, 8, 1] {
-        ours(c, "portable, registered, 4 keys", Engine::Portable, &items(&portable[..size], true), size);
-    }
-    ours(c, "portable, unregistered", Engine::Portable, &items(&all_different[..8], false), 8);
-    peers(c, &four_keys, "last");
+/// dalek's inputs, prepared once.
+struct Peer {
+    keys: Vec<ed25519_dalek::VerifyingKey>,
+    messages: Vec<Vec<u8>>,
+    signatures: Vec<Signature>,
 }
 
-fn config() -> Criterion {
-    Criterion::default()
-        .sample_size(40)
-        .warm_up_time(Duration::from_millis(300))
-        .measurement_time(Duration::from_millis(1500))
+impl Peer {
+    fn new(key_count: usize) -> Self {
+        let signed = signed_messages(SIGNATURES, key_count);
+        let key =
+            |s: &SignedMessage| ed25519_dalek::VerifyingKey::from_bytes(&s.verifying_key).expect("honest");
+        Self {
+            keys: signed.iter().map(key).collect(),
+            signatures: signed.iter().map(|s| Signature::from_bytes(&s.signature)).collect(),
+            messages: signed.into_iter().map(|s| s.message).collect(),
+        }
+    }
+
+    /// `verify_strict` of the next `count`.
+    fn strict(&self, count: usize) -> impl FnMut() {
+        let at = Cell::new(0);
+        move || {
+            for i in at.get()..at.get() + count {
+                let key = &self.keys[i];
+                key.verify_strict(black_box(&self.messages[i]), &self.signatures[i]).expect("valid");
+            }
+            at.set((at.get() + count) % (SIGNATURES - SIGNATURES % count));
+        }
+    }
+
+    /// `verify_batch` of the next 64.
+    fn batch(&self) -> impl FnMut() {
+        let messages: Vec<&[u8]> = self.messages.iter().map(Vec::as_slice).collect();
+        let mut at = 0;
+        move || {
+            let range = at..at + 64;
+            let (signatures, keys) = (&self.signatures[range.clone()], &self.keys[range.clone()]);
+            ed25519_dalek::verify_batch(black_box(&messages[range]), signatures, keys).expect("valid");
+            at = (at + 64) % SIGNATURES;
+        }
+    }
+}
+
+/// `(case, peer, floor, aim)` of the engine's speed table, and how they are made.
+fn main() {
+    let (auto, portable) = (Engine::Auto, Engine::Portable);
+    let (registered, unregistered) = (Keys::Registered, Keys::Unregistered);
+    let cases = [
+        Case::new("registered, 4 keys", auto, registered, 4, 64),
+        Case::new("registered, 4 keys, one bad in 8", auto, registered, 4, 64).with_bad(),
+        Case::new("registered, 1 key", auto, registered, 1, 64),
+        Case::new("registered, 64 keys", auto, registered, 64, 64),
+        Case::new("registered, 1024 keys", auto, registered, 1024, 64),
+        Case::new("registered, 4 keys", auto, registered, 4, 16),
+        Case::new("registered, 4 keys", auto, registered, 4, 8),
+        Case::new("registered, 4 keys", auto, registered, 4, 4),
+        Case::new("registered, 4 keys", auto, registered, 4, 2),
+        Case::new("registered, 4 keys", auto, registered, 4, 1),
+        Case::new("unregistered, all different", auto, unregistered, SIGNATURES, 64),
+        Case::new("unregistered, all different", auto, unregistered, SIGNATURES, 1),
+        Case::new("portable, registered, 4 keys", portable, registered, 4, 64),
+        Case::new("portable, registered, 4 keys", portable, registered, 4, 1),
+        Case::new("portable, unregistered", portable, unregistered, SIGNATURES, 64),
+    ];
+    let peer = Peer::new(4);
+    absolute_times(&cases, &peer);
+    println!("\npeer's time / ours: median (worst..best) of {ROUNDS} rounds");
+    for case in &cases {
+        let items = case.items();
+        let ratio = interleaved(ROUNDS, SLICE, case.work(&items), peer.strict(case.batch_len));
+        println!("{:36} {:3} against verify_strict: {ratio}", case.name, case.batch_len);
+    }
+    let items = cases[0].items();
+    let ratio = interleaved(ROUNDS, SLICE, cases[0].work(&items), peer.batch());
+    println!("{:36} {:3} against verify_batch(64): {ratio}", cases[0].name, 64);
+    let bad = cases[1].items();
+    let ratio = interleaved(ROUNDS, SLICE, cases[0].work(&items), cases[1].work(&bad));
+    println!("one bad in 8, time against all good: {ratio}");
+}
+
+fn absolute_times(cases: &[Case], peer: &Peer) {
+    let mut criterion = Criterion::default()
+        .sample_size(30)
+        .warm_up_time(Duration::from_millis(200))
+        .measurement_time(Duration::from_millis(1000))
         .without_plots()
+        .configure_from_args();
+    let mut group = criterion.benchmark_group("verify");
+    for case in cases {
+        let items = case.items();
+        let mut work = case.work(&items);
+        group.throughput(Throughput::Elements(case.batch_len as u64));
+        group.bench_function(BenchmarkId::new(case.name, case.batch_len), |b| b.iter(&mut work));
+    }
+    group.throughput(Throughput::Elements(64));
+    let (mut strict, mut batch) = (peer.strict(64), peer.batch());
+    group.bench_function(BenchmarkId::new("dalek verify_strict", 64), |b| b.iter(&mut strict));
+    group.bench_function(BenchmarkId::new("dalek verify_batch", 64), |b| b.iter(&mut batch));
+    group.finish();
+    criterion.final_summary();
 }
-
-criterion_group! { name = benches; config = config(); targets = verify }
-criterion_main!(benches);

@@ -46,7 +46,8 @@ pub struct Appender {
     batch: Batch,
     // The last `core_seq` given out, to events and to lost events alike.
     core_seq: u64,
-    // Bytes ever appended; what is not yet recorded of them waits.
+    // Records and bytes ever appended; what is not yet recorded of them waits.
+    records: u64,
     bytes: u64,
     lost: Option<Lost>,
 }
@@ -85,8 +86,9 @@ pub(super) struct Lane {
     pub(super) ring: ArrayQueue<Batch>,
     // Emptied buffers on their way back.
     pub(super) spare: ArrayQueue<Vec<u8>>,
-    // Written by the sequencer, read by the owner: highest core_seq stored, and the bytes up to it.
+    // Written by the sequencer, read by the owner: highest core_seq stored, and the records and bytes up to it.
     pub(super) recorded: AtomicU64,
+    pub(super) recorded_records: AtomicU64,
     pub(super) recorded_bytes: AtomicU64,
     // Written by the flusher, read by the owner: highest core_seq flushed.
     pub(super) durable: AtomicU64,
@@ -97,7 +99,7 @@ pub(super) struct Lane {
 
 impl Appender {
     pub(super) fn new(shared: Arc<Shared>, core: u16, tags: Arc<TagKey>) -> Self {
-        Self { shared, core, tags, batch: Batch::default(), core_seq: 0, bytes: 0, lost: None }
+        Self { shared, core, tags, batch: Batch::default(), core_seq: 0, records: 0, bytes: 0, lost: None }
     }
 
     /// Encodes and hashes `event` into the current batch and returns its id. It is handed over by [`Self::submit`].
@@ -156,6 +158,7 @@ impl Appender {
         let flags = if kind.is_critical() { FLAG_CRITICAL } else { 0 }
             | if kind.is_redactable() { FLAG_REDACTABLE } else { 0 };
         finish_record(&mut self.batch.bytes, start, kind, flags, self.core, self.core_seq, epoch);
+        self.records += 1;
         self.bytes += stored_len(len) as u64;
         self.batch.durable |= ack == Ack::Durable;
         Ok(RecordId { boot: self.shared.boot, core: self.core, core_seq: self.core_seq })
@@ -187,10 +190,11 @@ impl Appender {
         }
     }
 
-    /// Why the writer is shut, if it is. Events not acknowledged by then may or may not be in the log.
+    /// Why the writer is shut for this appender, if it is. Events not acknowledged by then may or may not be in the
+    /// log. The control plane's appender still gets through while shards wait for space or for a signature.
     #[must_use]
     pub fn failure(&self) -> Option<AuditFailure> {
-        self.shared.failure()
+        self.shared.refusal(usize::from(self.core))
     }
 
     /// Has `waker` woken when an acknowledgement advances or the writer fails. One waker at a time; register, then
@@ -232,12 +236,14 @@ impl Appender {
 
     /// Whether one more event may be taken.
     fn admit(&self) -> Result<(), AuditError> {
-        self.shared.check_gate(usize::from(self.core))?;
+        if let Some(failure) = self.failure() {
+            return Err(AuditError::Refused(failure));
+        }
         let lane = &self.shared.lanes[usize::from(self.core)];
-        let events = self.core_seq - lane.recorded.load(Ordering::Acquire).min(self.core_seq);
+        let records = self.records - lane.recorded_records.load(Ordering::Acquire);
         let bytes = self.bytes - lane.recorded_bytes.load(Ordering::Acquire);
         // One place is kept for the GAP record that may have to go first.
-        if events + 1 >= lane.ring.capacity() as u64 || bytes >= self.shared.queue_bytes {
+        if records + 1 >= lane.ring.capacity() as u64 || bytes >= self.shared.queue_bytes {
             return Err(AuditError::QueueFull);
         }
         Ok(())
@@ -270,6 +276,7 @@ impl Appender {
         body.end();
         self.core_seq += 1;
         finish_record(&mut self.batch.bytes, start, Kind::Gap, FLAG_CRITICAL, self.core, self.core_seq, 0);
+        self.records += 1;
         self.bytes += (self.batch.bytes.len() - start) as u64;
     }
 }
@@ -294,15 +301,12 @@ impl Shared {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn check_gate(&self, lane: usize) -> Result<(), AuditError> {
-        let shut = match self.gate.load(Ordering::Acquire) {
-            GATE_OPEN => false,
-            GATE_CRITICAL => lane < self.shards,
-            _ => true,
-        };
-        match (shut, self.failure()) {
-            (true, Some(failure)) => Err(AuditError::Refused(failure)),
-            _ => Ok(()),
+    /// The failure, if it concerns this lane.
+    fn refusal(&self, lane: usize) -> Option<AuditFailure> {
+        match self.gate.load(Ordering::Acquire) {
+            GATE_OPEN => None,
+            GATE_CRITICAL if lane >= self.shards => None,
+            _ => self.failure(),
         }
     }
 
@@ -346,6 +350,7 @@ impl Lane {
             ring: ArrayQueue::new(events_max),
             spare: ArrayQueue::new(SPARES),
             recorded: AtomicU64::new(0),
+            recorded_records: AtomicU64::new(0),
             recorded_bytes: AtomicU64::new(0),
             durable: AtomicU64::new(0),
             durable_wanted: AtomicU64::new(0),
@@ -353,8 +358,9 @@ impl Lane {
         }
     }
 
-    /// Publishes that records up to `core_seq`, `bytes` more than before, are stored, and wakes the owner.
-    pub(super) fn publish_recorded(&self, core_seq: u64, bytes: u64) {
+    /// Publishes that `records` more are stored, up to `core_seq`, and wakes the owner.
+    pub(super) fn publish_recorded(&self, core_seq: u64, records: u64, bytes: u64) {
+        self.recorded_records.fetch_add(records, Ordering::Release);
         self.recorded_bytes.fetch_add(bytes, Ordering::Release);
         self.recorded.store(core_seq, Ordering::Release);
         self.waker.wake();

@@ -1,50 +1,65 @@
-//! What the log needs of a disk. Two real cases: a folder (`folder.rs`), and the simulated disk of the tests, which
-//! forgets, reorders and tears whatever was not flushed.
+//! What the log needs of a disk, small enough that a simulated one can stand in its place: the tests' disk forgets,
+//! reorders and tears whatever was not synced, and fails wherever it is told to.
 
 use std::{io, sync::Arc};
 
-/// A folder of segments.
-pub(super) trait Disk: Send + Sync {
-    /// The segments, ascending by index.
-    fn segments(&self) -> io::Result<Vec<SegmentFile>>;
+/// A folder that holds files by name; names may have one folder in front (`quarantine/…`).
+pub(super) trait Medium: Send + Sync {
+    /// The files directly in the folder.
+    fn list(&self) -> io::Result<Vec<Listed>>;
 
-    /// Makes an empty segment whose zeros and name are durable before this returns. Leaves nothing behind on failure.
-    fn prepare(&self, index: u64, bytes: u64) -> io::Result<Prepared>;
+    /// Makes a new, empty file for reading and writing. Neither it nor its name is durable yet.
+    fn create(&self, name: &str) -> io::Result<Arc<dyn MediumFile>>;
 
-    /// The stored bytes, from the medium rather than from a cache that may have lied.
-    fn read(&self, index: u64) -> io::Result<Vec<u8>>;
+    /// The stored bytes of a file, from the medium rather than from a cache that may have lied.
+    fn read(&self, name: &str) -> io::Result<Vec<u8>>;
 
-    /// Removes a segment nothing was ever written to.
-    fn remove(&self, index: u64) -> io::Result<()>;
+    /// Cuts a file to `len` bytes (where given), makes it read-only, and makes both durable.
+    fn finish(&self, name: &str, len: Option<u64>) -> io::Result<()>;
 
-    /// Makes a segment read-only for good, cut to `bytes` where given. Repeatable.
-    fn finish(&self, index: u64, bytes: Option<u64>) -> io::Result<()>;
+    /// Gives a file another name.
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
 
-    /// Keeps a copy of damaged bytes, durable before this returns. Repeatable.
-    fn quarantine_bytes(&self, name: &str, bytes: &[u8]) -> io::Result<()>;
+    /// Removes a file.
+    fn remove(&self, name: &str) -> io::Result<()>;
 
-    /// Moves a segment that never became part of the log out of the way, durably.
-    fn quarantine_segment(&self, index: u64, name: &str) -> io::Result<()>;
+    /// Makes a subfolder unless it exists, durably.
+    fn make_folder(&self, name: &str) -> io::Result<()>;
 
-    /// Whether the segment's name still leads to the file we write.
-    fn check_identity(&self, index: u64) -> io::Result<()>;
+    /// Makes the names in the folder (`""`) or in a subfolder durable.
+    fn sync_names(&self, folder: &str) -> io::Result<()>;
+
+    /// Bytes that can still be written.
+    fn free_bytes(&self) -> io::Result<u64>;
 }
 
-/// One segment as the folder lists it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct SegmentFile {
-    pub(super) index: u64,
+/// One file as the folder lists it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Listed {
+    pub(super) name: String,
     pub(super) bytes: u64,
-    /// Made read-only: everything in it is durable, and nothing will be added.
-    pub(super) finished: bool,
+    pub(super) read_only: bool,
 }
 
-/// An empty segment, ready to be written.
-pub(super) struct Prepared {
-    pub(super) index: u64,
-    pub(super) bytes: u64,
-    pub(super) sink: Box<dyn Sink>,
-    pub(super) flush: Arc<dyn Flush>,
+/// An open file of a [`Medium`].
+pub(super) trait MediumFile: Send + Sync {
+    /// Takes room for `bytes`, where the medium can.
+    fn allocate(&self, bytes: u64) -> io::Result<()>;
+
+    /// Writes all of `bytes`.
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
+
+    /// Makes content and size durable.
+    fn sync(&self) -> io::Result<()>;
+
+    /// Makes the content durable, as `fdatasync`.
+    fn sync_data(&self) -> io::Result<()>;
+
+    /// A writing end of the first `bytes` bytes, which were written before.
+    fn sink(self: Arc<Self>, bytes: u64) -> io::Result<Box<dyn Sink>>;
+
+    /// Fails when the file's name leads to another file, or the file was changed from outside.
+    fn check_named(&self) -> io::Result<()>;
 }
 
 /// The writing end of a segment; the sequencer owns it.
@@ -54,10 +69,4 @@ pub(super) trait Sink: Send {
 
     /// `mmap` or `pwrite`, for the SEGMENT_OPEN record.
     fn name(&self) -> &'static str;
-}
-
-/// The flushing end of a segment; the flusher uses it while the sequencer goes on writing.
-pub(super) trait Flush: Send + Sync {
-    /// Returns once everything written before the call is durable.
-    fn flush(&self) -> io::Result<()>;
 }

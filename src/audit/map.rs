@@ -1,7 +1,21 @@
 //! The memory map of the active segment: the one place of this room with `unsafe`.
+//!
+//! A store into a map has no error to return: when a page has lost its backing (the file was shortened, or a copy on
+//! write needs space on a full disk) the kernel sends SIGBUS. The handler here lays an anonymous page under a fault
+//! inside one of our maps and marks the map as lost, so that the store ends and the writer fails closed. A fault
+//! anywhere else keeps the action it had before.
 #![expect(unsafe_code, reason = "memory-mapped append is the log's write path; see each SAFETY comment")]
 
-use std::{fs::File, io};
+use std::{
+    cell::UnsafeCell,
+    fs::File,
+    io,
+    mem::MaybeUninit,
+    sync::{
+        Once,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+};
 
 use memmap2::{MmapMut, MmapOptions};
 
@@ -10,6 +24,7 @@ use super::disk::Sink;
 /// A writable shared map of a prepared segment.
 pub(super) struct MapSink {
     map: MmapMut,
+    guard: &'static Guard,
 }
 
 impl MapSink {
@@ -21,19 +36,182 @@ impl MapSink {
         let map = unsafe { MmapOptions::new().len(bytes).populate().map_mut(file)? };
         // Without the right to lock memory (RLIMIT_MEMLOCK) the pages are merely likely to stay.
         let _ = map.lock();
-        Ok(Self { map })
+        let guard = Guard::claim(map.as_ptr() as usize, map.len())?;
+        Ok(Self { map, guard })
     }
 }
 
 impl Sink for MapSink {
     fn write(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let start = usize::try_from(offset).map_err(io::Error::other)?;
-        let room = self.map.get_mut(start..).and_then(|rest| rest.get_mut(..bytes.len()));
-        room.ok_or(io::ErrorKind::WriteZero)?.copy_from_slice(bytes);
+        let end = start.checked_add(bytes.len()).filter(|end| *end <= self.map.len());
+        let end = end.ok_or(io::ErrorKind::WriteZero)?;
+        if bytes.len() >= POPULATE_BYTES_MIN {
+            // One call makes all pages of a large batch writable, instead of one fault each. Where it fails (before
+            // Linux 5.14, or for want of space) the faults happen after all, and the guard answers for them.
+            let _ = self.map.advise_range(memmap2::Advice::PopulateWrite, start, bytes.len());
+        }
+        self.map[start..end].copy_from_slice(bytes);
+        if self.guard.lost.load(Ordering::Acquire) {
+            return Err(io::Error::from_raw_os_error(libc::EFAULT));
+        }
         Ok(())
     }
 
     fn name(&self) -> &'static str {
         "mmap"
     }
+}
+
+impl Drop for MapSink {
+    fn drop(&mut self) {
+        self.guard.start.store(0, Ordering::Release);
+    }
+}
+
+/// One guarded range of addresses. `start` is 0 while it is free.
+struct Guard {
+    start: AtomicUsize,
+    len: AtomicUsize,
+    lost: AtomicBool,
+}
+
+impl Guard {
+    /// Puts a range under guard, installing the handler at the first time.
+    fn claim(start: usize, len: usize) -> io::Result<&'static Self> {
+        INSTALL.call_once(install);
+        for guard in &GUARDS {
+            let free = guard.start.compare_exchange(0, CLAIMED, Ordering::AcqRel, Ordering::Relaxed);
+            if free.is_ok() {
+                guard.len.store(len, Ordering::Relaxed);
+                guard.lost.store(false, Ordering::Relaxed);
+                guard.start.store(start, Ordering::Release);
+                return Ok(guard);
+            }
+        }
+        Err(io::Error::other("too many mapped segments"))
+    }
+
+    fn covers(&self, address: usize) -> bool {
+        let start = self.start.load(Ordering::Acquire);
+        start > CLAIMED && address >= start && address - start < self.len.load(Ordering::Relaxed)
+    }
+}
+
+/// More maps than a process has: active, next, next but one, and those on their way to being finished.
+static GUARDS: [Guard; 256] =
+    [const { Guard { start: AtomicUsize::new(0), len: AtomicUsize::new(0), lost: AtomicBool::new(false) } };
+        256];
+
+/// A guard that is being filled in. No map starts there.
+const CLAIMED: usize = 1;
+
+static INSTALL: Once = Once::new();
+
+/// The action SIGBUS had before ours: written once by `install`, before our handler can run.
+struct Previous(UnsafeCell<MaybeUninit<libc::sigaction>>);
+
+// SAFETY: the cell is written once, under `INSTALL`, before the handler that reads it is installed.
+unsafe impl Sync for Previous {}
+
+static PREVIOUS: Previous = Previous(UnsafeCell::new(MaybeUninit::uninit()));
+
+fn install() {
+    // SAFETY: an all-zero sigaction is a valid value; every field that matters is set below.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    action.sa_sigaction = on_sigbus as *const () as usize;
+    action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_NODEFER;
+    // SAFETY: both pointers are valid for the call; nobody else writes PREVIOUS (`INSTALL` runs this once). The
+    // first call only reads the present action, so that PREVIOUS is written before our handler can run.
+    unsafe { libc::sigaction(libc::SIGBUS, std::ptr::null(), PREVIOUS.0.get().cast()) };
+    // SAFETY: `action` is fully set, and `on_sigbus` does only what a handler may: atomics and two system calls.
+    unsafe { libc::sigaction(libc::SIGBUS, &raw const action, std::ptr::null_mut()) };
+}
+
+extern "C" fn on_sigbus(_signal: libc::c_int, info: *mut libc::siginfo_t, _context: *mut libc::c_void) {
+    // SAFETY: the kernel passes a valid siginfo to a handler installed with SA_SIGINFO; SIGBUS carries an address.
+    let address = unsafe { (*info).si_addr() } as usize;
+    for guard in GUARDS.iter().filter(|guard| guard.covers(address)) {
+        let page = address & !(PAGE_BYTES - 1);
+        // SAFETY: the page lies inside a map that its `MapSink` still owns (`covers`); replacing it by an anonymous
+        // one keeps the range mapped and writable, which is all that `MmapMut` relies on.
+        let laid = unsafe {
+            libc::mmap(
+                page as *mut libc::c_void,
+                PAGE_BYTES,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED,
+                -1,
+                0,
+            )
+        };
+        if laid != libc::MAP_FAILED {
+            guard.lost.store(true, Ordering::Release);
+            return;
+        }
+    }
+    // Not ours: put back what was there. The access is repeated on return and meets that action.
+    // SAFETY: PREVIOUS was written before this handler was installed.
+    unsafe { libc::sigaction(libc::SIGBUS, PREVIOUS.0.get().cast(), std::ptr::null_mut()) };
+}
+
+/// A batch of this many bytes touches at least three pages.
+const POPULATE_BYTES_MIN: usize = 3 * PAGE_BYTES;
+
+/// Faults are handled page by page; the smallest page of any machine we run on.
+const PAGE_BYTES: usize = 4096;
+
+#[cfg(test)]
+mod tests {
+    use std::{os::unix::process::ExitStatusExt as _, process::Command};
+
+    use super::*;
+
+    fn mapped() -> (File, MapSink) {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(16384).unwrap();
+        let sink = MapSink::new(&file, 16384).unwrap();
+        (file, sink)
+    }
+
+    #[test]
+    fn a_page_without_backing_is_an_error_and_not_the_end_of_the_process() {
+        let (file, mut sink) = mapped();
+        sink.write(0, b"fine").unwrap();
+        file.set_len(4096).unwrap();
+        sink.write(100, b"still fine").unwrap();
+        assert_eq!(sink.write(8000, &[1; 400]).unwrap_err().raw_os_error(), Some(libc::EFAULT));
+        assert!(sink.write(0, b"never again").is_err());
+        let (_other, mut other) = mapped();
+        other.write(0, b"another map is not concerned").unwrap();
+    }
+
+    #[test]
+    fn writes_beyond_the_map_are_refused() {
+        let (_file, mut sink) = mapped();
+        assert!(sink.write(16380, b"12345").is_err());
+        assert!(sink.write(u64::MAX, b"1").is_err());
+    }
+
+    #[test]
+    fn a_fault_outside_our_maps_still_kills() {
+        if std::env::var_os(CHILD).is_some() {
+            let (_file, _sink) = mapped();
+            let file = tempfile::tempfile().unwrap();
+            file.set_len(4096).unwrap();
+            // SAFETY: nothing but this test has the file; the fault is what the test is about.
+            let map = unsafe { MmapOptions::new().len(4096).map(&file).unwrap() };
+            file.set_len(0).unwrap();
+            std::process::exit(i32::from(std::hint::black_box(map[0])));
+        }
+        let status = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "audit::map::tests::a_fault_outside_our_maps_still_kills"])
+            .env(CHILD, "1")
+            .output()
+            .unwrap()
+            .status;
+        assert_eq!(status.signal(), Some(libc::SIGBUS), "{status:?}");
+    }
+
+    const CHILD: &str = "EDGATE_TEST_FAULT";
 }

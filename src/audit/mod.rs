@@ -20,15 +20,20 @@ mod error;
 mod event;
 mod folder;
 mod id;
+mod keeper;
 mod map;
 pub mod merkle;
 pub mod note;
 mod open;
+#[doc(hidden)]
+pub mod probe;
+mod real;
 pub mod record;
 mod recover;
 pub mod schema;
 mod sealer;
 mod sequencer;
+mod settings;
 mod status;
 pub mod tag;
 pub mod verify;
@@ -42,12 +47,21 @@ pub use event::{
     ExportEvent, IssueEvent, KID_BYTES_MAX, Phase, RevokeEvent, StartEvent, StopEvent, VerifyRunEvent,
 };
 pub use id::{RECORD_ID_TEXT_MAX, RecordId, RecordIdError};
-pub use open::{Log, LogWatch, OnFailure, Opened, Settings, open, open_signed};
+pub use keeper::DiskState;
 pub use note::{CheckpointKey, NoteError};
+pub use open::{Log, LogWatch, Opened, open, open_signed};
+pub use real::{SinkKind, sink_for};
 pub use record::Hash;
 pub use recover::{Recovery, Torn};
 pub use sealer::{CheckpointSigner, Sign, SignError, hex};
+pub use settings::{OnFailure, Settings, Watermarks};
 pub use status::Status;
 
+#[cfg(test)]
+mod crash_tests;
+#[cfg(test)]
+mod format_tests;
+#[cfg(test)]
+mod sim;
 #[cfg(test)]
 mod tests;

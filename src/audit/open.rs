@@ -14,129 +14,20 @@ use crossbeam::channel::{Sender, bounded, unbounded};
 use super::{
     appender::{Appender, Shared},
     clock::Clock,
-    disk::Disk,
     error::{AuditError, FailureKind},
-    folder::{Folder, Lock, SinkKind, list_segments},
+    folder::Folder,
+    keeper::{EMERGENCY_BYTES, Keeper},
     note::CheckpointKey,
+    real::{Lock, RealMedium, list_segments, sink_for},
     recover::{Recovery, Resume, digest_of, recover},
     schema::Kind,
     sealer::{Cadence, CheckpointSigner, Follower, Sealer, replace_file},
-    sequencer::{SEGMENT_BYTES_MIN, Sequencer, Stop, run_flusher, run_keeper},
+    sequencer::{Sequencer, Stop, run_flusher},
+    settings::{OnFailure, Settings},
     status::{Progress, Status},
     tag::TagKey,
-    writer::{Identity, Writer},
+    writer::{Identity, WRITER, Writer},
 };
-
-/// How a log is kept.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// The log folder. It must exist unless `create` is set.
-    pub dir: PathBuf,
-    /// The log's name: a C2SP checkpoint origin, such as `example.com/edgate/node1`. Part of the chain.
-    pub origin: String,
-    /// Bytes of one segment; 64 MiB unless there is a reason.
-    pub segment_bytes: u64,
-    /// The longest time a recorded event waits for its flush.
-    pub flush_interval: Duration,
-    /// Events of one appender that may wait for the sequencer.
-    pub queue_events: usize,
-    /// Bytes of one appender that may wait for the sequencer.
-    pub queue_bytes: u64,
-    /// The longest time between two checkpoints while there are new events.
-    pub checkpoint_interval: Duration,
-    /// A checkpoint is made earlier when so many events are unsigned.
-    pub checkpoint_events: u64,
-    /// A checkpoint is made after this time even when there are no new events.
-    pub checkpoint_idle: Duration,
-    /// When nothing could be signed for so long, shards are refused ([`FailureKind::Unsigned`]).
-    pub unsigned_age_max: Duration,
-    /// What the callers do when an event cannot be recorded. The log only carries the setting.
-    pub on_failure: OnFailure,
-    /// Whether a folder without a log is given one. Only `--dev` and an explicit init set it.
-    pub create: bool,
-}
-
-impl Settings {
-    /// The defaults for a log in `dir` called `origin`.
-    #[must_use]
-    pub fn new(dir: impl Into<PathBuf>, origin: impl Into<String>) -> Self {
-        Self {
-            dir: dir.into(),
-            origin: origin.into(),
-            segment_bytes: 64 << 20,
-            flush_interval: Duration::from_millis(50),
-            queue_events: 8192,
-            queue_bytes: 4 << 20,
-            checkpoint_interval: Duration::from_secs(1),
-            checkpoint_events: 1 << 20,
-            checkpoint_idle: Duration::from_secs(60),
-            unsigned_age_max: Duration::from_secs(600),
-            on_failure: OnFailure::Deny,
-            create: false,
-        }
-    }
-
-    /// Checks what can be checked without touching the disk.
-    ///
-    /// # Errors
-    /// [`AuditError::Settings`] naming the value and its bounds.
-    pub fn check(&self) -> Result<(), AuditError> {
-        let refuse = |message: String| Err(AuditError::Settings(message));
-        // C2SP tlog-checkpoint: a non-empty line; signed-note: key names have no spaces and no plus.
-        let name = &self.origin;
-        if name.is_empty()
-            || name.len() > ORIGIN_BYTES_MAX
-            || name.contains(|c: char| c.is_whitespace() || c.is_control() || c == '+')
-        {
-            return refuse(format!(
-                "origin {name:?} must be 1 to {ORIGIN_BYTES_MAX} bytes without spaces or '+'"
-            ));
-        }
-        if self.segment_bytes < SEGMENT_BYTES_MIN || self.segment_bytes > SEGMENT_BYTES_MAX {
-            let bytes = self.segment_bytes;
-            return refuse(format!(
-                "segment_bytes {bytes} is not in {SEGMENT_BYTES_MIN}..={SEGMENT_BYTES_MAX}"
-            ));
-        }
-        if !self.segment_bytes.is_multiple_of(4096) {
-            return refuse(format!("segment_bytes {} is not a multiple of 4096", self.segment_bytes));
-        }
-        if self.queue_events < 4 || self.queue_events > QUEUE_EVENTS_MAX {
-            return refuse(format!("queue_events {} is not in 4..={QUEUE_EVENTS_MAX}", self.queue_events));
-        }
-        Ok(())
-    }
-}
-
-/// What a caller does with a decision that cannot be recorded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum OnFailure {
-    /// Answer without a decision, at once and by name.
-    #[default]
-    Deny,
-    /// Stop the daemon.
-    Halt,
-    /// Answer, and let a GAP record count what is missing.
-    AllowWithGap,
-}
-
-impl OnFailure {
-    /// The setting's spelling.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Deny => "deny",
-            Self::Halt => "halt",
-            Self::AllowWithGap => "allow_with_gap",
-        }
-    }
-
-    /// The setting of a spelling.
-    #[must_use]
-    pub fn from_name(name: &str) -> Option<Self> {
-        [Self::Deny, Self::Halt, Self::AllowWithGap].into_iter().find(|policy| policy.name() == name)
-    }
-}
 
 /// An open log.
 pub struct Opened {
@@ -152,7 +43,7 @@ pub struct Opened {
 pub struct Log {
     shared: Arc<Shared>,
     progress: Arc<Progress>,
-    disk: Arc<dyn Disk>,
+    folder: Arc<Folder>,
     stop: Sender<Stop>,
     // Dropped to let the sealer finish, once the other threads have ended.
     sealer_stop: Option<Sender<()>>,
@@ -203,9 +94,13 @@ pub fn open_signed(
     } else {
         TagKey::load(&key_path)?
     });
-    let disk: Arc<dyn Disk> = Arc::new(Folder::new(dir, SinkKind::Map));
+    let sink = match settings.sink {
+        Some(sink) => sink,
+        None => sink_for(dir).map_err(io("ask for the file system of"))?.0,
+    };
+    let folder = Arc::new(Folder::new(Box::new(RealMedium::new(dir, sink))));
     let clock = Clock::system();
-    let (writer, mut recovery) = resume(disk.as_ref(), settings, clock)?;
+    let (writer, mut recovery) = resume(&folder, settings, clock)?;
     recovery.created = created;
     let sealing = signer
         .map(|signer| {
@@ -216,12 +111,12 @@ pub fn open_signed(
             Ok((signer, key, follower))
         })
         .transpose()?;
-    start(settings, shards, Parts { disk, writer, tags, lock, recovery, sealing })
+    start(settings, shards, Parts { folder, writer, tags, lock, recovery, sealing })
 }
 
 /// What `open` has prepared for the threads.
 struct Parts {
-    disk: Arc<dyn Disk>,
+    folder: Arc<Folder>,
     writer: Writer,
     tags: Arc<TagKey>,
     lock: Lock,
@@ -232,14 +127,14 @@ struct Parts {
 /// Recovers and makes the log ready to be written: the new segment, and what it says about the old ones, is durable
 /// before this returns.
 pub(super) fn resume(
-    disk: &dyn Disk,
+    folder: &Folder,
     settings: &Settings,
     clock: Clock,
 ) -> Result<(Writer, Recovery), AuditError> {
     let dir = &settings.dir;
     let io = |what| move |source: io::Error| AuditError::io(what, dir, source);
     let Resume { log, mut head, next_index, prev, unfinished, report } =
-        recover(disk, dir, &settings.origin)?;
+        recover(folder, dir, &settings.origin)?;
     let random = || getrandom::u64().map_err(|error| io("draw random numbers for")(io::Error::other(error)));
     let log_id = match log {
         Some((_, log_id)) => log_id,
@@ -251,8 +146,8 @@ pub(super) fn resume(
             log_id
         }
     };
-    let identity = Identity { origin: settings.origin.clone(), log_id, boot: random()? };
-    let prepared = disk.prepare(next_index, settings.segment_bytes).map_err(io("prepare a segment in"))?;
+    let identity = Identity { origin: settings.origin.clone(), log_id, boot: random()?, writer: WRITER };
+    let prepared = folder.prepare(next_index, settings.segment_bytes).map_err(io("prepare a segment in"))?;
     let mut writer = Writer::begin(identity, clock, head, prev, prepared).map_err(AuditError::Refused)?;
     let size = head.size;
     for torn in report.torn.iter().take(RECOVERY_RECORDS_MAX) {
@@ -288,16 +183,17 @@ pub(super) fn resume(
     job.run().map_err(io("flush the new segment of"))?;
     writer.end_commit(job.head.size);
     for index in unfinished {
-        disk.finish(index, None).map_err(io("finish a segment of"))?;
+        folder.finish(index, None).map_err(io("finish a segment of"))?;
     }
     Ok((writer, report))
 }
 
 fn start(settings: &Settings, shards: u16, parts: Parts) -> Result<Opened, AuditError> {
-    let Parts { disk, writer, tags, lock, recovery, sealing } = parts;
+    let Parts { folder, writer, tags, lock, recovery, sealing } = parts;
     let dir = &settings.dir;
     let io = |what| move |source: io::Error| AuditError::io(what, dir, source);
-    let lanes = usize::from(shards) + 2;
+    // The shards', the control plane's, the sealer's, the keeper's.
+    let lanes = usize::from(shards) + 3;
     let shared = Arc::new(Shared::new(
         writer.boot(),
         lanes,
@@ -326,7 +222,7 @@ fn start(settings: &Settings, shards: u16, parts: Parts) -> Result<Opened, Audit
     let mut log = Log {
         shared: Arc::clone(&shared),
         progress: Arc::clone(&progress),
-        disk: Arc::clone(&disk),
+        folder: Arc::clone(&folder),
         stop: stop_out,
         sealer_stop: None,
         threads: Vec::with_capacity(3),
@@ -344,22 +240,20 @@ fn start(settings: &Settings, shards: u16, parts: Parts) -> Result<Opened, Audit
         "audit-flush",
         Box::new(move || run_flusher(&shared_flush, &progress_flush, &flushes_in, &flushed_out, &rolled_out)),
     )?);
-    let (shared_keep, progress_keep, segment_bytes) =
-        (Arc::clone(&shared), Arc::clone(&progress), settings.segment_bytes);
-    log.threads.push(spawn(
-        "audit-keep",
-        Box::new(move || {
-            run_keeper(
-                &shared_keep,
-                &progress_keep,
-                disk.as_ref(),
-                segment_bytes,
-                next_index,
-                &prepared_out,
-                &rolled_in,
-            );
-        }),
-    )?);
+    let reserve = folder.reserve(EMERGENCY_BYTES).map_err(io("make the emergency segment of"))?;
+    let keeper = Keeper {
+        shared: Arc::clone(&shared),
+        progress: Arc::clone(&progress),
+        folder,
+        appender: Appender::new(Arc::clone(&shared), shards + 2, Arc::clone(&tags)),
+        segment_bytes: settings.segment_bytes,
+        marks: settings.watermarks,
+        next_index,
+        prepared: prepared_out,
+        rolled: rolled_in,
+        reserve: Some(reserve),
+    };
+    log.threads.push(spawn("audit-keep", Box::new(move || keeper.run()))?);
     if let Some((signer, key, follower)) = sealing {
         let (stop_out, stop_in) = bounded(0);
         let sealer = Sealer {
@@ -455,9 +349,10 @@ impl LogWatch {
 impl Log {
     /// Finishes the last segment and removes those that were made ahead for nothing.
     fn tidy(&self, last: u64, bytes: u64) -> io::Result<()> {
-        self.disk.finish(last, Some(bytes))?;
-        for ahead in self.disk.segments()?.into_iter().filter(|segment| segment.index > last) {
-            self.disk.remove(ahead.index)?;
+        self.folder.finish(last, Some(bytes))?;
+        self.folder.release()?;
+        for ahead in self.folder.segments()?.into_iter().filter(|segment| segment.index > last) {
+            self.folder.remove(ahead.index)?;
         }
         Ok(())
     }
@@ -493,15 +388,6 @@ pub(super) const KEY_FILE: &str = "checkpoint.key";
 
 /// The tag key's file.
 const TAG_KEY: &str = "tag.key";
-
-/// The longest origin.
-const ORIGIN_BYTES_MAX: usize = 128;
-
-/// A segment is read into memory whole when a log is opened.
-const SEGMENT_BYTES_MAX: u64 = 1 << 30;
-
-/// Most events one appender may have waiting.
-const QUEUE_EVENTS_MAX: usize = 1 << 20;
 
 /// A start leaves room for events in the smallest segment, whatever it found.
 const RECOVERY_RECORDS_MAX: usize = 16;

@@ -199,6 +199,11 @@ pub fn stored_checksum(header: &[u8; HEADER_BYTES]) -> u32 {
 pub(super) fn sha256_blocks(blocks: &[[u8; 64]]) -> Hash {
     let mut state = INITIAL_STATE;
     compress256(&mut state, blocks);
+    state_bytes(&state)
+}
+
+/// A SHA-256 state as the bytes of a hash.
+pub(super) fn state_bytes(state: &[u32; 8]) -> Hash {
     let mut hash = [0; 32];
     for (bytes, word) in hash.chunks_exact_mut(4).zip(state) {
         bytes.copy_from_slice(&word.to_be_bytes());
@@ -207,7 +212,7 @@ pub(super) fn sha256_blocks(blocks: &[[u8; 64]]) -> Hash {
 }
 
 /// The initial hash value of SHA-256 (FIPS 180-4 §5.3.3).
-const INITIAL_STATE: [u32; 8] =
+pub(super) const INITIAL_STATE: [u32; 8] =
     [0x6a09_e667, 0xbb67_ae85, 0x3c6e_f372, 0xa54f_f53a, 0x510e_527f, 0x9b05_688c, 0x1f83_d9ab, 0x5be0_cd19];
 
 fn field<const N: usize>(bytes: &[u8; HEADER_BYTES], at: usize) -> [u8; N] {

@@ -10,9 +10,8 @@ use std::{io, path::Path};
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    disk::{Disk, SegmentFile},
     error::AuditError,
-    folder::segment_name,
+    folder::{Folder, SegmentFile, segment_name},
     record::{ALIGNMENT, CORE_SEQUENCER, Hash, MAGIC},
     schema::{self, Kind},
     walk::{PrevEnd, Record, SegmentOpen, genesis_hash, prev_end, read_record},
@@ -79,9 +78,9 @@ struct Walked {
 }
 
 /// Reads the folder, sets torn bytes aside and says where to go on.
-pub(super) fn recover(disk: &dyn Disk, dir: &Path, origin: &str) -> Result<Resume, AuditError> {
+pub(super) fn recover(folder: &Folder, dir: &Path, origin: &str) -> Result<Resume, AuditError> {
     let io = |what| move |source: io::Error| AuditError::io(what, dir, source);
-    let files = disk.segments().map_err(io("list the segments of"))?;
+    let files = folder.segments().map_err(io("list the segments of"))?;
     let damaged = |segment, offset, seq, cause: String| AuditError::Damaged {
         dir: dir.to_owned(),
         segment,
@@ -98,7 +97,7 @@ pub(super) fn recover(disk: &dyn Disk, dir: &Path, origin: &str) -> Result<Resum
     let first = files.iter().rposition(|file| file.finished).unwrap_or(0);
     let loaded = files[first..]
         .iter()
-        .map(|file| Ok(Loaded { file: *file, bytes: disk.read(file.index)? }))
+        .map(|file| Ok(Loaded { file: *file, bytes: folder.read(file.index)? }))
         .collect::<Result<Vec<_>, io::Error>>()
         .map_err(io("read a segment of"))?;
     let walked = walk(&loaded);
@@ -113,7 +112,7 @@ pub(super) fn recover(disk: &dyn Disk, dir: &Path, origin: &str) -> Result<Resum
     }
     judge(&loaded, &walked)
         .map_err(|(segment, offset, cause)| damaged(segment, offset, walked.head.size, cause))?;
-    set_aside(disk, &loaded, walked).map_err(io("set torn bytes aside in"))
+    set_aside(folder, &loaded, walked).map_err(io("set torn bytes aside in"))
 }
 
 /// Follows the chain as far as it holds.
@@ -249,7 +248,7 @@ fn judge(loaded: &[Loaded], walked: &Walked) -> Result<(), (u64, u64, String)> {
 }
 
 /// Finds COMMIT records behind the end of the chain, stepping over records that are whole in themselves.
-fn scan_commits(bytes: &[u8], from: usize, commits: &mut u64, durable: &mut u64) {
+pub(super) fn scan_commits(bytes: &[u8], from: usize, commits: &mut u64, durable: &mut u64) {
     let mut offset = from;
     while offset + MAGIC.len() <= bytes.len() {
         if bytes[offset..offset + MAGIC.len()] != MAGIC {
@@ -290,7 +289,7 @@ fn closed_in_order(bytes: &[u8], end: usize) -> bool {
 }
 
 /// Copies torn bytes, moves segments that never joined the chain, and removes those that were never written.
-fn set_aside(disk: &dyn Disk, loaded: &[Loaded], walked: Walked) -> io::Result<Resume> {
+fn set_aside(folder: &Folder, loaded: &[Loaded], walked: Walked) -> io::Result<Resume> {
     let mut report = Recovery { size: walked.head.size, ..Recovery::default() };
     let (kept, offset) = match walked.end {
         Some((position, offset)) => (position + 1, offset),
@@ -301,11 +300,11 @@ fn set_aside(disk: &dyn Disk, loaded: &[Loaded], walked: Walked) -> io::Result<R
         let index = segment.file.index;
         let whole = prev_end(&segment.bytes, 0);
         if whole.tail_bytes == 0 {
-            disk.remove(index)?;
+            folder.remove(index)?;
             continue;
         }
         let file = quarantine_name(index, 0, &whole.tail_digest);
-        disk.quarantine_segment(index, &file)?;
+        folder.quarantine_segment(index, &file)?;
         report.torn.push(torn(index, whole, &walked.cause, file));
     }
     let mut prev = None;
@@ -315,7 +314,7 @@ fn set_aside(disk: &dyn Disk, loaded: &[Loaded], walked: Walked) -> io::Result<R
             let file = quarantine_name(last.file.index, ended.end, &ended.tail_digest);
             let tail =
                 &last.bytes[offset..][..usize::try_from(ended.tail_bytes).map_err(io::Error::other)?];
-            disk.quarantine_bytes(&file, tail)?;
+            folder.quarantine_bytes(&file, tail)?;
             report.torn.push(torn(last.file.index, ended, &walked.cause, file));
         }
         report.clean = walked.last_kind == Some(Kind::SegmentSeal) && closed_in_order(&last.bytes, offset);
@@ -356,7 +355,7 @@ pub(super) const FIRST_SEGMENT: u64 = 1;
 
 /// COMMIT records a crash can leave behind the end of the chain: the one whose flush was under way, and the one
 /// whose flush had ended without a later COMMIT to say so.
-const TORN_COMMITS_MAX: u64 = 2;
+pub(super) const TORN_COMMITS_MAX: u64 = 2;
 
 /// SHA-256 of nothing, for reports without torn bytes.
 pub(super) fn digest_of(bytes: &[u8]) -> Hash {

@@ -18,9 +18,10 @@ use crossbeam::channel::{Receiver, RecvTimeoutError};
 use super::{
     appender::{Appender, Shared},
     error::{AuditError, AuditFailure, FailureKind},
-    folder::{list_segments, segment_name, sync_folder},
+    folder::segment_name,
     merkle::CompactRange,
     note::{Checkpoint, CheckpointKey},
+    real::{list_segments, sync_folder},
     record::{BODY_BYTES_MAX, HEADER_BYTES, Header},
     schema::Kind,
     status::Progress,
@@ -412,6 +413,7 @@ pub(super) fn replace_file(dir: &Path, name: &str, bytes: &[u8]) -> io::Result<(
     sync_folder(dir)
 }
 
+/// Lower-case hexadecimal.
 #[must_use]
 pub fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write as _;

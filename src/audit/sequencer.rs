@@ -1,5 +1,4 @@
-//! The threads that grow the log: the sequencer writes, the flusher flushes, the keeper makes segments ready and
-//! finishes full ones.
+//! The threads that grow the log: the sequencer writes, the flusher flushes (`keeper.rs` makes segments ready).
 //!
 //! The sequencer never waits for the disk while there is room: a flush runs on the flusher's thread, and the next
 //! one starts when it ends. It sleeps when the rings are empty and nothing is due, so it may share a core with a
@@ -14,8 +13,8 @@ use crossbeam::channel::{Receiver, Sender, TryRecvError};
 
 use super::{
     appender::{Batch, Shared},
-    disk::{Disk, Prepared},
     error::{AuditFailure, FailureKind},
+    folder::Prepared,
     status::Progress,
     writer::{FlushJob, RESERVED_BYTES, Rolled, Writer},
 };
@@ -92,18 +91,19 @@ impl Sequencer {
 
     fn turn_until_stopped(&mut self, run: &mut Run) -> Result<(), AuditFailure> {
         loop {
+            self.leave_emergency()?;
             let progressed = self.drain(run)?;
             self.collect_flushed(run)?;
             self.commit_if_due(run)?;
-            match self.stop.try_recv() {
-                Ok(Stop::Close) => return self.close(run),
-                Ok(Stop::Abandon) | Err(TryRecvError::Disconnected) => return Ok(()),
-                Err(TryRecvError::Empty) => {}
-            }
             if let Some(failure) = self.shared.failure()
                 && failure.kind.is_permanent()
             {
                 return Err(failure);
+            }
+            match self.stop.try_recv() {
+                Ok(Stop::Close) => return self.close(run),
+                Ok(Stop::Abandon) | Err(TryRecvError::Disconnected) => return Ok(()),
+                Err(TryRecvError::Empty) => {}
             }
             if !progressed {
                 self.sleep(run);
@@ -119,7 +119,7 @@ impl Sequencer {
             if index < shared.shards && self.writer.in_emergency() {
                 continue;
             }
-            let mut bytes = 0;
+            let (mut records, mut bytes) = (0, 0);
             for _ in 0..BATCHES_PER_TURN {
                 let Some(mut work) = run.stalled[index]
                     .take()
@@ -134,7 +134,7 @@ impl Sequencer {
                     progressed = true;
                     run.durable_wanted |= work.batch.durable;
                 }
-                run.events += taken.records;
+                records += taken.records;
                 if work.at < work.batch.bytes.len() {
                     run.stalled[index] = Some(work);
                     break;
@@ -145,7 +145,8 @@ impl Sequencer {
                 let _ = lane.spare.push(buffer);
             }
             if bytes > 0 {
-                lane.publish_recorded(run.recorded[index], bytes);
+                run.events += records;
+                lane.publish_recorded(run.recorded[index], records, bytes);
             }
         }
         if progressed {
@@ -159,20 +160,42 @@ impl Sequencer {
     fn take(&mut self, work: &mut Stalled) -> Result<Taken, AuditFailure> {
         let mut taken = Taken::default();
         loop {
-            let before = self.writer.head().size;
             let appended = self.writer.append(&mut work.batch.bytes[work.at..])?;
             work.at += appended.bytes;
             taken.bytes += appended.bytes;
-            taken.records += self.writer.head().size - before;
+            taken.records += appended.records;
             taken.core_seq = appended.core_seq.or(taken.core_seq);
             if work.at == work.batch.bytes.len() {
                 return Ok(taken);
             }
             match self.prepared.try_recv() {
-                Ok(prepared) => self.writer.roll(prepared, false)?,
-                Err(_) => return Ok(taken),
+                Ok(prepared) => self.roll(prepared)?,
+                Err(_) => {
+                    self.progress.publish_starved(true);
+                    return Ok(taken);
+                }
             }
         }
+    }
+
+    fn roll(&mut self, prepared: Prepared) -> Result<(), AuditFailure> {
+        let relieved = self.writer.in_emergency() && !prepared.emergency;
+        self.progress.publish_starved(false);
+        self.writer.roll(prepared)?;
+        if relieved {
+            self.shared.reopen(FailureKind::DiskFull);
+        }
+        Ok(())
+    }
+
+    /// Leaves the emergency segment as soon as there is another.
+    fn leave_emergency(&mut self) -> Result<(), AuditFailure> {
+        if self.writer.in_emergency()
+            && let Ok(prepared) = self.prepared.try_recv()
+        {
+            self.roll(prepared)?;
+        }
+        Ok(())
     }
 
     fn collect_flushed(&mut self, run: &mut Run) -> Result<(), AuditFailure> {
@@ -219,7 +242,7 @@ impl Sequencer {
             self.shared.lanes.iter().enumerate().any(queued)
                 || !self.flushed.is_empty()
                 || !self.stop.is_empty()
-                || (run.stalled.iter().any(Option::is_some) && !self.prepared.is_empty())
+                || ((emergency || run.stalled.iter().any(Option::is_some)) && !self.prepared.is_empty())
         });
     }
 
@@ -231,7 +254,7 @@ impl Sequencer {
                 break;
             }
             match self.prepared.recv_timeout(CLOSE_WAIT) {
-                Ok(prepared) => self.writer.roll(prepared, false)?,
+                Ok(prepared) => self.roll(prepared)?,
                 // What still waits was never acknowledged.
                 Err(_) => break,
             }
@@ -301,78 +324,11 @@ pub(super) fn run_flusher(
     }
 }
 
-/// Makes the next segment ready, finishes sealed ones, and looks after the active file.
-pub(super) fn run_keeper(
-    shared: &Shared,
-    progress: &Progress,
-    disk: &dyn Disk,
-    segment_bytes: u64,
-    first_index: u64,
-    prepared: &Sender<Prepared>,
-    rolled: &Receiver<Rolled>,
-) {
-    let mut next_index = first_index;
-    let mut ready: Option<Prepared> = None;
-    loop {
-        if ready.is_none() {
-            match disk.prepare(next_index, segment_bytes) {
-                Ok(segment) => {
-                    next_index += 1;
-                    ready = Some(segment);
-                }
-                Err(error) => progress.publish_prepare_error(&error),
-            }
-        }
-        let timeout = crossbeam::channel::after(KEEPER_INTERVAL);
-        let mut offer = crossbeam::channel::Select::new();
-        let finish_at = offer.recv(rolled);
-        let timeout_at = offer.recv(&timeout);
-        let send_at = ready.is_some().then(|| offer.send(prepared));
-        let chosen = offer.select();
-        match chosen.index() {
-            at if at == finish_at => match chosen.recv(rolled) {
-                Ok(rolled) => finish(shared, disk, rolled),
-                // Flusher and sequencer are gone: the log is closed or has failed.
-                Err(_) => return,
-            },
-            at if at == timeout_at => {
-                let _ = chosen.recv(&timeout);
-                if let Err(error) = disk.check_identity(progress.segment()) {
-                    shared.fail(AuditFailure::new(FailureKind::Replaced, error));
-                }
-            }
-            at if Some(at) == send_at => {
-                let segment = ready.take().expect("the offer is made only when a segment is ready");
-                if chosen.send(prepared, segment).is_err() {
-                    return;
-                }
-                shared.doorbell.ring();
-            }
-            _ => {}
-        }
-    }
-}
-
-fn finish(shared: &Shared, disk: &dyn Disk, rolled: Rolled) {
-    let (index, bytes) = (rolled.index, rolled.bytes);
-    // The map goes before the file is cut.
-    drop(rolled);
-    if let Err(error) = disk.finish(index, Some(bytes)) {
-        shared.fail(AuditFailure::new(
-            FailureKind::WriteFailed,
-            format_args!("cannot finish segment {index}: {error}"),
-        ));
-    }
-}
-
 /// Batches taken from one lane before the others get their turn.
 const BATCHES_PER_TURN: usize = 16;
 
 /// How long a close waits for a segment that records still queued would need.
 const CLOSE_WAIT: Duration = Duration::from_secs(2);
-
-/// How often the keeper looks at the active file.
-const KEEPER_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The smallest segment: one record of the longest kind, its neighbours, and the reserve.
 pub(super) const SEGMENT_BYTES_MIN: u64 = 2 * super::record::BODY_BYTES_MAX as u64 + 4096 + RESERVED_BYTES;

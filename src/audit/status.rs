@@ -1,16 +1,16 @@
 //! What the log says about itself while it runs.
 
 use std::{
-    io,
     sync::{
         Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use super::{
     error::AuditFailure,
+    keeper::DiskState,
     record::Hash,
     writer::{Head, Writer},
 };
@@ -36,6 +36,14 @@ pub struct Status {
     pub failure: Option<AuditFailure>,
     /// Why the next segment could not be made, if that is so.
     pub prepare_error: Option<String>,
+    /// How much room the disk has.
+    pub disk: DiskState,
+    /// Bytes that can still be written to it.
+    pub free_bytes: u64,
+    /// How segments are written: `mmap` or `pwrite`.
+    pub sink: &'static str,
+    /// Bytes written since the log was opened.
+    pub bytes: u64,
 }
 
 /// Counters the log's threads publish.
@@ -47,6 +55,11 @@ pub(super) struct Progress {
     signed_size: AtomicU64,
     last_flush_ns: AtomicU64,
     prepare_error: Mutex<Option<String>>,
+    disk: Mutex<(DiskState, u64)>,
+    sink: &'static str,
+    bytes: AtomicU64,
+    // Set by the sequencer when it cannot go on without another segment.
+    starved: AtomicBool,
     closed_at: Mutex<Option<(u64, u64)>>,
 }
 
@@ -60,6 +73,10 @@ impl Progress {
             signed_size: AtomicU64::new(0),
             last_flush_ns: AtomicU64::new(0),
             prepare_error: Mutex::new(None),
+            disk: Mutex::new((DiskState::Ample, u64::MAX)),
+            sink: writer.sink_name(),
+            bytes: AtomicU64::new(0),
+            starved: AtomicBool::new(false),
             closed_at: Mutex::new(None),
         }
     }
@@ -68,6 +85,7 @@ impl Progress {
         *self.head.lock().unwrap_or_else(PoisonError::into_inner) = writer.head();
         self.segment.store(writer.segment(), Ordering::Relaxed);
         self.commits.store(writer.commits(), Ordering::Relaxed);
+        self.bytes.store(writer.bytes(), Ordering::Relaxed);
     }
 
     pub(super) fn publish_flush(&self, durable: Head, took: Duration) {
@@ -75,8 +93,24 @@ impl Progress {
         self.last_flush_ns.store(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
-    pub(super) fn publish_prepare_error(&self, error: &io::Error) {
-        *self.prepare_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
+    pub(super) fn publish_prepare_error(&self, error: Option<String>) {
+        *self.prepare_error.lock().unwrap_or_else(PoisonError::into_inner) = error;
+    }
+
+    pub(super) fn publish_disk(&self, state: DiskState, free: u64) {
+        *self.disk.lock().unwrap_or_else(PoisonError::into_inner) = (state, free);
+    }
+
+    pub(super) fn publish_starved(&self, starved: bool) {
+        self.starved.store(starved, Ordering::Release);
+    }
+
+    pub(super) fn is_starved(&self) -> bool {
+        self.starved.load(Ordering::Acquire)
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
     }
 
     /// The last record known to be flushed: always a COMMIT, or the seal of a closed log.
@@ -107,7 +141,12 @@ impl Progress {
 
     pub(super) fn status(&self, failure: Option<AuditFailure>) -> Status {
         let head = self.head();
+        let (disk, free_bytes) = *self.disk.lock().unwrap_or_else(PoisonError::into_inner);
         Status {
+            disk,
+            free_bytes,
+            sink: self.sink,
+            bytes: self.bytes(),
             size: head.size,
             head: head.hash,
             durable_size: self.durable().size,

@@ -8,8 +8,9 @@ use sha2::{Digest as _, Sha256};
 use super::{
     body::Body,
     clock::{Clock, Reading},
-    disk::{Flush, Prepared, Sink},
+    disk::{MediumFile, Sink},
     error::{AuditFailure, FailureKind},
+    folder::Prepared,
     record::{self, CORE_SEQUENCER, FLAG_CRITICAL, HEADER_BYTES, Hash, Header, Link},
     schema::Kind,
     walk::{PrevEnd, genesis_hash},
@@ -21,6 +22,8 @@ pub(super) struct Identity {
     pub(super) origin: String,
     pub(super) log_id: [u8; 16],
     pub(super) boot: u64,
+    /// Program and version.
+    pub(super) writer: &'static str,
 }
 
 /// Where the chain stands.
@@ -48,6 +51,7 @@ pub(super) struct Writer {
     // Every record below this is known to be durable.
     durable_size: u64,
     last_reading: Reading,
+    bytes: u64,
     scratch: Vec<u8>,
 }
 
@@ -59,7 +63,7 @@ struct Active {
     first_wall_ns: u64,
     emergency: bool,
     sink: Box<dyn Sink>,
-    flush: Arc<dyn Flush>,
+    file: Arc<dyn MediumFile>,
 }
 
 /// A sealed segment on its way to being finished.
@@ -67,7 +71,7 @@ pub(super) struct Rolled {
     pub(super) index: u64,
     /// Bytes in use; the file is cut to them.
     pub(super) bytes: u64,
-    flush: Arc<dyn Flush>,
+    file: Arc<dyn MediumFile>,
     // Unmapped only once the flush is done, by whoever finishes the segment.
     _sink: Box<dyn Sink>,
 }
@@ -75,7 +79,7 @@ pub(super) struct Rolled {
 /// A flush to be done: everything up to `head` is durable when all files are flushed.
 pub(super) struct FlushJob {
     pub(super) head: Head,
-    files: Vec<Arc<dyn Flush>>,
+    files: Vec<Arc<dyn MediumFile>>,
     /// Segments that can be finished afterwards.
     pub(super) rolled: Vec<Rolled>,
 }
@@ -83,7 +87,7 @@ pub(super) struct FlushJob {
 impl FlushJob {
     pub(super) fn run(&self) -> std::io::Result<()> {
         // Older segments first: a record may be durable only if all before it are.
-        self.files.iter().try_for_each(|file| file.flush())
+        self.files.iter().try_for_each(|file| file.sync_data())
     }
 }
 
@@ -92,7 +96,9 @@ impl FlushJob {
 pub(super) struct Appended {
     /// Bytes of the batch that are in the log; less than all when another segment is needed.
     pub(super) bytes: usize,
-    /// `core_seq` of the last record taken, if any.
+    /// Records of the batch that are in the log.
+    pub(super) records: u64,
+    /// `core_seq` of the last of them, if any.
     pub(super) core_seq: Option<u64>,
 }
 
@@ -110,7 +116,7 @@ impl Writer {
             identity,
             clock,
             head,
-            active: Active::new(prepared, head.size, last_reading.wall_ns, false),
+            active: Active::new(prepared, head.size, last_reading.wall_ns),
             rolled: Vec::new(),
             core_seq: 0,
             commits: 0,
@@ -118,6 +124,7 @@ impl Writer {
             commit_bytes: 0,
             durable_size: head.size,
             last_reading,
+            bytes: 0,
             scratch: Vec::with_capacity(4096),
         };
         writer.open_segment(prev)?;
@@ -131,6 +138,15 @@ impl Writer {
 
     pub(super) fn head(&self) -> Head {
         self.head
+    }
+
+    pub(super) fn sink_name(&self) -> &'static str {
+        self.active.sink.name()
+    }
+
+    /// Bytes written since the log was opened.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     pub(super) fn segment(&self) -> u64 {
@@ -158,6 +174,7 @@ impl Writer {
     pub(super) fn append(&mut self, batch: &mut [u8]) -> Result<Appended, AuditFailure> {
         let reading = self.read_clock()?;
         let mut at = 0;
+        let mut records = 0;
         let mut core_seq = None;
         while at < batch.len() {
             let body_len = u32::from_le_bytes(batch[at + 4..at + 8].try_into().expect("four bytes")) as usize;
@@ -171,11 +188,12 @@ impl Writer {
             self.head.size += 1;
             core_seq = Some(u64::from_le_bytes(batch[at + 40..at + 48].try_into().expect("eight bytes")));
             at += stored;
+            records += 1;
         }
         if at > 0 {
             self.store(&batch[..at])?;
         }
-        Ok(Appended { bytes: at, core_seq })
+        Ok(Appended { bytes: at, records, core_seq })
     }
 
     /// Appends a record of the sequencer's own; the caller has checked that there is room.
@@ -212,18 +230,13 @@ impl Writer {
     }
 
     /// Seals the active segment and goes on in `prepared`.
-    pub(super) fn roll(&mut self, prepared: Prepared, emergency: bool) -> Result<(), AuditFailure> {
+    pub(super) fn roll(&mut self, prepared: Prepared) -> Result<(), AuditFailure> {
         self.seal()?;
         let wall_ns = self.clock.read().wall_ns;
-        let next = Active::new(prepared, self.head.size, wall_ns, emergency);
+        let next = Active::new(prepared, self.head.size, wall_ns);
         let full = std::mem::replace(&mut self.active, next);
         let prev = PrevEnd { end: full.offset, tail_bytes: 0, tail_digest: [0; 32] };
-        self.rolled.push(Rolled {
-            index: full.index,
-            bytes: full.offset,
-            flush: full.flush,
-            _sink: full.sink,
-        });
+        self.rolled.push(Rolled { index: full.index, bytes: full.offset, file: full.file, _sink: full.sink });
         self.open_segment(Some(prev))
     }
 
@@ -269,7 +282,7 @@ impl Writer {
         self.commit_bytes = 0;
         let rolled = std::mem::take(&mut self.rolled);
         let files =
-            rolled.iter().map(|rolled| &rolled.flush).chain([&self.active.flush]).map(Arc::clone).collect();
+            rolled.iter().map(|rolled| &rolled.file).chain([&self.active.file]).map(Arc::clone).collect();
         FlushJob { head: self.head, files, rolled }
     }
 
@@ -290,7 +303,7 @@ impl Writer {
     }
 
     fn open_segment(&mut self, prev: Option<PrevEnd>) -> Result<(), AuditFailure> {
-        let Identity { origin, log_id, boot } = self.identity.clone();
+        let Identity { origin, log_id, boot, writer } = self.identity.clone();
         let (segment, sink, emergency) = (self.active.index, self.active.sink.name(), self.active.emergency);
         self.append_own(Kind::SegmentOpen, |body| {
             body.text(1, &origin);
@@ -298,7 +311,7 @@ impl Writer {
             body.uint(3, segment);
             body.uint(4, boot);
             body.text(5, sink);
-            body.text(6, WRITER);
+            body.text(6, writer);
             if let Some(prev) = prev {
                 body.uint(7, prev.end);
                 if prev.tail_bytes > 0 {
@@ -329,18 +342,23 @@ impl Writer {
     fn store(&mut self, bytes: &[u8]) -> Result<(), AuditFailure> {
         self.active.sink.write(self.active.offset, bytes).map_err(|error| {
             let index = self.active.index;
-            AuditFailure::new(FailureKind::WriteFailed, format_args!("cannot write segment {index}: {error}"))
+            let kind = match error.raw_os_error() {
+                Some(libc::EFAULT) => FailureKind::MapLost,
+                _ => FailureKind::WriteFailed,
+            };
+            AuditFailure::new(kind, format_args!("cannot write segment {index}: {error}"))
         })?;
         self.active.offset += bytes.len() as u64;
         self.commit_bytes += bytes.len() as u64;
+        self.bytes += bytes.len() as u64;
         Ok(())
     }
 }
 
 impl Active {
-    fn new(prepared: Prepared, first_seq: u64, first_wall_ns: u64, emergency: bool) -> Self {
-        let Prepared { index, bytes, sink, flush } = prepared;
-        Self { index, bytes, offset: 0, first_seq, first_wall_ns, emergency, sink, flush }
+    fn new(prepared: Prepared, first_seq: u64, first_wall_ns: u64) -> Self {
+        let Prepared { index, bytes, sink, file, emergency } = prepared;
+        Self { index, bytes, offset: 0, first_seq, first_wall_ns, emergency, sink, file }
     }
 }
 
@@ -383,7 +401,7 @@ pub(super) const OWN_BYTES_MAX: usize = 512;
 const CLOCK_JUMP_NS: u64 = 1_000_000_000;
 
 /// The writer named in SEGMENT_OPEN records.
-const WRITER: &str = concat!("edgate ", env!("CARGO_PKG_VERSION"));
+pub(super) const WRITER: &str = concat!("edgate ", env!("CARGO_PKG_VERSION"));
 
 /// The only tag key epoch there is so far.
 const TAG_EPOCH: u64 = 1;

@@ -106,11 +106,13 @@ fn checkpoint_keys(arguments: &VerifyArguments) -> Result<Vec<CheckpointKey>, St
         None if beside.exists() => &beside,
         None => return Ok(Vec::new()),
     };
-    let text = std::fs::read_to_string(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+    let text =
+        std::fs::read_to_string(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
     text.lines()
         .filter(|line| !line.is_empty())
         .map(|line| {
-            CheckpointKey::from_text(line).map_err(|error| format!("{}: not a checkpoint key: {error}", path.display()))
+            CheckpointKey::from_text(line)
+                .map_err(|error| format!("{}: not a checkpoint key: {error}", path.display()))
         })
         .collect()
 }
@@ -158,7 +160,10 @@ fn print_report(report: &Report, arguments: &VerifyArguments) {
         let (records, segments) = (report.records, report.segments);
         print_line(format_args!("whole: {records} records of {origin} recomputed in {segments} segments"));
     } else {
-        print_line(format_args!("BROKEN: {origin}, {size} records, {} breaks; the first is", report.breaks.len()));
+        print_line(format_args!(
+            "BROKEN: {origin}, {size} records, {} breaks; the first is",
+            report.breaks.len()
+        ));
         for one in report.breaks.iter().take(BREAKS_SHOWN) {
             print_line(format_args!("  {one}"));
         }
@@ -172,13 +177,16 @@ fn print_report(report: &Report, arguments: &VerifyArguments) {
     if report.checkpoints > 0 {
         let from = if arguments.key.is_some() { "the key given" } else { "the key in the log's own folder" };
         let (checkpoints, signed) = (report.checkpoints, report.signed_size);
-        print_line(format_args!("signed  {signed} of {size} records, {checkpoints} checkpoints checked with {from}"));
+        print_line(format_args!(
+            "signed  {signed} of {size} records, {checkpoints} checkpoints checked with {from}"
+        ));
     }
     for notice in &report.notices {
         print_line(format_args!("note  {notice}"));
     }
     if whole {
-        print_line("anchors  none checked: a copy of a checkpoint kept elsewhere shows a rewrite or a cut tail");
+        print_line(
+            "anchors  none checked: a copy of a checkpoint kept elsewhere shows a rewrite or a cut tail",
+        );
     }
 }
-

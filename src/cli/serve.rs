@@ -43,7 +43,7 @@ pub(super) fn serve(arguments: &ServeArguments) -> u8 {
             (Config::dev(&dir, arguments.port, arguments.control_port), Mode::Dev { dir })
         }
     };
-    report(daemon::serve(config, &mode, arguments.json))
+    report(daemon::serve(&config, &mode, arguments.json))
 }
 
 pub(super) fn init(path: &Path) -> u8 {

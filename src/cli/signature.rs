@@ -101,7 +101,11 @@ impl Report {
         if self.json {
             print_line(json!({"index": self.index, "valid": valid, "reason": reason}));
         } else {
-            print_line(format_args!("{:>8}  {}  {reason}", self.index, if valid { "valid  " } else { "INVALID" }));
+            print_line(format_args!(
+                "{:>8}  {}  {reason}",
+                self.index,
+                if valid { "valid  " } else { "INVALID" }
+            ));
         }
         self.index += 1;
         self.refused += u64::from(!valid);
@@ -109,7 +113,12 @@ impl Report {
 
     fn finish(self) -> u8 {
         if !self.json {
-            eprintln!("{} signatures: {} valid, {} invalid", self.index, self.index - self.refused, self.refused);
+            eprintln!(
+                "{} signatures: {} valid, {} invalid",
+                self.index,
+                self.index - self.refused,
+                self.refused
+            );
         }
         if self.refused == 0 { EXIT_YES } else { EXIT_NO }
     }
@@ -139,7 +148,7 @@ fn parse(line: &[u8]) -> Line {
 }
 
 fn decode_hex(text: &str) -> Option<Vec<u8>> {
-    if text.len() % 2 != 0 {
+    if !text.len().is_multiple_of(2) {
         return None;
     }
     let digit = |byte: u8| (byte as char).to_digit(16).and_then(|digit| u8::try_from(digit).ok());

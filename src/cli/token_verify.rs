@@ -102,7 +102,8 @@ fn verify_all(arguments: &VerifyArguments) -> Result<u8, String> {
             }
         }
     } else {
-        let batch: Vec<_> = arguments.token.iter().map(|token| Ok(token.trim().as_bytes().to_vec())).collect();
+        let batch: Vec<_> =
+            arguments.token.iter().map(|token| Ok(token.trim().as_bytes().to_vec())).collect();
         session.decide(&batch);
     }
     Ok(session.finish())
@@ -159,7 +160,8 @@ impl Session {
             .alg
             .iter()
             .map(|name| {
-                Algorithm::from_name(name).ok_or(format!("--alg {name}: only Ed25519 and EdDSA are verified here"))
+                Algorithm::from_name(name)
+                    .ok_or(format!("--alg {name}: only Ed25519 and EdDSA are verified here"))
             })
             .collect::<Result<_, _>>()?;
         profile.leeway_s = arguments.leeway;
@@ -170,7 +172,10 @@ impl Session {
         let now = match arguments.now {
             Some(now) => UnixSeconds(now),
             None => UnixSeconds(
-                SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_err(|error| error.to_string())?.as_secs(),
+                SystemTime::now()
+                    .duration_since(SystemTime::UNIX_EPOCH)
+                    .map_err(|error| error.to_string())?
+                    .as_secs(),
             ),
         };
         Ok(Self {
@@ -235,16 +240,19 @@ impl Session {
 fn print_result(as_json: bool, index: u64, reason: &str, settled: Option<&Settled<'_, '_>>) {
     let valid = settled.is_some_and(|settled| settled.decision == crate::decision::Decision::Accepted);
     let kid = settled.and_then(|settled| settled.key).map(crate::keys::RegisteredKey::kid);
-    let claims = settled.filter(|_| valid).and_then(|settled| settled.claims.as_ref()).map(|claims| claims.json);
+    let claims =
+        settled.filter(|_| valid).and_then(|settled| settled.claims.as_ref()).map(|claims| claims.json);
     if as_json {
-        let mut line = json!({"index": index, "valid": valid, "reason": reason, "kid": kid, "claims": Value::Null});
+        let mut line =
+            json!({"index": index, "valid": valid, "reason": reason, "kid": kid, "claims": Value::Null});
         let Some(claims) = claims else {
             return print_line(line);
         };
         // The claims as received: parsing them into a map would lose large numbers and the order.
         line.as_object_mut().expect("built as an object").remove("claims");
         let head = line.to_string();
-        let claims = RawValue::from_string(claims.to_owned()).map_or("null".to_owned(), |raw| raw.get().to_owned());
+        let claims =
+            RawValue::from_string(claims.to_owned()).map_or("null".to_owned(), |raw| raw.get().to_owned());
         let claims = claims.replace(['\n', '\r'], " ");
         return print_line(format_args!("{},\"claims\":{claims}}}", &head[..head.len() - 1]));
     }

@@ -8,13 +8,27 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::{
-    Audit, Config, ConfigError, Control, Driver, Engine, Issuer, KeySource, Listen, Server, Signing, TokenProfile,
-    Verify, VerifyAck,
+    Audit, Config, ConfigError, Control, Driver, Engine, Issuer, KeySource, Listen, OnAuditFailure, Server,
+    Signing, TokenProfile, Verify, VerifyAck,
 };
 
 /// The claims that can be required; `token` has the same list (`the_claims_that_can_be_required_are_known`).
 const CLAIMS: &[&str] = &[
-    "iss", "sub", "aud", "exp", "nbf", "iat", "jti", "scope", "client_id", "sid", "nonce", "act", "task", "cns", "own",
+    "iss",
+    "sub",
+    "aud",
+    "exp",
+    "nbf",
+    "iat",
+    "jti",
+    "scope",
+    "client_id",
+    "sid",
+    "nonce",
+    "act",
+    "task",
+    "cns",
+    "own",
 ];
 
 /// The most issuers: far more than a platform trusts, far fewer than their 16-bit index could count.
@@ -95,6 +109,8 @@ struct AuditTable {
     flush_interval_ms: u64,
     #[serde(default = "defaults::verify_ack")]
     verify_ack: VerifyAck,
+    #[serde(default = "defaults::on_failure")]
+    on_failure: OnAuditFailure,
 }
 
 #[derive(Deserialize)]
@@ -147,7 +163,7 @@ struct IssuerTable {
 }
 
 mod defaults {
-    use super::{Driver, TokenProfile, VerifyAck};
+    use super::{Driver, OnAuditFailure, TokenProfile, VerifyAck};
 
     pub(super) fn driver() -> Driver {
         Driver::Auto
@@ -179,6 +195,9 @@ mod defaults {
     pub(super) fn verify_ack() -> VerifyAck {
         VerifyAck::Recorded
     }
+    pub(super) fn on_failure() -> OnAuditFailure {
+        OnAuditFailure::Deny
+    }
     pub(super) fn ttl_s() -> u64 {
         120
     }
@@ -201,7 +220,7 @@ mod defaults {
 
 fn wrong(
     key: impl Into<String>,
-    value: impl ToString,
+    value: impl std::fmt::Display,
     problem: impl Into<String>,
     fix: impl Into<String>,
 ) -> ConfigError {
@@ -218,7 +237,12 @@ fn in_range(key: &str, value: u64, least: u64, most: u64) -> Result<u64, ConfigE
 
 fn not_empty(key: &str, value: &str) -> Result<(), ConfigError> {
     if value.is_empty() || value.len() > 255 || value.chars().any(char::is_control) {
-        return Err(wrong(key, format!("{value:?}"), "empty, over 255 bytes or with control characters", "name it"));
+        return Err(wrong(
+            key,
+            format!("{value:?}"),
+            "empty, over 255 bytes or with control characters",
+            "name it",
+        ));
     }
     Ok(())
 }
@@ -269,7 +293,8 @@ impl ServerTable {
             }
             listen.push(place);
         }
-        let cores = std::thread::available_parallelism().map_or(1, |n| u16::try_from(n.get()).unwrap_or(u16::MAX));
+        let cores =
+            std::thread::available_parallelism().map_or(1, |n| u16::try_from(n.get()).unwrap_or(u16::MAX));
         let shards = self.shards.unwrap_or(cores.min(SHARDS_MAX));
         in_range("server.shards", u64::from(shards), 1, u64::from(SHARDS_MAX))?;
         in_range("server.body_bytes_max", self.body_bytes_max as u64, 1024, 64 << 20)?;
@@ -295,11 +320,19 @@ fn millis(key: &str, value: u64, least: u64, most: u64) -> Result<Duration, Conf
 fn parse_listen(key: &str, text: &str) -> Result<Listen, ConfigError> {
     match text.strip_prefix("unix:") {
         Some(path) if path.starts_with('/') && path.len() < 108 => Ok(Listen::Unix(PathBuf::from(path))),
-        Some(_) => {
-            Err(wrong(key, format!("{text:?}"), "not an absolute path of under 108 bytes", "write unix:/run/edgate/…"))
-        }
+        Some(_) => Err(wrong(
+            key,
+            format!("{text:?}"),
+            "not an absolute path of under 108 bytes",
+            "write unix:/run/edgate/…",
+        )),
         None => text.parse().map(Listen::Tcp).map_err(|_| {
-            wrong(key, format!("{text:?}"), "not an IP address and port", "write \"127.0.0.1:8180\" or \"unix:/path\"")
+            wrong(
+                key,
+                format!("{text:?}"),
+                "not an IP address and port",
+                "write \"127.0.0.1:8180\" or \"unix:/path\"",
+            )
         }),
     }
 }
@@ -331,7 +364,12 @@ impl AuditTable {
         not_empty("audit.origin", &self.origin)?;
         if self.origin.len() > ORIGIN_BYTES_MAX {
             let fix = format!("use at most {ORIGIN_BYTES_MAX} bytes");
-            return Err(wrong("audit.origin", format!("{:?}", self.origin), "too long for a log's name", fix));
+            return Err(wrong(
+                "audit.origin",
+                format!("{:?}", self.origin),
+                "too long for a log's name",
+                fix,
+            ));
         }
         if self.origin.contains(|c: char| c.is_whitespace() || c == '+') {
             return Err(wrong(
@@ -348,6 +386,7 @@ impl AuditTable {
             segment_bytes: in_range("audit.segment_mib", self.segment_mib, 1, 4096)? << 20,
             flush_interval: millis("audit.flush_interval_ms", self.flush_interval_ms, 1, 10_000)?,
             verify_ack: self.verify_ack,
+            on_failure: self.on_failure,
         })
     }
 }
@@ -399,7 +438,12 @@ fn check_issuers(tables: Vec<IssuerTable>) -> Result<Vec<Issuer>, ConfigError> {
         return Err(wrong("issuers", "[]", "no token could ever be accepted", "add an [[issuers]] entry"));
     }
     if tables.len() > ISSUERS_MAX {
-        return Err(wrong("issuers", format!("{} entries", tables.len()), "too many", format!("keep {ISSUERS_MAX}")));
+        return Err(wrong(
+            "issuers",
+            format!("{} entries", tables.len()),
+            "too many",
+            format!("keep {ISSUERS_MAX}"),
+        ));
     }
     let (mut names, mut issuers) = (HashSet::new(), HashSet::new());
     let mut checked = Vec::with_capacity(tables.len());
@@ -428,7 +472,12 @@ impl IssuerTable {
             (None, Some(jwks), None) => KeySource::Inline(jwks),
             (None, None, Some(path)) => KeySource::File(path),
             (Some(other), None, None) => {
-                return Err(wrong(key("keys"), format!("{other:?}"), "unknown", "write keys = \"signing_key\""));
+                return Err(wrong(
+                    key("keys"),
+                    format!("{other:?}"),
+                    "unknown",
+                    "write keys = \"signing_key\"",
+                ));
             }
             _ => {
                 let problem = "exactly one of jwks_file, jwks and keys = \"signing_key\" must be given";
@@ -437,16 +486,28 @@ impl IssuerTable {
         };
         if let Some(other) = self.algorithms.iter().find(|alg| !matches!(alg.as_str(), "Ed25519" | "EdDSA")) {
             let fix = "choose from \"Ed25519\" (RFC 9864) and \"EdDSA\" (its older name)";
-            return Err(wrong(key("algorithms"), format!("{other:?}"), "not an algorithm verified here", fix));
+            return Err(wrong(
+                key("algorithms"),
+                format!("{other:?}"),
+                "not an algorithm verified here",
+                fix,
+            ));
         }
         if self.algorithms.is_empty() {
-            return Err(wrong(key("algorithms"), "[]", "no token could be accepted", "write [\"Ed25519\", \"EdDSA\"]"));
+            return Err(wrong(
+                key("algorithms"),
+                "[]",
+                "no token could be accepted",
+                "write [\"Ed25519\", \"EdDSA\"]",
+            ));
         }
         if self.audiences.is_empty() {
             let fix = "name the audiences its tokens are meant for";
             return Err(wrong(key("audiences"), "[]", "no token could be accepted", fix));
         }
-        if let Some(name) = self.required_claims.iter().flatten().find(|name| !CLAIMS.contains(&name.as_str())) {
+        if let Some(name) =
+            self.required_claims.iter().flatten().find(|name| !CLAIMS.contains(&name.as_str()))
+        {
             let problem = "not a claim that can be required";
             let fix = format!("choose from {}", CLAIMS.join(", "));
             return Err(wrong(key("required_claims"), format!("{name:?}"), problem, fix));

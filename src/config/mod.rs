@@ -120,6 +120,20 @@ pub struct Audit {
     pub flush_interval: Duration,
     /// When a verify answer may leave: `audit.verify_ack`.
     pub verify_ack: VerifyAck,
+    /// What becomes of a decision that cannot be recorded: `audit.on_failure`.
+    pub on_failure: OnAuditFailure,
+}
+
+/// What becomes of a decision that cannot be recorded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnAuditFailure {
+    /// It is not given: the answer is 503.
+    Deny,
+    /// It is not given, and the daemon stops.
+    Halt,
+    /// It is given; how many were is recorded once the log takes records again.
+    AllowWithGap,
 }
 
 /// When the answer to a verify call may leave.

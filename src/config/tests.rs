@@ -54,7 +54,12 @@ fn errors_name_the_key_the_value_and_the_fix() {
         ("node-1\"", "node 1\"", "audit.origin", "white space"),
         ("issuer = \"own\"", "issuer = \"other\"", "signing.issuer = \"other\"", "name one of them"),
         ("audiences = [\"orders\"]", "audiences = []", "issuers.own.audiences", "name the audiences"),
-        ("audiences", "algorithms = [\"RS256\"]\naudiences", "issuers.own.algorithms = \"RS256\"", "RFC 9864"),
+        (
+            "audiences",
+            "algorithms = [\"RS256\"]\naudiences",
+            "issuers.own.algorithms = \"RS256\"",
+            "RFC 9864",
+        ),
         ("audiences", "leeway_s = 9000\naudiences", "issuers.own.leeway_s = 9000", "0 to 300"),
         ("keys = \"signing_key\"", "", "issuers.own.jwks_file", "exactly one"),
         ("[state]", "shards = 0\n[state]", "server.shards = 0", "1 to"),
@@ -84,7 +89,9 @@ fn a_name_that_the_audit_log_refuses_is_refused_here() {
 #[test]
 fn there_are_at_most_so_many_issuers() {
     let (head, issuer) = GOOD.split_at(GOOD.find("[[issuers]]").unwrap());
-    let other = |i: usize| format!("[[issuers]]\nname = \"{i}\"\nissuer = \"{i}\"\naudiences = [\"a\"]\njwks = \"\"\n");
+    let other = |i: usize| {
+        format!("[[issuers]]\nname = \"{i}\"\nissuer = \"{i}\"\naudiences = [\"a\"]\njwks = \"\"\n")
+    };
     let with = |others: usize| format!("{head}{issuer}{}", (0..others).map(other).collect::<String>());
     assert!(parse(&with(4095)).is_ok());
     assert!(parse(&with(4096)).unwrap_err().to_string().starts_with("issuers = 4097 entries"));

@@ -82,12 +82,7 @@ pub(super) async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
             "Revocations answered, repeated ones included.",
             counters.revoked.total(),
         ),
-        (
-            "control_requests_refused",
-            "counter",
-            "Control requests answered 4xx.",
-            counters.refused.total(),
-        ),
+        ("control_requests_refused", "counter", "Control requests answered 4xx.", counters.refused.total()),
         (
             "control_requests_failed",
             "counter",

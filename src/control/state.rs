@@ -34,7 +34,8 @@ pub struct State {
     pub verify_chain: Arc<dyn Fn() -> Result<ChainReport, String> + Send + Sync>,
     /// Writes the other rooms' metrics in the Prometheus text format, without a closing `# EOF`.
     pub metrics: Arc<dyn Fn(&mut String) + Send + Sync>,
-    /// How the things this node depends on are; must not block.
+    /// How the other things this node depends on are, besides the audit log and the state database, which are asked
+    /// here; must not block.
     pub readiness: Arc<dyn Fn() -> Vec<Dependency> + Send + Sync>,
     /// Names, besides loopback's and the listener's own address, that `Host` may give; without port, lower case.
     pub host_names: Vec<String>,

@@ -4,11 +4,13 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 
-use super::{OwnKey, StartError, now, revocation_dependency};
+use super::observe::revocation_dependency;
+use super::{OwnKey, StartError, now};
 use crate::audit::verify::{Options, verify_dir};
 use crate::audit::{Appender, CheckpointKey, Log, LogWatch, hex};
 use crate::config::Config;
@@ -98,8 +100,17 @@ impl Ingredients<'_> {
     }
 }
 
+/// The longest a verification waits for the flush of what was recorded before it; then it looks at less.
+const FLUSH_WAIT: Duration = Duration::from_secs(2);
+
 /// Recomputes what of the running log is on the disk. Blocks for as long as reading it takes.
 fn verify_chain(dir: &Path, log: &LogWatch) -> Result<ChainReport, String> {
+    // What was recorded before the question is part of the answer: wait for its flush, which is under way.
+    let asked_at = log.status().size;
+    let deadline = Instant::now() + FLUSH_WAIT;
+    while log.status().durable_size < asked_at && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(1));
+    }
     let key = std::fs::read_to_string(dir.join("checkpoint.key")).map_err(|error| error.to_string())?;
     let keys = key.lines().map(CheckpointKey::from_text).collect::<Result<_, _>>();
     let options = Options {

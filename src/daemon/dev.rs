@@ -57,6 +57,8 @@ fn issue(control: std::net::SocketAddr) -> Result<Issued, String> {
         .send_json(asked)
         .map_err(|error| error.to_string())?;
     let answer: serde_json::Value = answer.body_mut().read_json().map_err(|error| error.to_string())?;
-    let text = |name: &str| answer[name].as_str().map(str::to_owned).ok_or_else(|| format!("no {name} in the answer"));
+    let text = |name: &str| {
+        answer[name].as_str().map(str::to_owned).ok_or_else(|| format!("no {name} in the answer"))
+    };
     Ok(Issued { token: text("token")?, id: text("id")? })
 }

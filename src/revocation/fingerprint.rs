@@ -11,13 +11,8 @@ use siphasher::sip128::{Hasher128, SipHasher13};
 /// the chance that an innocent token hits one by accident is below 2^-104.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Fingerprint {
-    /// Never below [`Fingerprint::HIGH_MIN`], so that the smaller values can mark slots.
     pub(super) high: u64,
     pub(super) low: u64,
-}
-
-impl Fingerprint {
-    pub(super) const HIGH_MIN: u64 = 2;
 }
 
 /// The names of one issuer's tokens, digested once. Good for the view that made it, and only that.
@@ -61,7 +56,7 @@ impl Fingerprinter {
             hasher.write(jti.as_bytes());
             hasher.finish128()
         };
-        Fingerprint { high: hash.h1.max(Fingerprint::HIGH_MIN), low: hash.h2 }
+        Fingerprint { high: hash.h1, low: hash.h2 }
     }
 }
 

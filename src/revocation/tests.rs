@@ -144,11 +144,11 @@ fn readers_never_miss_a_live_entry_nor_see_one_that_is_not() {
                     let epoch = view.epoch();
                     assert!(epoch >= last, "epoch {epoch} is behind the announced {last}");
                     for batch in last.saturating_sub(20)..last {
-                        assert_eq!(
-                            check(&view, &format!("{batch}-0"), now),
-                            Status::Revoked,
-                            "batch {batch}"
-                        );
+                        let status = check(&view, &format!("{batch}-0"), now);
+                        // Unless this thread slept so long that the entry has died and left meanwhile.
+                        let leaves = NOW.0 + batch + 60 + PURGE_DELAY_S;
+                        let gone = clock.load(Ordering::Acquire) + 1 >= leaves;
+                        assert!(status == Status::Revoked || gone, "batch {batch}");
                     }
                     checks += 1;
                 }

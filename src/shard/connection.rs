@@ -14,7 +14,7 @@ use crate::decision::Rejection;
 use crate::metrics::bump;
 use crate::wire::{
     self, BodyReader, Connection, ForwardAuth, Framing, HEAD_BYTES_MAX, HttpError, Method, Place, Reply,
-    RequestHead, Version, write_reply,
+    RequestHead, VerifyCallError, Version, write_reply,
 };
 
 use super::Shard;
@@ -26,7 +26,11 @@ use super::turn::{Form, Question};
 const BUFFER_BYTES: usize = 4096;
 
 /// Serves one connection until it ends, by either side, by a deadline or by the drain.
-pub(super) async fn serve<S: AsyncReadRent + AsyncWriteRent>(stream: S, peer: Option<IpAddr>, shard: Rc<Shard>) {
+pub(super) async fn serve<S: AsyncReadRent + AsyncWriteRent>(
+    stream: S,
+    peer: Option<IpAddr>,
+    shard: Rc<Shard>,
+) {
     let deadline = shard.clock.watch();
     bump(&shard.metrics.connections);
     bump(&shard.metrics.connections_accepted);
@@ -244,7 +248,7 @@ impl<S: AsyncReadRent + AsyncWriteRent> Session<S> {
             peer: self.peer,
             arrived: self.arrived,
         };
-        self.outbox.expect(1, Owed::Forward(form.connection));
+        self.outbox.expect(Owed::Forward(form.connection));
         self.shard.turn.ask(&question, &self.outbox);
     }
 
@@ -253,18 +257,21 @@ impl<S: AsyncReadRent + AsyncWriteRent> Session<S> {
             self.settle_questions().await;
             return self.plain(415, "", "send the call as Content-Type: application/json\n", form);
         }
+        if let Err(error) = self.ask_call(body, form) {
+            self.settle_questions().await;
+            let text = wire::error_json("invalid_request", &error.to_string());
+            let headers = "Cache-Control: no-store\r\n";
+            self.reply(400, headers, Some("application/json"), text.as_bytes(), form);
+        }
+    }
+
+    /// Asks about every token of a verify call.
+    fn ask_call(&self, body: &[u8], form: ReplyForm) -> Result<(), VerifyCallError> {
         let mut scratch = self.shard.json.borrow_mut();
-        let call = match wire::parse_verify_call(body, &mut scratch) {
-            Ok(call) => call,
-            Err(error) => {
-                self.settle_questions().await;
-                let text = wire::error_json("invalid_request", &error.to_string());
-                let headers = "Cache-Control: no-store\r\n";
-                return self.reply(400, headers, Some("application/json"), text.as_bytes(), form);
-            }
-        };
+        let call = wire::parse_verify_call(body, &mut scratch)?;
         let count = call.tokens.len();
-        self.outbox.expect(count, Owed::Verify(form.connection));
+        // Many tokens are one record and so one release; one token is as well.
+        self.outbox.expect(Owed::Verify(form.connection));
         for (i, token) in call.tokens.iter().enumerate() {
             let question = Question {
                 token: Ok(token.as_bytes()),
@@ -282,6 +289,7 @@ impl<S: AsyncReadRent + AsyncWriteRent> Session<S> {
             };
             self.shard.turn.ask(&question, &self.outbox);
         }
+        Ok(())
     }
 
     fn plain(&self, status: u16, headers: &str, body: &str, form: ReplyForm) {
@@ -310,7 +318,9 @@ impl<S: AsyncReadRent + AsyncWriteRent> Session<S> {
             for owed in owed {
                 let rejection = Rejection::AuditUnavailable;
                 self.outbox.with_bytes(|out| match owed {
-                    Owed::Forward(connection) => wire::write_forward_reply(out, &Err(rejection), "", "", connection),
+                    Owed::Forward(connection) => {
+                        wire::write_forward_reply(out, &Err(rejection), "", "", connection);
+                    }
                     Owed::Verify(connection) => wire::write_unavailable(out, rejection, connection),
                 });
             }
@@ -359,7 +369,8 @@ impl<S: AsyncReadRent + AsyncWriteRent> Session<S> {
         }
         let end = buffer.capacity();
         let deadline = Rc::clone(&self.deadline);
-        let Some((result, slice)) = deadline.within(self.stream.read(buffer.slice_mut(filled..end))).await else {
+        let Some((result, slice)) = deadline.within(self.stream.read(buffer.slice_mut(filled..end))).await
+        else {
             // The read was dropped with its buffer: only the fact that something had arrived is left.
             if !idle {
                 bump(&self.shard.metrics.http_errors);

@@ -41,11 +41,8 @@ pub fn bind(places: &[Listen], shards: u16) -> Result<(Vec<Sockets>, Vec<Listen>
     let mut sockets: Vec<Sockets> = (0..shards).map(|_| Sockets::default()).collect();
     let mut bound = Vec::with_capacity(places.len());
     for place in places {
-        let failed = |error: std::io::Error| BindError {
-            place: place.to_string(),
-            hint: hint(&error),
-            error,
-        };
+        let failed =
+            |error: std::io::Error| BindError { place: place.to_string(), hint: hint(&error), error };
         match place {
             Listen::Tcp(address) => {
                 // SO_REUSEPORT would let a second daemon share the port unseen: a plain bind finds it out first.
@@ -73,7 +70,9 @@ pub fn bind(places: &[Listen], shards: u16) -> Result<(Vec<Sockets>, Vec<Listen>
 fn hint(error: &std::io::Error) -> &'static str {
     match error.kind() {
         std::io::ErrorKind::AddrInUse => "; another process (perhaps another edgate) listens there",
-        std::io::ErrorKind::PermissionDenied => "; ports below 1024 need CAP_NET_BIND_SERVICE, sockets a writable folder",
+        std::io::ErrorKind::PermissionDenied => {
+            "; ports below 1024 need CAP_NET_BIND_SERVICE, sockets a writable folder"
+        }
         std::io::ErrorKind::NotFound => "; its folder does not exist",
         _ => "",
     }

@@ -5,6 +5,7 @@
 //! This room joins the pure ones: it may use `wire`, `token`, `keys`, `verify`, `revocation`, `audit` and `metrics`,
 //! and with `daemon` it alone may name monoio.
 
+mod bulk;
 mod clock;
 mod connection;
 mod listen;
@@ -25,7 +26,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use monoio::net::{TcpListener, UnixListener};
 
-use crate::audit::{Ack, Appender};
+use crate::audit::{Ack, Appender, OnFailure};
 use crate::config;
 use crate::metrics::{ShardMetrics, bump};
 use crate::revocation::View;
@@ -54,6 +55,8 @@ pub struct Parts {
     pub appender: Appender,
     /// When an answer may leave.
     pub ack: Ack,
+    /// What becomes of a decision that cannot be recorded.
+    pub on_failure: OnFailure,
     /// Its verifier.
     pub verifier: Verifier,
     /// Its counters.
@@ -66,13 +69,31 @@ pub struct Parts {
 pub struct Control {
     draining: AtomicBool,
     running: AtomicU32,
+    halted: AtomicBool,
     readiness: Box<dyn Fn() -> (bool, String) + Send + Sync>,
+    halt: Box<dyn Fn() + Send + Sync>,
 }
 
 impl Control {
-    /// Steering for shards that report `readiness`: whether decisions can be made, and a line per dependency.
-    pub fn new(readiness: impl Fn() -> (bool, String) + Send + Sync + 'static) -> Self {
-        Self { draining: AtomicBool::new(false), running: AtomicU32::new(0), readiness: Box::new(readiness) }
+    /// Steering for shards that report `readiness`: whether decisions can be made, and a line per dependency. `halt`
+    /// is called once, by the first shard that must stop the daemon (`audit.on_failure = "halt"`).
+    pub fn new(
+        readiness: impl Fn() -> (bool, String) + Send + Sync + 'static,
+        halt: impl Fn() + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            draining: AtomicBool::new(false),
+            running: AtomicU32::new(0),
+            halted: AtomicBool::new(false),
+            readiness: Box::new(readiness),
+            halt: Box::new(halt),
+        }
+    }
+
+    fn halt(&self) {
+        if !self.halted.swap(true, Ordering::AcqRel) {
+            (self.halt)();
+        }
     }
 
     /// Lets every shard stop accepting, finish what is in flight, and end.
@@ -130,9 +151,9 @@ impl std::fmt::Display for DriverInUse {
 pub fn choose_driver(wished: config::Driver) -> Result<DriverInUse, std::io::Error> {
     match wished {
         config::Driver::Epoll => Ok(DriverInUse::Epoll),
-        config::Driver::IoUring if !monoio::utils::detect_uring() => {
-            Err(std::io::Error::other("the kernel does not allow io_uring (see /proc/sys/kernel/io_uring_disabled)"))
-        }
+        config::Driver::IoUring if !monoio::utils::detect_uring() => Err(std::io::Error::other(
+            "the kernel does not allow io_uring (see /proc/sys/kernel/io_uring_disabled)",
+        )),
         config::Driver::Auto if !monoio::utils::detect_uring() => Ok(DriverInUse::Epoll),
         config::Driver::Auto | config::Driver::IoUring => Ok(DriverInUse::IoUring),
     }
@@ -199,7 +220,8 @@ async fn serve(parts: Parts) -> std::io::Result<()> {
         json: RefCell::default(),
     });
 
-    let decider = Decider::new(parts.verifier, parts.appender, parts.ack, parts.view, parts.metrics);
+    let decider =
+        Decider::new(parts.verifier, parts.appender, parts.ack, parts.on_failure, parts.view, parts.metrics);
     monoio::spawn(decide(decider, Rc::clone(&shard)));
 
     let mut acceptors = Vec::new();
@@ -235,7 +257,9 @@ async fn serve(parts: Parts) -> std::io::Result<()> {
 async fn decide(mut decider: Decider, shard: Rc<Shard>) {
     poll_fn(|cx| {
         let policy = shard.policy.load();
-        decider.poll(&shard.turn, &policy, cx);
+        if decider.poll(&shard.turn, &policy, cx).is_break() {
+            shard.control.halt();
+        }
         Poll::<()>::Pending
     })
     .await;

@@ -19,9 +19,9 @@ struct Inner {
     bytes: Vec<u8>,
     /// The body of the reply being assembled, when several tokens share one.
     body: Vec<u8>,
-    /// Questions asked and not yet released.
+    /// Records awaited.
     open: usize,
-    /// Replies owed for the questions that are open: what to send instead if they cannot be recorded.
+    /// Replies owed for the records that are awaited: what to send instead if they cannot be recorded.
     owed: Vec<Owed>,
     waker: Option<Waker>,
     /// Set when the answers in `bytes` could not be recorded and must not leave.
@@ -58,10 +58,10 @@ impl Outbox {
         f(bytes, body)
     }
 
-    /// Notes that `questions` more must be released before the owed reply may leave.
-    pub(super) fn expect(&self, questions: usize, owed: Owed) {
+    /// Notes that one more record must be released before the owed reply may leave.
+    pub(super) fn expect(&self, owed: Owed) {
         let mut inner = self.inner.borrow_mut();
-        inner.open += questions;
+        inner.open += 1;
         inner.owed.push(owed);
     }
 
@@ -70,7 +70,7 @@ impl Outbox {
         self.inner.borrow().open > 0
     }
 
-    /// One question was answered and recorded, or failed to be.
+    /// One reply was recorded, or failed to be.
     pub(super) fn release(&self, recorded: bool) {
         let mut inner = self.inner.borrow_mut();
         inner.open -= 1;
@@ -82,7 +82,7 @@ impl Outbox {
         }
     }
 
-    /// Waits until every question has been released.
+    /// Waits until every reply has been released.
     pub(super) async fn released(self: &Rc<Self>) -> Release {
         poll_fn(|cx| {
             let mut inner = self.inner.borrow_mut();

@@ -55,7 +55,9 @@ pub enum PolicyError {
         error: JwksError,
     },
     /// An issuer has no usable key.
-    #[error("issuers.{issuer}: no usable Ed25519 key in its JWKS{skipped}; add one with kty OKP and crv Ed25519")]
+    #[error(
+        "issuers.{issuer}: no usable Ed25519 key in its JWKS{skipped}; add one with kty OKP and crv Ed25519"
+    )]
     NoKey {
         /// The issuer's name.
         issuer: String,
@@ -72,11 +74,16 @@ impl Policy {
     ///
     /// # Errors
     /// [`PolicyError`] names the issuer and what is wrong.
-    pub fn build(config: &config::Config, own: Option<&PublishedKey>, epoch: u32) -> Result<Self, PolicyError> {
+    pub fn build(
+        config: &config::Config,
+        own: Option<&PublishedKey>,
+        epoch: u32,
+    ) -> Result<Self, PolicyError> {
         let mut key_lists = Vec::with_capacity(config.issuers.len());
         let mut profiles = Vec::with_capacity(config.issuers.len());
         for (i, issuer) in config.issuers.iter().enumerate() {
-            let index = IssuerIndex(u16::try_from(i).expect("issuers are limited by the configuration's size"));
+            let index =
+                IssuerIndex(u16::try_from(i).expect("issuers are limited by the configuration's size"));
             key_lists.push((index, issuer_keys(issuer, own)?));
             profiles.push(profile(issuer));
         }
@@ -91,21 +98,29 @@ impl Policy {
     }
 }
 
-fn issuer_keys(issuer: &config::Issuer, own: Option<&PublishedKey>) -> Result<Vec<PublishedKey>, PolicyError> {
+fn issuer_keys(
+    issuer: &config::Issuer,
+    own: Option<&PublishedKey>,
+) -> Result<Vec<PublishedKey>, PolicyError> {
     let name = || issuer.name.clone();
     let text = match &issuer.keys {
         // A configuration that names the signing key without having one does not get here.
         KeySource::SigningKey => return Ok(own.cloned().into_iter().collect()),
         KeySource::Inline(text) => text.clone().into_bytes(),
-        KeySource::File(path) => std::fs::read(path)
-            .map_err(|error| PolicyError::Unreadable { issuer: name(), path: path.clone(), error })?,
+        KeySource::File(path) => std::fs::read(path).map_err(|error| PolicyError::Unreadable {
+            issuer: name(),
+            path: path.clone(),
+            error,
+        })?,
     };
     let Jwks { keys, skipped } =
         jwks::parse(&text).map_err(|error| PolicyError::Jwks { issuer: name(), error })?;
     if keys.is_empty() {
         let skipped = skipped
             .iter()
-            .map(|key| format!("; key {} ({}): {}", key.index, key.kid.as_deref().unwrap_or("no kid"), key.reason))
+            .map(|key| {
+                format!("; key {} ({}): {}", key.index, key.kid.as_deref().unwrap_or("no kid"), key.reason)
+            })
             .collect();
         return Err(PolicyError::NoKey { issuer: name(), skipped });
     }
@@ -125,7 +140,8 @@ fn profile(issuer: &config::Issuer) -> Profile {
         issuer.issuer.clone(),
         issuer.audiences.clone(),
     );
-    profile.algorithms = issuer.algorithms.iter().filter_map(|name| Algorithm::from_name(name)).collect::<AlgorithmSet>();
+    profile.algorithms =
+        issuer.algorithms.iter().filter_map(|name| Algorithm::from_name(name)).collect::<AlgorithmSet>();
     profile.leeway_s = issuer.leeway_s;
     profile.max_lifetime_s = Some(issuer.max_lifetime_s);
     profile.padded = issuer.padded;

@@ -8,7 +8,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::net::IpAddr;
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Waker};
@@ -16,7 +16,7 @@ use std::time::{Instant, SystemTime};
 
 use smallvec::SmallVec;
 
-use crate::audit::{Ack, Appender, DecisionEvent, Event};
+use crate::audit::{Ack, Appender, BatchEvent, DecisionEvent, Event, OnFailure};
 use crate::decision::{Decision, Rejection, UnixSeconds};
 use crate::keys::RegisteredKey;
 use crate::metrics::ShardMetrics;
@@ -26,6 +26,7 @@ use crate::verify::{Item, Verdict, Verifier};
 use crate::wire::{self, Connection, Identity, Place};
 
 use super::Policy;
+use super::bulk::Bulk;
 use super::outbox::Outbox;
 use super::request::{self, Admitted, Settled};
 
@@ -92,6 +93,8 @@ struct Asked {
 /// An answer that waits for its record.
 struct Awaiting {
     core_seq: u64,
+    // How many tokens it decides.
+    questions: usize,
     arrived: Instant,
     outbox: Rc<Outbox>,
 }
@@ -118,7 +121,8 @@ impl Turn {
             start..arena.len()
         };
         // Held back at the door: an overloaded shard does not copy the token.
-        let token = if self.open.get() >= QUESTIONS_MAX { Err(Rejection::Overloaded) } else { question.token };
+        let token =
+            if self.open.get() >= QUESTIONS_MAX { Err(Rejection::Overloaded) } else { question.token };
         let job = Job {
             token: token.map(&mut keep),
             audience: question.audience.map(|audience| keep(audience.as_bytes())),
@@ -135,9 +139,9 @@ impl Turn {
         }
     }
 
-    /// One question was answered and released.
-    fn closed(&self) {
-        self.open.set(self.open.get() - 1);
+    /// These questions were answered and released.
+    fn close(&self, questions: usize) {
+        self.open.set(self.open.get() - questions);
     }
 }
 
@@ -146,6 +150,7 @@ pub(super) struct Decider {
     verifier: Verifier,
     appender: Appender,
     ack: Ack,
+    on_failure: OnFailure,
     view: Arc<View>,
     metrics: Arc<ShardMetrics>,
     scratch: token::Scratch,
@@ -154,6 +159,7 @@ pub(super) struct Decider {
     spare: Asked,
     awaiting: VecDeque<Awaiting>,
     decision_id: String,
+    bulk: Bulk,
 }
 
 impl Decider {
@@ -161,6 +167,7 @@ impl Decider {
         verifier: Verifier,
         appender: Appender,
         ack: Ack,
+        on_failure: OnFailure,
         view: Arc<View>,
         metrics: Arc<ShardMetrics>,
     ) -> Self {
@@ -168,6 +175,7 @@ impl Decider {
             verifier,
             appender,
             ack,
+            on_failure,
             view,
             metrics,
             scratch: token::Scratch::default(),
@@ -175,11 +183,14 @@ impl Decider {
             spare: Asked::default(),
             awaiting: VecDeque::new(),
             decision_id: String::new(),
+            bulk: Bulk::default(),
         }
     }
 
     /// Decides what was asked, releases what is recorded, and arranges to be woken for more.
-    pub(super) fn poll(&mut self, turn: &Turn, policy: &Policy, cx: &Context<'_>) {
+    ///
+    /// `Break` says that the log has failed for good and the operator wants the daemon to stop then.
+    pub(super) fn poll(&mut self, turn: &Turn, policy: &Policy, cx: &Context<'_>) -> ControlFlow<()> {
         *turn.waker.borrow_mut() = Some(cx.waker().clone());
         if !turn.asked.borrow().jobs.is_empty() {
             std::mem::swap(&mut *turn.asked.borrow_mut(), &mut self.spare);
@@ -195,6 +206,9 @@ impl Decider {
         // Registered before the acknowledgements are read: one that comes in between is not missed.
         self.appender.register(cx.waker());
         self.release(turn);
+        let halts = self.on_failure == OnFailure::Halt
+            && self.appender.failure().is_some_and(|failure| failure.kind.is_permanent());
+        if halts { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 
     /// The life of a batch: admit, verify, settle, record, reply.
@@ -214,12 +228,12 @@ impl Decider {
 
         let items: Vec<Item<'_>> = admitted.iter().flatten().flat_map(Admitted::items).collect();
         self.verifier.verify(&items, &mut self.verdicts);
-        let verdicts = std::mem::take(&mut self.verdicts);
-        let mut verdicts = verdicts.into_iter();
+        let mut verdicts = self.verdicts.drain(..);
 
         for (job, admitted) in jobs.iter().zip(admitted) {
             let text = |range: &Range<usize>| std::str::from_utf8(&arena[range.clone()]).unwrap_or_default();
-            let scopes: SmallVec<[&str; 16]> = text(&job.scopes).split(' ').filter(|name| !name.is_empty()).collect();
+            let scopes: SmallVec<[&str; 16]> =
+                text(&job.scopes).split(' ').filter(|name| !name.is_empty()).collect();
             let demand = Demand { audience: job.audience.as_ref().map(text), scopes: &scopes };
             let settled = match admitted {
                 Ok(admitted) => {
@@ -230,28 +244,48 @@ impl Decider {
             };
 
             let event = decision_event(job, &settled, policy, self.view.epoch());
-            match self.appender.append(&Event::Decision(event), self.ack) {
+            // The id is known before the record is made, so that a call's first results can carry it.
+            let decision_id = self.appender.peek_id();
+            self.decision_id.clear();
+            // Writing to a String cannot fail.
+            let _ = write!(self.decision_id, "{decision_id}");
+            self.metrics.decided(settled.decision);
+            reply(job, &settled, now, text(&job.scopes), &self.decision_id);
+
+            let (recorded, questions) = match job.form {
+                Form::Verify(place) if place.many => {
+                    if place.first {
+                        self.bulk.clear();
+                    }
+                    self.bulk.push(&settled);
+                    if !place.last {
+                        continue;
+                    }
+                    let frame = batch_event(&event);
+                    let record = |event: &Event<'_>| self.appender.append(event, self.ack);
+                    (self.bulk.record(&frame, policy, record), self.bulk.len())
+                }
+                Form::Verify(_) | Form::Forward(_) => {
+                    (self.appender.append(&Event::Decision(event), self.ack), 1)
+                }
+            };
+            let (arrived, outbox) = (job.arrived, Rc::clone(&job.outbox));
+            match recorded {
                 Ok(id) => {
-                    self.metrics.decided(settled.decision);
-                    self.decision_id.clear();
-                    // Writing to a String cannot fail.
-                    let _ = write!(self.decision_id, "{id}");
-                    reply(job, &settled, now, text(&job.scopes), &self.decision_id);
-                    let (arrived, outbox) = (job.arrived, Rc::clone(&job.outbox));
-                    self.awaiting.push_back(Awaiting { core_seq: id.core_seq, arrived, outbox });
+                    debug_assert_eq!(id, decision_id, "the log names a record as it said it would");
+                    self.awaiting.push_back(Awaiting { core_seq: id.core_seq, questions, arrived, outbox });
                 }
                 Err(_) => {
-                    // Not recorded, so not given: the connection answers 503 in the answer's place.
-                    self.metrics.decided(Rejection::AuditUnavailable.into());
-                    job.outbox.release(false);
-                    turn.closed();
+                    // Not recorded, so not given, unless the operator wants it given and counted.
+                    outbox.release(self.on_failure == OnFailure::AllowWithGap);
+                    turn.close(questions);
                 }
             }
         }
         assert!(verdicts.next().is_none(), "every verdict belongs to one admitted token");
     }
 
-    /// Releases the answers whose records are acknowledged; all of them, unrecorded, once the log has failed.
+    /// Releases the answers whose records are acknowledged; all of them once the log has failed.
     fn release(&mut self, turn: &Turn) {
         let failed = self.appender.failure().is_some();
         let acknowledged = self.appender.acknowledged(self.ack);
@@ -261,10 +295,24 @@ impl Decider {
                 break;
             }
             self.metrics.answered(answer.arrived.elapsed());
-            answer.outbox.release(recorded);
-            turn.closed();
+            answer.outbox.release(recorded || self.on_failure == OnFailure::AllowWithGap);
+            turn.close(answer.questions);
             self.awaiting.pop_front();
         }
+    }
+}
+
+/// What goes into the record of a call about many tokens, besides its items.
+fn batch_event<'a>(last: &DecisionEvent<'a>) -> BatchEvent<'a> {
+    BatchEvent {
+        surface: last.surface,
+        tenant: "",
+        caller: last.caller,
+        client: last.client,
+        policy_epoch: last.policy_epoch,
+        revocation_epoch: last.revocation_epoch,
+        latency_us: last.latency_us,
+        items: &[],
     }
 }
 

@@ -1,6 +1,4 @@
-//! Which arithmetic verifies: chosen at run time, and left for the portable one if it is ever caught in an error.
-
-use std::sync::atomic::{AtomicBool, Ordering};
+//! Which arithmetic verifies: chosen at run time.
 
 use curve25519_dalek::edwards::EdwardsPoint;
 use curve25519_dalek::scalar::Scalar;
@@ -27,30 +25,14 @@ pub(super) enum Arithmetic {
     Portable,
 }
 
-/// Set when the lanes disagreed with the shadow, for the life of the process.
-static LANES_DISTRUSTED: AtomicBool = AtomicBool::new(false);
-
-/// Leaves the lane kernels for the portable path, in every verifier from its next batch on.
-pub(super) fn distrust_lanes() {
-    LANES_DISTRUSTED.store(true, Ordering::Release);
-}
-
 impl Arithmetic {
     pub(super) fn of(engine: Engine) -> Self {
         match engine {
             #[cfg(target_arch = "x86_64")]
-            Engine::Auto if !LANES_DISTRUSTED.load(Ordering::Acquire) => {
-                avx512::Avx512::detect().map_or(Self::Portable, Self::Lanes)
-            }
-            Engine::Auto | Engine::Portable => Self::Portable,
-        }
-    }
-
-    pub(super) const fn name(self) -> &'static str {
-        match self {
-            #[cfg(target_arch = "x86_64")]
-            Self::Lanes(_) => "avx512-ifma",
-            Self::Portable => "portable",
+            Engine::Auto => avx512::Avx512::detect().map_or(Self::Portable, Self::Lanes),
+            #[cfg(not(target_arch = "x86_64"))]
+            Engine::Auto => Self::Portable,
+            Engine::Portable => Self::Portable,
         }
     }
 

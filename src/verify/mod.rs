@@ -49,12 +49,16 @@ mod engine;
 mod inverse;
 mod key;
 mod portable;
+mod shadow;
 mod tables;
 mod verdict;
+
+use std::io;
 
 use self::engine::Arithmetic;
 pub use self::engine::Engine;
 pub use self::key::{KeyRejection, VerifyingKey};
+pub use self::shadow::{Disagreement, Shadow};
 pub use self::tables::{Tables, TablesUse};
 pub use self::verdict::{SignatureRejection, SignatureVerified, Verdict};
 
@@ -110,11 +114,11 @@ impl<'a> ItemKey<'a> {
 
 /// Verifies batches. One per shard: it owns the scratch memory, so that in steady state no item allocates.
 pub struct Verifier {
-    engine: Engine,
     scratch: Scratch,
+    sampler: Option<shadow::Sampler>,
 }
 
-/// The memory of the arithmetic in use.
+/// The arithmetic in use and its memory.
 enum Scratch {
     #[cfg(target_arch = "x86_64")]
     Lanes(Box<avx512::Scratch>),
@@ -125,13 +129,24 @@ impl Verifier {
     /// A verifier on the wished engine; the first one of a process builds the table of B (some milliseconds).
     #[must_use]
     pub fn new(engine: Engine) -> Self {
-        Self { engine, scratch: Scratch::new(Arithmetic::of(engine)) }
+        Self { scratch: Scratch::new(Arithmetic::of(engine)), sampler: None }
+    }
+
+    /// A verifier of whose verdicts `shadow` checks a sample.
+    ///
+    /// # Errors
+    /// If the operating system gives no random numbers to sample by.
+    pub fn with_shadow(engine: Engine, shadow: &Shadow) -> io::Result<Self> {
+        Ok(Self { sampler: Some(shadow.sampler()?), ..Self::new(engine) })
     }
 
     /// Replaces the content of `verdicts` by one verdict per item, in the order of `items`.
     ///
     /// Any number of items is fine, none included; multiples of eight are the most efficient.
     pub fn verify(&mut self, items: &[Item<'_>], verdicts: &mut Vec<Verdict>) {
+        if self.sampler.as_ref().is_some_and(shadow::Sampler::lanes_distrusted) {
+            self.scratch.leave_lanes();
+        }
         verdicts.clear();
         match &mut self.scratch {
             #[cfg(target_arch = "x86_64")]
@@ -139,12 +154,20 @@ impl Verifier {
             Scratch::Portable(scratch) => scratch.verify(items, verdicts),
         }
         assert_eq!(items.len(), verdicts.len(), "one verdict per item");
+        let engine_name = self.engine_name();
+        if let Some(sampler) = &mut self.sampler {
+            sampler.sample(items, verdicts, engine_name);
+        }
     }
 
-    /// The name of the arithmetic in use, for logs and metrics.
+    /// The name of the arithmetic in use, for logs and metrics: `avx512-ifma` or `portable`.
     #[must_use]
     pub fn engine_name(&self) -> &'static str {
-        Arithmetic::of(self.engine).name()
+        match self.scratch {
+            #[cfg(target_arch = "x86_64")]
+            Scratch::Lanes(_) => "avx512-ifma",
+            Scratch::Portable(_) => "portable",
+        }
     }
 }
 
@@ -154,6 +177,12 @@ impl Scratch {
             #[cfg(target_arch = "x86_64")]
             Arithmetic::Lanes(cpu) => Self::Lanes(Box::new(avx512::Scratch::new(cpu))),
             Arithmetic::Portable => Self::Portable(portable::Scratch::new()),
+        }
+    }
+
+    fn leave_lanes(&mut self) {
+        if !matches!(self, Self::Portable(_)) {
+            *self = Self::Portable(portable::Scratch::new());
         }
     }
 }

@@ -138,6 +138,15 @@ impl Scratch {
         }
     }
 
+    /// The verdict of one item.
+    pub(super) fn verify_one(&self, item: &Item<'_>) -> Verdict {
+        match self.recompute_r(item) {
+            Ok(point) if item.signature.first_chunk() == Some(&point.compress().0) => Verdict::accepted(),
+            Ok(_) => Verdict::Rejected(SignatureRejection::SignatureMismatch),
+            Err(rejection) => Verdict::Rejected(rejection),
+        }
+    }
+
     /// `[S]B − [k]A` of one item, after the checks that need no curve arithmetic.
     fn recompute_r(&self, item: &Item<'_>) -> Result<EdwardsPoint, SignatureRejection> {
         match item.key {

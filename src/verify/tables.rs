@@ -5,7 +5,7 @@
 //! then from a thread that is not a shard, gives the tables to the keys used most since the last calls.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use super::engine::Arithmetic;
@@ -15,6 +15,8 @@ use super::{Engine, KeyRejection, VerifyingKey};
 /// The registered keys of one engine and the memory their tables may take.
 pub struct Tables {
     engine: Engine,
+    // Set once by the shadow check, for the life of the process.
+    lanes_distrusted: AtomicBool,
     budget_bytes: AtomicUsize,
     // Locked by registration and rebalancing only; shards read tables through the keys they hold.
     keys: Mutex<HashMap<[u8; 32], Entry>>,
@@ -44,7 +46,12 @@ impl Tables {
     /// No keys yet, for verifiers on `engine`.
     #[must_use]
     pub fn new(engine: Engine, budget_bytes: usize) -> Self {
-        Self { engine, budget_bytes: AtomicUsize::new(budget_bytes), keys: Mutex::default() }
+        Self {
+            engine,
+            lanes_distrusted: AtomicBool::new(false),
+            budget_bytes: AtomicUsize::new(budget_bytes),
+            keys: Mutex::default(),
+        }
     }
 
     /// The tables [`VerifyingKey::register`] uses: memory is one budget for the whole process.
@@ -59,6 +66,13 @@ impl Tables {
         self.budget_bytes.store(budget_bytes, Ordering::Relaxed);
     }
 
+    /// Makes the tables that verifiers on `engine` read; call it before keys are registered.
+    pub fn set_engine(&self, engine: Engine) {
+        if engine == Engine::Portable {
+            self.distrust_lanes();
+        }
+    }
+
     /// As [`VerifyingKey::register`], within this budget.
     ///
     /// # Errors
@@ -69,7 +83,7 @@ impl Tables {
             return Ok(VerifyingKey(key));
         }
         let key = Arc::new(Registered::new(bytes)?);
-        let arithmetic = Arithmetic::of(self.engine);
+        let arithmetic = self.arithmetic();
         let tables =
             keys.values().filter_map(|entry| entry.key.upgrade()).filter(|key| has_table(key)).count();
         if tables < self.tables_max(arithmetic) {
@@ -84,7 +98,7 @@ impl Tables {
     /// Builds tables (a fraction of a millisecond each): call it from a thread of its own, each second or so.
     pub fn rebalance(&self) -> TablesUse {
         let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
-        let arithmetic = Arithmetic::of(self.engine);
+        let arithmetic = self.arithmetic();
         let mut ranked = Vec::with_capacity(keys.len());
         keys.retain(|_, entry| {
             let Some(key) = entry.key.upgrade() else { return false };
@@ -107,6 +121,16 @@ impl Tables {
             }
         }
         TablesUse { keys: ranked.len(), tables, bytes: tables * arithmetic.table_bytes() }
+    }
+
+    /// Makes the tables the portable engine reads from now on; [`Tables::rebalance`] replaces those there are.
+    pub(super) fn distrust_lanes(&self) {
+        self.lanes_distrusted.store(true, Ordering::Release);
+    }
+
+    fn arithmetic(&self) -> Arithmetic {
+        let distrusted = self.lanes_distrusted.load(Ordering::Acquire);
+        Arithmetic::of(if distrusted { Engine::Portable } else { self.engine })
     }
 
     fn tables_max(&self, arithmetic: Arithmetic) -> usize {

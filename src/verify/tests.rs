@@ -9,6 +9,8 @@ use ed25519_dalek::{Signature, Signer, SigningKey};
 use super::*;
 
 mod conformance;
+pub(in crate::verify) mod random;
+mod service;
 
 /// One case with its own bytes; lengths are whatever the vector says.
 #[derive(Clone, Debug)]

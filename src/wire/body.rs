@@ -153,7 +153,11 @@ fn parse_chunk_size(line: &[u8]) -> Result<usize, HttpError> {
 mod tests {
     use super::*;
 
-    fn read_in_steps(wire: &[u8], step: usize, bytes_max: usize) -> Result<Option<(Vec<u8>, usize)>, HttpError> {
+    fn read_in_steps(
+        wire: &[u8],
+        step: usize,
+        bytes_max: usize,
+    ) -> Result<Option<(Vec<u8>, usize)>, HttpError> {
         let mut reader = BodyReader::new(Framing::Chunked, bytes_max)?;
         let mut buffer = Vec::new();
         for part in wire.chunks(step) {
@@ -188,7 +192,8 @@ mod tests {
     /// CR would have seen the body end elsewhere. The other tests only broke lines at their end.
     #[test]
     fn white_space_that_other_readers_take_for_a_line_end_is_refused() {
-        for wire in ["4\r\r\nWiki\r\n", "4\x0c\r\nWiki\r\n", "4;a\rb\r\nWiki\r\n", "0\r\na: b\rc: d\r\n\r\n"] {
+        for wire in ["4\r\r\nWiki\r\n", "4\x0c\r\nWiki\r\n", "4;a\rb\r\nWiki\r\n", "0\r\na: b\rc: d\r\n\r\n"]
+        {
             let result = read_in_steps(wire.as_bytes(), 1, 100);
             assert!(matches!(result, Err(HttpError::Malformed(_))), "{wire:?} gave {result:?}");
         }

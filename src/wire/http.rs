@@ -75,7 +75,9 @@ impl HttpError {
 impl fmt::Display for HttpError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::HeadTooLarge => write!(f, "request head over {HEAD_BYTES_MAX} bytes or {HEADERS_MAX} lines"),
+            Self::HeadTooLarge => {
+                write!(f, "request head over {HEAD_BYTES_MAX} bytes or {HEADERS_MAX} lines")
+            }
             Self::BodyTooLarge => f.write_str("request body over the limit"),
             Self::Malformed(what) => write!(f, "malformed request: {what}"),
             Self::TimedOut => f.write_str("the request did not arrive in time"),
@@ -123,7 +125,9 @@ pub fn parse_head(bytes: &[u8]) -> Result<Option<RequestHead<'_>>, HttpError> {
     let window = &bytes[..bytes.len().min(HEAD_BYTES_MAX)];
     let head_bytes = match request.parse_with_uninit_headers(window, &mut lines) {
         Ok(httparse::Status::Complete(head_bytes)) => head_bytes,
-        Ok(httparse::Status::Partial) if bytes.len() >= HEAD_BYTES_MAX => return Err(HttpError::HeadTooLarge),
+        Ok(httparse::Status::Partial) if bytes.len() >= HEAD_BYTES_MAX => {
+            return Err(HttpError::HeadTooLarge);
+        }
         Ok(httparse::Status::Partial) => return Ok(None),
         Err(httparse::Error::TooManyHeaders) => return Err(HttpError::HeadTooLarge),
         Err(error) => return Err(HttpError::Malformed(describe(error))),
@@ -157,7 +161,9 @@ pub fn parse_head(bytes: &[u8]) -> Result<Option<RequestHead<'_>>, HttpError> {
         version,
         framing,
         keep_alive: fields.keep_alive(version),
-        expects_continue: version == Version::Http11 && fields.expects_continue && framing != Framing::Length(0),
+        expects_continue: version == Version::Http11
+            && fields.expects_continue
+            && framing != Framing::Length(0),
         authorization: fields.authorization.filter(|_| !fields.authorization_repeated),
         authorization_repeated: fields.authorization_repeated,
         if_none_match: fields.if_none_match,
@@ -223,8 +229,9 @@ impl<'a> Fields<'a> {
                     if fields.content_length.is_some() {
                         return Err(HttpError::Malformed("Content-Length sent twice"));
                     }
-                    fields.content_length =
-                        Some(parse_length(value).ok_or(HttpError::Malformed("Content-Length is not a number"))?);
+                    fields.content_length = Some(
+                        parse_length(value).ok_or(HttpError::Malformed("Content-Length is not a number"))?,
+                    );
                 }
                 17 if name.eq_ignore_ascii_case("transfer-encoding") => {
                     if fields.transfer_coded || !value.eq_ignore_ascii_case(b"chunked") {
@@ -327,9 +334,10 @@ mod tests {
 
     #[test]
     fn repeated_authorization_is_remembered_and_not_chosen_from() {
-        let head = head("GET / HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer a\r\nauthorization: Bearer b\r\n\r\n")
-            .unwrap()
-            .unwrap();
+        let head =
+            head("GET / HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer a\r\nauthorization: Bearer b\r\n\r\n")
+                .unwrap()
+                .unwrap();
         assert!(head.authorization_repeated);
         assert_eq!(head.authorization, None);
     }

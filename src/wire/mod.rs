@@ -17,8 +17,8 @@ pub use nginx::{FORWARD_SCOPES_MAX, ForwardAuth, IDENTITY_HEADERS, forward_token
 pub use refusal::{Refusal, refusal};
 pub use reply::{Connection, Reply, write_reply};
 pub use verify_call::{
-    AnswerWriter, Place, SCOPES_PER_CALL_MAX, TOKENS_PER_CALL_MAX, VerifyCall, VerifyCallError, error_json, is_json,
-    parse_verify_call, write_unavailable,
+    AnswerWriter, Place, SCOPES_PER_CALL_MAX, TOKENS_PER_CALL_MAX, VerifyCall, VerifyCallError, error_json,
+    is_json, parse_verify_call, write_unavailable,
 };
 
 /// What a reply may say about an accepted token. Borrowed from its verified claims.

@@ -51,14 +51,20 @@ impl<'a> ForwardAuth<'a> {
         let mut demands = Self::default();
         for (name, value) in form_urlencoded::parse(query.as_bytes()) {
             match name.as_ref() {
-                "audience" if demands.audience.is_none() && !value.is_empty() => demands.audience = Some(value),
+                "audience" if demands.audience.is_none() && !value.is_empty() => {
+                    demands.audience = Some(value);
+                }
                 // An empty demand is an unset variable in the proxy's configuration, not a wish to allow everything.
                 "scope" if demands.scopes.is_empty() && !value.trim_matches(' ').is_empty() => {
                     if !value.bytes().all(|byte| matches!(byte, b' ' | 0x21 | 0x23..=0x5b | 0x5d..=0x7e)) {
-                        return Err("query parameter scope has a character that scopes cannot have".to_owned());
+                        return Err(
+                            "query parameter scope has a character that scopes cannot have".to_owned()
+                        );
                     }
                     if value.split(' ').count() > FORWARD_SCOPES_MAX {
-                        return Err(format!("query parameter scope names more than {FORWARD_SCOPES_MAX} scopes"));
+                        return Err(format!(
+                            "query parameter scope names more than {FORWARD_SCOPES_MAX} scopes"
+                        ));
                     }
                     demands.scopes = value;
                 }
@@ -221,7 +227,10 @@ mod tests {
 
     #[test]
     fn a_refusal_carries_its_challenge() {
-        assert!(reply(&Err(Rejection::TokenMissing)).contains("\r\nWWW-Authenticate: Bearer realm=\"edgate\"\r\n"));
+        assert!(
+            reply(&Err(Rejection::TokenMissing))
+                .contains("\r\nWWW-Authenticate: Bearer realm=\"edgate\"\r\n")
+        );
         let expired = reply(&Err(Rejection::Expired));
         assert!(expired.starts_with("HTTP/1.1 401 "));
         assert!(expired.contains("error=\"invalid_token\"\r\n"));
@@ -245,7 +254,16 @@ mod tests {
     /// tests had an empty audience only.
     #[test]
     fn a_scope_that_demands_nothing_or_cannot_be_met_is_a_mistake() {
-        for query in ["scope=", "scope=+", "scope", "scope=&scope=a", "scope=a%5C", "scope=%22", "scope=a%0D%0Ab", "scope=%C3%A9"] {
+        for query in [
+            "scope=",
+            "scope=+",
+            "scope",
+            "scope=&scope=a",
+            "scope=a%5C",
+            "scope=%22",
+            "scope=a%0D%0Ab",
+            "scope=%C3%A9",
+        ] {
             assert!(ForwardAuth::parse(query).is_err(), "{query}");
         }
         assert_eq!(ForwardAuth::parse("scope=a++b").unwrap().scopes, "a  b");

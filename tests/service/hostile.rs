@@ -64,7 +64,9 @@ fn mutated_requests_neither_crash_nor_hang_nor_fill_memory() {
     let mut random = Random(seed);
     let edgate = Edgate::start_with("shards = 1\nheader_timeout_ms = 2000", "");
     let token = edgate.issuer.token("a");
-    let body = format!("{{\"tokens\":[\"{token}\",\"x\"],\"audience\":\"orders\",\"scope\":[\"a.b\"],\"claims\":true}}");
+    let body = format!(
+        "{{\"tokens\":[\"{token}\",\"x\"],\"audience\":\"orders\",\"scope\":[\"a.b\"],\"claims\":true}}"
+    );
     let seeds: Vec<Vec<u8>> = [
         format!("GET /auth/nginx?scope=a+b HTTP/1.1\r\nHost: t\r\nAuthorization: Bearer {token}\r\n\r\n"),
         format!(
@@ -93,7 +95,12 @@ fn mutated_requests_neither_crash_nor_hang_nor_fill_memory() {
         let ended = stream.read_to_end(&mut answer);
         // The server ends the connection: by answering and closing, or with a reset. A timeout would be a hang.
         if let Err(error) = ended {
-            assert_ne!(error.kind(), std::io::ErrorKind::WouldBlock, "request {i} hung: {:?}", String::from_utf8_lossy(&bytes));
+            assert_ne!(
+                error.kind(),
+                std::io::ErrorKind::WouldBlock,
+                "request {i} hung: {:?}",
+                String::from_utf8_lossy(&bytes)
+            );
         }
         assert!(!answer.starts_with(b"HTTP/1.1 500"), "request {i}");
         if i == count / 5 {

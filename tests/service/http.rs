@@ -91,7 +91,10 @@ fn broken_http_is_refused_with_its_status_and_closed() {
         ("GET /livez HTTP/1.1\r\n\r\n", 400),
         ("GET /livez HTTP/9.9\r\nHost: t\r\n\r\n", 400),
         ("\u{1}\u{2}\u{3}\r\n\r\n", 400),
-        ("POST /v1/tokens/verify HTTP/1.1\r\nHost: t\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n", 400),
+        (
+            "POST /v1/tokens/verify HTTP/1.1\r\nHost: t\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n",
+            400,
+        ),
         ("POST /v1/tokens/verify HTTP/1.1\r\nHost: t\r\nContent-Length: 2000000\r\n\r\n", 413),
         ("POST /v1/tokens/verify HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\nfffffff\r\n", 413),
         ("GET /livez HTTP/1.1\r\nHost: t\r\nExpect: tea\r\n\r\n", 417),
@@ -165,8 +168,9 @@ fn a_unix_socket_answers_like_tcp() {
     let edgate = Edgate::start();
     let mut stream = UnixStream::connect(edgate.dir.path().join("data.sock")).unwrap();
     let token = edgate.issuer.token("a");
-    let request =
-        format!("GET /auth/nginx HTTP/1.1\r\nHost: t\r\nConnection: close\r\nAuthorization: Bearer {token}\r\n\r\n");
+    let request = format!(
+        "GET /auth/nginx HTTP/1.1\r\nHost: t\r\nConnection: close\r\nAuthorization: Bearer {token}\r\n\r\n"
+    );
     stream.write_all(request.as_bytes()).unwrap();
     let mut text = String::new();
     stream.read_to_string(&mut text).unwrap();

@@ -119,10 +119,19 @@ fn nginx_lets_only_good_tokens_see_the_page() {
         ("audience_mismatch", with(&|c| c["aud"] = json!("billing"))),
         ("issuer_mismatch", with(&|c| c["iss"] = json!("https://other.test"))),
         ("key_unknown", Issuer::new(2).token("j")),
-        ("signature_mismatch", format!("{}.{}.{}", parts[0], other_payload.split('.').nth(1).unwrap(), parts[2])),
-        ("signature_mismatch", format!("{}.{}.{}", parts[0], parts[1], other_payload.split('.').nth(2).unwrap())),
+        (
+            "signature_mismatch",
+            format!("{}.{}.{}", parts[0], other_payload.split('.').nth(1).unwrap(), parts[2]),
+        ),
+        (
+            "signature_mismatch",
+            format!("{}.{}.{}", parts[0], parts[1], other_payload.split('.').nth(2).unwrap()),
+        ),
         ("algorithm_not_allowed", {
-            let none = issuer.sign_with(&json!({"alg": "none", "typ": "att+jwt", "kid": issuer.kid}), &Issuer::claims("j"));
+            let none = issuer.sign_with(
+                &json!({"alg": "none", "typ": "att+jwt", "kid": issuer.kid}),
+                &Issuer::claims("j"),
+            );
             format!("{}.", none.rsplit_once('.').unwrap().0)
         }),
         ("revoked", {
@@ -146,7 +155,10 @@ fn nginx_lets_only_good_tokens_see_the_page() {
     assert_eq!((missing.status, missing.header("www-authenticate")), (401, Some("Bearer realm=\"edgate\"")));
     assert_eq!(edgate.refused("token_missing"), 1.0);
     let doubled = nginx.get("/", &(bearer(&good) + &bearer(&good)));
-    assert!(matches!(doubled.status, 400 | 401), "nginx before 1.23 passes both on, later ones answer 400 themselves");
+    assert!(
+        matches!(doubled.status, 400 | 401),
+        "nginx before 1.23 passes both on, later ones answer 400 themselves"
+    );
     assert!(!doubled.body.contains("the page"));
     if doubled.status == 401 {
         assert_eq!(edgate.refused("authorization_repeated"), 1.0);
@@ -172,5 +184,9 @@ fn nginx_keeps_its_connection_through_denials() {
         client.send(format!("GET / HTTP/1.1\r\nHost: t\r\nAuthorization: Bearer {token}\r\n\r\n").as_bytes());
         assert_eq!(client.receive().unwrap().status, if i % 2 == 0 { 200 } else { 401 });
     }
-    assert_eq!(edgate.metric("connections_accepted_total") - before, 1.0, "an empty body keeps the connection");
+    assert_eq!(
+        edgate.metric("connections_accepted_total") - before,
+        1.0,
+        "an empty body keeps the connection"
+    );
 }

@@ -14,7 +14,8 @@ fn with(change: impl FnOnce(&mut Value)) -> Value {
 fn a_good_token_is_accepted_and_described() {
     let edgate = Edgate::start();
     let token = edgate.issuer.token("j-1");
-    let response = edgate.verify(&json!({"token": token, "audience": AUDIENCE, "scope": "orders.read", "claims": true}));
+    let response =
+        edgate.verify(&json!({"token": token, "audience": AUDIENCE, "scope": "orders.read", "claims": true}));
     assert_eq!(response.status, 200);
     let answer = response.json();
     assert_eq!(answer["valid"], true, "{answer}");
@@ -57,18 +58,34 @@ fn every_bad_token_is_refused_for_its_own_reason() {
         ("signature_mismatch", format!("{}.{}.{}", parts[0], parts[1], swap_first(parts[2]))),
         ("signature_mismatch", {
             let forged = Issuer::new(2);
-            forged.sign_with(&json!({"alg": "Ed25519", "typ": "att+jwt", "kid": issuer.kid}), &Issuer::claims("j"))
+            forged.sign_with(
+                &json!({"alg": "Ed25519", "typ": "att+jwt", "kid": issuer.kid}),
+                &Issuer::claims("j"),
+            )
         }),
-        ("algorithm_not_allowed", issuer.sign_with(&json!({"alg": "none", "typ": "att+jwt"}), &Issuer::claims("j"))),
-        ("type_not_allowed", issuer.sign_with(&json!({"alg": "Ed25519", "typ": "JWT", "kid": issuer.kid}), &Issuer::claims("j"))),
-        ("critical_header", issuer.sign_with(
-            &json!({"alg": "Ed25519", "typ": "att+jwt", "kid": issuer.kid, "crit": ["x"], "x": 1}),
-            &Issuer::claims("j"),
-        )),
-        ("header_member_forbidden", issuer.sign_with(
-            &json!({"alg": "Ed25519", "typ": "att+jwt", "kid": issuer.kid, "jwk": other.jwk()}),
-            &Issuer::claims("j"),
-        )),
+        (
+            "algorithm_not_allowed",
+            issuer.sign_with(&json!({"alg": "none", "typ": "att+jwt"}), &Issuer::claims("j")),
+        ),
+        (
+            "type_not_allowed",
+            issuer
+                .sign_with(&json!({"alg": "Ed25519", "typ": "JWT", "kid": issuer.kid}), &Issuer::claims("j")),
+        ),
+        (
+            "critical_header",
+            issuer.sign_with(
+                &json!({"alg": "Ed25519", "typ": "att+jwt", "kid": issuer.kid, "crit": ["x"], "x": 1}),
+                &Issuer::claims("j"),
+            ),
+        ),
+        (
+            "header_member_forbidden",
+            issuer.sign_with(
+                &json!({"alg": "Ed25519", "typ": "att+jwt", "kid": issuer.kid, "jwk": other.jwk()}),
+                &Issuer::claims("j"),
+            ),
+        ),
         ("token_malformed", "abc".to_owned()),
         ("token_malformed", format!("{good}=")),
         ("token_too_long", "a".repeat(9000)),
@@ -91,7 +108,8 @@ fn every_bad_token_is_refused_for_its_own_reason() {
 #[test]
 fn a_tampered_payload_is_refused() {
     let edgate = Edgate::start();
-    let (good, more) = (edgate.issuer.token("j"), edgate.issuer.sign(&with(|c| c["scope"] = json!(["admin"]))));
+    let (good, more) =
+        (edgate.issuer.token("j"), edgate.issuer.sign(&with(|c| c["scope"] = json!(["admin"]))));
     let (good, more): (Vec<_>, Vec<_>) = (good.split('.').collect(), more.split('.').collect());
     let forged = format!("{}.{}.{}", good[0], more[1], good[2]);
     assert_eq!(edgate.forward(&forged).status, 401);
@@ -110,7 +128,10 @@ fn a_missing_scope_is_403_and_a_demanded_audience_narrows() {
     assert_eq!(edgate.get("/auth/nginx?audience=orders", &auth).status, 200);
     assert_eq!(edgate.get("/auth/nginx?audience=billing", &auth).status, 401);
     assert_eq!(edgate.get("/auth/nginx?leeway=9", &auth).status, 400);
-    assert_eq!(edgate.verify(&json!({"token": token, "scope": ["nope"]})).json()["error"], "insufficient_scope");
+    assert_eq!(
+        edgate.verify(&json!({"token": token, "scope": ["nope"]})).json()["error"],
+        "insufficient_scope"
+    );
 }
 
 #[test]
@@ -119,7 +140,8 @@ fn a_missing_or_doubled_authorization_is_refused() {
     let token = edgate.issuer.token("j");
     let missing = edgate.get("/auth/nginx", "");
     assert_eq!((missing.status, missing.header("www-authenticate")), (401, Some("Bearer realm=\"edgate\"")));
-    let doubled = edgate.get("/auth/nginx", &format!("Authorization: Bearer {token}\r\nAuthorization: Bearer {token}\r\n"));
+    let doubled = edgate
+        .get("/auth/nginx", &format!("Authorization: Bearer {token}\r\nAuthorization: Bearer {token}\r\n"));
     assert_eq!(doubled.status, 401);
     assert!(doubled.header("www-authenticate").unwrap().contains("invalid_request"));
     assert_eq!(edgate.get("/auth/nginx", "Authorization: Basic eDp5\r\n").status, 401);
@@ -131,8 +153,9 @@ fn a_missing_or_doubled_authorization_is_refused() {
 #[test]
 fn many_tokens_get_one_result_each_in_order() {
     let edgate = Edgate::start();
-    let tokens: Vec<String> =
-        (0..200).map(|i| if i % 5 == 0 { "bad".to_owned() } else { edgate.issuer.token(&format!("m{i}")) }).collect();
+    let tokens: Vec<String> = (0..200)
+        .map(|i| if i % 5 == 0 { "bad".to_owned() } else { edgate.issuer.token(&format!("m{i}")) })
+        .collect();
     let answer = edgate.verify(&json!({"tokens": tokens})).json();
     let results = answer["results"].as_array().unwrap();
     assert_eq!(results.len(), 200);
@@ -144,7 +167,12 @@ fn many_tokens_get_one_result_each_in_order() {
 #[test]
 fn a_call_that_is_not_understood_is_400() {
     let edgate = Edgate::start();
-    for body in [json!({}), json!({"token": 7}), json!({"token": "a", "tokens": ["b"]}), json!({"token": "a", "x": 1})] {
+    for body in [
+        json!({}),
+        json!({"token": 7}),
+        json!({"token": "a", "tokens": ["b"]}),
+        json!({"token": "a", "x": 1}),
+    ] {
         let response = edgate.verify(&body);
         assert_eq!(response.status, 400, "{body}");
         assert_eq!(response.json()["error"], "invalid_request");

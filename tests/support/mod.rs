@@ -1,6 +1,6 @@
 //! A built daemon, a client that sends exactly the bytes it is told to, and an issuer that signs whatever it is told to.
 
-#![allow(dead_code, reason = "each test program uses a part of this")]
+#![allow(dead_code, unreachable_pub, reason = "each test program uses a part of this")]
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -39,7 +39,10 @@ pub fn have(program: &str) -> bool {
         .chain([PathBuf::from("/usr/sbin")])
         .any(|folder| folder.join(program).is_file());
     if !found {
-        assert!(std::env::var_os("EDGATE_NO_SKIP").is_none(), "{program} is not installed and CI skips nothing");
+        assert!(
+            std::env::var_os("EDGATE_NO_SKIP").is_none(),
+            "{program} is not installed and CI skips nothing"
+        );
         eprintln!("SKIPPED: {program} is not installed");
     }
     found
@@ -84,7 +87,8 @@ impl Issuer {
     }
 
     pub fn sign_with(&self, header: &Value, claims: &Value) -> String {
-        let input = format!("{}.{}", BASE64URL.encode(header.to_string()), BASE64URL.encode(claims.to_string()));
+        let input =
+            format!("{}.{}", BASE64URL.encode(header.to_string()), BASE64URL.encode(claims.to_string()));
         let signature = self.key.sign(input.as_bytes());
         format!("{input}.{}", BASE64URL.encode(signature.to_bytes()))
     }
@@ -218,11 +222,10 @@ pub fn write_config(dir: &Path, issuer: &Issuer, server: &str, audit: &str) {
     fs::write(dir.join("edgate.toml"), config).unwrap();
 }
 
-/// The decision ids of every decision in a log, by a reader of the documented format that shares no code with ours.
+/// The ids of every decision in a log, read record by record.
 pub fn decision_ids(dir: &Path) -> std::collections::HashSet<String> {
-    const HEADER_BYTES: usize = 128;
-    let word = |bytes: &[u8], at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());
-    let half = |bytes: &[u8], at: usize| u16::from_le_bytes(bytes[at..at + 2].try_into().unwrap());
+    use edgate::audit::record::{HEADER_BYTES, Header, stored_len};
+    use edgate::audit::schema::{Kind, read_body, uint};
     let mut ids = std::collections::HashSet::new();
     for entry in fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();
@@ -230,16 +233,19 @@ pub fn decision_ids(dir: &Path) -> std::collections::HashSet<String> {
             continue;
         }
         let bytes = fs::read(path).unwrap();
-        let boot = word(&bytes, SEGMENT_BOOT_AT);
-        let mut at = SEGMENT_HEADER_BYTES;
-        while at + HEADER_BYTES <= bytes.len() && bytes[at..at + 4] != [0; 4] {
-            let body_len = u32::from_le_bytes(bytes[at + 4..at + 8].try_into().unwrap()) as usize;
-            let (kind, core, core_seq) =
-                (half(&bytes, at + 32), half(&bytes, at + 36), word(&bytes, at + 40));
-            if kind == DECISION_KIND {
-                ids.insert(format!("{boot:016x}-{core:x}-{core_seq:x}"));
+        let (mut at, mut boot) = (0, 0);
+        while let Some(header) = bytes.get(at..at + HEADER_BYTES) {
+            // Zeros, or what a crash tore: the end of the segment.
+            let Ok(header) = Header::parse(header.try_into().unwrap()) else { break };
+            let body_len = usize::try_from(header.body_len).unwrap();
+            let body = &bytes[at + HEADER_BYTES..at + HEADER_BYTES + body_len];
+            if header.kind == Kind::SegmentOpen.code() {
+                boot = uint(&read_body(header.kind, header.schema, body).unwrap(), 4).unwrap();
             }
-            at += (HEADER_BYTES + body_len).next_multiple_of(8);
+            if header.kind == Kind::Decision.code() || header.kind == Kind::DecisionBatch.code() {
+                ids.insert(format!("{boot:016x}-{:x}-{:x}", header.core, header.core_seq));
+            }
+            at += stored_len(body_len);
         }
     }
     ids

@@ -1,13 +1,13 @@
 //! The segments in order: links between them, tree heads, signatures, and how the log ends.
 
-use std::{collections::VecDeque, fs, path::Path};
+use std::collections::VecDeque;
 
 use super::{
     Break, Class, Mode, Options, Report, Trusted,
     segment::{FoundCheckpoint, Scan},
 };
 use crate::audit::{
-    disk::SegmentFile,
+    folder::SegmentFile,
     merkle::CompactRange,
     note::{Checkpoint, NoteError},
     recover::FIRST_SEGMENT,
@@ -48,7 +48,8 @@ struct Ended {
 }
 
 impl<'a> Join<'a> {
-    pub(super) fn new(dir: &Path, options: &'a Options, files: &[SegmentFile]) -> Self {
+    /// `published` is the checkpoint beside the log, if there is one.
+    pub(super) fn new(options: &'a Options, files: &[SegmentFile], published: Option<String>) -> Self {
         let whole = !matches!(options.mode, Mode::Range { .. });
         let (expected_index, tree, last) = match &options.since {
             Some(trusted) => (trusted.segment, Some(trusted.tree.clone()), None),
@@ -79,7 +80,7 @@ impl<'a> Join<'a> {
             signed_wall_ns: 0,
             last_wall_ns: 0,
             stopped: false,
-            published: fs::read_to_string(dir.join(CHECKPOINT_FILE)).ok(),
+            published,
         }
     }
 
@@ -106,8 +107,13 @@ impl<'a> Join<'a> {
         }
         self.report.segments += 1;
         self.check_open(&scan);
-        if adjacent {
+        // A first record that could not be read was reported by the scan: its link is part of that break.
+        let first_is_damaged = scan.breaks.first().is_some_and(|first| first.offset == 0);
+        if adjacent && !first_is_damaged {
             self.check_link(&scan);
+        }
+        if first_is_damaged {
+            self.tree = None;
         }
         let mut scan = scan;
         let breaks = std::mem::take(&mut scan.breaks);

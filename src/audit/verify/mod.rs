@@ -15,14 +15,16 @@ use std::{
 };
 
 use join::Join;
-use segment::{Scan, scan};
+use segment::{Ending, Scan, scan};
 
 use super::{
     error::AuditError,
-    folder::{list_segments, segment_name},
+    folder::{SegmentFile, segment_name},
     merkle::CompactRange,
     note::CheckpointKey,
+    real::list_segments,
     record::{HEADER_BYTES, Hash, Header},
+    sealer::CHECKPOINT_FILE,
 };
 
 /// How to verify.
@@ -280,7 +282,8 @@ pub fn verify_dir(
         files = (0..files.len()).filter(|at| wanted(*at)).map(|at| files[at]).collect();
     }
     let bytes_total = files.iter().map(|file| file.bytes).sum();
-    let mut join = Join::new(dir, options, &files);
+    let published = std::fs::read_to_string(dir.join(CHECKPOINT_FILE)).ok();
+    let mut join = Join::new(options, &files, published);
     let mut bytes = 0;
     scan_in_order(dir, options, &files, |scan| {
         bytes += scan.file_bytes;
@@ -291,12 +294,28 @@ pub fn verify_dir(
     Ok(join.finish())
 }
 
+/// Verifies segments that are at hand, one after the other.
+#[cfg(test)]
+pub(super) fn verify_segments(segments: &[(SegmentFile, Vec<u8>)], options: &Options) -> Report {
+    let files: Vec<_> = segments.iter().map(|(file, _)| *file).collect();
+    let mut join = Join::new(options, &files, None);
+    let written = segments.iter().rposition(|(_, bytes)| bytes.iter().any(|byte| *byte != 0)).unwrap_or(0);
+    for (at, (file, bytes)) in segments.iter().enumerate() {
+        let ending = match segments.get(at + 1) {
+            Some((_, next)) if at < written => Ending::stated_by(next),
+            _ => Ending::Last,
+        };
+        join.add(scan(file, bytes, options, ending));
+    }
+    join.finish()
+}
+
 /// Scans segments on several threads and hands the results over in order. At most a few segments are ahead of the
 /// join, so that memory stays bounded.
 fn scan_in_order(
     dir: &Path,
     options: &Options,
-    files: &[super::disk::SegmentFile],
+    files: &[SegmentFile],
     mut take: impl FnMut(Scan),
 ) -> io::Result<()> {
     struct Work {
@@ -326,8 +345,13 @@ fn scan_in_order(
                 work.next += 1;
                 work.next - 1
             };
-            let scanned =
-                read_segment(dir, files[at].index, &mut buffer).map(|()| scan(&files[at], &buffer, options));
+            let scanned = read_segment(dir, files[at].index, &mut buffer).and_then(|()| {
+                let ending = match files.get(at + 1) {
+                    Some(next) => ending_before(dir, next.index)?,
+                    None => Ending::Last,
+                };
+                Ok(scan(&files[at], &buffer, options, ending))
+            });
             lock().done[at] = Some(scanned);
             changed.notify_all();
         }
@@ -364,6 +388,17 @@ fn read_segment(dir: &Path, index: u64, buffer: &mut Vec<u8>) -> io::Result<()> 
     file.read_to_end(buffer).map(|_| ())
 }
 
+/// How a segment ended, as the next one says.
+fn ending_before(dir: &Path, next: u64) -> io::Result<Ending> {
+    let mut start = Vec::with_capacity(OPEN_BYTES);
+    File::open(dir.join(segment_name(next)))?.take(OPEN_BYTES as u64).read_to_end(&mut start)?;
+    if start.iter().all(|byte| *byte == 0) {
+        // Made ahead and not yet written to; those after it are no further.
+        return Ok(Ending::Last);
+    }
+    Ok(Ending::stated_by(&start))
+}
+
 /// The `seq` of a segment's first record, if it can be read.
 fn first_seq(dir: &Path, index: u64) -> io::Result<Option<u64>> {
     let mut header = [0; HEADER_BYTES];
@@ -374,6 +409,9 @@ fn first_seq(dir: &Path, index: u64) -> io::Result<Option<u64>> {
         Err(error) => Err(error),
     }
 }
+
+/// More than a SEGMENT_OPEN record takes.
+const OPEN_BYTES: usize = 4096;
 
 /// Segments scanned ahead of the join, per thread.
 const AHEAD: usize = 2;

@@ -4,9 +4,10 @@ use std::collections::VecDeque;
 
 use super::{Break, Class, Mode, Options};
 use crate::audit::{
-    disk::SegmentFile,
+    folder::SegmentFile,
     merkle::CompactRange,
     record::{ALIGNMENT, CORE_SEQUENCER, HEADER_BYTES, Hash, Header, MAGIC, event_hash, stored_len},
+    recover::{TORN_COMMITS_MAX, scan_commits},
     schema::{self, Kind},
     walk::{Depth, Flaw, PrevEnd, Record, SegmentOpen, prev_end, read_record_to},
     writer::Head,
@@ -58,6 +59,7 @@ pub(super) struct FoundCheckpoint {
 
 struct Scanner<'a> {
     bytes: &'a [u8],
+    ending: Ending,
     depth: Depth,
     offset: usize,
     scan: Scan,
@@ -79,8 +81,28 @@ struct Pending {
     before: usize,
 }
 
+/// What the segment's surroundings say about its end.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Ending {
+    /// Nothing is known: the next segment cannot be read.
+    Open,
+    /// No later segment was written to: what lies behind may have been torn by a crash.
+    Last,
+    /// The next segment states where this one ended. Its statement is part of the chain.
+    Stated(u64),
+}
+
+impl Ending {
+    /// Reads the statement out of the first bytes of the next segment.
+    pub(super) fn stated_by(next_segment: &[u8]) -> Self {
+        let open = read_record_to(next_segment, 0, Depth::Bodies).ok();
+        let stated = open.and_then(|record| SegmentOpen::read(&record)?.prev);
+        stated.map_or(Self::Open, |prev| Self::Stated(prev.end))
+    }
+}
+
 /// Scans a segment's bytes.
-pub(super) fn scan(file: &SegmentFile, bytes: &[u8], options: &Options) -> Scan {
+pub(super) fn scan(file: &SegmentFile, bytes: &[u8], options: &Options, ending: Ending) -> Scan {
     let scan = Scan {
         index: file.index,
         file_bytes: bytes.len() as u64,
@@ -103,6 +125,7 @@ pub(super) fn scan(file: &SegmentFile, bytes: &[u8], options: &Options) -> Scan 
     };
     let mut scanner = Scanner {
         bytes,
+        ending,
         depth: if options.mode == Mode::Quick { Depth::Headers } else { Depth::Bodies },
         offset: 0,
         scan,
@@ -126,7 +149,7 @@ impl<'a> Scanner<'a> {
                 self.scan.stopped = true;
                 break;
             }
-            if self.offset == self.bytes.len() {
+            if self.offset == self.bytes.len() || self.at_stated_end() {
                 break;
             }
             let at = self.offset;
@@ -156,6 +179,23 @@ impl<'a> Scanner<'a> {
             let seq = self.scan.end.map_or(0, |end| end.size);
             self.report(Class::Inserted, self.offset, seq, 0, "bytes follow the seal");
         }
+    }
+
+    /// Whether the next segment says that the log leaves this one here. What follows is for the join to compare.
+    fn at_stated_end(&self) -> bool {
+        matches!(self.ending, Ending::Stated(end) if end == self.offset as u64)
+    }
+
+    /// Whether the bytes from here on can be what a crash left: nothing behind them was known to be durable.
+    fn may_be_torn(&self) -> bool {
+        let Some(end) = self.scan.end else { return false };
+        let (mut commits, mut durable) = (0, self.scan.durable_size);
+        scan_commits(self.bytes, self.offset, &mut commits, &mut durable);
+        matches!(self.ending, Ending::Last)
+            && !self.scan.closed
+            && !self.scan.finished
+            && durable <= end.size
+            && commits <= TORN_COMMITS_MAX
     }
 
     /// Finds the place of a record that is whole in itself.
@@ -214,6 +254,10 @@ impl<'a> Scanner<'a> {
 
     /// Goes on behind bytes that are no whole record; says whether anything follows.
     fn pass_damage(&mut self, flaw: Flaw) -> bool {
+        if self.may_be_torn() {
+            self.scan.tail_cause = Some(flaw);
+            return false;
+        }
         if let Some(header_bytes) = self.bytes[self.offset..].first_chunk::<HEADER_BYTES>()
             && let Ok(header) = Header::parse(header_bytes)
             && let Some(end) = self.scan.end

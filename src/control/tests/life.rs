@@ -119,7 +119,11 @@ fn metrics_hold_what_others_write_and_what_is_counted_here() {
     node.post("/v1/tokens/one/revoke", "");
     node.get("/absent");
     let answer = node.get("/metrics");
-    assert!(answer.head.contains("content-type: application/openmetrics-text; version=1.0.0"), "{}", answer.head);
+    assert!(
+        answer.head.contains("content-type: application/openmetrics-text; version=1.0.0"),
+        "{}",
+        answer.head
+    );
     for line in [
         "other 1",
         "edgate_tokens_issued_total 1",

@@ -3,9 +3,9 @@
 use std::arch::x86_64::*;
 
 use super::super::encoding::L;
-use super::comb::{Comb, Scalar};
+use super::comb::{Comb, Scalars};
 use super::field::Fe;
-use super::lanes::{Lanes, from_words, splat};
+use super::lanes::{Lanes, splat};
 use super::point::{Cached, D, ONE, Sum};
 
 /// What the lanes of a cold group turned out to be.
@@ -20,12 +20,12 @@ pub(super) struct Cold {
 
 /// `[s]B - [k]A` for eight keys, given as encodings that are canonical and not of small order.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512ifma,avx512vbmi2")]
-pub(super) fn sum(base: &Comb, keys: &[Lanes; 4], k: &[[u64; 4]; 8], s: &[Scalar; 8]) -> Cold {
+pub(super) fn sum(base: &Comb, keys: &[Lanes; 4], k: &Scalars, s: &Scalars) -> Cold {
     let (x, y, on_curve) = decode(keys);
     let minus_x = Fe::zero().biased().minus(&x.wide()).carried();
-    let table = Table::new(&Sum::from_affine(&minus_x, &y));
-    let prime_order = on_curve & table.times_order().projective().is_identity();
-    Cold { sum: base.add_multiples(table.times(k), s), on_curve, prime_order }
+    let Multiples { by_scalars: mut sum, by_order } = multiples(Sum::from_affine(&minus_x, &y), k);
+    base.add_multiples(&mut sum, s);
+    Cold { sum, on_curve, prime_order: on_curve & by_order.projective().is_identity() }
 }
 
 /// The affine points of eight encodings, and the lanes that have one (RFC 8032 §5.1.3); the others get B, so that every
@@ -47,113 +47,108 @@ pub(super) fn decode(encodings: &[Lanes; 4]) -> (Fe, Fe, __mmask8) {
     let is_other = check.wide().plus(&u.wide()).carried().is_zero();
     let x = root.replaced_where(is_other, &root.mul(&Fe::splat(&SQRT_OF_MINUS_1))).canonical();
     let odd = _mm512_test_epi64_mask(x.0[0], splat(1));
-    let x = Fe(x.negated_where(odd ^ negative).0).wide().carried();
+    let x = x.negated_where(odd ^ negative).wide().carried();
     let missing = !(is_root | is_other);
     (x.replaced_where(missing, &Fe::splat(&BASE_X)), y.replaced_where(missing, &Fe::splat(&BASE_Y)), !missing)
 }
 
-/// The multiples 0 to 8 of a point.
-struct Table([Cached; 9]);
+/// What [`multiples`] yields.
+struct Multiples {
+    by_scalars: Sum,
+    by_order: Sum,
+}
 
-impl Table {
-    #[target_feature(enable = "avx512f,avx512dq,avx512ifma,avx512vbmi2")]
-    fn new(point: &Sum) -> Self {
-        let one = point.cached();
-        let p2 = point.doubled();
-        let p3 = p2.plus(&one);
-        let p4 = p2.doubled();
-        let p6 = p3.doubled();
-        let (p5, p7, p8) = (p4.plus(&one), p6.plus(&one), p4.doubled());
-        Self([
-            Cached::identity(),
-            one,
-            p2.cached(),
-            p3.cached(),
-            p4.cached(),
-            p5.cached(),
-            p6.cached(),
-            p7.cached(),
-            p8.cached(),
-        ])
-    }
-
-    /// `[scalar]` of each lane's point; the scalars are below 2^254.
-    #[target_feature(enable = "avx512f,avx512dq,avx512ifma,avx512vbmi2")]
-    fn times(&self, scalars: &[[u64; 4]; 8]) -> Sum {
-        // Adding 8 to every digit of 4 bits makes the digits, less 8, signed without any carry.
-        let shifted = scalars.map(|scalar| plus_eights(&scalar));
-        let words = [0, 1, 2, 3].map(|i| from_words(shifted.map(|scalar| scalar[i])));
-        let mut sum = Sum::from_affine(&Fe::zero(), &Fe::splat(&ONE));
-        for digit in (0..64).rev() {
-            if digit < 63 {
-                for _ in 0..4 {
-                    sum = sum.doubled();
-                }
+/// `[scalar]P` and `[L]P` of each lane; the scalars are below 2^254.
+///
+/// Both come from the same doublings, from the lowest bit up: each power of two is added to or subtracted from the sum for L
+/// where L has a digit, and every fourth one to the bucket of each lane's digit (Yao's method). Two chains of doublings from the
+/// top would take half as long again.
+#[target_feature(enable = "avx512f,avx512dq,avx512ifma,avx512vbmi2")]
+fn multiples(point: Sum, scalars: &Scalars) -> Multiples {
+    let identity = Sum::from_affine(&Fe::zero(), &Fe::splat(&ONE));
+    let shifted = plus_eights(scalars);
+    let mut buckets = [identity; 8];
+    let mut by_order = identity;
+    let mut power = point;
+    for (bit, order_digit) in ORDER_DIGITS.iter().enumerate() {
+        if bit % 4 == 0 || *order_digit != 0 {
+            let cached = power.cached();
+            if *order_digit != 0 {
+                let negative = if *order_digit < 0 { u8::MAX } else { 0 };
+                by_order = by_order.plus(&cached.negated_where(negative));
             }
-            let shift = splat(4 * (digit % 16));
-            let digits = _mm512_and_si512(_mm512_srlv_epi64(words[(digit / 16) as usize], shift), splat(15));
-            sum = sum.plus(&self.select(_mm512_sub_epi64(digits, splat(8))));
-        }
-        sum
-    }
-
-    /// The multiple of each lane's digit, from -8 to 8.
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512dq,avx512ifma,avx512vbmi2")]
-    fn select(&self, digits: Lanes) -> Cached {
-        let sizes = _mm512_abs_epi64(digits);
-        let mut selected = self.0[0];
-        for (size, multiple) in self.0.iter().enumerate().skip(1) {
-            selected = selected.replaced_where(_mm512_cmpeq_epi64_mask(sizes, splat(size as u64)), multiple);
-        }
-        selected.negated_where(_mm512_movepi64_mask(digits))
-    }
-
-    /// `[L]` of each lane's point: the same digits for all, so no selection.
-    #[target_feature(enable = "avx512f,avx512dq,avx512ifma,avx512vbmi2")]
-    fn times_order(&self) -> Sum {
-        let mut sum = Sum::from_affine(&Fe::zero(), &Fe::splat(&ONE)).plus(&self.0[1]);
-        for digit in ORDER_DIGITS[..252].iter().rev() {
-            sum = sum.doubled();
-            if *digit != 0 {
-                let multiple = &self.0[usize::from(digit.unsigned_abs())];
-                let negative = if *digit < 0 { u8::MAX } else { 0 };
-                sum = sum.plus(&multiple.negated_where(negative));
+            if bit % 4 == 0 {
+                let digit = _mm512_srlv_epi64(shifted[bit / 64], splat((bit % 64) as u64));
+                let digit = _mm512_sub_epi64(_mm512_and_si512(digit, splat(15)), splat(8));
+                add_to_bucket(&mut buckets, &cached, digit);
             }
         }
-        sum
+        if bit + 1 < ORDER_DIGITS.len() {
+            power = power.doubled();
+        }
+    }
+    // The sum of j times bucket j, as the sum of the sums of buckets j and above.
+    let [first, rest @ ..] = &buckets;
+    let mut above = identity;
+    let mut by_scalars = identity;
+    for bucket in rest.iter().rev() {
+        above = above.plus(&bucket.cached());
+        by_scalars = by_scalars.plus(&above.cached());
+    }
+    above = above.plus(&first.cached());
+    Multiples { by_scalars: by_scalars.plus(&above.cached()), by_order }
+}
+
+/// Adds each lane's point, with the sign of its digit, to the bucket of the digit's size (1 to 8, in place size - 1).
+#[inline]
+#[target_feature(enable = "avx512f,avx512dq,avx512ifma,avx512vbmi2")]
+fn add_to_bucket(buckets: &mut [Sum; 8], point: &Cached, digits: Lanes) {
+    let sizes = _mm512_abs_epi64(digits);
+    let lanes_of = |place: usize| _mm512_cmpeq_epi64_mask(sizes, splat(place as u64 + 1));
+    let mut sum = buckets[0];
+    for (place, bucket) in buckets.iter().enumerate().skip(1) {
+        sum = sum.replaced_where(lanes_of(place), bucket);
+    }
+    // A lane whose digit is 0 adds in vain: no bucket takes its sum.
+    let sum = sum.plus(&point.negated_where(_mm512_movepi64_mask(digits)));
+    for (place, bucket) in buckets.iter_mut().enumerate() {
+        *bucket = bucket.replaced_where(lanes_of(place), &sum);
     }
 }
 
-/// `scalar + 0x888…8`, which does not overflow below 2^254.
-fn plus_eights(scalar: &[u64; 4]) -> [u64; 4] {
-    let mut carry = false;
-    scalar.map(|word| {
-        let (sum, overflow) = word.overflowing_add(0x8888_8888_8888_8888);
-        let (sum, again) = sum.overflowing_add(u64::from(carry));
-        carry = overflow || again;
+/// `scalar + 0x888…8` of each lane: its digits of 4 bits, less 8 each, are signed without any carry. The scalars are
+/// below 2^254, so that nothing overflows.
+#[target_feature(enable = "avx512f")]
+fn plus_eights(scalars: &Scalars) -> Scalars {
+    let eights = splat(0x8888_8888_8888_8888);
+    let mut carry = 0;
+    scalars.map(|word| {
+        let with_carry = _mm512_mask_add_epi64(word, carry, word, splat(1));
+        let wrapped = _mm512_mask_testn_epi64_mask(carry, with_carry, with_carry);
+        let sum = _mm512_add_epi64(with_carry, eights);
+        carry = wrapped | _mm512_cmplt_epu64_mask(sum, eights);
         sum
     })
 }
 
-/// L in odd signed digits below 8 in size and zeros, at least three zeros after each digit; digit 252 is 1.
+/// L in signed binary digits, no two of them adjacent (the non-adjacent form): the 253 lowest are all.
 const ORDER_DIGITS: [i8; 253] = {
     let mut digits = [0; 253];
     let mut rest = L;
     let mut bit = 0;
     while bit < 253 {
         if rest[0] & 1 == 1 {
-            let low = (rest[0] & 15) as i8;
-            let digit = if low > 8 { low - 16 } else { low };
-            digits[bit] = digit;
-            rest[0] &= !15;
-            if digit < 0 {
-                let mut word = 0;
-                let mut carry = 16;
-                while word < 4 {
-                    let (sum, overflow) = rest[word].overflowing_add(carry);
-                    rest[word] = sum;
-                    carry = overflow as u64;
+            // 3 modulo 4 is -1 and a carry; L's top digit is far above its others, so nothing overflows.
+            digits[bit] = if rest[0] & 2 == 2 { -1 } else { 1 };
+            let mut carry = rest[0] >> 1 & 1 == 1;
+            rest[0] &= !1;
+            if carry {
+                let (sum, overflow) = rest[0].overflowing_add(2);
+                rest[0] = sum;
+                carry = overflow;
+                let mut word = 1;
+                while word < 4 && carry {
+                    (rest[word], carry) = rest[word].overflowing_add(1);
                     word += 1;
                 }
             }
@@ -166,7 +161,7 @@ const ORDER_DIGITS: [i8; 253] = {
         }
         bit += 1;
     }
-    assert!(digits[252] == 1, "L is 2^252 and a number of 125 bits");
+    assert!(digits[252] == 1 && rest[0] == 0, "L is 2^252 and a number of 125 bits");
     digits
 };
 

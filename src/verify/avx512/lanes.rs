@@ -39,13 +39,14 @@ pub(super) const fn load_256(bytes: &[u8; 32]) -> __m256i {
 
 /// Four words of each of eight rows: vector i holds word i of every row, row j in lane j.
 ///
-/// Two rows share a register from the load on, so that only 8 of the 16 steps need the shuffle port.
+/// Two rows share a register from the load on, so that only 8 of the 12 steps need the shuffle port.
 #[inline]
 #[target_feature(enable = "avx512f")]
-pub(super) fn transposed(rows: &[__m256i; 8]) -> [Lanes; 4] {
-    let pair =
-        |low: usize, high: usize| _mm512_inserti64x4::<1>(_mm512_castsi256_si512(rows[low]), rows[high]);
-    let (r02, r13, r46, r57) = (pair(0, 2), pair(1, 3), pair(4, 6), pair(5, 7));
+pub(super) fn transposed(rows: [&__m256i; 8]) -> [Lanes; 4] {
+    let r02 = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(*rows[0]), *rows[2]);
+    let r13 = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(*rows[1]), *rows[3]);
+    let r46 = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(*rows[4]), *rows[6]);
+    let r57 = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(*rows[5]), *rows[7]);
     // 128-bit quarters: words 0 of rows 0 1 | words 2 of rows 0 1 | words 0 of rows 2 3 | words 2 of rows 2 3.
     let (even_low, even_high) = (_mm512_unpacklo_epi64(r02, r13), _mm512_unpacklo_epi64(r46, r57));
     let (odd_low, odd_high) = (_mm512_unpackhi_epi64(r02, r13), _mm512_unpackhi_epi64(r46, r57));
@@ -59,12 +60,11 @@ pub(super) fn transposed(rows: &[__m256i; 8]) -> [Lanes; 4] {
 
 /// Asks for the two cache lines `entry` lies in.
 #[inline]
-#[target_feature(enable = "sse")]
 #[expect(unsafe_code, reason = "the intrinsic takes a raw pointer")]
 pub(super) fn prefetch<T>(entry: &T) {
     let first = std::ptr::from_ref(entry).cast::<i8>();
-    // SAFETY: a prefetch reads nothing the program can observe and faults on no address; both pointers are derived from a
-    // live reference, the second to its last byte.
+    // SAFETY: SSE is part of every x86-64 CPU; a prefetch reads nothing the program can observe and faults on no address;
+    // both pointers are derived from a live reference, the second to its last byte.
     unsafe {
         _mm_prefetch::<_MM_HINT_T0>(first);
         _mm_prefetch::<_MM_HINT_T0>(first.add(size_of::<T>() - 1));

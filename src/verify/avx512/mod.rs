@@ -22,13 +22,13 @@ use std::sync::OnceLock;
 
 use curve25519_dalek::constants::ED25519_BASEPOINT_POINT;
 
-use self::comb::{Scalar, Walk};
+use self::comb::Walk;
 use self::field::Fe;
 use self::lanes::{Lanes, from_words, to_words};
 use self::point::Projective;
 use super::key::{Table, TableGuard};
 use super::verdict::{SignatureRejection, Verdict};
-use super::{Item, ItemKey, encoding, engine, portable};
+use super::{Item, ItemKey, VerifyingKey, encoding, engine, portable};
 
 pub(super) use self::comb::Comb;
 
@@ -37,21 +37,29 @@ pub(super) use self::comb::Comb;
 pub(super) struct Avx512(());
 
 /// Digits of a registered key's comb: 42 windows of 32 entries, 126 KiB.
-const KEY_WINDOW_BITS: usize = 6;
+const KEY_WINDOW_BITS: usize = 7;
 /// Digits of B's comb: 28 windows of 256 entries, 672 KiB, one table for the process.
-const BASE_WINDOW_BITS: usize = 9;
+const BASE_WINDOW_BITS: usize = 10;
 /// S is below L.
 const BASE_BITS: usize = 253;
 
 impl Avx512 {
     /// Asks the CPU (and the operating system, through XCR0).
     pub(super) fn detect() -> Option<Self> {
-        let here = is_x86_feature_detected!("avx512f")
-            && is_x86_feature_detected!("avx512bw")
-            && is_x86_feature_detected!("avx512dq")
-            && is_x86_feature_detected!("avx512ifma")
-            && is_x86_feature_detected!("avx512vbmi2");
-        here.then_some(Self(()))
+        let detected = |feature: &str| match feature {
+            "avx512f" => is_x86_feature_detected!("avx512f"),
+            "avx512bw" => is_x86_feature_detected!("avx512bw"),
+            "avx512dq" => is_x86_feature_detected!("avx512dq"),
+            "avx512ifma" => is_x86_feature_detected!("avx512ifma"),
+            "avx512vbmi2" => is_x86_feature_detected!("avx512vbmi2"),
+            _ => false,
+        };
+        Self::suffices(detected).then_some(Self(()))
+    }
+
+    /// Whether a CPU with these features runs the kernels: they are compiled for these five, together or fewer.
+    pub(super) fn suffices(has: impl Fn(&str) -> bool) -> bool {
+        ["avx512f", "avx512bw", "avx512dq", "avx512ifma", "avx512vbmi2"].into_iter().all(has)
     }
 
     /// The comb of the point of which `half` encodes the half.
@@ -92,14 +100,25 @@ pub(super) struct Scratch {
     base: &'static Comb,
     pending: Vec<Pending>,
     // Tables of this batch's keys, kept alive until it is settled.
-    tables: Vec<TableGuard>,
+    tables: Vec<Taken>,
     // Indices into `pending`, by number of blocks while hashing, then by path.
     order: Vec<u32>,
     padded: Vec<u8>,
+    portable: portable::Scratch,
+    // The item of the batch that the portable path is faster for.
+    alone: Option<usize>,
     groups: Vec<Group>,
     points: Vec<Projective>,
     inverses: Vec<Fe>,
     products: Vec<Fe>,
+}
+
+/// The table of a key of the batch.
+struct Taken {
+    table: TableGuard,
+    // The first of the key's items, and how many there are so far.
+    item: usize,
+    uses: u64,
 }
 
 /// An item that passed the checks on bytes (or whose key must be judged although its signature did not).
@@ -138,6 +157,8 @@ impl Scratch {
             tables: Vec::new(),
             order: Vec::new(),
             padded: Vec::new(),
+            portable: portable::Scratch::new(),
+            alone: None,
             groups: Vec::new(),
             points: Vec::new(),
             inverses: Vec::new(),
@@ -152,7 +173,14 @@ impl Scratch {
         self.admit(items, verdicts);
         // SAFETY: the features it is compiled for are the ones whose detection made `self.cpu`.
         unsafe { self.verify_admitted(items, verdicts) }
-        self.tables.clear();
+        if let Some(item) = self.alone.take() {
+            verdicts[item] = self.portable.verify_one(&items[item]);
+        }
+        for Taken { item, uses, .. } in self.tables.drain(..) {
+            if let ItemKey::Registered(key) = items[item].key {
+                key.count_uses(uses);
+            }
+        }
     }
 
     /// Makes every check that needs no arithmetic, and gives every item the rejection it keeps unless settled otherwise.
@@ -172,13 +200,13 @@ impl Scratch {
             ItemKey::Registered(key) => {
                 // Most batches have few keys: look at the latest tables before asking for another reference.
                 let recent = self.tables.len().saturating_sub(8);
-                let known = self.tables[recent..].iter().position(|table| table.is_of(key));
+                let known = self.tables[recent..].iter().position(|taken| taken.table.is_of(key));
                 match known {
-                    Some(position) => Some(recent + position),
-                    None => key.table().filter(|table| matches!(table.get(), Table::Lanes(_))).map(|table| {
-                        self.tables.push(table);
-                        self.tables.len() - 1
-                    }),
+                    Some(position) => {
+                        self.tables[recent + position].uses += 1;
+                        Some(recent + position)
+                    }
+                    None => self.take_table(index, key),
                 }
             }
             ItemKey::Unregistered(bytes) => {
@@ -195,6 +223,17 @@ impl Scratch {
         let blocks = sha512::blocks(64 + item.message.len());
         self.pending.push(Pending { item: index, table, blocks, r, s, k: [0; 4], rejection });
         Ok(())
+    }
+
+    /// Keeps the table of `key` until the batch is settled; none if it has none for lanes.
+    fn take_table(&mut self, item: usize, key: &VerifyingKey) -> Option<usize> {
+        let Some(table) = key.table().filter(|table| matches!(table.get(), Table::Lanes(_))) else {
+            key.count_uses(1);
+            return None;
+        };
+        // Uses are added to the key's count once per batch: shards share it.
+        self.tables.push(Taken { table, item, uses: 1 });
+        Some(self.tables.len() - 1)
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512ifma,avx512vbmi2")]
@@ -242,7 +281,7 @@ impl Scratch {
                 messages[lane] = message_padded;
                 rest = after;
             }
-            let k = scalar::reduce(&sha512::hash(&messages)).map(|word| to_words(word));
+            let k = scalar::reduce(&sha512::hash(&messages)).map(to_words);
             for (lane, index) in eight.iter().enumerate() {
                 pending[*index as usize].k = k.map(|words| words[lane]);
             }
@@ -263,21 +302,22 @@ impl Scratch {
             let len = (self.order.len() - first).min(8);
             let walk = |position: usize| {
                 let item = &self.pending[self.order[first + position] as usize];
-                let table = item.table.map(|table| self.tables[table].get());
+                let table = item.table.map(|table| self.tables[table].table.get());
                 let Some(Table::Lanes(point)) = table else {
                     unreachable!("admitted with a table for lanes")
                 };
-                Walk { base: self.base, s: Scalar::new(item.s), point, k: Scalar::new(item.k) }
+                Walk { s: item.s, point, k: item.k }
             };
             // Positions after the last repeat the first; `sum_walks` does not look at them.
             let walks: [Walk<'_>; 8] = array::from_fn(|i| walk(if i < len { i } else { 0 }));
-            self.points.push(comb::sum_walks(&walks[..len]).projective());
+            self.points.push(comb::sum_walks(self.base, &walks[..len]).projective());
             self.push_group(first, len, comb::lanes_each(len), u8::MAX, u8::MAX);
             first += len;
         }
     }
 
-    /// `[S]B - [k]A` of every other item, after the checks of its key.
+    /// `[S]B - [k]A` of every other item, after the checks of its key. Two of them are faster in lanes than one by one; a
+    /// single one is not (66 against 53 µs) and goes the portable path.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512ifma,avx512vbmi2")]
     fn sum_cold(&mut self, items: &[Item<'_>]) {
         let mut first = self.order.len();
@@ -286,23 +326,24 @@ impl Scratch {
                 self.order.push(index);
             }
         }
+        if let [alone] = &self.order[first..] {
+            self.alone = Some(self.pending[*alone as usize].item);
+            return;
+        }
         while first < self.order.len() {
             let len = (self.order.len() - first).min(8);
             let of_lane =
                 |lane: usize| &self.pending[self.order[first + if lane < len { lane } else { 0 }] as usize];
             let lanes: [&Pending; 8] = array::from_fn(of_lane);
-            let keys = lanes.map(|item| {
-                encoding::words(
-                    items[item.item].key.bytes().try_into().expect("refused on admission otherwise"),
-                )
+            let transposed = |words: &dyn Fn(&Pending) -> [u64; 4]| {
+                let lanes = lanes.map(words);
+                [0, 1, 2, 3].map(|word| from_words(lanes.map(|lane| lane[word])))
+            };
+            let keys = transposed(&|item| {
+                let key = items[item.item].key.bytes();
+                encoding::words(key.try_into().expect("32 bytes, or it was refused on admission"))
             });
-            let keys = [0, 1, 2, 3].map(|word| from_words(keys.map(|key| key[word])));
-            let cold = cold::sum(
-                self.base,
-                &keys,
-                &lanes.map(|item| item.k),
-                &lanes.map(|item| Scalar::new(item.s)),
-            );
+            let cold = cold::sum(self.base, &keys, &transposed(&|item| item.k), &transposed(&|item| item.s));
             self.points.push(cold.sum.projective());
             self.push_group(first, len, 1, cold.on_curve, cold.prime_order);
             first += len;
@@ -343,3 +384,6 @@ impl Scratch {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -65,14 +65,14 @@ impl Sum {
         }
     }
 
-    /// `self + point`: 7 multiplications, 7 carries.
+    /// Adds `point`: 7 multiplications, 7 carries.
     #[inline]
     #[target_feature(enable = "avx512f,avx512dq,avx512ifma,avx512vbmi2")]
-    pub(super) fn plus_affine(&self, point: &Niels) -> Self {
+    pub(super) fn add_affine(&mut self, point: &Niels) {
         let a = self.y_minus_x.times(&point.y_minus_x);
         let b = self.y_plus_x.times_biased(&point.y_plus_x);
         let c = self.t.times(&point.dxy);
-        completed(&b.minus(&a), &self.z.minus(&c), &self.z.plus(&c), &b.plus(&a))
+        *self = completed(&b.minus(&a), &self.z.minus(&c), &self.z.plus(&c), &b.plus(&a));
     }
 
     /// `self + point`: 8 multiplications, 8 carries.
@@ -123,6 +123,18 @@ impl Sum {
         }
     }
 
+    /// `other` in the lanes of `lanes`, `self` in the rest.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512dq,avx512ifma,avx512vbmi2")]
+    pub(super) fn replaced_where(&self, lanes: __mmask8, other: &Self) -> Self {
+        Self {
+            y_minus_x: self.y_minus_x.replaced_where(lanes, &other.y_minus_x),
+            y_plus_x: self.y_plus_x.replaced_where(lanes, &other.y_plus_x),
+            t: self.t.replaced_where(lanes, &other.t),
+            z: Fe(self.z.0).replaced_where(lanes, &Fe(other.z.0)).wide(),
+        }
+    }
+
     /// Lane 0 of each of up to eight sums, in turn; the lanes left repeat the first.
     #[target_feature(enable = "avx512f,avx512dq,avx512ifma,avx512vbmi2")]
     pub(super) fn gathered(sums: &[Self]) -> Self {
@@ -144,19 +156,12 @@ impl Sum {
             y_minus_x: self.y_minus_x.permuted(from),
             y_plus_x: self.y_plus_x.permuted(from),
             t: self.t.permuted(from),
-            z: Wide(Fe(self.z.0).permuted(from).0),
+            z: Fe(self.z.0).permuted(from).wide(),
         }
     }
 }
 
 impl Cached {
-    /// The identity in every lane.
-    #[target_feature(enable = "avx512f,avx512dq,avx512ifma,avx512vbmi2")]
-    pub(super) fn identity() -> Self {
-        let one = Fe::splat(&ONE);
-        Self { y_minus_x: one, y_plus_x: one, t_2d: Fe::zero(), z_2: Fe::splat(&TWO) }
-    }
-
     /// `-self` in the lanes of `lanes`.
     #[target_feature(enable = "avx512f,avx512dq,avx512ifma,avx512vbmi2")]
     pub(super) fn negated_where(&self, lanes: __mmask8) -> Self {
@@ -165,18 +170,6 @@ impl Cached {
             y_plus_x: self.y_plus_x.replaced_where(lanes, &self.y_minus_x),
             t_2d: self.t_2d.negated_where(lanes),
             z_2: self.z_2,
-        }
-    }
-
-    /// `other` in the lanes of `lanes`.
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512dq,avx512ifma,avx512vbmi2")]
-    pub(super) fn replaced_where(&self, lanes: __mmask8, other: &Self) -> Self {
-        Self {
-            y_minus_x: self.y_minus_x.replaced_where(lanes, &other.y_minus_x),
-            y_plus_x: self.y_plus_x.replaced_where(lanes, &other.y_plus_x),
-            t_2d: self.t_2d.replaced_where(lanes, &other.t_2d),
-            z_2: self.z_2.replaced_where(lanes, &other.z_2),
         }
     }
 }
@@ -205,7 +198,6 @@ fn completed(e: &Wide, f: &Wide, g: &Wide, h: &Wide) -> Sum {
 }
 
 pub(super) const ONE: [u64; 5] = [1, 0, 0, 0, 0];
-const TWO: [u64; 5] = [2, 0, 0, 0, 0];
 /// 1/2 modulo p.
 pub(super) const HALF: [u64; 5] =
     [0x7_ffff_ffff_fff7, 0x7_ffff_ffff_ffff, 0x7_ffff_ffff_ffff, 0x7_ffff_ffff_ffff, 0x3_ffff_ffff_ffff];

@@ -37,11 +37,11 @@ pub(super) fn reduce(hash: &[Lanes; 8]) -> [Lanes; 4] {
     ]
     .map(|limb| and(limb, mask));
     // 512 bits: high is below 2^260, c · high below 2^385 < 2^133 · L; the result is below 2^386.
-    let x = fold::<10, 5, 8>(&x, &shifted_order::<8>(133));
+    let x = fold::<10, 5, 8>(&x, const { &shifted_order(133) });
     // high is below 2^134, c · high below 2^259 < 2^7 · L; the result is below 2^260.
-    let x = fold::<8, 3, 5>(&x, &shifted_order::<5>(7));
+    let x = fold::<8, 3, 5>(&x, const { &shifted_order(7) });
     // high is below 2^8, c · high below 2^133 < L; the result is below 2^252 + L < 2^254.
-    let [x0, x1, x2, x3, x4] = fold::<5, 1, 5>(&x, &shifted_order::<5>(0));
+    let [x0, x1, x2, x3, x4] = fold::<5, 1, 5>(&x, const { &shifted_order(0) });
     [
         _mm512_or_si512(x0, _mm512_slli_epi64::<52>(x1)),
         _mm512_or_si512(_mm512_srli_epi64::<12>(x1), _mm512_slli_epi64::<40>(x2)),

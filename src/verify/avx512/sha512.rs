@@ -58,7 +58,10 @@ fn message_words(chunks: &[&[u8; BLOCK_BYTES]; 8]) -> [Lanes; 16] {
     let mut words = [_mm512_setzero_si512(); 16];
     for (quarter, words) in words.as_chunks_mut::<4>().0.iter_mut().enumerate() {
         let rows = chunks.map(|chunk| load_256(&chunk.as_chunks::<32>().0[quarter]));
-        *words = transposed(&rows).map(|word| swapped_bytes(word));
+        *words = transposed(rows.each_ref());
+        for word in words {
+            *word = swapped_bytes(*word);
+        }
     }
     words
 }

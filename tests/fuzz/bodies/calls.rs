@@ -75,7 +75,10 @@ pub fn forward_auth(query: &[u8]) {
     };
     // Said at most once, and saying something: an empty demand would be none.
     let scopes = Some(&*demands.scopes).filter(|scopes| !scopes.is_empty());
-    assert_eq!(said("audience"), Vec::from_iter(demands.audience.as_deref().filter(|audience| !audience.is_empty())));
+    assert_eq!(
+        said("audience"),
+        Vec::from_iter(demands.audience.as_deref().filter(|audience| !audience.is_empty()))
+    );
     assert_eq!(said("scope"), Vec::from_iter(scopes));
     assert!(demands.scopes.split(' ').count() <= FORWARD_SCOPES_MAX);
 
@@ -91,10 +94,18 @@ pub fn forward_auth(query: &[u8]) {
     assert_eq!((&again.audience, &again.scopes), (&demands.audience, &demands.scopes));
 
     let mut reply = Vec::new();
-    write_forward_reply(&mut reply, &Err(Rejection::ScopeMissing), &demands.scopes, "id", Connection::KeepAlive);
+    write_forward_reply(
+        &mut reply,
+        &Err(Rejection::ScopeMissing),
+        &demands.scopes,
+        "id",
+        Connection::KeepAlive,
+    );
     let challenge = super::token::reply_headers(&reply, 403);
-    let challenge = challenge.iter().find(|(name, _)| name == "WWW-Authenticate").map(|(_, value)| value.as_str());
-    let named = challenge.and_then(|text| text.split_once(", scope=\"")).expect("the missing scope is named").1;
+    let challenge =
+        challenge.iter().find(|(name, _)| name == "WWW-Authenticate").map(|(_, value)| value.as_str());
+    let named =
+        challenge.and_then(|text| text.split_once(", scope=\"")).expect("the missing scope is named").1;
     let named = named.strip_suffix('"').expect("the challenge ends with the scope");
     assert!(!named.contains(['"', '\\']), "a quoted-string would end early or late: {named:?}");
 }

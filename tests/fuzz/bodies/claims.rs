@@ -10,9 +10,7 @@ use edgate::revocation::{Revocation, View};
 use edgate::shard::{Policy, Published, Settled, admit, settle};
 use edgate::token::{self, Demand, Profile, ProfileKind, Scratch};
 use edgate::verify::{Engine, Item, Verifier, VerifyingKey};
-use edgate::wire::{
-    AnswerWriter, Connection, IDENTITY_HEADERS, Identity, Place, write_forward_reply,
-};
+use edgate::wire::{AnswerWriter, Connection, IDENTITY_HEADERS, Identity, Place, write_forward_reply};
 use edgate::{base64url, shard};
 use serde_json::Value;
 
@@ -105,7 +103,12 @@ pub fn claims(payload: &[u8]) {
         }
         gate.decide(token.as_bytes(), |settled| {
             let expected = expected(payload);
-            assert_eq!(settled.decision == Decision::Accepted, expected.is_ok(), "{}: {expected:?}", settled.decision);
+            assert_eq!(
+                settled.decision == Decision::Accepted,
+                expected.is_ok(),
+                "{}: {expected:?}",
+                settled.decision
+            );
             answers(settled);
         });
 
@@ -143,7 +146,9 @@ fn expected(payload: &[u8]) -> Result<(), &'static str> {
     let aud = aud.transpose()?.ok_or("aud is missing")?;
     let scopes = match claims.get("scope") {
         None => Vec::new(),
-        Some(Value::String(text)) => text.split(' ').filter(|name| !name.is_empty()).map(str::to_owned).collect(),
+        Some(Value::String(text)) => {
+            text.split(' ').filter(|name| !name.is_empty()).map(str::to_owned).collect()
+        }
         Some(other) => texts(other).ok_or("scope")?,
     };
     let scope_char = |c: char| c.is_ascii_graphic() && c != '"' && c != '\\';
@@ -176,7 +181,12 @@ fn time(value: Option<&Value>, round: fn(f64) -> f64) -> Result<Option<u64>, &'s
     }
     let seconds = round(value.as_f64().filter(|_| value.is_number()).ok_or("a time of another type")?);
     // Below 2^53 doubles hold every integer.
-    #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "in range")]
+    #[expect(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "in range"
+    )]
     if value.as_f64().is_some_and(|seconds| seconds >= 0.0) && seconds < END as f64 {
         Ok(Some(seconds as u64))
     } else {
@@ -203,14 +213,16 @@ fn answers(settled: &Settled<'_, '_>) {
     let mut reply = Vec::new();
     write_forward_reply(&mut reply, &Ok(identity), "", "id", Connection::KeepAlive);
     let headers = super::token::reply_headers(&reply, 200);
-    let names: Vec<&str> = headers.iter().map(|(name, _)| name.as_str()).take(IDENTITY_HEADERS.len()).collect();
+    let names: Vec<&str> =
+        headers.iter().map(|(name, _)| name.as_str()).take(IDENTITY_HEADERS.len()).collect();
     assert_eq!(names, IDENTITY_HEADERS);
     for (header, claim) in [(0, identity.subject), (1, identity.issuer), (3, identity.token_id)] {
         assert_eq!(unescape(&headers[header].1), claim.as_bytes(), "{}", headers[header].0);
     }
 
     let (mut out, mut body) = (Vec::new(), Vec::new());
-    let place = Place { first: true, last: true, many: false, claims: true, connection: Connection::KeepAlive };
+    let place =
+        Place { first: true, last: true, many: false, claims: true, connection: Connection::KeepAlive };
     AnswerWriter::new(&mut out, &mut body).write(&Ok(identity), "id", place);
     let end = out.windows(4).position(|end| end == b"\r\n\r\n").expect("a reply has a head") + 4;
     let answer: Value = serde_json::from_slice(&out[end..]).expect("an answer is JSON");

@@ -110,10 +110,12 @@ pub fn jwks(text: &[u8]) {
         set.keys.iter().map(|key| (key.kid.as_str(), key.verifying_key.as_bytes())).collect();
     let rendered = key_set::render(published.iter().copied()).expect("names and keys can be written");
     let again = key_set::parse(rendered.as_bytes()).expect("a published set is a set");
-    let again: Vec<_> = again.keys.iter().map(|key| (key.kid.as_str(), key.verifying_key.as_bytes())).collect();
+    let again: Vec<_> =
+        again.keys.iter().map(|key| (key.kid.as_str(), key.verifying_key.as_bytes())).collect();
     assert_eq!(published, again);
 
-    let keys = KeySet::new(vec![(IssuerIndex(0), set.keys.clone())]).expect("the names of one set are distinct");
+    let keys =
+        KeySet::new(vec![(IssuerIndex(0), set.keys.clone())]).expect("the names of one set are distinct");
     for key in &set.keys {
         let [found] = keys.candidates(Some(&key.kid)) else { panic!("{:?} is not found", key.kid) };
         assert_eq!(found.verifying_key(), &key.verifying_key);

@@ -6,7 +6,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
-use edgate::audit::record::{self, Hash, Header, HEADER_BYTES, Link};
+use edgate::audit::record::{self, HEADER_BYTES, Hash, Header, Link};
 use sha2::{Digest as _, Sha256};
 
 /// The files of a log's folder.
@@ -43,7 +43,9 @@ impl Image {
     /// Every record that can be walked to, in order.
     pub fn records(&self) -> Vec<&[u8]> {
         let split = |bytes| records_of(bytes).windows(2).map(|pair| (pair[0], pair[1])).collect::<Vec<_>>();
-        self.segments().flat_map(|(_, bytes)| split(bytes).into_iter().map(|(from, to)| &bytes[from..to])).collect()
+        self.segments()
+            .flat_map(|(_, bytes)| split(bytes).into_iter().map(|(from, to)| &bytes[from..to]))
+            .collect()
     }
 
     /// Writes the folder as it would stand on a disk; `open` names the segment that was not finished.
@@ -63,14 +65,21 @@ impl Image {
 
     fn step(&mut self, step: &[u8]) {
         let [action, which, at, low, high, value, count, more] = *step else { return };
-        let (offset, count) = (usize::from(low) | usize::from(high) << 8, usize::from(count) * (1 + usize::from(more % 16)));
-        let Some(name) = self.files.keys().nth(usize::from(which) % self.files.len().max(1)).cloned() else { return };
+        let (offset, count) =
+            (usize::from(low) | usize::from(high) << 8, usize::from(count) * (1 + usize::from(more % 16)));
+        let Some(name) = self.files.keys().nth(usize::from(which) % self.files.len().max(1)).cloned() else {
+            return;
+        };
         let bytes = self.files.entry(name.clone()).or_default();
         let offsets = records_of(bytes);
         let records = offsets.len() - 1;
         let record = usize::from(at) % records.max(1);
         // In a segment an offset counts from a record, so that it means the same in another log.
-        let place = if records == 0 { offset } else { offsets[record] + offset % (offsets[record + 1] - offsets[record]) };
+        let place = if records == 0 {
+            offset
+        } else {
+            offsets[record] + offset % (offsets[record + 1] - offsets[record])
+        };
         let place = place % (bytes.len() + 1);
         let end = (place + count).min(bytes.len());
         match action % 16 {

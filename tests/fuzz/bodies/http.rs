@@ -94,7 +94,10 @@ pub fn request_body(input: &[u8]) {
         // The reference knows no limit on chunk lines: what it reads may be refused, and is then refused for that.
         (Ok(None) | Err(_), None) => {}
         (Err(error), Some(_)) => {
-            assert!(matches!(error, HttpError::BodyTooLarge | HttpError::Malformed("a chunk line is too long")));
+            assert!(matches!(
+                error,
+                HttpError::BodyTooLarge | HttpError::Malformed("a chunk line is too long")
+            ));
         }
         (ours, theirs) => panic!("{ours:?}, by the reference {theirs:?}"),
     }

@@ -56,11 +56,16 @@ pub fn audit_log(input: &[u8]) {
     let report = match verify(folder.path(), Mode::Full, false) {
         Ok(report) => report,
         Err(error) => {
-            assert!(matches!(error, AuditError::NotFound { .. }) && image.segments().next().is_none(), "{error}");
+            assert!(
+                matches!(error, AuditError::NotFound { .. }) && image.segments().next().is_none(),
+                "{error}"
+            );
             return;
         }
     };
-    for mode in [Mode::Quick, Mode::Range { from: 3, to: 9 }, Mode::Range { from: u64::MAX - 1, to: u64::MAX }] {
+    for mode in
+        [Mode::Quick, Mode::Range { from: 3, to: 9 }, Mode::Range { from: u64::MAX - 1, to: u64::MAX }]
+    {
         let part = verify(folder.path(), mode, true);
         assert!(part.is_ok_and(|part| part.records <= report.records), "{mode:?}");
     }
@@ -131,7 +136,9 @@ pub fn audit_recovery(input: &[u8]) {
         Ok(opened) => opened,
         Err(error) => {
             let named = match error {
-                AuditError::Damaged { .. } | AuditError::OriginMismatch { .. } | AuditError::RolledBack { .. } => true,
+                AuditError::Damaged { .. }
+                | AuditError::OriginMismatch { .. }
+                | AuditError::RolledBack { .. } => true,
                 AuditError::NotFound { .. } => image.segments().next().is_none(),
                 _ => false,
             };
@@ -165,7 +172,9 @@ pub fn audit_recovery(input: &[u8]) {
 /// Every segment is still there, byte for byte, or in quarantine; only such as were never written may go.
 fn assert_kept(image: &Image, dir: &Path) {
     let quarantined: Vec<Vec<u8>> = fs::read_dir(dir.join("quarantine"))
-        .map(|files| files.map(|file| fs::read(file.expect("listed").path()).expect("our own file")).collect())
+        .map(|files| {
+            files.map(|file| fs::read(file.expect("listed").path()).expect("our own file")).collect()
+        })
         .unwrap_or_default();
     for (name, bytes) in image.segments() {
         let stays = fs::read(dir.join(name)).is_ok_and(|found| found == *bytes);
@@ -205,7 +214,8 @@ fn append(opened: &mut Opened, events: usize) {
     for n in 0..events {
         let reason = format!("event {n}");
         let appender = &mut opened.appenders[0];
-        let id = appender.append(&Event::Stop(StopEvent { reason: &reason }), Ack::Durable).expect("an open log");
+        let id =
+            appender.append(&Event::Stop(StopEvent { reason: &reason }), Ack::Durable).expect("an open log");
         appender.submit();
         appender.wait(id, Ack::Durable, PATIENCE).expect("a working disk");
     }

@@ -1,0 +1,318 @@
+//! The daemon's medium: a folder of a real file system.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Read as _},
+    os::unix::fs::{
+        DirBuilderExt as _, FileExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _,
+    },
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use rustix::fs::{FallocateFlags, FlockOperation};
+
+use super::{
+    disk::{Listed, Medium, MediumFile, Sink},
+    error::AuditError,
+    folder::{SegmentFile, segment_index},
+    map::MapSink,
+};
+
+/// How segments are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SinkKind {
+    /// Stores into a shared map.
+    Map,
+    /// `pwrite`, where a map is not safe.
+    Pwrite,
+}
+
+/// A folder of a real file system.
+pub(super) struct RealMedium {
+    path: PathBuf,
+    sink: SinkKind,
+}
+
+impl RealMedium {
+    pub(super) fn new(path: &Path, sink: SinkKind) -> Self {
+        Self { path: path.to_owned(), sink }
+    }
+}
+
+impl Medium for RealMedium {
+    fn list(&self) -> io::Result<Vec<Listed>> {
+        list(&self.path)
+    }
+
+    fn create(&self, name: &str) -> io::Result<Arc<dyn MediumFile>> {
+        let path = self.path.join(name);
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .mode(SEGMENT_MODE)
+            .custom_flags(libc::O_NOFOLLOW)
+            .open(&path)?;
+        Ok(Arc::new(RealFile { file, path: self.path.clone(), sink: self.sink }))
+    }
+
+    /// First whatever is only in the page cache is written out, then the bytes are read with `O_DIRECT`: after a
+    /// failed flush the cache may hold pages that the disk does not, marked clean.
+    fn read(&self, name: &str) -> io::Result<Vec<u8>> {
+        let path = self.path.join(name);
+        let file = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(&path)?;
+        file.sync_all()?;
+        let len = usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?;
+        let direct =
+            OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_DIRECT).open(&path);
+        if let Ok(bytes) = direct.and_then(|direct| read_direct(&direct, len)) {
+            return Ok(bytes);
+        }
+        // No direct reads on this file system: ask the cache to forget instead.
+        let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed);
+        let mut bytes = Vec::with_capacity(len);
+        file.take(len as u64).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    fn finish(&self, name: &str, len: Option<u64>) -> io::Result<()> {
+        let path = self.path.join(name);
+        if fs::symlink_metadata(&path)?.mode() & 0o222 == 0 {
+            return Ok(());
+        }
+        let file = OpenOptions::new().write(true).custom_flags(libc::O_NOFOLLOW).open(&path)?;
+        if let Some(len) = len {
+            file.set_len(len)?;
+        }
+        file.set_permissions(fs::Permissions::from_mode(FINISHED_MODE))?;
+        file.sync_all()
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        fs::rename(self.path.join(from), self.path.join(to))
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        fs::remove_file(self.path.join(name))
+    }
+
+    fn make_folder(&self, name: &str) -> io::Result<()> {
+        match fs::DirBuilder::new().mode(0o700).create(self.path.join(name)) {
+            Ok(()) => self.sync_names(""),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn sync_names(&self, folder: &str) -> io::Result<()> {
+        sync_folder(&self.path.join(folder))
+    }
+
+    fn free_bytes(&self) -> io::Result<u64> {
+        let stat = rustix::fs::statvfs(&self.path)?;
+        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+}
+
+struct RealFile {
+    file: File,
+    path: PathBuf,
+    sink: SinkKind,
+}
+
+impl MediumFile for RealFile {
+    /// The raw call: glibc's emulation writes single bytes where the file system cannot allocate.
+    fn allocate(&self, bytes: u64) -> io::Result<()> {
+        match rustix::fs::fallocate(&self.file, FallocateFlags::empty(), 0, bytes) {
+            Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.file.write_all_at(bytes, offset)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.file.sync_all()
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    fn sink(self: Arc<Self>, bytes: u64) -> io::Result<Box<dyn Sink>> {
+        Ok(match self.sink {
+            SinkKind::Map => {
+                Box::new(MapSink::new(&self.file, usize::try_from(bytes).map_err(io::Error::other)?)?)
+            }
+            SinkKind::Pwrite => Box::new(PwriteSink { file: self }),
+        })
+    }
+
+    fn check_named(&self) -> io::Result<()> {
+        let ours = self.file.metadata()?;
+        let ours_id = (ours.dev(), ours.ino());
+        // The name may have changed from `emergency` to a number: any entry that leads to our file will do.
+        let named = fs::read_dir(&self.path)?.filter_map(Result::ok).find_map(|entry| {
+            let metadata = entry.metadata().ok()?;
+            ((metadata.dev(), metadata.ino()) == ours_id).then_some(entry.file_name())
+        });
+        let changed = if named.is_none() {
+            "no name in the folder leads to it any more"
+        } else if ours.nlink() != 1 {
+            "it has a second name"
+        } else if ours.mode() & 0o7777 != SEGMENT_MODE {
+            "its mode was changed"
+        } else {
+            return Ok(());
+        };
+        Err(io::Error::other(changed))
+    }
+}
+
+/// `pwrite` behind the same face as the map.
+struct PwriteSink {
+    file: Arc<RealFile>,
+}
+
+impl Sink for PwriteSink {
+    fn write(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.file.file.write_all_at(bytes, offset)
+    }
+
+    fn name(&self) -> &'static str {
+        "pwrite"
+    }
+}
+
+/// The exclusive lock of a log folder, held as long as this lives.
+#[derive(Debug)]
+pub(super) struct Lock {
+    _file: File,
+}
+
+impl Lock {
+    /// Takes the lock. Retries for a moment: io_uring may keep a killed process's files open a little longer.
+    pub(super) fn take(folder: &Path) -> Result<Self, AuditError> {
+        let path = folder.join(LOCK);
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .custom_flags(libc::O_NOFOLLOW)
+            .open(&path)
+            .map_err(|error| AuditError::io("open the lock", &path, error))?;
+        for _ in 0..LOCK_TRIES {
+            match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return Ok(Self { _file: file }),
+                Err(rustix::io::Errno::WOULDBLOCK) => std::thread::sleep(LOCK_PAUSE),
+                Err(error) => return Err(AuditError::io("lock", &path, error.into())),
+            }
+        }
+        Err(AuditError::Locked { path: folder.to_owned() })
+    }
+}
+
+/// Lists the segments of a folder without needing its lock.
+pub(super) fn list_segments(folder: &Path) -> io::Result<Vec<SegmentFile>> {
+    let mut segments: Vec<_> = list(folder)?
+        .into_iter()
+        .filter_map(|listed| {
+            let index = segment_index(&listed.name)?;
+            Some(SegmentFile { index, bytes: listed.bytes, finished: listed.read_only })
+        })
+        .collect();
+    segments.sort_unstable_by_key(|segment| segment.index);
+    Ok(segments)
+}
+
+/// Which sink a folder's file system allows, and the file system's name. A map is used only where its failure modes
+/// were measured (reference/audit.md §2a); elsewhere, and where copies share blocks, a full disk would be a signal.
+pub fn sink_for(folder: &Path) -> io::Result<(SinkKind, &'static str)> {
+    let magic = rustix::fs::statfs(folder)?.f_type;
+    let known = FILE_SYSTEMS.iter().find(|(number, ..)| i128::from(*number) == i128::from(magic));
+    Ok(known.map_or((SinkKind::Pwrite, "unknown"), |(_, name, sink)| (*sink, name)))
+}
+
+/// `f_type` of statfs(2), the name, and whether segments may be mapped for writing. XFS shares blocks between
+/// reflinked copies, so that a store can need space after all: a map there is guarded by the SIGBUS handler.
+const FILE_SYSTEMS: &[(i64, &str, SinkKind)] = &[
+    (0xEF53, "ext4", SinkKind::Map),
+    (0x5846_5342, "xfs", SinkKind::Map),
+    (0x9123_683E, "btrfs", SinkKind::Pwrite),
+    (0x2FC1_2FC1, "zfs", SinkKind::Pwrite),
+    (0x794C_7630, "overlay", SinkKind::Pwrite),
+    (0x6573_5546, "fuse", SinkKind::Pwrite),
+    (0x6969, "nfs", SinkKind::Pwrite),
+    (0x0102_1994, "tmpfs", SinkKind::Pwrite),
+];
+
+fn list(folder: &Path) -> io::Result<Vec<Listed>> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let Ok(name) = entry.file_name().into_string() else { continue };
+        let metadata = entry.metadata()?;
+        if metadata.is_file() {
+            files.push(Listed { name, bytes: metadata.len(), read_only: metadata.mode() & 0o222 == 0 });
+        } else if segment_index(&name).is_some() {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, format!("{name} is not a regular file")));
+        }
+    }
+    Ok(files)
+}
+
+/// Reads `len` bytes in aligned pieces, as `O_DIRECT` demands of offset, length and memory.
+fn read_direct(file: &File, len: usize) -> io::Result<Vec<u8>> {
+    let mut room = vec![0; DIRECT_BYTES + DIRECT_ALIGNMENT];
+    let start = room.as_ptr().align_offset(DIRECT_ALIGNMENT);
+    let piece = &mut room[start..start + DIRECT_BYTES];
+    let mut bytes = Vec::with_capacity(len);
+    while bytes.len() < len {
+        let read = file.read_at(piece, bytes.len() as u64)?;
+        bytes.extend_from_slice(&piece[..read.min(len - bytes.len())]);
+        if read == 0 || (bytes.len() < len && !read.is_multiple_of(DIRECT_ALIGNMENT)) {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+    Ok(bytes)
+}
+
+pub(super) fn sync_folder(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+/// The lock file's name.
+const LOCK: &str = "LOCK";
+
+/// Mode of a segment that is being written.
+const SEGMENT_MODE: u32 = 0o600;
+
+/// Mode of a segment nothing will be added to.
+const FINISHED_MODE: u32 = 0o400;
+
+/// Bytes of one direct read, and what its memory is aligned to: no device asks for more than a page.
+const DIRECT_BYTES: usize = 1 << 20;
+const DIRECT_ALIGNMENT: usize = 4096;
+
+/// Half a second in all.
+const LOCK_TRIES: u32 = 10;
+const LOCK_PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::audit::folder::segment_name;
+
+    #[test]
+    fn the_name_of_a_segment_is_its_index() {
+        assert_eq!(segment_index(&segment_name(7)), Some(7));
+        for other in ["7.seg", "0000000007", "000000000x.seg", "LOCK"] {
+            assert_eq!(segment_index(other), None);
+        }
+    }
+}
