@@ -20,6 +20,10 @@ pub const BODY_BYTES_MAX: usize = 64 * 1024;
 /// Records start at multiples of this, so that a reader can find the next one behind damaged bytes.
 pub const ALIGNMENT: usize = 8;
 
+/// The highest `seq`: at ten million records a second, 29,000 years. Beyond it a header is forged, and counting on from
+/// it would overflow.
+pub const SEQ_MAX: u64 = i64::MAX as u64;
+
 /// Flag: the record stands for something an operator must be able to see even when the disk is full.
 pub const FLAG_CRITICAL: u16 = 1 << 0;
 
@@ -70,6 +74,9 @@ pub enum HeaderError {
     /// The reserved bytes are not zero.
     #[error("reserved bytes are not zero")]
     ReservedNotZero,
+    /// The position is above [`SEQ_MAX`].
+    #[error("record number {0} is above the limit")]
+    SeqTooLarge(u64),
     /// Zeros: nothing was written here.
     #[error("nothing was written here")]
     Unwritten,
@@ -107,9 +114,13 @@ impl Header {
         if field::<8>(bytes, 120) != [0; 8] {
             return Err(HeaderError::ReservedNotZero);
         }
+        let seq = u64::from_le_bytes(field(bytes, 8));
+        if seq > SEQ_MAX {
+            return Err(HeaderError::SeqTooLarge(seq));
+        }
         Ok(Self {
             body_len,
-            seq: u64::from_le_bytes(field(bytes, 8)),
+            seq,
             wall_ns: u64::from_le_bytes(field(bytes, 16)),
             mono_ns: u64::from_le_bytes(field(bytes, 24)),
             kind: u16::from_le_bytes(field(bytes, 32)),
@@ -285,6 +296,8 @@ mod tests {
         let mut bytes = sample().to_bytes();
         bytes[4..8].copy_from_slice(&65_537u32.to_le_bytes());
         assert_eq!(Header::parse(&bytes), Err(HeaderError::BodyTooLong(65537)));
+        let forged = Header { seq: SEQ_MAX + 1, ..sample() };
+        assert_eq!(Header::parse(&forged.to_bytes()), Err(HeaderError::SeqTooLarge(SEQ_MAX + 1)));
         let mut bytes = sample().to_bytes();
         bytes[127] = 1;
         assert_eq!(Header::parse(&bytes), Err(HeaderError::ReservedNotZero));
