@@ -6,6 +6,7 @@
 
 mod control_thread;
 mod dev;
+mod engine;
 mod observe;
 
 use std::path::{Path, PathBuf};
@@ -30,9 +31,10 @@ use crate::metrics::{Metrics, ShardMetrics};
 use crate::revocation::View;
 use crate::shard::{self, BindError, DriverInUse, Policy, PolicyError};
 use crate::store::{OpenMode, Store, StoreError};
-use crate::verify::{Engine, KeyRejection, Verifier, VerifyingKey};
+use crate::verify::{KeyRejection, VerifyingKey};
 
 use control_thread::{ControlThread, Ingredients};
+use engine::EngineCare;
 use observe::{data_readiness, readings};
 
 /// How long start and stop records may take to reach the disk.
@@ -214,6 +216,7 @@ pub struct Daemon {
     steering: Arc<shard::Control>,
     shards: Vec<(u16, JoinHandle<std::io::Result<()>>)>,
     control: ControlThread,
+    care: EngineCare,
     log: Log,
     recorder: Appender,
 }
@@ -224,6 +227,7 @@ impl Daemon {
     /// # Errors
     /// The step that failed; whatever was started before it is stopped with the process.
     pub fn start(config: &Config) -> Result<Self, StartError> {
+        EngineCare::prepare(config);
         let own = OwnKey::load(config)?;
         let policy = Policy::build(config, own.as_ref().map(|own| &own.published), 1)?;
         tracing::info!(issuers = policy.profiles.len(), keys = policy.key_set.len(), "policy loaded");
@@ -233,14 +237,15 @@ impl Daemon {
         let view = Arc::new(View::new(&random_seed()?));
         runtime.block_on(control::fill_view(&store, &view, now(), |_| {}))?;
 
-        // One ring for each shard, one for the control plane, one for the daemon itself.
+        // One ring for each shard, for the daemon, for the engine's alarms, and for the control plane.
         let shards = config.server.shards;
         let opened =
-            audit::open_signed(&audit_settings(config, false), shards + 1, Some(checkpoint_signer(config)?))?;
+            audit::open_signed(&audit_settings(config, false), shards + 2, Some(checkpoint_signer(config)?))?;
         report_recovery(&opened.recovery);
         let (log, mut appenders) = (opened.log, opened.appenders);
         let control_appender = appenders.pop().expect("the last ring is the control plane's");
-        let mut recorder = appenders.pop().expect("one more ring was asked for the daemon");
+        let care = EngineCare::start(config, appenders.pop().expect("two more rings were asked for"))?;
+        let mut recorder = appenders.pop().expect("two more rings were asked for");
 
         let (sockets, listening) = shard::bind(&config.server.listen, shards)?;
         let driver = shard::choose_driver(config.server.driver)
@@ -253,7 +258,7 @@ impl Daemon {
             config::VerifyAck::Durable => Ack::Durable,
         };
 
-        let kernel = Verifier::new(engine(config)).engine_name();
+        let kernel = care.verifier()?.engine_name();
         record_start(&mut recorder, shards, &format!("{kernel}, {driver}"))?;
 
         let settings = Arc::new(config.server.clone());
@@ -268,14 +273,15 @@ impl Daemon {
                 appender,
                 ack,
                 on_failure: on_failure(config),
-                verifier: Verifier::new(engine(config)),
+                verifier: care.verifier()?,
                 metrics: Arc::clone(&metrics[usize::from(number)]),
                 control: Arc::clone(&steering),
             };
             threads.push((number, spawn_shard(parts, driver)?));
         }
 
-        let metrics = Metrics::new(metrics, readings(&log.watch()));
+        let metrics =
+            Metrics::new(metrics, readings(&log.watch()).into_iter().chain(care.readings()).collect());
         let listener = std::net::TcpListener::bind(config.control.listen).map_err(StartError::Control)?;
         let control_at = listener.local_addr().map_err(StartError::Control)?;
         let ingredients = Ingredients {
@@ -295,7 +301,7 @@ impl Daemon {
         }
         tracing::info!(place = %control_at, "listening for operators");
         tracing::info!(shards, %driver, engine = kernel, "ready");
-        Ok(Self { listening, control_at, steering, shards: threads, control, log, recorder })
+        Ok(Self { listening, control_at, steering, shards: threads, control, care, log, recorder })
     }
 
     /// Drains the shards, stops the control plane, records the stop and closes the log.
@@ -312,6 +318,7 @@ impl Daemon {
             }
         }
         self.control.stop()?;
+        self.care.stop();
         let stopped = self.recorder.append(&Event::Stop(StopEvent { reason }), Ack::Durable);
         self.recorder.submit();
         let stopped = stopped.and_then(|id| self.recorder.wait(id, Ack::Durable, RECORD_TIMEOUT));
@@ -336,13 +343,6 @@ impl OwnKey {
         let verifying_key = VerifyingKey::register(&public_key).map_err(StartError::OwnKey)?;
         let published = PublishedKey { kid: thumbprint(&public_key), verifying_key };
         Ok(Some(Self { signer, published }))
-    }
-}
-
-fn engine(config: &Config) -> Engine {
-    match config.verify.engine {
-        config::Engine::Auto => Engine::Auto,
-        config::Engine::Portable => Engine::Portable,
     }
 }
 

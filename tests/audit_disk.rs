@@ -1,6 +1,8 @@
 //! The log on disks that misbehave: a real ext4 file system of a few megabytes that fills up, and files that are
 //! changed from outside. Mounting needs root; without it the disk tests say that they are skipped.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
+
 use std::{
     fs,
     os::unix::fs::PermissionsExt as _,

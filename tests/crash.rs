@@ -1,5 +1,7 @@
 //! `kill -9` under load: whatever a client was told is in the log.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
+
 mod support;
 
 use std::collections::HashSet;

@@ -1,5 +1,7 @@
 //! A bounded run of the `verify` fuzz target, on stable Rust and with a seed that is printed.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
+
 #[path = "fuzz/verify.rs"]
 mod verify;
 

@@ -1,5 +1,7 @@
 //! The house rules that a compiler does not know: who may import whom, which names are not used, how long a file is.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};

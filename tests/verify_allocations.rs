@@ -19,7 +19,7 @@ fn allocations(engine: Engine, batch_len: u8) -> u64 {
         let signing_key = SigningKey::from_bytes(&[i % 10; 32]);
         let message = vec![i; usize::from(i) * 9];
         let mut signature = signing_key.sign(&message).to_bytes();
-        signature[usize::from(i) % 64] ^= u8::from(i % 5 == 0);
+        signature[usize::from(i) % 64] ^= u8::from(i.is_multiple_of(5));
         let key = signing_key.verifying_key().to_bytes();
         Signed { registered: tables.register(&key).unwrap(), key, message, signature }
     };

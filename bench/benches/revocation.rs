@@ -7,6 +7,7 @@
 //! A table this large is searched through thousands of page translations: with transparent huge pages on `madvise`,
 //! `GLIBC_TUNABLES=glibc.malloc.hugetlb=1` in the environment shows what they are worth.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
 #![allow(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "numbers of a bench")]
 
 use std::hint::black_box;

@@ -253,8 +253,9 @@ impl Inode {
         let sectors = bytes.len().div_ceil(SECTOR);
         let mut versions = vec![0; sectors];
         for (offset, written) in &self.dirty {
-            for sector in offset / SECTOR..(offset + written.len()).div_ceil(SECTOR).min(sectors) {
-                versions[sector] += 1;
+            let end = (offset + written.len()).div_ceil(SECTOR).min(sectors);
+            for version in &mut versions[offset / SECTOR..end] {
+                *version += 1;
             }
         }
         for (sector, count) in versions.iter().enumerate().filter(|(_, count)| **count > 0) {

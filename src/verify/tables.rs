@@ -66,6 +66,13 @@ impl Tables {
         self.budget_bytes.store(budget_bytes, Ordering::Relaxed);
     }
 
+    /// Makes the tables that verifiers on `engine` read; call it before keys are registered.
+    pub fn set_engine(&self, engine: Engine) {
+        if engine == Engine::Portable {
+            self.distrust_lanes();
+        }
+    }
+
     /// As [`VerifyingKey::register`], within this budget.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 //! A built daemon, a client that sends exactly the bytes it is told to, and an issuer that signs whatever it is told to.
 
-#![allow(dead_code, reason = "each test program uses a part of this")]
+#![allow(dead_code, unreachable_pub, reason = "each test program uses a part of this")]
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};

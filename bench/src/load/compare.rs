@@ -163,11 +163,12 @@ impl Comparison {
             "[server]\nlisten = [\"{address}\"]\nshards = 1\n\
              [control]\nlisten = \"{control}\"\n\
              [state]\ndatabase = {database}\n\
-             [audit]\ndir = {audit}\norigin = \"edgate.bench/log\"\n\
+             [audit]\ndir = {audit}\norigin = \"edgate.bench/log\"\ncheckpoint_key_file = {checkpoint}\n\
              [verify]\n{verify}\n\
              [[issuers]]\nname = \"bench\"\nissuer = {issuer:?}\naudiences = [{audience:?}]\njwks_file = {jwks}\n",
             database = quote(&home.join("state.db")),
             audit = quote(&home.join("audit")),
+            checkpoint = quote(&home.join("checkpoint.key")),
             verify = self.edgate_verify.join("\n"),
             issuer = self.issuer,
             audience = self.audience,

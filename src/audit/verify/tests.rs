@@ -130,7 +130,7 @@ fn a_closed_log_is_whole_signed_to_its_end_and_may_be_continued() {
     let mut opened = open_log(folder.path());
     append(&mut opened, &["more".to_owned()]);
     opened.log.close(SECOND).unwrap();
-    let since = Options { since: report.trusted.clone(), ..options() };
+    let since = Options { since: report.trusted, ..options() };
     let later = verify_dir(folder.path(), &since, &mut |_| {}).unwrap();
     assert_eq!(later.breaks, vec![], "{later:?}");
     let whole = verify(folder.path());
@@ -153,7 +153,7 @@ fn every_flipped_byte_of_a_small_log_is_named() {
             named.seq,
             seq,
             "byte {at} of record {seq}, offset in it {}: {named}",
-            at - log.offsets[seq as usize]
+            at - log.offsets[usize::try_from(seq).unwrap()]
         );
         assert!(matches!(named.class, Class::AlteredBody | Class::AlteredHeader), "byte {at}: {named}");
     }

@@ -1,0 +1,45 @@
+//! What must hold for any bytes, one function per parser.
+//!
+//! A body takes bytes from outside, gives them to one parser and panics where a promise of that parser does not hold.
+//! Not to panic by itself, to end, and to take bounded memory are promises of all of them. The same functions run under
+//! libFuzzer (`fuzz_targets/`) and, bounded, in every test run (`tests/fuzz_bounded.rs`).
+
+mod audit;
+mod calls;
+mod claims;
+mod documents;
+mod edits;
+mod http;
+mod log;
+mod token;
+
+pub use audit::{audit_body, audit_note, audit_record, audit_tree, record_id};
+pub use calls::{forward_auth, verify_call};
+pub use claims::claims;
+pub use documents::{config, json, jwks};
+pub use http::{request_body, request_head};
+pub use log::{audit_log, audit_recovery, write_sample};
+pub use token::compact_jws;
+
+/// A body under its name, which is also that of its program and of its corpus.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// Every body.
+pub const TARGETS: &[Target] = &[
+    ("audit_body", audit_body),
+    ("audit_log", audit_log),
+    ("audit_note", audit_note),
+    ("audit_record", audit_record),
+    ("audit_recovery", audit_recovery),
+    ("audit_tree", audit_tree),
+    ("claims", claims),
+    ("compact_jws", compact_jws),
+    ("config", config),
+    ("forward_auth", forward_auth),
+    ("json", json),
+    ("jwks", jwks),
+    ("record_id", record_id),
+    ("request_body", request_body),
+    ("request_head", request_head),
+    ("verify_call", verify_call),
+];
