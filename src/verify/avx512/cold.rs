@@ -75,7 +75,7 @@ fn multiples(point: Sum, scalars: &Scalars) -> Multiples {
             let cached = power.cached();
             if *order_digit != 0 {
                 let negative = if *order_digit < 0 { u8::MAX } else { 0 };
-                by_order = by_order.plus(&cached.negated_where(negative));
+                by_order.add(&cached.negated_where(negative));
             }
             if bit % 4 == 0 {
                 let digit = _mm512_srlv_epi64(shifted[bit / 64], splat((bit % 64) as u64));
@@ -84,7 +84,7 @@ fn multiples(point: Sum, scalars: &Scalars) -> Multiples {
             }
         }
         if bit + 1 < ORDER_DIGITS.len() {
-            power = power.doubled();
+            power.double();
         }
     }
     // The sum of j times bucket j, as the sum of the sums of buckets j and above.
@@ -92,11 +92,12 @@ fn multiples(point: Sum, scalars: &Scalars) -> Multiples {
     let mut above = identity;
     let mut by_scalars = identity;
     for bucket in rest.iter().rev() {
-        above = above.plus(&bucket.cached());
-        by_scalars = by_scalars.plus(&above.cached());
+        above.add(&bucket.cached());
+        by_scalars.add(&above.cached());
     }
-    above = above.plus(&first.cached());
-    Multiples { by_scalars: by_scalars.plus(&above.cached()), by_order }
+    above.add(&first.cached());
+    by_scalars.add(&above.cached());
+    Multiples { by_scalars, by_order }
 }
 
 /// Adds each lane's point, with the sign of its digit, to the bucket of the digit's size (1 to 8, in place size - 1).
@@ -110,7 +111,7 @@ fn add_to_bucket(buckets: &mut [Sum; 8], point: &Cached, digits: Lanes) {
         sum = sum.replaced_where(lanes_of(place), bucket);
     }
     // A lane whose digit is 0 adds in vain: no bucket takes its sum.
-    let sum = sum.plus(&point.negated_where(_mm512_movepi64_mask(digits)));
+    sum.add(&point.negated_where(_mm512_movepi64_mask(digits)));
     for (place, bucket) in buckets.iter_mut().enumerate() {
         *bucket = bucket.replaced_where(lanes_of(place), &sum);
     }

@@ -74,13 +74,15 @@ impl Comb {
         for _ in 0..windows {
             bases.push(base);
             for _ in 0..window_bits {
-                base = base.doubled();
+                base.double();
             }
         }
         let minus_half = start.cached().negated_where(u8::MAX);
         let mut entries = Vec::with_capacity(1 + top_entries + (windows << (window_bits - 1)));
         entries.push(*IDENTITY);
-        progression(&[base.plus(&minus_half)], &[base], top_entries, &mut entries);
+        let mut lowest = base;
+        lowest.add(&minus_half);
+        progression(&[lowest], &[base], top_entries, &mut entries);
         for eight in bases.chunks(8) {
             progression(eight, eight, 1 << (window_bits - 1), &mut entries);
         }
@@ -232,7 +234,7 @@ pub(super) fn sum_walks(base: &Comb, walks: &[Walk<'_>]) -> Sum {
     let mut stride = 1;
     while stride < lanes_each {
         let other = from_words([0, 1, 2, 3, 4, 5, 6, 7].map(|lane| lane ^ stride as u64));
-        sum = sum.plus(&sum.permuted(other).cached());
+        sum.add(&sum.permuted(other).cached());
         stride *= 2;
     }
     sum
@@ -252,11 +254,13 @@ pub(super) const fn lanes_each(walks: usize) -> usize {
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512ifma,avx512vbmi2")]
 fn progression(starts: &[Sum], steps: &[Sum], count: usize, entries: &mut Vec<Entry>) {
     let mut sum = Sum::gathered(starts);
-    let step = Sum::gathered(steps).doubled().cached();
+    let mut step = Sum::gathered(steps);
+    step.double();
+    let step = step.cached();
     let mut points: Vec<Projective> = Vec::with_capacity(count);
     for _ in 0..count {
         points.push(sum.projective());
-        sum = sum.plus(&step);
+        sum.add(&step);
     }
     let mut inverses: Vec<Fe> = points.iter().map(|point| point.z).collect();
     invert_each(&mut inverses, &mut Vec::with_capacity(count));

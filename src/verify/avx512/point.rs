@@ -72,25 +72,26 @@ impl Sum {
         let a = self.y_minus_x.times(&point.y_minus_x);
         let b = self.y_plus_x.times_biased(&point.y_plus_x);
         let c = self.t.times(&point.dxy);
-        *self = completed(&b.minus(&a), &self.z.minus(&c), &self.z.plus(&c), &b.plus(&a));
+        let (e, f, g, h) = (b.minus(&a), self.z.minus(&c), self.z.plus(&c), b.plus(&a));
+        self.complete(&e, &f, &g, &h);
     }
 
-    /// `self + point`: 8 multiplications, 8 carries.
+    /// Adds `point`: 8 multiplications, 8 carries.
     #[target_feature(enable = "avx512f,avx512dq,avx512ifma,avx512vbmi2")]
-    pub(super) fn plus(&self, point: &Cached) -> Self {
+    pub(super) fn add(&mut self, point: &Cached) {
         let a = self.y_minus_x.times(&point.y_minus_x);
         let b = self.y_plus_x.times_biased(&point.y_plus_x);
         let c = self.t.times(&point.t_2d);
         let d = self.z.carried().times_biased(&point.z_2);
-        completed(&b.minus(&a), &d.minus(&c), &d.plus(&c), &b.plus(&a))
+        self.complete(&b.minus(&a), &d.minus(&c), &d.plus(&c), &b.plus(&a));
     }
 
-    /// `2 · self`: 3 squarings, 5 multiplications, 8 carries.
+    /// Doubles: 3 squarings, 5 multiplications, 8 carries.
     ///
     /// With P = (Y - X)², Q = (Y + X)², M = (Y - X)(Y + X), the formula's E, F, G, H are, times -2, 2, -2, 2 (a factor
     /// of -4 on every coordinate): Q - P, 4Z² - 2M, 2M, Q + P.
     #[target_feature(enable = "avx512f,avx512dq,avx512ifma,avx512vbmi2")]
-    pub(super) fn doubled(&self) -> Self {
+    pub(super) fn double(&mut self) {
         let p = self.y_minus_x.squared();
         let q = self.y_plus_x.squared_biased();
         let m = self.y_minus_x.times(&self.y_plus_x);
@@ -99,7 +100,20 @@ impl Sum {
         let two_m = m.plus(&m);
         let two_z = z_squared.plus(&z_squared);
         let f = two_z.plus(&two_z).with_bias().minus(&two_m);
-        completed(&q.minus(&p), &f, &two_m, &q.plus(&p))
+        self.complete(&q.minus(&p), &f, &two_m, &q.plus(&p));
+    }
+
+    /// Becomes what every addition and doubling ends with: X = EF, Y = GH, T = EH, Z = FG.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512dq,avx512ifma,avx512vbmi2")]
+    fn complete(&mut self, e: &Wide, f: &Wide, g: &Wide, h: &Wide) {
+        let (e, f, g, h) = (e.carried(), f.carried(), g.carried(), h.carried());
+        let x = e.times(&f);
+        let y = g.times_biased(&h);
+        self.y_minus_x = y.minus(&x).carried();
+        self.y_plus_x = y.plus(&x).carried();
+        self.t = e.mul(&h);
+        self.z = f.times_biased(&g);
     }
 
     /// `self`, ready to be added to others.
@@ -179,21 +193,6 @@ impl Projective {
     #[target_feature(enable = "avx512f,avx512dq,avx512ifma,avx512vbmi2")]
     pub(super) fn is_identity(&self) -> __mmask8 {
         self.x.is_zero() & self.y.biased().minus(&self.z.wide()).carried().is_zero()
-    }
-}
-
-/// The four products every addition and doubling ends with: X = EF, Y = GH, T = EH, Z = FG.
-#[inline]
-#[target_feature(enable = "avx512f,avx512dq,avx512ifma,avx512vbmi2")]
-fn completed(e: &Wide, f: &Wide, g: &Wide, h: &Wide) -> Sum {
-    let (e, f, g, h) = (e.carried(), f.carried(), g.carried(), h.carried());
-    let x = e.times(&f);
-    let y = g.times_biased(&h);
-    Sum {
-        y_minus_x: y.minus(&x).carried(),
-        y_plus_x: y.plus(&x).carried(),
-        t: e.mul(&h),
-        z: f.times_biased(&g),
     }
 }
 
