@@ -62,7 +62,7 @@ fn decision() -> DecisionEvent<'static> {
 fn sequencer(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("audit/sequencer");
     let reason = "x".repeat(92);
-    let events = [Event::Stop(StopEvent { reason: &reason }); EVENTS];
+    let events = vec![Event::Stop(StopEvent { reason: &reason }); EVENTS];
     let mut batch = lay_out(&events);
     assert_eq!(batch.len(), EVENTS * 224, "96-byte bodies");
     group.throughput(Throughput::Elements(EVENTS as u64));

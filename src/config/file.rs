@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::defaults;
 use super::{
     Audit, Config, ConfigError, Control, Driver, Engine, Issuer, KeySource, Listen, OnAuditFailure, Server,
     Signing, TokenProfile, Verify, VerifyAck,
@@ -160,62 +161,6 @@ struct IssuerTable {
     types: Option<Vec<String>>,
     #[serde(default)]
     padded: bool,
-}
-
-mod defaults {
-    use super::{Driver, OnAuditFailure, TokenProfile, VerifyAck};
-
-    pub(super) fn driver() -> Driver {
-        Driver::Auto
-    }
-    pub(super) fn header_timeout_ms() -> u64 {
-        5_000
-    }
-    pub(super) fn idle_timeout_ms() -> u64 {
-        75_000
-    }
-    pub(super) fn body_bytes_max() -> usize {
-        1 << 20
-    }
-    pub(super) fn connections_max() -> usize {
-        16_384
-    }
-    pub(super) fn drain_timeout_ms() -> u64 {
-        10_000
-    }
-    pub(super) fn control_listen() -> String {
-        "127.0.0.1:8181".to_owned()
-    }
-    pub(super) fn segment_mib() -> u64 {
-        64
-    }
-    pub(super) fn flush_interval_ms() -> u64 {
-        20
-    }
-    pub(super) fn verify_ack() -> VerifyAck {
-        VerifyAck::Recorded
-    }
-    pub(super) fn on_failure() -> OnAuditFailure {
-        OnAuditFailure::Deny
-    }
-    pub(super) fn ttl_s() -> u64 {
-        120
-    }
-    pub(super) fn tenant() -> String {
-        "default".to_owned()
-    }
-    pub(super) fn algorithms() -> Vec<String> {
-        vec!["Ed25519".to_owned(), "EdDSA".to_owned()]
-    }
-    pub(super) fn leeway_s() -> u64 {
-        5
-    }
-    pub(super) fn max_lifetime_s() -> u64 {
-        3600
-    }
-    pub(super) fn profile() -> TokenProfile {
-        TokenProfile::AgentTask
-    }
 }
 
 fn wrong(

@@ -3,6 +3,7 @@
 //! A file is read in two steps: `file` mirrors the TOML, where unknown keys are errors; [`Config`] is what the rest of
 //! the program sees, where every value has been checked. Errors name the key, the value and what to do.
 
+mod defaults;
 mod file;
 
 use std::fmt;

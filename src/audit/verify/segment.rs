@@ -366,7 +366,7 @@ impl<'a> Scanner<'a> {
             self.scan.tree = Some(CompactRange::new(seq));
         }
         self.lenient = false;
-        self.scan.end = Some(Head { size: seq + 1, hash: record.hash });
+        self.scan.end = Some(Head { size: seq.saturating_add(1), hash: record.hash });
         self.scan.records += 1;
         self.scan.last_wall_ns = record.header.wall_ns;
         if let Some(tree) = &mut self.scan.tree {
