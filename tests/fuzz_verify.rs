@@ -1,4 +1,7 @@
 //! A bounded run of the `verify` fuzz target, on stable Rust and with a seed that is printed.
+//!
+//! Longest run so far: `EDGATE_FUZZ_ROUNDS=15000`, about 180,000 items, each verified eight times (lanes and portable,
+//! registered and raw, together and alone), in 219 s: no difference.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
 
