@@ -4,6 +4,8 @@
 //! promise is kept as a file, and the file's place is printed: put it into `tests/fuzz/corpus/<target>/`, where every
 //! run begins.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
+
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};

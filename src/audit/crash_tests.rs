@@ -417,3 +417,42 @@ fn a_missing_segment_is_refused() {
         assert!(matches!(refused, Err(AuditError::Damaged { .. })), "segment {missing}: {:?}", refused.err());
     }
 }
+
+#[test]
+fn a_clock_that_jumps_is_recorded_and_breaks_nothing() {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    };
+    const HOUR: u64 = 3_600_000_000_000;
+    const YEARS: u64 = 10 * 365 * 24 * HOUR;
+    let walls = [2 * YEARS, 2 * YEARS + HOUR, 2 * YEARS, 3 * YEARS, YEARS, 0, 0, 2 * YEARS];
+    let step = Arc::new(AtomicU64::new(0));
+    let now = Arc::clone(&step);
+    let clock = Clock::new(move || {
+        let at = now.load(Ordering::Relaxed);
+        Reading { wall_ns: walls[usize::try_from(at).unwrap()], mono_ns: at * 1000 }
+    });
+    let sim = Sim::new(1);
+    let folder = folder(&sim);
+    let (mut writer, _) = resume(&folder, &settings(), clock).unwrap();
+    for at in 0..walls.len() as u64 {
+        step.store(at, Ordering::Relaxed);
+        let mut batch = Vec::new();
+        push_event(&mut batch, at, 10);
+        writer.append(&mut batch).unwrap();
+    }
+    let job = writer.begin_commit().unwrap();
+    job.run().unwrap();
+    let (report, events) = stored(&sim);
+    assert_eq!((report.breaks, events.len()), (vec![], walls.len()));
+    let bytes = folder.read(1).unwrap();
+    let mut jumps = 0;
+    let mut offset = 0;
+    while let Ok(record) = read_record(&bytes, offset) {
+        jumps += u64::from(record.kind() == Some(Kind::ClockJump));
+        offset = record.next;
+    }
+    // Every step but the one where the clock stood still.
+    assert_eq!(jumps, 6);
+}

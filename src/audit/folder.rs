@@ -6,7 +6,10 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use super::disk::{Medium, MediumFile, Sink};
+use super::{
+    disk::{Medium, MediumFile, Sink},
+    recover::FIRST_SEGMENT,
+};
 
 /// A log folder.
 pub(super) struct Folder {
@@ -187,11 +190,14 @@ pub(super) fn segment_name(index: u64) -> String {
     format!("{index:010}.seg")
 }
 
-/// The index of a segment's file name.
+/// The index a file name stands for: ten digits, counted from [`FIRST_SEGMENT`]. Other files are none of the log's.
 pub(super) fn segment_index(name: &str) -> Option<u64> {
     let index = name.strip_suffix(".seg")?.parse().ok()?;
-    (segment_name(index) == name).then_some(index)
+    ((FIRST_SEGMENT..=SEGMENT_INDEX_MAX).contains(&index) && segment_name(index) == name).then_some(index)
 }
+
+/// What ten digits can name. Counting on from there would sort wrongly, and from larger numbers overflow.
+const SEGMENT_INDEX_MAX: u64 = 9_999_999_999;
 
 /// Where damaged bytes are kept.
 const QUARANTINE: &str = "quarantine";

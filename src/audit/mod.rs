@@ -25,6 +25,8 @@ mod map;
 pub mod merkle;
 pub mod note;
 mod open;
+#[doc(hidden)]
+pub mod probe;
 mod real;
 pub mod record;
 mod recover;
@@ -34,6 +36,7 @@ mod sequencer;
 mod settings;
 mod status;
 pub mod tag;
+mod tail;
 pub mod verify;
 mod walk;
 mod writer;
@@ -54,9 +57,12 @@ pub use recover::{Recovery, Torn};
 pub use sealer::{CheckpointSigner, Sign, SignError, hex};
 pub use settings::{OnFailure, Settings, Watermarks};
 pub use status::Status;
+pub use tail::{Entry, Tail};
 
 #[cfg(test)]
 mod crash_tests;
+#[cfg(test)]
+mod format_tests;
 #[cfg(test)]
 mod sim;
 #[cfg(test)]

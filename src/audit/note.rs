@@ -162,6 +162,10 @@ impl CheckpointKey {
             Some((&ED25519, key)) => key.try_into().map_err(|_| NoteError::Malformed)?,
             _ => return Err(NoteError::Malformed),
         };
+        // signed-note: names are not empty and have neither spaces nor a plus.
+        if name.is_empty() || name.contains(|c: char| c.is_whitespace() || c.is_control()) {
+            return Err(NoteError::Malformed);
+        }
         let key = Self { name: name.to_owned(), verifying_key };
         if key.to_text() == text { Ok(key) } else { Err(NoteError::Malformed) }
     }
@@ -196,6 +200,15 @@ mod tests {
         other.verifying_key[0] ^= 1;
         assert_eq!(Checkpoint::open(&note, &[other]), Err(NoteError::WrongKey));
         assert_eq!(CheckpointKey::from_text(&key.to_text()), Ok(key));
+    }
+
+    /// Found by the fuzz body `audit_note`: names that no note can carry made keys, which then matched nothing.
+    #[test]
+    fn a_key_needs_a_name_that_a_note_can_carry() {
+        for name in ["", "a b", "a\u{a0}b", "a\tb", "a\nb", "a+b"] {
+            let text = CheckpointKey { name: name.into(), verifying_key: [1; 32] }.to_text();
+            assert_eq!(CheckpointKey::from_text(&text), Err(NoteError::Malformed), "{name:?}");
+        }
     }
 
     #[test]

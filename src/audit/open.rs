@@ -26,7 +26,7 @@ use super::{
     settings::{OnFailure, Settings},
     status::{Progress, Status},
     tag::TagKey,
-    writer::{Identity, Writer},
+    writer::{Identity, WRITER, Writer},
 };
 
 /// An open log.
@@ -146,7 +146,7 @@ pub(super) fn resume(
             log_id
         }
     };
-    let identity = Identity { origin: settings.origin.clone(), log_id, boot: random()? };
+    let identity = Identity { origin: settings.origin.clone(), log_id, boot: random()?, writer: WRITER };
     let prepared = folder.prepare(next_index, settings.segment_bytes).map_err(io("prepare a segment in"))?;
     let mut writer = Writer::begin(identity, clock, head, prev, prepared).map_err(AuditError::Refused)?;
     let size = head.size;

@@ -20,6 +20,10 @@ pub const BODY_BYTES_MAX: usize = 64 * 1024;
 /// Records start at multiples of this, so that a reader can find the next one behind damaged bytes.
 pub const ALIGNMENT: usize = 8;
 
+/// The highest `seq`: at ten million records a second, 29,000 years. Beyond it a header is forged, and counting on from
+/// it would overflow.
+pub const SEQ_MAX: u64 = i64::MAX as u64;
+
 /// Flag: the record stands for something an operator must be able to see even when the disk is full.
 pub const FLAG_CRITICAL: u16 = 1 << 0;
 
@@ -70,6 +74,9 @@ pub enum HeaderError {
     /// The reserved bytes are not zero.
     #[error("reserved bytes are not zero")]
     ReservedNotZero,
+    /// The position is above [`SEQ_MAX`].
+    #[error("record number {0} is above the limit")]
+    SeqTooLarge(u64),
     /// Zeros: nothing was written here.
     #[error("nothing was written here")]
     Unwritten,
@@ -107,9 +114,13 @@ impl Header {
         if field::<8>(bytes, 120) != [0; 8] {
             return Err(HeaderError::ReservedNotZero);
         }
+        let seq = u64::from_le_bytes(field(bytes, 8));
+        if seq > SEQ_MAX {
+            return Err(HeaderError::SeqTooLarge(seq));
+        }
         Ok(Self {
             body_len,
-            seq: u64::from_le_bytes(field(bytes, 8)),
+            seq,
             wall_ns: u64::from_le_bytes(field(bytes, 16)),
             mono_ns: u64::from_le_bytes(field(bytes, 24)),
             kind: u16::from_le_bytes(field(bytes, 32)),
@@ -199,6 +210,11 @@ pub fn stored_checksum(header: &[u8; HEADER_BYTES]) -> u32 {
 pub(super) fn sha256_blocks(blocks: &[[u8; 64]]) -> Hash {
     let mut state = INITIAL_STATE;
     compress256(&mut state, blocks);
+    state_bytes(&state)
+}
+
+/// A SHA-256 state as the bytes of a hash.
+pub(super) fn state_bytes(state: &[u32; 8]) -> Hash {
     let mut hash = [0; 32];
     for (bytes, word) in hash.chunks_exact_mut(4).zip(state) {
         bytes.copy_from_slice(&word.to_be_bytes());
@@ -207,7 +223,7 @@ pub(super) fn sha256_blocks(blocks: &[[u8; 64]]) -> Hash {
 }
 
 /// The initial hash value of SHA-256 (FIPS 180-4 §5.3.3).
-const INITIAL_STATE: [u32; 8] =
+pub(super) const INITIAL_STATE: [u32; 8] =
     [0x6a09_e667, 0xbb67_ae85, 0x3c6e_f372, 0xa54f_f53a, 0x510e_527f, 0x9b05_688c, 0x1f83_d9ab, 0x5be0_cd19];
 
 fn field<const N: usize>(bytes: &[u8; HEADER_BYTES], at: usize) -> [u8; N] {
@@ -280,6 +296,8 @@ mod tests {
         let mut bytes = sample().to_bytes();
         bytes[4..8].copy_from_slice(&65_537u32.to_le_bytes());
         assert_eq!(Header::parse(&bytes), Err(HeaderError::BodyTooLong(65537)));
+        let forged = Header { seq: SEQ_MAX + 1, ..sample() };
+        assert_eq!(Header::parse(&forged.to_bytes()), Err(HeaderError::SeqTooLarge(SEQ_MAX + 1)));
         let mut bytes = sample().to_bytes();
         bytes[127] = 1;
         assert_eq!(Header::parse(&bytes), Err(HeaderError::ReservedNotZero));

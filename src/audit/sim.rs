@@ -253,10 +253,9 @@ impl Inode {
         let sectors = bytes.len().div_ceil(SECTOR);
         let mut versions = vec![0; sectors];
         for (offset, written) in &self.dirty {
-            let end = (offset + written.len()).div_ceil(SECTOR).min(sectors);
-            for version in &mut versions[offset / SECTOR..end] {
-                *version += 1;
-            }
+            // A write may lie behind the end that the file has after the crash.
+            let end = (offset + written.len()).div_ceil(SECTOR);
+            versions.iter_mut().take(end).skip(offset / SECTOR).for_each(|version| *version += 1);
         }
         for (sector, count) in versions.iter().enumerate().filter(|(_, count)| **count > 0) {
             let mut kept = random.below(count + 1);

@@ -22,6 +22,8 @@ pub(super) struct Identity {
     pub(super) origin: String,
     pub(super) log_id: [u8; 16],
     pub(super) boot: u64,
+    /// Program and version.
+    pub(super) writer: &'static str,
 }
 
 /// Where the chain stands.
@@ -301,7 +303,7 @@ impl Writer {
     }
 
     fn open_segment(&mut self, prev: Option<PrevEnd>) -> Result<(), AuditFailure> {
-        let Identity { origin, log_id, boot } = self.identity.clone();
+        let Identity { origin, log_id, boot, writer } = self.identity.clone();
         let (segment, sink, emergency) = (self.active.index, self.active.sink.name(), self.active.emergency);
         self.append_own(Kind::SegmentOpen, |body| {
             body.text(1, &origin);
@@ -309,7 +311,7 @@ impl Writer {
             body.uint(3, segment);
             body.uint(4, boot);
             body.text(5, sink);
-            body.text(6, WRITER);
+            body.text(6, writer);
             if let Some(prev) = prev {
                 body.uint(7, prev.end);
                 if prev.tail_bytes > 0 {
@@ -399,7 +401,7 @@ pub(super) const OWN_BYTES_MAX: usize = 512;
 const CLOCK_JUMP_NS: u64 = 1_000_000_000;
 
 /// The writer named in SEGMENT_OPEN records.
-const WRITER: &str = concat!("edgate ", env!("CARGO_PKG_VERSION"));
+pub(super) const WRITER: &str = concat!("edgate ", env!("CARGO_PKG_VERSION"));
 
 /// The only tag key epoch there is so far.
 const TAG_EPOCH: u64 = 1;

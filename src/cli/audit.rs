@@ -1,21 +1,43 @@
 //! `edgate audit`: look at the log without the service.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
+use crate::audit::schema::Kind;
 use crate::audit::verify::{Break, Mode, Options, Report, verify_dir};
-use crate::audit::{CheckpointKey, hex};
+use crate::audit::{AuditError, CheckpointKey, Tail, hex};
 
-use super::{EXIT_INPUT, Output, complain, print_line};
+use super::{EXIT_INPUT, EXIT_YES, Output, complain, print_line};
 
 /// What can be done with a log.
 #[derive(Debug, Subcommand)]
 pub(super) enum AuditCommand {
     /// Recompute the whole log from its bytes and name every break.
     Verify(VerifyArguments),
+    /// Show the latest records, and with --follow those that come.
+    Tail(TailArguments),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct TailArguments {
+    /// The log's folder.
+    #[arg(long, value_name = "DIR")]
+    dir: PathBuf,
+    /// Records to begin with.
+    #[arg(short = 'n', long, default_value_t = 20)]
+    lines: usize,
+    /// Go on with what is appended, until interrupted.
+    #[arg(short, long)]
+    follow: bool,
+    /// Show only this kind of record, such as `decision`; may be repeated.
+    #[arg(long, value_name = "KIND")]
+    kind: Vec<String>,
+    #[command(flatten)]
+    output: Output,
 }
 
 #[derive(Debug, Args)]
@@ -57,8 +79,39 @@ const BREAKS_SHOWN: usize = 20;
 pub(super) fn run(command: &AuditCommand) -> u8 {
     match command {
         AuditCommand::Verify(arguments) => verify(arguments),
+        AuditCommand::Tail(arguments) => tail(arguments).unwrap_or_else(|error| {
+            complain(error);
+            EXIT_INPUT
+        }),
     }
 }
+
+fn tail(arguments: &TailArguments) -> Result<u8, AuditError> {
+    let unknown = |name: &&String| Kind::ALL.iter().all(|kind| kind.name() != name.as_str());
+    if let Some(name) = arguments.kind.iter().find(unknown) {
+        let names: Vec<_> = Kind::ALL.iter().map(|kind| kind.name()).collect();
+        complain(format_args!("no kind {name:?}; there are {}", names.join(", ")));
+        return Ok(EXIT_INPUT);
+    }
+    let mut tail = Tail::last(&arguments.dir, arguments.lines)?;
+    loop {
+        let next = tail.next().map_err(|source| AuditError::Io {
+            what: "read",
+            path: arguments.dir.clone(),
+            source,
+        })?;
+        match next {
+            Some(entry) if !arguments.kind.is_empty() && !arguments.kind.contains(&entry.kind()) => {}
+            Some(entry) if arguments.output.json => print_line(entry.to_json()),
+            Some(entry) => print_line(entry.to_text()),
+            None if arguments.follow => std::thread::sleep(FOLLOW_PAUSE),
+            None => return Ok(EXIT_YES),
+        }
+    }
+}
+
+/// How soon a follower looks again.
+const FOLLOW_PAUSE: Duration = Duration::from_millis(200);
 
 fn verify(arguments: &VerifyArguments) -> u8 {
     let keys = match checkpoint_keys(arguments) {

@@ -31,6 +31,12 @@ const CLAIMS: &[&str] = &[
     "own",
 ];
 
+/// The most issuers: far more than a platform trusts, far fewer than their 16-bit index could count.
+const ISSUERS_MAX: usize = 4096;
+
+/// The longest name of a log; `audit` has the same limit.
+const ORIGIN_BYTES_MAX: usize = 128;
+
 /// The most shards: more cores than any machine this was tried on, and what a core id in a record must hold.
 const SHARDS_MAX: u16 = 1024;
 
@@ -356,6 +362,15 @@ impl ControlTable {
 impl AuditTable {
     fn check(self) -> Result<Audit, ConfigError> {
         not_empty("audit.origin", &self.origin)?;
+        if self.origin.len() > ORIGIN_BYTES_MAX {
+            let fix = format!("use at most {ORIGIN_BYTES_MAX} bytes");
+            return Err(wrong(
+                "audit.origin",
+                format!("{:?}", self.origin),
+                "too long for a log's name",
+                fix,
+            ));
+        }
         if self.origin.contains(|c: char| c.is_whitespace() || c == '+') {
             return Err(wrong(
                 "audit.origin",
@@ -421,6 +436,14 @@ impl SigningTable {
 fn check_issuers(tables: Vec<IssuerTable>) -> Result<Vec<Issuer>, ConfigError> {
     if tables.is_empty() {
         return Err(wrong("issuers", "[]", "no token could ever be accepted", "add an [[issuers]] entry"));
+    }
+    if tables.len() > ISSUERS_MAX {
+        return Err(wrong(
+            "issuers",
+            format!("{} entries", tables.len()),
+            "too many",
+            format!("keep {ISSUERS_MAX}"),
+        ));
     }
     let (mut names, mut issuers) = (HashSet::new(), HashSet::new());
     let mut checked = Vec::with_capacity(tables.len());

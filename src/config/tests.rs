@@ -74,6 +74,29 @@ fn errors_name_the_key_the_value_and_the_fix() {
     }
 }
 
+/// Found by the fuzz body `config`: a name of 129 to 255 bytes passed `check-config`, and then the audit log refused to
+/// open. Both checks were tested, each with its own texts.
+#[test]
+fn a_name_that_the_audit_log_refuses_is_refused_here() {
+    for (length, fine) in [(128, true), (129, false)] {
+        let config = parse(&GOOD.replace("example.com/edgate/node-1", &"o".repeat(length)));
+        assert_eq!(config.is_ok(), fine, "{length} bytes");
+        assert_eq!(crate::audit::Settings::new("/", "o".repeat(length)).check().is_ok(), fine);
+    }
+}
+
+/// Found while writing that body: more issuers than their index can count were a panic at start.
+#[test]
+fn there_are_at_most_so_many_issuers() {
+    let (head, issuer) = GOOD.split_at(GOOD.find("[[issuers]]").unwrap());
+    let other = |i: usize| {
+        format!("[[issuers]]\nname = \"{i}\"\nissuer = \"{i}\"\naudiences = [\"a\"]\njwks = \"\"\n")
+    };
+    let with = |others: usize| format!("{head}{issuer}{}", (0..others).map(other).collect::<String>());
+    assert!(parse(&with(4095)).is_ok());
+    assert!(parse(&with(4096)).unwrap_err().to_string().starts_with("issuers = 4097 entries"));
+}
+
 #[test]
 fn a_missing_file_is_named() {
     let error = Config::load(Path::new("/nowhere/edgate.toml")).unwrap_err();

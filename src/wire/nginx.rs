@@ -45,7 +45,8 @@ impl<'a> ForwardAuth<'a> {
     /// Reads the demands from a query string.
     ///
     /// # Errors
-    /// The parameter that is unknown, repeated or too long: a mistake in the proxy's configuration.
+    /// The parameter that is unknown, repeated, empty, too long, or a scope that no token can have (RFC 6749 §3.3): a
+    /// mistake in the proxy's configuration.
     pub fn parse(query: &'a str) -> Result<Self, String> {
         let mut demands = Self::default();
         for (name, value) in form_urlencoded::parse(query.as_bytes()) {
@@ -53,7 +54,13 @@ impl<'a> ForwardAuth<'a> {
                 "audience" if demands.audience.is_none() && !value.is_empty() => {
                     demands.audience = Some(value);
                 }
-                "scope" if demands.scopes.is_empty() => {
+                // An empty demand is an unset variable in the proxy's configuration, not a wish to allow everything.
+                "scope" if demands.scopes.is_empty() && !value.trim_matches(' ').is_empty() => {
+                    if !value.bytes().all(|byte| matches!(byte, b' ' | 0x21 | 0x23..=0x5b | 0x5d..=0x7e)) {
+                        return Err(
+                            "query parameter scope has a character that scopes cannot have".to_owned()
+                        );
+                    }
                     if value.split(' ').count() > FORWARD_SCOPES_MAX {
                         return Err(format!(
                             "query parameter scope names more than {FORWARD_SCOPES_MAX} scopes"
@@ -240,6 +247,26 @@ mod tests {
         for value in ["", "Bearer", "Bearer ", "Basic abc", "Bearer a b", "Bearerabc", "Bearer\tabc"] {
             assert_eq!(bearer_token(value.as_bytes()), Err(Rejection::AuthorizationMalformed), "{value:?}");
         }
+    }
+
+    /// Found by the fuzz body `forward_auth`: `?scope=$scope` with the variable unset demanded nothing, so that every
+    /// token passed; `?scope=&scope=a` was two scopes; and a backslash ended the challenge's quoted-string late. The
+    /// tests had an empty audience only.
+    #[test]
+    fn a_scope_that_demands_nothing_or_cannot_be_met_is_a_mistake() {
+        for query in [
+            "scope=",
+            "scope=+",
+            "scope",
+            "scope=&scope=a",
+            "scope=a%5C",
+            "scope=%22",
+            "scope=a%0D%0Ab",
+            "scope=%C3%A9",
+        ] {
+            assert!(ForwardAuth::parse(query).is_err(), "{query}");
+        }
+        assert_eq!(ForwardAuth::parse("scope=a++b").unwrap().scopes, "a  b");
     }
 
     #[test]

@@ -42,9 +42,9 @@ fn without_dev_a_missing_file_is_an_error_and_is_not_created() {
         assert_eq!(edgate(&["init", config], b"").status.code(), Some(0));
         let path = dir.path().join(missing);
         if path.is_dir() {
-            fs::remove_dir_all(&path).unwrap()
+            fs::remove_dir_all(&path).unwrap();
         } else {
-            fs::remove_file(&path).unwrap()
+            fs::remove_file(&path).unwrap();
         }
         let output = edgate(&["serve", "--config", config], b"");
         assert_ne!(output.status.code(), Some(0), "{missing}");

@@ -327,6 +327,40 @@ fn a_running_log_is_verified_up_to_its_size() {
     assert!(report.checkpoints > 0);
 }
 
+/// Found by the fuzz body `audit_log`: whoever can write into the folder could make counting overflow, with a file named
+/// as segment 0 or as the last number there is, or with a whole record that calls itself the last one. A checked build
+/// died (and its other threads waited for ever), an optimised one counted on from 0. The other tests only used names and
+/// numbers that logs have.
+#[test]
+fn numbers_that_no_log_reaches_are_forged() {
+    for index in [0, 10_000_000_000, u64::MAX] {
+        let folder = tempfile::tempdir().unwrap();
+        let log = small_log(folder.path());
+        let foreign = folder.path().join(segment_name(index));
+        fs::write(&foreign, &log.bytes).unwrap();
+        assert_eq!(verify(folder.path()).breaks, vec![], "segment {index} is no file of the log");
+        open_log(folder.path()).log.close(SECOND).unwrap();
+        assert_eq!(fs::read(&foreign).unwrap(), log.bytes);
+        assert_eq!(verify(folder.path()).breaks, vec![]);
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let log = small_log(folder.path());
+    for at in [0, 3, log.records() - 1] {
+        let mut bytes = log.bytes.clone();
+        let header = read_record(&bytes, log.offsets[at]).unwrap().header;
+        let link = Link { seq: u64::MAX, wall_ns: header.wall_ns, mono_ns: header.mono_ns };
+        let end = log.offsets[at] + HEADER_BYTES + header.body_len as usize;
+        record::chain(&mut bytes[log.offsets[at]..end], link, &header.prev_hash);
+        write(folder.path(), &bytes);
+        let report = verify(folder.path());
+        assert_eq!(
+            (report.breaks[0].class, report.breaks[0].seq),
+            (Class::AlteredHeader, at as u64),
+            "{report:?}"
+        );
+    }
+}
+
 #[test]
 fn classes_have_distinct_names() {
     for (at, class) in Class::ALL.iter().enumerate() {

@@ -37,15 +37,12 @@ impl Image {
 
     /// The segments, in order.
     pub fn segments(&self) -> impl Iterator<Item = (&String, &Vec<u8>)> {
-        self.files.iter().filter(|(name, _)| name.ends_with(".seg"))
+        self.files.iter().filter(|(name, _)| is_segment(name))
     }
 
     /// Every record that can be walked to, in order.
     pub fn records(&self) -> Vec<&[u8]> {
-        let split = |bytes| records_of(bytes).windows(2).map(|pair| (pair[0], pair[1])).collect::<Vec<_>>();
-        self.segments()
-            .flat_map(|(_, bytes)| split(bytes).into_iter().map(|(from, to)| &bytes[from..to]))
-            .collect()
+        self.segments().flat_map(|(_, bytes)| split(bytes)).collect()
     }
 
     /// Writes the folder as it would stand on a disk; `open` names the segment that was not finished.
@@ -135,7 +132,7 @@ impl Image {
     /// Chains everything from this record on anew, through all segments, as somebody without the key can.
     fn rewrite(&mut self, from_name: &str, from: usize) {
         let mut prev: Option<Hash> = None;
-        for (name, bytes) in self.files.iter_mut().filter(|(name, _)| name.ends_with(".seg")) {
+        for (name, bytes) in self.files.iter_mut().filter(|(name, _)| is_segment(name)) {
             if name.as_str() < from_name {
                 continue;
             }
@@ -159,6 +156,11 @@ fn seal(bytes: &mut [u8], prev: Option<Hash>) -> Option<Hash> {
     Some(record::chain(record, link, &prev.unwrap_or(header.prev_hash)))
 }
 
+/// The records of a segment.
+pub fn split(bytes: &[u8]) -> Vec<&[u8]> {
+    records_of(bytes).windows(2).map(|pair| &bytes[pair[0]..pair[1]]).collect()
+}
+
 /// Where the records of a segment start, and where the last one ends; only the end if there is none.
 pub fn records_of(bytes: &[u8]) -> Vec<usize> {
     let mut offsets = vec![0];
@@ -171,6 +173,11 @@ pub fn records_of(bytes: &[u8]) -> Vec<usize> {
         offsets.push(at);
     }
     offsets
+}
+
+/// Ten digits, not all of them zero; other names are no segment's.
+fn is_segment(name: &str) -> bool {
+    name.len() == 14 && name.ends_with(".seg") && name != "0000000000.seg"
 }
 
 pub fn segment_name(index: u64) -> String {

@@ -1,0 +1,332 @@
+//! What the audit log costs, each beside the primitive it is made of (issue "The audit log survives", Speed).
+//!
+//! The log lies in a temporary folder below `EDGATE_BENCH_DIR` (default: the system's). Numbers of acknowledgement
+//! and of bytes written are printed, since criterion measures neither percentiles nor `/proc/self/io`.
+
+#![allow(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "numbers of a bench")]
+
+use std::{
+    fs,
+    hint::black_box,
+    net::Ipv4Addr,
+    os::unix::fs::FileExt as _,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use edgate::{
+    audit::{
+        Ack, DecisionEvent, Event, Opened, Settings, SinkKind, StopEvent, open,
+        probe::{Probe, lay_out, read_only, recover_only},
+        tag::{TagField, TagKey},
+        verify::{Options, verify_dir},
+    },
+    decision::{Decision, UnixSeconds},
+};
+use sha2::{Digest as _, Sha256};
+
+const ORIGIN: &str = "bench.example/log";
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn folder() -> tempfile::TempDir {
+    match std::env::var_os("EDGATE_BENCH_DIR") {
+        Some(dir) => tempfile::tempdir_in(dir).expect("EDGATE_BENCH_DIR can be written"),
+        None => tempfile::tempdir().expect("the temporary folder can be written"),
+    }
+}
+
+fn settings(dir: &Path) -> Settings {
+    Settings { create: true, ..Settings::new(dir, ORIGIN) }
+}
+
+fn decision() -> DecisionEvent<'static> {
+    DecisionEvent {
+        surface: 1,
+        decision: Decision::Accepted,
+        issuer: "agents",
+        kid: "2026-01",
+        tenant: "acme",
+        caller: "",
+        subject: Some("agent-0000-1111"),
+        jti: Some("5b3c7c1e-0d7a-4a53"),
+        client: Some(Ipv4Addr::new(10, 1, 2, 3).into()),
+        policy_epoch: 7,
+        revocation_epoch: 1234,
+        latency_us: 57,
+        expires: Some(UnixSeconds(1_900_000_000)),
+    }
+}
+
+/// 96-byte bodies, hashed before the clock starts: what is left is the sequencer's part.
+fn sequencer(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("audit/sequencer");
+    let reason = "x".repeat(92);
+    let events = [Event::Stop(StopEvent { reason: &reason }); EVENTS];
+    let mut batch = lay_out(&events);
+    assert_eq!(batch.len(), EVENTS * 224, "96-byte bodies");
+    group.throughput(Throughput::Elements(EVENTS as u64));
+    for (name, sink) in [("mmap", SinkKind::Map), ("pwrite", SinkKind::Pwrite)] {
+        let dir = folder();
+        let mut probe = Probe::begin(&settings(dir.path()), sink).expect("a log");
+        group.bench_function(name, |bencher| {
+            bencher.iter_custom(|times| {
+                let mut taken = Duration::ZERO;
+                for _ in 0..times {
+                    if !probe.has_room(batch.len()) {
+                        probe.roll().expect("a segment");
+                    }
+                    let started = Instant::now();
+                    black_box(probe.append(&mut batch).expect("stored"));
+                    taken += started.elapsed();
+                }
+                taken
+            });
+        });
+    }
+    let headers: Vec<[u8; 117]> = batch
+        .chunks_exact(224)
+        .map(|record| {
+            let mut input = [0; 117];
+            input[1..].copy_from_slice(&record[..116]);
+            input
+        })
+        .collect();
+    group.bench_function("sha256_of_the_headers", |bencher| {
+        bencher.iter(|| {
+            for header in &headers {
+                black_box(Sha256::digest(header));
+            }
+        });
+    });
+    group.finish();
+}
+
+/// What a decision costs the shard: encoding, three tags, body hash, hand-over. The log drains beside it.
+fn append(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("audit/append");
+    let dir = folder();
+    let Opened { mut appenders, log, .. } = open(&settings(dir.path()), 1).expect("a log");
+    let appender = &mut appenders[0];
+    let event = Event::Decision(decision());
+    group.throughput(Throughput::Elements(1));
+    group.bench_function("decision", |bencher| {
+        bencher.iter_custom(|times| {
+            let mut taken = Duration::ZERO;
+            let mut left = times;
+            while left > 0 {
+                let now = left.min(32);
+                let started = Instant::now();
+                let mut last = None;
+                for _ in 0..now {
+                    last = Some(appender.append(black_box(&event), Ack::Recorded).expect("room"));
+                }
+                appender.submit();
+                taken += started.elapsed();
+                appender.wait(last.expect("at least one"), Ack::Recorded, PATIENCE).expect("recorded");
+                left -= now;
+            }
+            taken
+        });
+    });
+    let bare = DecisionEvent { subject: None, jti: None, client: None, ..decision() };
+    group.bench_function("decision_without_tags", |bencher| {
+        bencher.iter_custom(|times| {
+            let mut taken = Duration::ZERO;
+            let mut left = times;
+            while left > 0 {
+                let now = left.min(32);
+                let started = Instant::now();
+                let mut last = None;
+                for _ in 0..now {
+                    last = Some(
+                        appender.append(black_box(&Event::Decision(bare)), Ack::Recorded).expect("room"),
+                    );
+                }
+                appender.submit();
+                taken += started.elapsed();
+                appender.wait(last.expect("at least one"), Ack::Recorded, PATIENCE).expect("recorded");
+                left -= now;
+            }
+            taken
+        });
+    });
+    drop(log);
+    let key = TagKey::new(&[7; 32]);
+    group.bench_function("one_tag", |bencher| {
+        bencher.iter(|| key.tag(TagField::Subject, black_box(b"agent-0000-1111")));
+    });
+    group.bench_function("one_body_hash", |bencher| {
+        bencher.iter(|| Sha256::digest(black_box(&[7u8; 96])));
+    });
+    group.bench_function("laid_out", |bencher| {
+        bencher.iter(|| lay_out(black_box(&[event])));
+    });
+    group.finish();
+}
+
+/// A log of about `segments` default segments.
+fn filled(dir: &Path, segments: u64) {
+    let Opened { mut appenders, log, .. } = open(&settings(dir), 1).expect("a log");
+    while log.status().segment <= segments {
+        let mut last = None;
+        for _ in 0..1000 {
+            last = Some(appenders[0].append(&Event::Decision(decision()), Ack::Recorded).expect("room"));
+        }
+        appenders[0].wait(last.expect("some"), Ack::Recorded, PATIENCE).expect("recorded");
+    }
+    log.close(PATIENCE).expect("closed");
+}
+
+fn verify(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("audit/verify");
+    group.sample_size(10);
+    let dir = folder();
+    filled(dir.path(), 1);
+    let options = Options { threads: 1, allow_unsigned: true, ..Options::default() };
+    let report = verify_dir(dir.path(), &options, &mut |_| {}).expect("a log");
+    assert!(report.breaks.is_empty());
+    group.throughput(Throughput::Bytes(report.bytes));
+    group.bench_function("full_one_thread", |bencher| {
+        bencher.iter(|| verify_dir(dir.path(), black_box(&options), &mut |_| {}).expect("a log"));
+    });
+    let bytes: Vec<u8> = fs::read_dir(dir.path())
+        .expect("a folder")
+        .filter_map(Result::ok)
+        .filter(|entry| entry.path().extension().is_some_and(|extension| extension == "seg"))
+        .flat_map(|entry| fs::read(entry.path()).expect("a segment"))
+        .collect();
+    group.bench_function("sha256_of_the_bytes", |bencher| {
+        bencher.iter(|| Sha256::digest(black_box(&bytes)));
+    });
+    group.finish();
+}
+
+fn recovery(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("audit/recovery");
+    group.sample_size(10);
+    let dir = folder();
+    // Not closed: the last segment is the active one. 300,000 decisions fill nearly all of its 64 MiB.
+    let Opened { mut appenders, log, .. } = open(&settings(dir.path()), 1).expect("a log");
+    for _ in 0..250 {
+        let mut last = None;
+        for _ in 0..1000 {
+            last = Some(appenders[0].append(&Event::Decision(decision()), Ack::Recorded).expect("room"));
+        }
+        appenders[0].wait(last.expect("some"), Ack::Recorded, PATIENCE).expect("recorded");
+    }
+    assert_eq!(log.status().segment, 1);
+    drop(log);
+    for ahead in 2..5 {
+        let _ = fs::remove_file(dir.path().join(format!("{ahead:010}.seg")));
+    }
+    group.throughput(Throughput::Bytes(64 << 20));
+    group.bench_function("recover_64_MiB", |bencher| {
+        bencher.iter(|| recover_only(dir.path(), ORIGIN).expect("whole"));
+    });
+    group.bench_function("read_64_MiB", |bencher| {
+        bencher.iter(|| read_only(dir.path(), 1).expect("a segment"));
+    });
+    group.finish();
+}
+
+/// 64 writers, each waiting for its own durable acknowledgement before it goes on, against one bare `fdatasync`.
+fn durable(_criterion: &mut Criterion) {
+    let dir = folder();
+    let log_dir = dir.path().join("log");
+    let raw = raw_fdatasync(&dir.path().join("raw"));
+    let Opened { mut appenders, log, .. } = open(&settings(&log_dir), 64).expect("a log");
+    settle();
+    let mut waiting: Vec<(u64, Instant)> = Vec::new();
+    let mut times = Vec::new();
+    let event = Event::Decision(decision());
+    for appender in &mut appenders[..64] {
+        let id = appender.append(&event, Ack::Durable).expect("room");
+        appender.submit();
+        waiting.push((id.core_seq, Instant::now()));
+    }
+    let (io, commits, bytes) = (written_bytes(), log.status().commits, log.status().bytes);
+    let until = Instant::now() + Duration::from_secs(3);
+    while Instant::now() < until {
+        for (appender, wait) in appenders.iter_mut().zip(&mut waiting) {
+            if appender.acknowledged(Ack::Durable) >= wait.0 {
+                times.push(wait.1.elapsed());
+                let id = appender.append(&event, Ack::Durable).expect("room");
+                appender.submit();
+                *wait = (id.core_seq, Instant::now());
+            }
+        }
+        // One thread stands for 64 writers: it lets the flusher have the core in between.
+        std::thread::yield_now();
+    }
+    let status = log.status();
+    let commits = (status.commits - commits).max(1);
+    let payload = (status.bytes - bytes) / commits;
+    let device = (written_bytes() - io) / commits;
+    times.sort_unstable();
+    let at = |part: f64| times[(times.len() as f64 * part) as usize];
+    println!(
+        "audit/durable: 64 writers p50 {:?} p99 {:?} ({} acks in 3 s, {:.1} per flush); bare fdatasync p50 {:?} p99 {:?}; ratio {:.2}",
+        at(0.5),
+        at(0.99),
+        times.len(),
+        times.len() as f64 / commits as f64,
+        raw.0,
+        raw.1,
+        at(0.5).as_secs_f64() / raw.0.as_secs_f64(),
+    );
+    println!(
+        "audit/device: {device} bytes written per commit of {payload} bytes (bound: {})",
+        2 * payload.next_multiple_of(4096) + 8192
+    );
+    log.close(PATIENCE).expect("closed");
+}
+
+/// p50 and p99 of a 4 KiB write with `fdatasync`, in place, in a file of zeros.
+fn raw_fdatasync(path: &Path) -> (Duration, Duration) {
+    let file = fs::File::options().read(true).write(true).create_new(true).open(path).expect("a file");
+    for page in 0..1024 {
+        file.write_all_at(&[0; 4096], page * 4096).expect("room");
+    }
+    file.sync_all().expect("synced");
+    let mut times: Vec<_> = (0..1024)
+        .map(|page| {
+            let started = Instant::now();
+            file.write_all_at(&[1; 4096], page * 4096).expect("room");
+            file.sync_data().expect("synced");
+            started.elapsed()
+        })
+        .collect();
+    times.sort_unstable();
+    (times[512], times[1013])
+}
+
+/// Waits until the next segments are made: their zeros are not part of a commit.
+fn settle() {
+    let mut before = written_bytes();
+    loop {
+        std::thread::sleep(Duration::from_millis(700));
+        let now = written_bytes();
+        if now == before {
+            return;
+        }
+        before = now;
+    }
+}
+
+/// Bytes this process has caused to be written to the device.
+fn written_bytes() -> u64 {
+    let io = fs::read_to_string("/proc/self/io").expect("procfs");
+    io.lines()
+        .find_map(|line| line.strip_prefix("write_bytes: ")?.parse().ok())
+        .expect("write_bytes is there")
+}
+
+const EVENTS: usize = 1000;
+
+criterion_group! {
+    name = benches;
+    config = Criterion::default().warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(2));
+    targets = sequencer, append, verify, recovery, durable
+}
+criterion_main!(benches);

@@ -1,0 +1,271 @@
+//! Reading a log forward, for people and programs that look on. Checks each record by itself, not the chain: that is
+//! what `verify` is for. Never writes, and needs no lock.
+
+use std::{
+    fs::File,
+    io,
+    os::unix::fs::FileExt as _,
+    path::{Path, PathBuf},
+};
+
+use serde_json::{Map, Value as Json};
+
+use super::{
+    cbor::Value,
+    error::AuditError,
+    folder::segment_name,
+    id::RecordId,
+    real::list_segments,
+    record::{CORE_SEQUENCER, Hash, Header, stored_len},
+    schema::{self, Kind, Shape},
+    sealer::hex,
+    walk::{SegmentOpen, read_record},
+};
+use crate::decision::Decision;
+
+/// A place in a log, and everything after it.
+#[derive(Debug)]
+pub struct Tail {
+    dir: PathBuf,
+    segment: u64,
+    offset: u64,
+    boot: u64,
+    buffer: Vec<u8>,
+    at: usize,
+}
+
+/// One record, as read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// The segment it stands in.
+    pub segment: u64,
+    /// Its header.
+    pub header: Header,
+    /// Its event hash.
+    pub hash: Hash,
+    /// Its name.
+    pub id: RecordId,
+    body: Vec<u8>,
+}
+
+impl Tail {
+    /// The last `count` records of the log in `dir`, and what is appended later.
+    ///
+    /// # Errors
+    /// When the folder holds no log or cannot be read.
+    pub fn last(dir: &Path, count: usize) -> Result<Self, AuditError> {
+        let io = |source| AuditError::io("read", dir, source);
+        let segments = list_segments(dir).map_err(io)?;
+        let first = segments.first().ok_or_else(|| AuditError::NotFound { path: dir.to_owned() })?;
+        // Backwards until enough records are found.
+        let mut start = first.index;
+        let mut found = 0;
+        for segment in segments.iter().rev() {
+            let mut tail = Self::at(dir, segment.index);
+            let mut here = 0;
+            while tail.next_in_segment().map_err(io)?.is_some() {
+                here += 1;
+            }
+            found += here;
+            start = segment.index;
+            if found >= count {
+                break;
+            }
+        }
+        let mut tail = Self::at(dir, start);
+        for _ in count..found {
+            tail.next().map_err(io)?;
+        }
+        Ok(tail)
+    }
+
+    fn at(dir: &Path, segment: u64) -> Self {
+        Self { dir: dir.to_owned(), segment, offset: 0, boot: 0, buffer: Vec::new(), at: 0 }
+    }
+
+    /// The next record; `None` when there is none yet.
+    ///
+    /// # Errors
+    /// When the folder cannot be read. A record that is damaged ends its segment here, as `None` or with the first
+    /// record of the next one; `verify` says what is wrong.
+    #[expect(clippy::should_implement_trait, reason = "`None` is not the end: more may come")]
+    pub fn next(&mut self) -> io::Result<Option<Entry>> {
+        if let Some(entry) = self.next_in_segment()? {
+            return Ok(Some(entry));
+        }
+        let mut next = Self::at(&self.dir, self.segment + 1);
+        match next.next_in_segment() {
+            Ok(Some(entry)) => {
+                *self = next;
+                Ok(Some(entry))
+            }
+            Ok(None) => Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn next_in_segment(&mut self) -> io::Result<Option<Entry>> {
+        let mut record = read_record(&self.buffer, self.at);
+        if record.is_err() {
+            self.fill()?;
+            record = read_record(&self.buffer, 0);
+        }
+        // Not yet written, half copied this very moment, or damaged.
+        let Ok(record) = record else { return Ok(None) };
+        if let Some(open) = SegmentOpen::read(&record) {
+            self.boot = open.boot;
+        }
+        let header = record.header;
+        let entry = Entry {
+            segment: self.segment,
+            header,
+            hash: record.hash,
+            id: RecordId { boot: self.boot, core: header.core, core_seq: header.core_seq },
+            body: record.body.to_vec(),
+        };
+        self.at += stored_len(header.body_len as usize);
+        Ok(Some(entry))
+    }
+
+    /// Reads on from the current place.
+    fn fill(&mut self) -> io::Result<()> {
+        self.offset += self.at as u64;
+        self.at = 0;
+        let file = File::open(self.dir.join(segment_name(self.segment)))?;
+        self.buffer.resize(READ_BYTES, 0);
+        let mut len = 0;
+        while len < READ_BYTES {
+            match file.read_at(&mut self.buffer[len..], self.offset + len as u64)? {
+                0 => break,
+                read => len += read,
+            }
+        }
+        self.buffer.truncate(len);
+        Ok(())
+    }
+}
+
+impl Entry {
+    /// The kind's name, or its number.
+    #[must_use]
+    pub fn kind(&self) -> String {
+        Kind::from_code(self.header.kind)
+            .map_or_else(|| self.header.kind.to_string(), |kind| kind.name().to_owned())
+    }
+
+    /// One line for a person: time, number, kind, fields. Text from outside is escaped.
+    #[must_use]
+    pub fn to_text(&self) -> String {
+        let mut line = format!("{} {:>8} {}", time(self.header.wall_ns), self.header.seq, self.kind());
+        match schema::read_body(self.header.kind, self.header.schema, &self.body) {
+            Err(error) => line.push_str(&format!(" [{error}]")),
+            Ok(body) => {
+                for (field, value) in &body {
+                    let shown = match self.decision_name(field.name, value) {
+                        Some(name) => name.to_owned(),
+                        None => plain(value),
+                    };
+                    line.push_str(&format!(" {}={shown}", field.name));
+                }
+            }
+        }
+        if self.header.core != CORE_SEQUENCER {
+            line.push_str(&format!(" id={}", self.id));
+        }
+        line
+    }
+
+    /// The whole record as a JSON object.
+    #[must_use]
+    pub fn to_json(&self) -> Json {
+        let header = &self.header;
+        let mut fields = Map::new();
+        let unread = match schema::read_body(header.kind, header.schema, &self.body) {
+            Err(error) => Some(error.to_string()),
+            Ok(body) => {
+                for (field, value) in &body {
+                    let json = match self.decision_name(field.name, value) {
+                        Some(name) => Json::from(name),
+                        None => to_json(value, field.shape),
+                    };
+                    fields.insert(field.name.to_owned(), json);
+                }
+                None
+            }
+        };
+        let mut object = serde_json::json!({
+            "seq": header.seq,
+            "time": time(header.wall_ns),
+            "wall_ns": header.wall_ns,
+            "mono_ns": header.mono_ns,
+            "kind": self.kind(),
+            "id": self.id.to_string(),
+            "epoch": header.epoch,
+            "segment": self.segment,
+            "event_hash": hex(&self.hash),
+            "prev_hash": hex(&header.prev_hash),
+            "body": fields,
+        });
+        if let Some(error) = unread {
+            object["error"] = Json::from(error);
+        }
+        object
+    }
+
+    /// Decisions are stored as numbers and shown by name.
+    fn decision_name(&self, field: &str, value: &Value<'_>) -> Option<&'static str> {
+        match value {
+            Value::Uint(code) if field == "decision" => {
+                u16::try_from(*code).ok().and_then(Decision::from_code).map(Decision::name)
+            }
+            _ => None,
+        }
+    }
+}
+
+/// RFC 3339 with microseconds; the number itself where it is no time.
+fn time(wall_ns: u64) -> String {
+    jiff::Timestamp::from_nanosecond(i128::from(wall_ns))
+        .map_or_else(|_| wall_ns.to_string(), |time| format!("{time:.6}"))
+}
+
+fn plain(value: &Value<'_>) -> String {
+    match value {
+        Value::Array(items) => format!("[{}]", items.iter().map(plain).collect::<Vec<_>>().join(",")),
+        Value::Bool(value) => value.to_string(),
+        Value::Bytes(bytes) if bytes.len() > 32 => format!("{}…({} bytes)", hex(&bytes[..8]), bytes.len()),
+        Value::Bytes(bytes) => hex(bytes),
+        Value::Map(entries) => {
+            let shown = entries.iter().map(|(key, value)| format!("{key}:{}", plain(value)));
+            format!("{{{}}}", shown.collect::<Vec<_>>().join(","))
+        }
+        Value::Text(text) => format!("{text:?}"),
+        Value::Uint(number) => number.to_string(),
+    }
+}
+
+fn to_json(value: &Value<'_>, shape: Shape) -> Json {
+    match value {
+        Value::Array(items) => Json::from(items.iter().map(|item| to_json(item, shape)).collect::<Vec<_>>()),
+        Value::Bool(value) => Json::from(*value),
+        Value::Bytes(bytes) => Json::from(hex(bytes)),
+        Value::Map(entries) => {
+            let name = |key: u64| match shape {
+                Shape::Items(fields) => {
+                    fields.iter().find(|field| field.key == key).map(|field| field.name.to_owned())
+                }
+                _ => None,
+            };
+            let one = |(key, value): &(u64, Value<'_>)| {
+                (name(*key).unwrap_or_else(|| key.to_string()), to_json(value, shape))
+            };
+            Json::from(entries.iter().map(one).collect::<Map<_, _>>())
+        }
+        Value::Text(text) => Json::from(*text),
+        Value::Uint(number) => Json::from(*number),
+    }
+}
+
+/// Bytes read at a time: room for two of the longest records.
+const READ_BYTES: usize = 256 * 1024;
