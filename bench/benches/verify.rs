@@ -130,7 +130,6 @@ impl Peer {
     }
 }
 
-/// `(case, peer, floor, aim)` of the engine's speed table, and how they are made.
 fn main() {
     let (auto, portable) = (Engine::Auto, Engine::Portable);
     let (registered, unregistered) = (Keys::Registered, Keys::Unregistered);

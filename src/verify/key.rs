@@ -36,7 +36,7 @@ pub enum KeyRejection {
 
 impl VerifyingKey {
     /// Checks `bytes` (RFC 8032 §5.1.2 encoding) and builds the key's table if the process's budget has room for it, which
-    /// takes a fraction of a millisecond. A key that is registered already, and alive, is shared.
+    /// takes up to a millisecond. A key that is registered already, and alive, is shared.
     ///
     /// # Errors
     /// The first check that fails, in the order of [`KeyRejection`].

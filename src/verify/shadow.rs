@@ -61,7 +61,7 @@ struct State {
     lanes_distrusted: AtomicBool,
 }
 
-/// Samples waiting for the shadow's thread; at 50 µs each, a quarter of a second of its work.
+/// Samples waiting for the shadow's thread; at some 90 µs each, a third of a second of its work.
 const QUEUED_SAMPLES_MAX: usize = 4096;
 
 impl Shadow {

@@ -4,4 +4,6 @@
 #[path = "../verify.rs"]
 mod verify;
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| verify::run(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    verify::run(data);
+});
