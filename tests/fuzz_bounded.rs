@@ -248,7 +248,7 @@ fn every_body_has_its_program_its_corpus_and_its_bounded_run() {
     let mut programs: Vec<String> = programs.into_iter().map(str::to_owned).collect();
     programs.sort_unstable();
     assert_eq!(listed_programs, programs);
-    assert_eq!(listed("corpus"), names);
+    assert_eq!(listed("corpus"), programs);
 }
 
 /// `cargo test --test fuzz_bounded -- --ignored` writes the log that `audit_log` and `audit_recovery` change. Only a
