@@ -58,11 +58,7 @@ fn every_answered_decision_is_in_the_log_after_kill_9() {
     edgate.kill();
 
     let dir = edgate.audit_dir();
-    // A daemon that lives for a moment is killed before its first checkpoint is due: the log is whole and unsigned.
-    let verified = support::edgate(
-        &["audit", "verify", "--dir", dir.to_str().unwrap(), "--allow-unsigned", "--json"],
-        b"",
-    );
+    let verified = support::edgate(&["audit", "verify", "--dir", dir.to_str().unwrap(), "--json"], b"");
     assert_eq!(verified.status.code(), Some(0), "{}", String::from_utf8_lossy(&verified.stdout));
     let recorded = support::decision_ids(&dir);
     let missing: Vec<&String> = acknowledged.iter().filter(|id| !recorded.contains(*id)).take(5).collect();

@@ -70,12 +70,15 @@ impl Sealer {
     /// Signs on its cadence until told to stop, and once more when the log was closed in order.
     pub(super) fn run(mut self) {
         let tick = (self.cadence.interval / 4).max(Duration::from_millis(1));
-        let mut signed_at = Instant::now();
+        // Due at once: what the last run left unsigned, and the start itself, do not wait for an interval that a crash
+        // may cut short.
+        let mut signed_at = Instant::now().checked_sub(self.cadence.idle).unwrap_or_else(Instant::now);
+        let mut wait = Duration::from_millis(1);
         let mut unsigned_since: Option<Instant> = None;
         let mut told_at: Option<Instant> = None;
         loop {
-            match self.stop.recv_timeout(tick) {
-                Err(RecvTimeoutError::Timeout) => {}
+            match self.stop.recv_timeout(wait) {
+                Err(RecvTimeoutError::Timeout) => wait = tick,
                 Ok(()) | Err(RecvTimeoutError::Disconnected) => {
                     self.finish();
                     return;

@@ -41,9 +41,10 @@ pub(super) struct TailArguments {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES)]
 pub(super) struct VerifyArguments {
     /// The log's folder.
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/edgate/audit")]
     dir: PathBuf,
     /// The name the log must have; otherwise the one it states is accepted.
     #[arg(long, value_name = "NAME")]
@@ -72,6 +73,10 @@ fn parse_range(text: &str) -> Result<(u64, u64), String> {
     let bounds = text.split_once("..").and_then(|(from, to)| Some((from.parse().ok()?, to.parse().ok()?)));
     bounds.filter(|(from, to)| from < to).ok_or_else(|| "write FROM..TO, two record numbers".to_owned())
 }
+
+const EXIT_CODES: &str = "Exit codes, by the class of the first break: 0 whole; 1 altered-header, altered-body; 2 could not \
+run; 3 deleted; 4 inserted; 5 reordered; 6 duplicate; 7 missing-segment; 8 torn-unacknowledged; 9 bad-signature; 10 wrong-key; \
+11 wrong-origin; 12 unsigned; 13 unsealed; 14 rewritten; 15 truncated.";
 
 /// Breaks shown to a person; `--json` shows all.
 const BREAKS_SHOWN: usize = 20;

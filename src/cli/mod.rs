@@ -35,8 +35,8 @@ pub struct Arguments {
     command: Command,
 }
 
-const AFTER_HELP: &str = "Exit codes: 0 yes; 1 no (token or signature refused, chain broken); 2 unusable input; \
-69 service not reachable; 70 failure at run time; 78 unusable configuration.";
+const AFTER_HELP: &str = "Exit codes: 0 yes; 1 no (token or signature refused, chain altered); 2 unusable input; \
+3 to 15 other breaks of the chain, by class (see `edgate audit verify --help`); 69 service not reachable; 70 failure at run time; 78 unusable configuration.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
