@@ -137,3 +137,75 @@ fn dev_prints_lines_that_work_and_reuses_its_folder() {
     let mode = fs::metadata(data.join("signing.key")).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
 }
+
+/// Takes the log's live segment away under the daemon, as a careless or hostile hand would.
+fn remove_live_segment(edgate: &Edgate) {
+    let mut segments: Vec<_> = fs::read_dir(edgate.audit_dir())
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "seg"))
+        .collect();
+    segments.sort();
+    segments.iter().for_each(|path| fs::remove_file(path).unwrap());
+}
+
+/// Asks again and again until `done` says so; the requests themselves are what makes the daemon write.
+fn until(edgate: &Edgate, what: &str, mut done: impl FnMut(&Edgate) -> bool) {
+    let deadline = std::time::Instant::now() + crate::support::PATIENCE;
+    while !done(edgate) {
+        assert!(std::time::Instant::now() < deadline, "{what} did not happen");
+    }
+}
+
+#[test]
+fn a_lost_log_denies_by_name_and_at_once() {
+    let edgate = Edgate::start();
+    let token = edgate.issuer.token("a");
+    assert_eq!(edgate.forward(&token).status, 200);
+    remove_live_segment(&edgate);
+    until(&edgate, "the denial", |edgate| edgate.forward(&token).status == 503);
+    let answer = edgate.verify(&serde_json::json!({"token": token}));
+    assert_eq!(
+        (answer.status, &answer.json()["error"]),
+        (503, &serde_json::json!("temporarily_unavailable"))
+    );
+    let ready = edgate.get("/readyz", "");
+    assert_eq!(ready.status, 503);
+    assert!(ready.body.contains("audit: failed"), "{}", ready.body);
+    let issue = serde_json::json!({"agent_id": "a", "scope": ["b"]});
+    assert_eq!(edgate.post(edgate.control, "/v1/tokens", &issue).status, 503);
+}
+
+#[test]
+fn a_lost_log_allows_and_counts_where_the_operator_wants_it() {
+    let edgate = Edgate::start_with("shards = 1", "on_failure = \"allow_with_gap\"");
+    let token = edgate.issuer.token("a");
+    remove_live_segment(&edgate);
+    until(&edgate, "the failure", |edgate| {
+        assert_eq!(edgate.forward(&token).status, 200);
+        edgate.metric("audit_failed") == 1.0
+    });
+    assert_eq!(edgate.forward(&token).status, 200);
+    assert_eq!(edgate.forward("junk").status, 401);
+}
+
+#[test]
+fn a_lost_log_halts_where_the_operator_wants_it() {
+    let mut edgate = Edgate::start_with("shards = 1", "on_failure = \"halt\"");
+    remove_live_segment(&edgate);
+    let token = edgate.issuer.token("a");
+    let address = edgate.data;
+    let asking = std::thread::spawn(move || {
+        // Ask until the daemon is gone.
+        while let Some(mut connection) = Connection::try_open(address) {
+            let request =
+                format!("GET /auth/nginx HTTP/1.1\r\nHost: t\r\nAuthorization: Bearer {token}\r\n\r\n");
+            connection.send(request.as_bytes());
+            let _ = connection.receive();
+        }
+    });
+    let status = edgate.wait();
+    asking.join().unwrap();
+    assert_eq!(status.code(), Some(70), "{}", edgate.said());
+    assert!(edgate.said().contains("halt"), "{}", edgate.said());
+}

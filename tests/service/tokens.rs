@@ -187,3 +187,31 @@ fn eddsa_the_older_name_is_accepted_too() {
     let header = json!({"alg": "EdDSA", "typ": "application/att+jwt", "kid": edgate.issuer.kid});
     assert_eq!(edgate.forward(&edgate.issuer.sign_with(&header, &Issuer::claims("j"))).status, 200);
 }
+
+#[test]
+fn the_shadow_makes_every_verdict_again_and_agrees() {
+    let edgate = Edgate::start_with("shards = 1", "[verify]\nshadow_rate = 1.0");
+    let good = edgate.issuer.token("j");
+    let forged = format!("{}A{}", &good[..good.len() - 86], &good[good.len() - 85..]);
+    for _ in 0..20 {
+        assert_eq!(edgate.forward(&good).status, 200);
+        assert_eq!(edgate.forward(&forged).status, 401);
+    }
+    let until = std::time::Instant::now() + crate::support::PATIENCE;
+    while edgate.metric("shadow_checked_total") < 40.0 {
+        assert!(
+            std::time::Instant::now() < until,
+            "the shadow did not check: {}",
+            edgate.control_get("/metrics").body
+        );
+    }
+    assert_eq!(edgate.metric("shadow_disagreements_total"), 0.0);
+}
+
+#[test]
+fn the_portable_engine_decides_the_same() {
+    let edgate = Edgate::start_with("shards = 1", "[verify]\nengine = \"portable\"\ntable_budget_mib = 0");
+    assert!(edgate.said().contains("portable"), "{}", edgate.said());
+    assert_eq!(edgate.forward(&edgate.issuer.token("j")).status, 200);
+    assert_eq!(edgate.forward(&Issuer::new(2).token("j")).status, 401);
+}
