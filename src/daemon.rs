@@ -64,6 +64,14 @@ pub enum StartError {
     /// The control plane cannot run.
     #[error("control listener: {0}")]
     Control(std::io::Error),
+    /// The control listener's address cannot be had.
+    #[error("cannot listen on {address} (control.listen): {error}")]
+    ControlBind {
+        /// The address.
+        address: std::net::SocketAddr,
+        /// Why.
+        error: std::io::Error,
+    },
     /// The folder of `--dev` cannot be made.
     #[error("cannot create the folder {}: {error}", path.display())]
     Folder {
@@ -107,9 +115,13 @@ impl StartError {
     #[must_use]
     pub fn is_config(&self) -> bool {
         match self {
-            Self::Key(_) | Self::OwnKey(_) | Self::Policy(_) | Self::Store(_) | Self::Bind(_) => true,
+            Self::Key(_) | Self::OwnKey(_) | Self::Policy(_) | Self::Store(_) => true,
+            Self::Audit(AuditError::NotFound { .. } | AuditError::Settings(_)) => true,
+            // A port in use may be free again in a moment.
             Self::Audit(_)
+            | Self::Bind(_)
             | Self::Control(_)
+            | Self::ControlBind { .. }
             | Self::Folder { .. }
             | Self::Shard { .. }
             | Self::System { .. } => false,
@@ -139,6 +151,13 @@ pub fn check(config: &Config) -> Result<String, StartError> {
     let own = OwnKey::load(config)?;
     checkpoint_signer(config)?;
     let policy = Policy::build(config, own.as_ref().map(|own| &own.published), 1)?;
+    if !config.database.is_file() {
+        return Err(StoreError::Missing { path: config.database.clone() }.into());
+    }
+    if !config.audit.dir.is_dir() {
+        return Err(AuditError::NotFound { path: config.audit.dir.clone() }.into());
+    }
+    audit_settings(config, false).check()?;
     let listen: Vec<String> = config.server.listen.iter().map(Listen::to_string).collect();
     Ok(format!(
         "ok: {} issuers, {} keys, {} shards on {}, control on {}",
@@ -282,7 +301,8 @@ impl Daemon {
 
         let metrics =
             Metrics::new(metrics, readings(&log.watch()).into_iter().chain(care.readings()).collect());
-        let listener = std::net::TcpListener::bind(config.control.listen).map_err(StartError::Control)?;
+        let listener = std::net::TcpListener::bind(config.control.listen)
+            .map_err(|error| StartError::ControlBind { address: config.control.listen, error })?;
         let control_at = listener.local_addr().map_err(StartError::Control)?;
         let ingredients = Ingredients {
             config,

@@ -49,7 +49,7 @@ pub enum HsmError {
     },
     /// The file does not exist.
     #[error(
-        "key file {path} does not exist; keys are only created on request (`edgate serve --dev` makes one)"
+        "key file {path} does not exist; keys are only created on request (`edgate init CONFIG` makes one)"
     )]
     Missing {
         /// The file.

@@ -63,7 +63,7 @@ pub enum AuditError {
         path: PathBuf,
     },
     /// The folder has no log, and creating one was not asked for.
-    #[error("no audit log in {path}; `edgate audit init` or `edgate serve --dev` creates one", path = path.display())]
+    #[error("no audit log in {path}; correct the path, or let `edgate init CONFIG` create one", path = path.display())]
     NotFound {
         /// The log folder.
         path: PathBuf,

@@ -13,7 +13,7 @@ use std::{
     mem::MaybeUninit,
     sync::{
         Once,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering, compiler_fence},
     },
 };
 
@@ -52,6 +52,8 @@ impl Sink for MapSink {
             let _ = self.map.advise_range(memmap2::Advice::PopulateWrite, start, bytes.len());
         }
         self.map[start..end].copy_from_slice(bytes);
+        // The handler runs on this thread, in the middle of those stores: the compiler must not move them below the look.
+        compiler_fence(Ordering::SeqCst);
         if self.guard.lost.load(Ordering::Acquire) {
             return Err(io::Error::from_raw_os_error(libc::EFAULT));
         }
@@ -129,7 +131,16 @@ fn install() {
 }
 
 extern "C" fn on_sigbus(_signal: libc::c_int, info: *mut libc::siginfo_t, _context: *mut libc::c_void) {
-    // SAFETY: the kernel passes a valid siginfo to a handler installed with SA_SIGINFO; SIGBUS carries an address.
+    // SAFETY: the kernel passes a valid siginfo to a handler installed with SA_SIGINFO.
+    let code = unsafe { (*info).si_code };
+    if !matches!(code, libc::BUS_ADRERR | libc::BUS_OBJERR | libc::BUS_MCEERR_AR) {
+        // Sent by a process, or not tied to an access of this thread: there is no address to look at.
+        restore_previous();
+        // SAFETY: `raise` is async-signal-safe; the signal meets the action that was there before ours.
+        unsafe { libc::raise(libc::SIGBUS) };
+        return;
+    }
+    // SAFETY: as above; with these codes a SIGBUS carries the address that was accessed.
     let address = unsafe { (*info).si_addr() } as usize;
     for guard in GUARDS.iter().filter(|guard| guard.covers(address)) {
         let page = address & !(PAGE_BYTES - 1);
@@ -150,8 +161,12 @@ extern "C" fn on_sigbus(_signal: libc::c_int, info: *mut libc::siginfo_t, _conte
             return;
         }
     }
-    // Not ours: put back what was there. The access is repeated on return and meets that action.
-    // SAFETY: PREVIOUS was written before this handler was installed.
+    // Not ours: the access is repeated on return and meets the action that was there before.
+    restore_previous();
+}
+
+fn restore_previous() {
+    // SAFETY: PREVIOUS was written before the handler, the only caller, was installed.
     unsafe { libc::sigaction(libc::SIGBUS, PREVIOUS.0.get().cast(), std::ptr::null_mut()) };
 }
 

@@ -70,7 +70,7 @@ enum Command {
 enum TokenCommand {
     /// Issue an Agent Task Token at a running node.
     Issue(control_client::IssueArguments),
-    /// Verify tokens offline, by the very rules of the server.
+    /// Verify tokens offline, by the very rules of the server. Whether one is revoked only a node knows.
     Verify(token_verify::VerifyArguments),
     /// Decode a token without verifying it.
     Inspect(inspect::InspectArguments),

@@ -28,7 +28,7 @@ pub(super) struct VerifyArguments {
     /// An audience accepted; may be repeated.
     #[arg(long, required = true)]
     audience: Vec<String>,
-    /// The kind of token.
+    /// The kind of token; decides which `typ` and which claims it must have.
     #[arg(long, value_enum, default_value = "jwt")]
     profile: ProfileName,
     /// The `alg` values accepted.
@@ -50,9 +50,10 @@ pub(super) struct VerifyArguments {
     #[arg(long)]
     scope: Vec<String>,
     /// JSON Lines of {"token": "…"} instead of tokens as arguments; `-` is standard input.
-    #[arg(long, value_name = "FILE", conflicts_with = "token", required_unless_present = "token")]
+    #[arg(long, value_name = "FILE", conflicts_with = "token")]
     jsonl: Option<PathBuf>,
     /// The tokens.
+    #[arg(required_unless_present = "jsonl")]
     token: Vec<String>,
     #[command(flatten)]
     output: Output,

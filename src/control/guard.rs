@@ -45,7 +45,7 @@ impl Guard {
                 ErrorKind::Misdirected,
                 format!(
                     "Host \"{host}\" is not a name of this listener; use its address or localhost, or add the name to \
-                     control.host_names"
+                     control.allowed_hosts"
                 ),
             ));
         }

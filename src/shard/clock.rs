@@ -77,17 +77,20 @@ impl Clock {
         }
     }
 
-    /// Lets `deadline` expire after `wait`, unless it is already running for the same purpose.
+    /// Lets `deadline` expire after `wait`.
     pub(super) fn set(&self, deadline: &Deadline, wait: Duration, idle: bool) {
         let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
         deadline.at_ms.set(self.now_ms().saturating_add(wait_ms));
         deadline.idle.set(idle);
+        deadline.expired.set(false);
     }
 
     /// Stops `deadline`: nothing is awaited from the peer.
     pub(super) fn clear(deadline: &Deadline) {
         deadline.at_ms.set(u64::MAX);
         deadline.idle.set(false);
+        // A tick that came after the bytes did, and before their task ran, must not end what they began.
+        deadline.expired.set(false);
     }
 
     fn now_ms(&self) -> u64 {

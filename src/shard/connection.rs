@@ -197,7 +197,7 @@ impl<S: AsyncReadRent + AsyncWriteRent> Session<S> {
         let route = Route::of(head.path);
         if route.allows(head.method) {
             match route {
-                Route::AuthNginx => return self.ask_forward(head, form),
+                Route::AuthNginx => return self.ask_forward(head, form).await,
                 Route::VerifyTokens => return self.ask_verify(head, body, form).await,
                 Route::Jwks | Route::Livez | Route::Readyz | Route::Unknown => {}
             }
@@ -229,14 +229,14 @@ impl<S: AsyncReadRent + AsyncWriteRent> Session<S> {
         }
     }
 
-    fn ask_forward(&self, head: &RequestHead<'_>, form: ReplyForm) {
+    async fn ask_forward(&self, head: &RequestHead<'_>, form: ReplyForm) {
         let demands = match ForwardAuth::parse(head.query) {
             Ok(demands) => demands,
             Err(message) => {
                 // The proxy's configuration is wrong: nothing was asked about the token.
                 bump(&self.shard.metrics.http_errors);
-                self.plain(400, "", &format!("{message}\n"), form);
-                return;
+                self.settle_questions().await;
+                return self.plain(400, "", &format!("{message}\n"), form);
             }
         };
         let token = wire::forward_token(head);
@@ -375,8 +375,7 @@ impl<S: AsyncReadRent + AsyncWriteRent> Session<S> {
             if !idle {
                 bump(&self.shard.metrics.http_errors);
                 self.plain(408, "", "the request did not arrive in time\n", ReplyForm::CLOSE);
-                let bytes = self.outbox.take(Vec::new());
-                let _ = self.stream.write_all(bytes).await;
+                self.flush().await;
             }
             return false;
         };

@@ -17,6 +17,8 @@ pub(super) struct Outbox {
 struct Inner {
     /// Replies, in the order of the requests.
     bytes: Vec<u8>,
+    /// Where the replies that await their records begin; those before may leave whatever happens.
+    awaited_from: usize,
     /// The body of the reply being assembled, when several tokens share one.
     body: Vec<u8>,
     /// Records awaited.
@@ -42,7 +44,7 @@ pub(super) enum Owed {
 pub(super) enum Release {
     /// They are recorded as configured and may leave.
     Recorded,
-    /// They could not be recorded: `bytes` has been emptied, these replies are owed.
+    /// They could not be recorded and have been taken back; these replies are owed in their place.
     Unrecorded(Vec<Owed>),
 }
 
@@ -61,6 +63,9 @@ impl Outbox {
     /// Notes that one more record must be released before the owed reply may leave.
     pub(super) fn expect(&self, owed: Owed) {
         let mut inner = self.inner.borrow_mut();
+        if inner.owed.is_empty() {
+            inner.awaited_from = inner.bytes.len();
+        }
         inner.open += 1;
         inner.owed.push(owed);
     }
@@ -91,7 +96,8 @@ impl Outbox {
                 return Poll::Pending;
             }
             if std::mem::take(&mut inner.unrecorded) {
-                inner.bytes.clear();
+                let from = inner.awaited_from;
+                inner.bytes.truncate(from);
                 Poll::Ready(Release::Unrecorded(std::mem::take(&mut inner.owed)))
             } else {
                 inner.owed.clear();
@@ -104,5 +110,37 @@ impl Outbox {
     /// Takes the reply bytes, leaving `empty` in their place.
     pub(super) fn take(&self, empty: Vec<u8>) -> Vec<u8> {
         std::mem::replace(&mut self.inner.borrow_mut().bytes, empty)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use std::future::Future as _;
+    use std::task::Context;
+
+    fn poll(outbox: &Rc<Outbox>) -> Poll<Release> {
+        std::pin::pin!(outbox.released()).poll(&mut Context::from_waker(Waker::noop()))
+    }
+
+    #[test]
+    fn only_the_answers_that_were_not_recorded_are_taken_back() {
+        let outbox = Rc::<Outbox>::default();
+        outbox.with_bytes(|out| out.extend_from_slice(b"livez "));
+        outbox.expect(Owed::Forward(Connection::KeepAlive));
+        outbox.with_bytes(|out| out.extend_from_slice(b"first "));
+        outbox.release(true);
+        assert_eq!(poll(&outbox), Poll::Ready(Release::Recorded));
+
+        outbox.expect(Owed::Forward(Connection::KeepAlive));
+        outbox.expect(Owed::Verify(Connection::Close));
+        outbox.with_bytes(|out| out.extend_from_slice(b"second third"));
+        outbox.release(true);
+        assert_eq!(poll(&outbox), Poll::Pending);
+        outbox.release(false);
+        let owed = vec![Owed::Forward(Connection::KeepAlive), Owed::Verify(Connection::Close)];
+        assert_eq!(poll(&outbox), Poll::Ready(Release::Unrecorded(owed)));
+        assert_eq!(outbox.take(Vec::new()), b"livez first ");
     }
 }

@@ -197,8 +197,9 @@ impl Decider {
             let mut asked = std::mem::take(&mut self.spare);
             for jobs in asked.jobs.chunks(BATCH_LEN_MAX) {
                 self.decide(jobs, &asked.arena, turn, policy);
+                // Once per batch: a turn of many batches does not fill the ring before the sequencer sees the first.
+                self.appender.submit();
             }
-            self.appender.submit();
             asked.jobs.clear();
             asked.arena.clear();
             self.spare = asked;

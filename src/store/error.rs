@@ -27,7 +27,7 @@ pub enum StoreError {
     /// The file does not exist.
     #[error(
         "state database {path} does not exist; it is not created by a plain start, since a mistyped path would forget \
-         every revocation: correct the path, or run `edgate serve --dev` once to create one"
+         every revocation: correct the path, or let `edgate init CONFIG` create an empty one"
     )]
     Missing {
         /// The file.

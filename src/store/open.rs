@@ -147,7 +147,7 @@ mod tests {
         let path = dir.path().join("state.db");
         let message = Store::open(&path, OpenMode::Existing).await.unwrap_err().to_string();
         assert!(message.contains("state.db does not exist"), "{message}");
-        assert!(message.contains("edgate serve --dev"), "{message}");
+        assert!(message.contains("edgate init"), "{message}");
         assert!(!path.exists());
 
         Store::open(&path, OpenMode::Create).await.unwrap().close().await;

@@ -46,6 +46,9 @@ pub enum VerifyCallError {
         "exactly one of token (text) and tokens (array of 1 to {TOKENS_PER_CALL_MAX} texts) must be given"
     )]
     Tokens,
+    /// More than [`TOKENS_PER_CALL_MAX`] tokens.
+    #[error("tokens names more than {TOKENS_PER_CALL_MAX}: split the call")]
+    TooManyTokens,
     /// More than [`SCOPES_PER_CALL_MAX`] scopes, an empty one, or one with a space inside.
     #[error(
         "scope must be a text of names or an array of at most {SCOPES_PER_CALL_MAX} names without spaces"
@@ -89,7 +92,7 @@ impl<'a> VerifyCall<'a> {
                 self.many = true;
                 reader.array(|reader| {
                     if self.tokens.len() == TOKENS_PER_CALL_MAX {
-                        return Err(VerifyCallError::Tokens);
+                        return Err(VerifyCallError::TooManyTokens);
                     }
                     self.tokens.push(reader.string()?);
                     Ok(())

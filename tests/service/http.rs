@@ -29,6 +29,22 @@ fn pipelined_requests_are_answered_in_order() {
     }
 }
 
+/// A location's mistake was answered at once, before the answers to the requests in front of it: a 200 could be read as
+/// the answer to another request. No test had sent a bad query among good ones.
+#[test]
+fn a_wrong_query_keeps_its_place_among_the_answers() {
+    let edgate = Edgate::start();
+    let good = edgate.issuer.token("a");
+    let request = |query: &str, token: &str| {
+        format!("GET /auth/nginx{query} HTTP/1.1\r\nHost: t\r\nAuthorization: Bearer {token}\r\n\r\n")
+    };
+    let mut connection = Connection::open(edgate.data);
+    let requests = [request("", "broken"), request("?scop=a", &good), request("", &good)].concat();
+    connection.send(requests.as_bytes());
+    let statuses: Vec<u16> = (0..3).map(|_| connection.receive().unwrap().status).collect();
+    assert_eq!(statuses, [401, 400, 200]);
+}
+
 #[test]
 fn a_request_is_the_same_however_its_bytes_arrive() {
     let edgate = Edgate::start();

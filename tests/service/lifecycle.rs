@@ -51,6 +51,13 @@ fn without_dev_a_missing_file_is_an_error_and_is_not_created() {
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(said.contains(missing), "{missing}: {said}");
         assert!(!path.exists(), "{missing} was created");
+        let checked = edgate(&["check-config", config], b"");
+        assert_eq!(
+            checked.status.code(),
+            output.status.code(),
+            "{missing}: check-config runs what serve runs"
+        );
+        assert_eq!(checked.status.code(), Some(78), "{missing}");
     }
 }
 

@@ -360,7 +360,23 @@ impl<'a> Join<'a> {
             Ok(published) if published.size > size && !self.stopped => {
                 let missing = published.size - size;
                 let detail = format!("{} records were signed, {size} are there", published.size);
-                self.broken(Class::Truncated, self.expected_index, 0, size, missing, detail);
+                let place =
+                    self.last.as_ref().map(|last| (last.index, last.ended.end, last.ended.tail_bytes));
+                let (index, end, tail) = place.unwrap_or((self.expected_index, 0, 0));
+                if tail == 0 {
+                    self.broken(Class::Truncated, index, end, size, missing, detail);
+                } else {
+                    // Not a crash's leavings, as it seemed: what stands there was signed.
+                    self.report.notices.retain(|notice| {
+                        notice.class != Class::TornUnacknowledged
+                            || (notice.segment, notice.offset) != (index, end)
+                    });
+                    let cause =
+                        self.last.as_ref().and_then(|last| last.tail_cause.clone()).unwrap_or_default();
+                    let body = cause.starts_with("body");
+                    let class = if body { Class::AlteredBody } else { Class::AlteredHeader };
+                    self.broken(class, index, end, size, missing, format!("{cause}; {detail}"));
+                }
             }
             Ok(published) => self.compare_published(&published),
         }

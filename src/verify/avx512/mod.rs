@@ -51,6 +51,11 @@ impl Avx512 {
             "avx2" => is_x86_feature_detected!("avx2"),
             "f16c" => is_x86_feature_detected!("f16c"),
             "fma" => is_x86_feature_detected!("fma"),
+            "sse3" => is_x86_feature_detected!("sse3"),
+            "ssse3" => is_x86_feature_detected!("ssse3"),
+            "sse4.1" => is_x86_feature_detected!("sse4.1"),
+            "sse4.2" => is_x86_feature_detected!("sse4.2"),
+            "avx" => is_x86_feature_detected!("avx"),
             "avx512f" => is_x86_feature_detected!("avx512f"),
             "avx512bw" => is_x86_feature_detected!("avx512bw"),
             "avx512dq" => is_x86_feature_detected!("avx512dq"),
@@ -68,8 +73,21 @@ impl Avx512 {
 
     /// What the kernels are compiled for (the last five), and what the compiler takes `avx512f` to include: a hypervisor
     /// may show a CPU that has one without the other.
-    pub(super) const FEATURES: [&str; 8] =
-        ["avx2", "f16c", "fma", "avx512f", "avx512bw", "avx512dq", "avx512ifma", "avx512vbmi2"];
+    pub(super) const FEATURES: [&str; 13] = [
+        "sse3",
+        "ssse3",
+        "sse4.1",
+        "sse4.2",
+        "avx",
+        "avx2",
+        "f16c",
+        "fma",
+        "avx512f",
+        "avx512bw",
+        "avx512dq",
+        "avx512ifma",
+        "avx512vbmi2",
+    ];
 
     /// The comb of the point of which `half` encodes the half.
     ///
