@@ -9,11 +9,17 @@
 //! block: callers with an event loop use a thread made for it.
 
 mod error;
+mod pin;
+mod pin_guard;
 mod purpose;
 mod signer;
 mod software;
+mod uri;
 
 pub use error::HsmError;
+pub use pin::{PIN_BYTES_MAX, PinError, PinSource};
+pub use pin_guard::{Attempt, GuardError, PinGuard};
 pub use purpose::{AuditCheckpoint, KeyPurpose, Purpose, TokenSigning};
 pub use signer::Signer;
 pub use software::SoftwareKey;
+pub use uri::{ObjectKind, Pkcs11Uri, URI_BYTES_MAX, UriError, UriRules};
