@@ -8,18 +8,28 @@
 //! another provider behind the same [`Signer`]. Nothing here knows tokens, logs or runtimes, and every call may
 //! block: callers with an event loop use a thread made for it.
 
+mod admin;
 mod error;
 mod pin;
 mod pin_guard;
+mod pkcs11;
+mod pool;
 mod purpose;
 mod signer;
 mod software;
 mod uri;
+mod wrapping;
 
-pub use error::HsmError;
+pub use admin::{Admin, GeneratedKey, KeyName, KeySeen, tokens};
+pub use error::{EXIT_OPERATOR, HsmError};
 pub use pin::{PIN_BYTES_MAX, PinError, PinSource};
 pub use pin_guard::{Attempt, GuardError, PinGuard};
-pub use purpose::{AuditCheckpoint, KeyPurpose, Purpose, TokenSigning};
+pub use pkcs11::{
+    CallError, Class, LoginRefusal, Module, PinPolicy, TokenFlags, TokenSeen, edwards_point, is_edwards25519,
+};
+pub use pool::{BUCKETS_US, Durations, Pool, PoolMetrics, PoolSettings, TokenStanding};
+pub use purpose::{AuditCheckpoint, KeyPurpose, Purpose, TlsServer, TokenSigning};
 pub use signer::Signer;
 pub use software::SoftwareKey;
 pub use uri::{ObjectKind, Pkcs11Uri, URI_BYTES_MAX, UriError, UriRules};
+pub use wrapping::{SECRET_BYTES_MAX, WrappingKey, sealed_key_id};
