@@ -1,6 +1,7 @@
 //! What an operator does with a token: look into it, generate keys. Never done by a running service.
 
 mod keygen;
+mod rate;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectClass};
 use cryptoki::session::Session;
 
 pub use keygen::{GeneratedKey, KeyName};
+pub use rate::{SignPaths, pooled_rate};
 
 use crate::pkcs11::{
     CallError, Inside, Module, PinPolicy, TokenSeen, edwards_point, find_token, list_tokens, log_in,

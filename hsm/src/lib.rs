@@ -20,7 +20,7 @@ mod software;
 mod uri;
 mod wrapping;
 
-pub use admin::{Admin, GeneratedKey, KeyName, KeySeen, tokens};
+pub use admin::{Admin, GeneratedKey, KeyName, KeySeen, SignPaths, pooled_rate, tokens};
 pub use error::{EXIT_OPERATOR, HsmError};
 pub use pin::{PIN_BYTES_MAX, PinError, PinSource};
 pub use pin_guard::{Attempt, GuardError, PinGuard};

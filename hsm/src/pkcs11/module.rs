@@ -130,9 +130,10 @@ impl HsmError {
     pub(crate) fn class(&self) -> Class {
         match self {
             Self::Call(call) => call.class(),
-            Self::ModuleBusy { .. } | Self::Object { matches: 0, .. } | Self::Token { matches: 0, .. } => {
-                Class::Device
-            }
+            Self::ModuleBusy { .. }
+            | Self::Object { matches: 0, .. }
+            | Self::SignatureFault { .. }
+            | Self::Token { matches: 0, .. } => Class::Device,
             Self::Login { .. } => Class::Pin,
             Self::Unsealed => Class::Rejected,
             _ => Class::Config,

@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 use super::gcm;
 use super::job::{KeyKind, PinnedKey, Work};
 use super::metrics::add;
-use super::shared::{Shared, Slot, Standing, lock};
+use super::shared::{Shared, Slot, Standing, give_back, lock};
 use super::worker::verify;
 use crate::HsmError;
 use crate::pkcs11::{CallError, Class, Inside, Login, TokenSeen, find_signing_key, find_token, log_in};
@@ -174,8 +174,7 @@ impl Keeper {
         let session =
             shared.module.context(&inside).open_ro_session_no_drop(token.slot).map_err(CallError::from)?;
         let outcomes: Vec<_> = keys.iter().map(|key| self.test(&inside, &session, key)).collect();
-        // Given up either way.
-        let _ = session.close();
+        give_back(session);
         settle_faults(&keys, outcomes)
     }
 
@@ -187,8 +186,7 @@ impl Keeper {
         if let Some((old, epoch)) = self.session.replace((session, inside.epoch())) {
             add(&self.shared.counters.sessions_closed);
             if epoch == inside.epoch() {
-                // It may be broken: that is why we are here.
-                let _ = old.close();
+                give_back(old);
             }
         }
         Ok(())
@@ -237,8 +235,7 @@ impl Keeper {
             && let Ok(inside) = self.shared.module.enter(Instant::now() + self.shared.settings.hang_limit)
             && epoch == inside.epoch()
         {
-            // The process goes on without this token.
-            let _ = session.close();
+            give_back(session);
         }
     }
 }

@@ -7,6 +7,7 @@ use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
+use cryptoki::session::Session;
 
 use super::PoolSettings;
 use super::job::{Completion, PinnedKey, Ticket, Work};
@@ -297,4 +298,9 @@ impl Drop for Inside<'_> {
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Nothing is left half-changed under these locks, whatever a panicking thread did.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Closes a session of this epoch. It may be broken, and is given up either way.
+pub(super) fn give_back(session: Session) {
+    let _ = session.close();
 }

@@ -13,7 +13,7 @@ use ed25519_dalek::{Signature, VerifyingKey};
 use super::gcm;
 use super::job::{KeyKind, Output, PinnedKey, Ticket, Work};
 use super::metrics::add;
-use super::shared::{Shared, Slot, lock};
+use super::shared::{Shared, Slot, give_back, lock};
 use crate::pkcs11::{CallError, Class, Inside, KeyRules, find_one, find_signing_key};
 use crate::{HsmError, Pkcs11Uri};
 
@@ -28,6 +28,8 @@ pub(super) struct Worker {
     pub(super) slot: Arc<Slot>,
     pub(super) stop: Receiver<()>,
     session: Option<Opened>,
+    // Set when there was no session to be had.
+    pause: bool,
 }
 
 /// A session and what was found in it. Both are dead in another epoch of the module.
@@ -39,7 +41,7 @@ struct Opened {
 
 impl Worker {
     pub(super) fn new(shared: Arc<Shared>, slot: Arc<Slot>, stop: Receiver<()>) -> Self {
-        Self { shared, slot, stop, session: None }
+        Self { shared, slot, stop, session: None, pause: false }
     }
 
     /// Works until the pool is closed or the watch has written this worker off.
@@ -47,7 +49,7 @@ impl Worker {
         let mut turn = 0;
         while !self.slot.lost.load(Ordering::SeqCst) {
             // A worker that gets no session leaves the jobs to the others.
-            if !self.is_provided() {
+            if std::mem::take(&mut self.pause) || !self.is_provided() {
                 match self.stop.recv_timeout(SESSION_PAUSE) {
                     Err(RecvTimeoutError::Timeout) => continue,
                     _ => break,
@@ -58,8 +60,16 @@ impl Worker {
                 continue;
             }
             self.shared.counters.wait.note(ticket.queued.elapsed());
-            let outcome = self.work(&ticket);
-            self.shared.settle(&ticket, outcome);
+            match self.work(&ticket) {
+                // Another worker may have a session; this one asks for one before it takes the next job.
+                Err(error) if error.class() == Class::Busy && !ticket.is_settled() => {
+                    if !self.shared.lanes.push(Arc::clone(&ticket)) {
+                        self.shared.settle(&ticket, Err(error));
+                    }
+                    self.pause = true;
+                }
+                outcome => self.shared.settle(&ticket, outcome),
+            }
         }
         self.close_session();
         let mut slots = lock(&self.shared.slots);
@@ -108,10 +118,11 @@ impl Worker {
             }
             let last = attempt >= ATTEMPTS;
             match error.class() {
-                Class::Caller | Class::Rejected | Class::Config | Class::Pin => return Err(error),
-                Class::Session | Class::Busy if last => return Err(error),
+                Class::Caller | Class::Rejected | Class::Config | Class::Pin | Class::Busy => {
+                    return Err(error);
+                }
+                Class::Session if last => return Err(error),
                 Class::Session => {}
-                Class::Busy => std::thread::yield_now(),
                 // A stale handle is found again in a new session; if that does not help it is the keeper's.
                 Class::Login if attempt == 1 => {}
                 Class::Login | Class::Device => {
@@ -188,10 +199,12 @@ impl Worker {
     /// The session of this epoch, opened if need be.
     fn opened(&mut self, inside: &Inside<'_>) -> Result<&mut Opened, HsmError> {
         // A session of another epoch is not closed: its number may be somebody else's now.
-        let current = self.session.take().filter(|opened| opened.epoch == inside.epoch());
-        let opened = match current {
-            Some(opened) => opened,
-            None => {
+        let opened = match self.session.take() {
+            Some(opened) if opened.epoch == inside.epoch() => opened,
+            stale => {
+                if stale.is_some() {
+                    add(&self.shared.counters.sessions_closed);
+                }
                 let token = lock(&self.shared.token).clone().ok_or(HsmError::Stopped)?;
                 let context = self.shared.module.context(inside);
                 let session = context.open_ro_session_no_drop(token.slot).map_err(CallError::from)?;
@@ -206,8 +219,7 @@ impl Worker {
         if let Some(opened) = self.session.take() {
             add(&self.shared.counters.sessions_closed);
             if opened.epoch == inside.epoch() {
-                // It is given up either way.
-                let _ = opened.session.close();
+                give_back(opened.session);
             }
         }
     }

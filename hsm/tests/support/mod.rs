@@ -61,6 +61,11 @@ pub(crate) fn stage(name: &str, body: impl FnOnce(&Stage)) {
     }
     let folder = tempfile::tempdir().unwrap();
     prepare(folder.path());
+    if cfg!(not(test)) {
+        // A bench: its output is what it is for.
+        assert!(child(name, folder.path()).status().unwrap().success(), "{name} failed");
+        return;
+    }
     let output = child(name, folder.path()).output().unwrap();
     assert!(
         output.status.success(),
@@ -69,6 +74,13 @@ pub(crate) fn stage(name: &str, body: impl FnOnce(&Stage)) {
         String::from_utf8_lossy(&output.stdout),
         String::from_utf8_lossy(&output.stderr)
     );
+}
+
+/// As [`stage`], with the fault-injecting module between us and SoftHSM.
+pub(crate) fn stage_with_faults(name: &str, body: impl FnOnce(&Stage)) {
+    let shim = std::env::current_exe().unwrap().with_file_name(edgate_hsm_shim::FILE_NAME);
+    assert!(shim.exists(), "{} was not built", shim.display());
+    stage(name, |stage| body(&Stage { module: shim, folder: stage.folder.clone() }));
 }
 
 fn prepare(folder: &Path) {
@@ -90,6 +102,7 @@ fn child(name: &str, folder: &Path) -> Command {
         .env(CHILD, name)
         .env(FOLDER, folder)
         .env("SHIM_FAULTS", folder.join("faults"))
+        .env("SHIM_MODULE", softhsm().unwrap())
         .env("SHIM_CALLS", folder.join("calls"))
         .env("SOFTHSM2_CONF", folder.join("softhsm2.conf"));
     command
@@ -161,6 +174,20 @@ impl Stage {
 
     pub(crate) fn make_key(&self, token: &Pkcs11Uri, purpose: Purpose, name: &str) -> GeneratedKey {
         self.admin(token).generate(&KeyName::new(purpose, name).unwrap()).unwrap()
+    }
+
+    /// Puts faults in the way, or with "" out of it. See the shim's documentation.
+    pub(crate) fn faults(&self, text: &str) {
+        // In one step: half a file would be other faults.
+        let draft = self.folder.join("faults.new");
+        std::fs::write(&draft, text).unwrap();
+        std::fs::rename(draft, self.folder.join("faults")).unwrap();
+    }
+
+    /// How often `function` was called, by all processes.
+    pub(crate) fn calls(&self, function: &str) -> usize {
+        let text = std::fs::read_to_string(self.folder.join("calls")).unwrap_or_default();
+        text.lines().filter(|line| *line == function).count()
     }
 
     /// The folder of the only token.
