@@ -61,7 +61,7 @@ pub(crate) fn stage(name: &str, body: impl FnOnce(&Stage)) {
     }
     let folder = tempfile::tempdir().unwrap();
     prepare(folder.path());
-    if cfg!(not(test)) {
+    if std::env::args().any(|argument| argument == "--bench") {
         // A bench: its output is what it is for.
         assert!(child(name, folder.path()).status().unwrap().success(), "{name} failed");
         return;
