@@ -1,5 +1,6 @@
 //! What an operator does with a token: look into it, generate keys. Never done by a running service.
 
+mod doctor;
 mod keygen;
 mod rate;
 
@@ -10,6 +11,7 @@ use std::time::{Duration, Instant};
 use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectClass};
 use cryptoki::session::Session;
 
+pub use doctor::{Finding, REPORT_PREFIX, Report, Verdict};
 pub use keygen::{GeneratedKey, KeyName};
 pub use rate::{SignPaths, pooled_rate};
 

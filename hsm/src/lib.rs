@@ -4,9 +4,11 @@
 //! The purpose is a type, so a key for checkpoints cannot be handed to code that signs tokens; it is also written
 //! into the key file, so that renaming one file to the other does not get around the type.
 //!
-//! Where the private key lives is the provider's business: a file ([`SoftwareKey`]) now; a PKCS#11 token joins as
-//! another provider behind the same [`Signer`]. Nothing here knows tokens, logs or runtimes, and every call may
-//! block: callers with an event loop use a thread made for it.
+//! Where the private key lives is the provider's business: a file ([`SoftwareKey`]) or a PKCS#11 token ([`Pool`]),
+//! behind the same [`Signer`]. Nothing here knows tokens, logs or runtimes, and every call may block: callers with an
+//! event loop use [`Signer::submit`] or a thread made for it.
+//!
+//! In this crate a token is the device that holds keys, as in PKCS#11.
 
 mod admin;
 mod error;
@@ -20,7 +22,10 @@ mod software;
 mod uri;
 mod wrapping;
 
-pub use admin::{Admin, GeneratedKey, KeyName, KeySeen, SignPaths, pooled_rate, tokens};
+pub use admin::{
+    Admin, Finding, GeneratedKey, KeyName, KeySeen, REPORT_PREFIX, Report, SignPaths, Verdict, pooled_rate,
+    tokens,
+};
 pub use error::{EXIT_OPERATOR, HsmError};
 pub use pin::{PIN_BYTES_MAX, PinError, PinSource};
 pub use pin_guard::{Attempt, GuardError, PinGuard};

@@ -357,7 +357,7 @@ impl Drop for Pool {
 }
 
 /// The label that keygen gives a key: `edgate/PURPOSE/NAME`.
-fn purpose_of_label(label: &str) -> Option<Purpose> {
+pub(crate) fn purpose_of_label(label: &str) -> Option<Purpose> {
     let (purpose, _) = label.strip_prefix("edgate/")?.split_once('/')?;
     Purpose::from_name(purpose)
 }

@@ -427,6 +427,33 @@ fn a_module_that_is_none_is_refused_by_name() {
     });
 }
 
+#[test]
+fn the_doctor_knows_what_is_wrong_with_softhsm() {
+    stage("the_doctor_knows_what_is_wrong_with_softhsm", |stage| {
+        let token = stage.make_token("edgate");
+        let admin = stage.admin(&token);
+        let report = admin.examine().unwrap();
+        let failed: Vec<_> =
+            report.findings.iter().filter(|finding| finding.verdict == edgate_hsm::Verdict::Fail).collect();
+        // It ignores Ed25519ctx, which we never ask for, and nothing else.
+        assert!(!report.is_fit() && failed.len() == 1 && failed[0].subject == "context", "{report}");
+        let passed = |subject: &str| {
+            let mut of = report.findings.iter().filter(|finding| finding.subject == subject);
+            of.all(|finding| finding.verdict == edgate_hsm::Verdict::Pass)
+        };
+        for subject in ["copy", "wrap", "read out", "wrong key", "signature", "encoding"] {
+            assert!(passed(subject), "{subject}: {report}");
+        }
+        assert!(admin.keys().unwrap().is_empty(), "it leaves nothing behind");
+        let key = stage.make_key(&token, Purpose::AuditCheckpoint, "1");
+        let (public_key, signature) = admin.sign_report(&key.uri, &report).unwrap();
+        let signed = [edgate_hsm::REPORT_PREFIX, report.to_string().as_bytes()].concat();
+        let verifying_key = VerifyingKey::from_bytes(&public_key).unwrap();
+        verifying_key.verify_strict(&signed, &Signature::from_bytes(&signature)).unwrap();
+        assert_eq!(admin.keys().unwrap().len(), 2);
+    });
+}
+
 /// A session beside the pool, as another program would have it.
 fn with_session(stage: &Stage, token: &Pkcs11Uri, body: impl FnOnce(&cryptoki::session::Session)) {
     let context = Pkcs11::new(&stage.module).unwrap();

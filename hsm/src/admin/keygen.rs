@@ -2,10 +2,9 @@
 
 use cryptoki::mechanism::{Mechanism, MechanismType};
 use cryptoki::object::{Attribute, ObjectHandle};
-use ed25519_dalek::{Signature, VerifyingKey};
 
 use super::Admin;
-use crate::pkcs11::{CallError, Class, EC_PARAMS_NAME, EC_PARAMS_OID, Inside, KeyRules, find_signing_key};
+use crate::pkcs11::{CallError, Class, EC_PARAMS_NAME, EC_PARAMS_OID};
 use crate::{HsmError, ObjectKind, Pkcs11Uri, Purpose};
 
 /// What a new key is called: `edgate/PURPOSE/NAME`.
@@ -82,7 +81,8 @@ impl Admin {
         }
         let refused =
             self.with_less_protection(&uri, |protections| self.generate_pair(&names, protections))?;
-        let public_key = self.prove(&inside, &uri, name.purpose)?;
+        drop(inside);
+        let public_key = self.selftest(&uri)?;
         Ok(GeneratedKey { uri, public_key: Some(public_key), refused })
     }
 
@@ -139,17 +139,6 @@ impl Admin {
                 _ => return Err(error.into()),
             }
         }
-    }
-
-    /// Has the key sign, and verifies with its public half.
-    fn prove(&self, inside: &Inside<'_>, uri: &Pkcs11Uri, purpose: Purpose) -> Result<[u8; 32], HsmError> {
-        let found = find_signing_key(&self.session, uri, KeyRules::default())?;
-        let public_key = found.public_key.ok_or_else(|| HsmError::Unpinned { key: Box::new(uri.clone()) })?;
-        let message = crate::pool::probe_message();
-        let signature = self.module.raw(inside).sign(&self.session, found.private, &message)?;
-        let good = VerifyingKey::from_bytes(&public_key)
-            .is_ok_and(|key| key.verify_strict(&message, &Signature::from_bytes(&signature)).is_ok());
-        if good { Ok(public_key) } else { Err(HsmError::SignatureFault { purpose }) }
     }
 }
 
