@@ -3,7 +3,7 @@
 //! `cargo bench -p edgate-hsm`. Needs SoftHSM; makes its own token in a temporary folder. Contestants run in turn and
 //! the median round counts, because on a shared machine the clock drifts more between runs than the difference.
 
-#![allow(clippy::unwrap_used, reason = "a bench")]
+#![allow(clippy::cast_precision_loss, clippy::unwrap_used, reason = "a bench")]
 
 #[path = "../tests/support/mod.rs"]
 mod support;
@@ -35,6 +35,13 @@ fn pool() {
         let token = stage.make_token("bench");
         let key = stage.make_key(&token, Purpose::TokenSigning, "1");
         let admin = stage.admin(&token);
+        let dalek = ed25519_dalek::SigningKey::from_bytes(&[1; 32]);
+        let signature = ed25519_dalek::Signer::sign(&dalek, b"message");
+        let started = Instant::now();
+        for _ in 0..5000 {
+            dalek.verifying_key().verify_strict(black_box(b"message"), &signature).unwrap();
+        }
+        println!("verify_strict: {:.0} us", started.elapsed().as_secs_f64() * 1e6 / 5000.0);
         for threads in [1, 2, 4] {
             let mut settings = stage.settings(&token);
             (settings.workers, settings.probe_interval) = (threads, Duration::from_secs(10));
@@ -46,6 +53,12 @@ fn pool() {
                 pooled.push(pooled_rate(&signer, 64, LASTING).unwrap());
             }
             let (bare, pooled) = (spread(bare), spread(pooled));
+            let verified = pool.metrics().verify;
+            let count = verified.buckets.iter().sum::<u64>().max(1);
+            println!(
+                "verification before release: {:.0} us",
+                verified.sum.as_secs_f64() * 1e6 / count as f64
+            );
             println!(
                 "{threads} threads: bare {bare} /s, pool {pooled} /s, ratio {:.3}",
                 pooled.median / bare.median

@@ -14,6 +14,7 @@ mod admin;
 mod error;
 mod pin;
 mod pin_guard;
+mod pinned;
 mod pkcs11;
 mod pool;
 mod purpose;

@@ -26,7 +26,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
-use ed25519_dalek::VerifyingKey;
 use zeroize::Zeroizing;
 
 pub(crate) use job::{KeyKind, Output, PinnedKey, Work};
@@ -34,6 +33,7 @@ pub(crate) use keeper::probe_message;
 pub use metrics::{BUCKETS_US, Durations, PoolMetrics};
 use shared::{Shared, Slot, Standing, lock};
 
+use crate::pinned::PinnedVerifier;
 use crate::pkcs11::{KeyRules, Module, PinPolicy};
 use crate::{HsmError, KeyPurpose, Pkcs11Uri, Purpose, Signer};
 
@@ -195,14 +195,12 @@ impl Pool {
             }
         }
         let bytes = public_key.ok_or_else(|| HsmError::Unpinned { key: Box::new(uri.clone()) })?;
-        let verifying_key =
-            VerifyingKey::from_bytes(&bytes).ok().filter(|key| !key.is_weak()).ok_or_else(|| {
-                HsmError::KeyAttribute {
-                    key: Box::new(uri.clone()),
-                    problem: "its public key is not a usable Ed25519 key",
-                }
-            })?;
-        let key = self.adopt(exact, P::PURPOSE, KeyKind::Signing(Box::new(verifying_key)))?;
+        let pinned_verifier = PinnedVerifier::new(&bytes).ok_or_else(|| HsmError::KeyAttribute {
+            key: Box::new(uri.clone()),
+            problem: "its public key is not a usable Ed25519 key",
+        })?;
+        let verifying_key = *pinned_verifier.key();
+        let key = self.adopt(exact, P::PURPOSE, KeyKind::Signing(pinned_verifier))?;
         if let Err(error) = self.prove(&key, deadline)
             && !(pinned.is_some() && is_absence(&error))
         {
@@ -284,7 +282,7 @@ impl Pool {
     ) -> Result<Arc<PinnedKey>, HsmError> {
         let mut keys = lock(&self.shared.keys);
         let same = |key: &&Arc<PinnedKey>| match (&key.kind, &kind) {
-            (KeyKind::Signing(one), KeyKind::Signing(other)) => one == other,
+            (KeyKind::Signing(one), KeyKind::Signing(other)) => one.key() == other.key(),
             (KeyKind::Wrapping, KeyKind::Wrapping) => key.uri == uri,
             _ => false,
         };

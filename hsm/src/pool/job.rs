@@ -4,9 +4,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use ed25519_dalek::VerifyingKey;
 use zeroize::Zeroizing;
 
+use crate::pinned::PinnedVerifier;
 use crate::{HsmError, Pkcs11Uri, Purpose};
 
 /// A key in the token with what is known of it outside.
@@ -26,7 +26,7 @@ pub(crate) struct PinnedKey {
 #[derive(Debug)]
 pub(crate) enum KeyKind {
     /// Ed25519; every signature is verified under this key before it leaves.
-    Signing(Box<VerifyingKey>),
+    Signing(PinnedVerifier),
     /// AES-256.
     Wrapping,
 }

@@ -217,7 +217,7 @@ impl Keeper {
             return Ok(());
         };
         let found = find_signing_key(session, &key.uri, rules)?;
-        if found.public_key.is_some_and(|public_key| public_key != pinned.to_bytes()) {
+        if found.public_key.is_some_and(|public_key| public_key != pinned.key().to_bytes()) {
             return Err(HsmError::KeyMismatch { key: Box::new(key.uri.clone()) });
         }
         let message = probe_message();

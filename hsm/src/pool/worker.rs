@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle};
 use cryptoki::session::Session;
-use ed25519_dalek::{Signature, VerifyingKey};
 
 use super::gcm;
 use super::job::{KeyKind, Output, PinnedKey, Ticket, Work};
@@ -272,11 +271,7 @@ fn read_id(session: &Session, handle: ObjectHandle) -> Result<Vec<u8>, CallError
 /// The only way out for a signature made in a token.
 pub(super) fn verify(key: &PinnedKey, message: &[u8], signature: &[u8; 64]) -> bool {
     match &key.kind {
-        KeyKind::Signing(verifying_key) => is_signature(verifying_key, message, signature),
+        KeyKind::Signing(pinned) => pinned.verify(message, signature),
         KeyKind::Wrapping => false,
     }
-}
-
-fn is_signature(verifying_key: &VerifyingKey, message: &[u8], signature: &[u8; 64]) -> bool {
-    verifying_key.verify_strict(message, &Signature::from_bytes(signature)).is_ok()
 }
