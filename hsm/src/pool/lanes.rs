@@ -82,3 +82,40 @@ impl Lanes {
         std::array::from_fn(|index| self.receivers[index].len())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::*;
+    use crate::Pkcs11Uri;
+    use crate::pool::Work;
+
+    fn ticket(purpose: Purpose) -> Arc<Ticket> {
+        let work = Work::FindSigning { uri: Pkcs11Uri::empty() };
+        let deadline = Instant::now() + Duration::from_secs(60);
+        Arc::new(Ticket::new(work, purpose, deadline, 0, Box::new(|_| {})))
+    }
+
+    #[test]
+    fn the_urgent_go_first_and_nobody_waits_for_ever() {
+        let lanes = Lanes::new(64);
+        for purpose in [Purpose::Wrapping, Purpose::AuditCheckpoint, Purpose::TlsServer] {
+            assert!(lanes.push(ticket(purpose)));
+        }
+        for _ in 0..64 {
+            assert!(lanes.push(ticket(Purpose::TokenSigning)));
+        }
+        assert!(!lanes.push(ticket(Purpose::TokenSigning)), "full is full");
+        assert_eq!(lanes.lens(), [1, 1, 64, 1]);
+        let (stop, stopped) = bounded(0);
+        let mut turn = 0;
+        let order: Vec<_> = (0..20).map(|_| lanes.take(&mut turn, &stopped).unwrap().purpose).collect();
+        assert_eq!(order[..3], [Purpose::TlsServer, Purpose::AuditCheckpoint, Purpose::TokenSigning]);
+        // There are tokens enough to keep it waiting, but for the fair turn.
+        let wrapping = order.iter().position(|purpose| *purpose == Purpose::Wrapping);
+        assert_eq!(wrapping, Some(FAIR_TURN as usize - 1));
+        drop(stop);
+        assert!(lanes.take(&mut turn, &stopped).is_none(), "stopping goes before what is queued");
+    }
+}

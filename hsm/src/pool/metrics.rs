@@ -93,6 +93,12 @@ impl Counters {
         }
     }
 
+    /// Sessions open now.
+    pub(super) fn sessions(&self) -> u64 {
+        let opened = self.sessions_opened.load(Ordering::Relaxed);
+        opened.saturating_sub(self.sessions_closed.load(Ordering::Relaxed))
+    }
+
     pub(super) fn read(&self) -> PoolMetrics {
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         PoolMetrics {
@@ -102,7 +108,7 @@ impl Counters {
             signature_faults: count(&self.signature_faults),
             reinitialized: count(&self.reinitialized),
             logins: count(&self.logins),
-            sessions: count(&self.sessions_opened).saturating_sub(count(&self.sessions_closed)),
+            sessions: self.sessions(),
             workers_lost: count(&self.workers_lost),
             errors: self.codes.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             wait: self.wait.read(),

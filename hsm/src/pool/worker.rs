@@ -6,6 +6,8 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
+use cryptoki::context::Function;
+use cryptoki::error::RvError;
 use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle};
 use cryptoki::session::Session;
 
@@ -205,6 +207,11 @@ impl Worker {
                     add(&self.shared.counters.sessions_closed);
                 }
                 let token = lock(&self.shared.token).clone().ok_or(HsmError::Stopped)?;
+                // Two are left to the keeper, which opens before it closes.
+                let allowed = token.sessions_max.map_or(u64::MAX, |max| max.saturating_sub(2).max(2));
+                if self.shared.counters.sessions() >= allowed {
+                    return Err(CallError::new(RvError::SessionCount, Function::OpenSession).into());
+                }
                 let context = self.shared.module.context(inside);
                 let session = context.open_ro_session_no_drop(token.slot).map_err(CallError::from)?;
                 add(&self.shared.counters.sessions_opened);

@@ -51,8 +51,9 @@ pub(crate) fn stage(name: &str, body: impl FnOnce(&Stage)) {
     let Some(module) = softhsm() else { return };
     if std::env::var(CHILD).is_ok_and(|child| child == name) {
         // A hang is a failure, not a wait.
-        std::thread::spawn(|| {
-            std::thread::sleep(Duration::from_secs(120));
+        let soak = std::env::var("EDGATE_SOAK_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(0);
+        std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_secs(120 + soak));
             eprintln!("the test hangs");
             std::process::abort();
         });
