@@ -1,14 +1,20 @@
 //! Why a key cannot be used.
 
+use std::fmt;
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use crate::Purpose;
+use crate::pkcs11::{CallError, Class, LoginRefusal};
+use crate::{Pkcs11Uri, Purpose, UriError};
 
 /// Why a key could not be created, loaded or used. Messages name the file, what was found and what to do; they never
 /// hold key material.
 #[derive(Debug, thiserror::Error)]
 pub enum HsmError {
+    /// A PKCS#11 call failed.
+    #[error("{0}")]
+    Call(#[from] CallError),
     /// The caller's deadline passed before the key was used.
     #[error("no signature by the {purpose} key: the deadline passed before its turn came")]
     DeadlinePassed {
@@ -39,6 +45,40 @@ pub enum HsmError {
         /// The system's answer.
         source: io::Error,
     },
+    /// The name of a key in a token says that it is for something else, or another purpose has it.
+    #[error("{key} is a {found} key and may not be used for {wanted}")]
+    KeyInUse {
+        /// The key.
+        key: Box<Pkcs11Uri>,
+        /// What it is for.
+        found: Purpose,
+        /// What the caller wants.
+        wanted: Purpose,
+    },
+    /// A key in a token is not one we use.
+    #[error("{key} is refused: {problem}")]
+    KeyAttribute {
+        /// The key.
+        key: Box<Pkcs11Uri>,
+        /// What is wrong with it, and what to do.
+        problem: &'static str,
+    },
+    /// The key in the token is not the one that was pinned.
+    #[error(
+        "{key} has another public key than the one pinned; the key was replaced, or the URI names another one"
+    )]
+    KeyMismatch {
+        /// The key.
+        key: Box<Pkcs11Uri>,
+    },
+    /// No login, and none will be tried: an operator has to act.
+    #[error("cannot log in to {token}: {refusal}")]
+    Login {
+        /// The token.
+        token: Box<Pkcs11Uri>,
+        /// Why.
+        refusal: LoginRefusal,
+    },
     /// The file is not a key file of ours.
     #[error("key file {path} is not usable: {problem}")]
     Malformed {
@@ -55,6 +95,20 @@ pub enum HsmError {
         /// The file.
         path: PathBuf,
     },
+    /// A PKCS#11 library cannot be used.
+    #[error("cannot load PKCS#11 module {path}: {problem}")]
+    Module {
+        /// The library.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// Calls into a module have not returned in time.
+    #[error("PKCS#11 module {path} is busy: a call has not returned")]
+    ModuleBusy {
+        /// The library.
+        path: PathBuf,
+    },
     /// The path names something other than a plain file.
     #[error("key file {path} is {found}, not a regular file; name the file itself")]
     NotAFile {
@@ -62,6 +116,23 @@ pub enum HsmError {
         path: PathBuf,
         /// What is there instead.
         found: &'static str,
+    },
+    /// A URI names no key in the token, or several.
+    #[error(
+        "{matches} keys match {wanted}, exactly one must; `edgate hsm list` shows what is there (a token whose store is \
+         away also shows none)"
+    )]
+    Object {
+        /// What was looked for.
+        wanted: Box<Pkcs11Uri>,
+        /// How many there are.
+        matches: usize,
+    },
+    /// Too many jobs wait already.
+    #[error("the queue of {purpose} keys is full")]
+    Overloaded {
+        /// What the key is for.
+        purpose: Purpose,
     },
     /// The file belongs to somebody else.
     #[error(
@@ -104,4 +175,117 @@ pub enum HsmError {
         /// What the key is for.
         purpose: Purpose,
     },
+    /// The pool is closed.
+    #[error("the session pool is closed")]
+    Stopped,
+    /// Calls into the module do not return.
+    #[error(
+        "the token is stuck: {workers} calls into its module have not returned; only a restart helps if they never do"
+    )]
+    Stuck {
+        /// How many workers there are.
+        workers: usize,
+    },
+    /// The system gives no thread.
+    #[error("cannot start a thread for the session pool: {source}")]
+    Thread {
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// A URI names no token that is present, or several.
+    #[error("{matches} tokens match {wanted}, exactly one must; present: {}", Listed(present))]
+    Token {
+        /// What was looked for.
+        wanted: Box<Pkcs11Uri>,
+        /// How many there are.
+        matches: usize,
+        /// What is there.
+        present: Vec<Pkcs11Uri>,
+    },
+    /// A key without public key object that is not pinned either.
+    #[error("{key} shows no public key in the token; pin its public key in the configuration")]
+    Unpinned {
+        /// The key.
+        key: Box<Pkcs11Uri>,
+    },
+    /// The token cannot be used for now.
+    #[error("{token} is not available: {cause}")]
+    Unavailable {
+        /// The token.
+        token: Box<Pkcs11Uri>,
+        /// What was found last.
+        cause: Arc<HsmError>,
+    },
+    /// Wrapped data that does not open: altered, cut, or wrapped for something else.
+    #[error("the wrapped data does not open: it was altered, or wrapped by another key or for another use")]
+    Unsealed,
+    /// A key or token is badly named.
+    #[error(transparent)]
+    Uri(#[from] UriError),
+}
+
+/// Exit code of a service that an operator must help; systemd is told not to restart on it (`EX_NOPERM`).
+pub const EXIT_OPERATOR: u8 = 77;
+
+impl HsmError {
+    /// What is behind an [`HsmError::Unavailable`]; otherwise the error itself.
+    #[must_use]
+    pub fn cause(&self) -> &Self {
+        match self {
+            Self::Unavailable { cause, .. } => cause.cause(),
+            other => other,
+        }
+    }
+
+    /// Whether trying again is useless until an operator acts: a PIN is wrong, locked or missing.
+    #[must_use]
+    pub fn needs_operator(&self) -> bool {
+        matches!(self.cause(), Self::Login { .. })
+    }
+
+    /// The exit code of a program that ends on this: [`EXIT_OPERATOR`], 69 when the token is away (`EX_UNAVAILABLE`),
+    /// 70 when something failed (`EX_SOFTWARE`), else 78 (`EX_CONFIG`).
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Unavailable { cause, .. } => cause.exit_code(),
+            Self::Login { .. } => EXIT_OPERATOR,
+            Self::Call(call) if call.class() == Class::Config => 78,
+            Self::Call(_) | Self::ModuleBusy { .. } | Self::Stuck { .. } | Self::Token { matches: 0, .. } => {
+                69
+            }
+            Self::DeadlinePassed { .. } | Self::Overloaded { .. } | Self::Stopped => 69,
+            Self::Entropy { .. } | Self::SignatureFault { .. } | Self::Thread { .. } | Self::Unsealed => 70,
+            Self::Exists { .. }
+            | Self::File { .. }
+            | Self::KeyAttribute { .. }
+            | Self::KeyInUse { .. }
+            | Self::KeyMismatch { .. }
+            | Self::Malformed { .. }
+            | Self::Missing { .. }
+            | Self::Module { .. }
+            | Self::NotAFile { .. }
+            | Self::Object { .. }
+            | Self::Owner { .. }
+            | Self::Permissions { .. }
+            | Self::Purpose { .. }
+            | Self::Token { .. }
+            | Self::Unpinned { .. }
+            | Self::Uri(_) => 78,
+        }
+    }
+}
+
+struct Listed<'a>(&'a [Pkcs11Uri]);
+
+impl fmt::Display for Listed<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_empty() {
+            return f.write_str("none");
+        }
+        self.0.iter().enumerate().try_for_each(|(index, uri)| {
+            let separator = if index == 0 { "" } else { ", " };
+            write!(f, "{separator}{uri}")
+        })
+    }
 }

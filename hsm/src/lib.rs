@@ -4,16 +4,38 @@
 //! The purpose is a type, so a key for checkpoints cannot be handed to code that signs tokens; it is also written
 //! into the key file, so that renaming one file to the other does not get around the type.
 //!
-//! Where the private key lives is the provider's business: a file ([`SoftwareKey`]) now; a PKCS#11 token joins as
-//! another provider behind the same [`Signer`]. Nothing here knows tokens, logs or runtimes, and every call may
-//! block: callers with an event loop use a thread made for it.
+//! Where the private key lives is the provider's business: a file ([`SoftwareKey`]) or a PKCS#11 token ([`Pool`]),
+//! behind the same [`Signer`]. Nothing here knows tokens, logs or runtimes, and every call may block: callers with an
+//! event loop use [`Signer::submit`] or a thread made for it.
+//!
+//! In this crate a token is the device that holds keys, as in PKCS#11.
 
+mod admin;
 mod error;
+mod pin;
+mod pin_guard;
+mod pinned;
+mod pkcs11;
+mod pool;
 mod purpose;
 mod signer;
 mod software;
+mod uri;
+mod wrapping;
 
-pub use error::HsmError;
-pub use purpose::{AuditCheckpoint, KeyPurpose, Purpose, TokenSigning};
+pub use admin::{
+    Admin, Finding, GeneratedKey, KeyName, KeySeen, REPORT_PREFIX, Report, SignPaths, Verdict, pooled_rate,
+    tokens,
+};
+pub use error::{EXIT_OPERATOR, HsmError};
+pub use pin::{PIN_BYTES_MAX, PinError, PinSource};
+pub use pin_guard::{Attempt, GuardError, PinGuard};
+pub use pkcs11::{
+    CallError, Class, LoginRefusal, Module, PinPolicy, TokenFlags, TokenSeen, edwards_point, is_edwards25519,
+};
+pub use pool::{BUCKETS_US, Durations, Pool, PoolMetrics, PoolSettings, TokenStanding};
+pub use purpose::{AuditCheckpoint, KeyPurpose, Purpose, TlsServer, TokenSigning};
 pub use signer::Signer;
 pub use software::SoftwareKey;
+pub use uri::{ObjectKind, Pkcs11Uri, URI_BYTES_MAX, UriError, UriRules};
+pub use wrapping::{SECRET_BYTES_MAX, WrappingKey, sealed_key_id};

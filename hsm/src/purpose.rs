@@ -7,8 +7,12 @@ use std::fmt;
 pub enum Purpose {
     /// Signs checkpoints of the audit log.
     AuditCheckpoint,
+    /// Answers TLS handshakes.
+    TlsServer,
     /// Signs the tokens this node issues.
     TokenSigning,
+    /// Wraps secrets that this node stores.
+    Wrapping,
 }
 
 impl Purpose {
@@ -17,14 +21,18 @@ impl Purpose {
     pub const fn name(self) -> &'static str {
         match self {
             Self::AuditCheckpoint => "audit-checkpoint",
+            Self::TlsServer => "tls-server",
             Self::TokenSigning => "token-signing",
+            Self::Wrapping => "wrapping",
         }
     }
 
     /// The purpose a key file names.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
-        [Self::AuditCheckpoint, Self::TokenSigning].into_iter().find(|purpose| purpose.name() == name)
+        [Self::AuditCheckpoint, Self::TlsServer, Self::TokenSigning, Self::Wrapping]
+            .into_iter()
+            .find(|purpose| purpose.name() == name)
     }
 }
 
@@ -44,6 +52,10 @@ pub trait KeyPurpose: Send + Sync + 'static {
 #[derive(Debug, Clone, Copy)]
 pub enum AuditCheckpoint {}
 
+/// Type of the keys that answer TLS handshakes.
+#[derive(Debug, Clone, Copy)]
+pub enum TlsServer {}
+
 /// Type of the keys that sign tokens.
 #[derive(Debug, Clone, Copy)]
 pub enum TokenSigning {}
@@ -54,4 +66,8 @@ impl KeyPurpose for AuditCheckpoint {
 
 impl KeyPurpose for TokenSigning {
     const PURPOSE: Purpose = Purpose::TokenSigning;
+}
+
+impl KeyPurpose for TlsServer {
+    const PURPOSE: Purpose = Purpose::TlsServer;
 }

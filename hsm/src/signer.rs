@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use ed25519_dalek::{Signature, VerifyingKey};
 
+use crate::pool::{Output, PinnedKey, PoolLink, Work};
 use crate::{HsmError, KeyPurpose, Purpose, SoftwareKey};
 
 /// A handle to one Ed25519 key for the purpose `P`. Cheap to clone; shared by threads.
@@ -17,7 +18,8 @@ pub struct Signer<P> {
 
 /// Where the private key lives.
 enum Provider {
-    Software(SoftwareKey),
+    Pool(PoolLink, Arc<PinnedKey>),
+    Software(Box<SoftwareKey>),
 }
 
 struct Shared {
@@ -40,8 +42,14 @@ impl<P: KeyPurpose> Signer<P> {
             });
         }
         let verifying_key = key.verifying_key();
-        let shared = Shared { provider: Provider::Software(key), verifying_key };
+        let shared = Shared { provider: Provider::Software(Box::new(key)), verifying_key };
         Ok(Self { shared: Arc::new(shared), purpose: PhantomData })
+    }
+
+    /// A signer over a key in a token.
+    pub(crate) fn pooled(pool: PoolLink, key: Arc<PinnedKey>, verifying_key: VerifyingKey) -> Self {
+        let shared = Shared { provider: Provider::Pool(pool, key), verifying_key };
+        Self { shared: Arc::new(shared), purpose: PhantomData }
     }
 
     /// What this key may sign.
@@ -62,15 +70,46 @@ impl<P: KeyPurpose> Signer<P> {
     /// during signing (which would leak the private key) never leaves this function.
     ///
     /// # Errors
-    /// [`HsmError::DeadlinePassed`] without having signed; [`HsmError::SignatureFault`] after discarding a signature.
+    /// [`HsmError::DeadlinePassed`] without having signed, or without an answer from the token;
+    /// [`HsmError::SignatureFault`] after discarding a signature; [`HsmError::Overloaded`] and
+    /// [`HsmError::Unavailable`] at once.
     pub fn sign(&self, message: &[u8], deadline: Instant) -> Result<[u8; 64], HsmError> {
         if Instant::now() >= deadline {
             return Err(HsmError::DeadlinePassed { purpose: P::PURPOSE });
         }
-        let signature = match &self.shared.provider {
-            Provider::Software(key) => key.sign(message),
-        };
-        self.release(message, signature)
+        match &self.shared.provider {
+            Provider::Software(key) => self.release(message, key.sign(message)),
+            // The worker verified it under the same public key before it answered.
+            Provider::Pool(pool, key) => {
+                let work = Work::Sign { key: Arc::clone(key), message: message.to_vec() };
+                signature_of(pool.run(work, P::PURPOSE, deadline), P::PURPOSE)
+            }
+        }
+    }
+
+    /// Signs without blocking: `complete` is called exactly once, by `deadline`, with what [`Self::sign`] would have
+    /// returned. It runs on a thread of the pool and must be short and not block. A software key signs here and now and
+    /// calls it before this returns.
+    ///
+    /// # Errors
+    /// What can be said at once, such as [`HsmError::Overloaded`]; `complete` is then not called.
+    pub fn submit(
+        &self,
+        message: Vec<u8>,
+        deadline: Instant,
+        complete: impl FnOnce(Result<[u8; 64], HsmError>) + Send + 'static,
+    ) -> Result<(), HsmError> {
+        match &self.shared.provider {
+            Provider::Software(_) => {
+                complete(Ok(self.sign(&message, deadline)?));
+                Ok(())
+            }
+            Provider::Pool(pool, key) => {
+                let work = Work::Sign { key: Arc::clone(key), message };
+                let answer = move |outcome| complete(signature_of(outcome, P::PURPOSE));
+                pool.submit(work, P::PURPOSE, deadline, answer)
+            }
+        }
     }
 
     /// The only way out for a signature.
@@ -78,6 +117,15 @@ impl<P: KeyPurpose> Signer<P> {
         match self.shared.verifying_key.verify_strict(message, &Signature::from_bytes(&signature)) {
             Ok(()) => Ok(signature),
             Err(_) => Err(HsmError::SignatureFault { purpose: P::PURPOSE }),
+        }
+    }
+}
+
+fn signature_of(outcome: Result<Output, HsmError>, purpose: Purpose) -> Result<[u8; 64], HsmError> {
+    match outcome? {
+        Output::Signature(signature) => Ok(signature),
+        Output::Found { .. } | Output::Opened(_) | Output::Sealed { .. } => {
+            Err(HsmError::SignatureFault { purpose })
         }
     }
 }
@@ -91,6 +139,7 @@ impl<P> Clone for Signer<P> {
 impl<P: KeyPurpose> fmt::Debug for Signer<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let provider = match &self.shared.provider {
+            Provider::Pool(..) => "pkcs11",
             Provider::Software(_) => "software",
         };
         f.debug_struct("Signer")

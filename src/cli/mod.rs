@@ -6,6 +6,7 @@
 
 mod audit;
 mod control_client;
+mod hsm;
 mod inspect;
 mod serve;
 mod signature;
@@ -64,6 +65,9 @@ enum Command {
     /// Look at the audit log; needs no running node.
     #[command(subcommand)]
     Audit(audit::AuditCommand),
+    /// Look into hardware tokens, generate and test keys; needs no running node.
+    #[command(subcommand)]
+    Hsm(hsm::HsmCommand),
 }
 
 #[derive(Debug, Subcommand)]
@@ -98,6 +102,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Init { config } => serve::init(&config),
         Command::CheckConfig { config } => serve::check_config(&config),
         Command::Audit(command) => audit::run(&command),
+        Command::Hsm(command) => hsm::run(&command),
         Command::Revoke(command) => control_client::revoke(&command),
         Command::Token(TokenCommand::Issue(arguments)) => control_client::issue(&arguments),
         Command::Token(TokenCommand::Verify(arguments)) => token_verify::run(&arguments),

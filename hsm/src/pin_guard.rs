@@ -1,0 +1,375 @@
+//! Keeps a restart loop from locking the token.
+//!
+//! Tokens lock after three to ten wrong PINs. A service that is restarted with a stale PIN file makes those in
+//! seconds, so each attempt is written down, durably, before it is made: a PIN that was rejected once is never sent
+//! again, by this process or the next, until an operator removes the file or the PIN changes.
+//!
+//! The file holds no PIN but salted PBKDF2 digests (RFC 8018 §5.2) of the PINs tried, for a rejected PIN may be one
+//! digit away from the right one:
+//!
+//! ```text
+//! edgate-pin-guard 1
+//! salt 00112233445566778899aabbccddeeff
+//! rejected <digest> <unix time>
+//! attempted <digest> <unix time>
+//! ```
+
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use rustix::fs::{Mode, OFlags};
+use sha2::{Digest, Sha256};
+
+/// Makes guessing a PIN from the file slow: a few milliseconds a guess, paid once per login.
+const PBKDF2_ROUNDS: u32 = 10_000;
+
+/// Different PINs on record after which an operator must look, whatever the PIN.
+const ENTRIES_MAX: usize = 16;
+
+/// Attempts of one PIN that ended without an answer (the process died in between) before it counts as rejected.
+const UNANSWERED_MAX: usize = 2;
+
+const FILE_BYTES_MAX: u64 = 4096;
+const HEADER: &str = "edgate-pin-guard 1";
+
+/// The record of rejected PINs of one token.
+#[derive(Debug)]
+pub struct PinGuard {
+    path: PathBuf,
+}
+
+/// Why a PIN may not be tried.
+#[derive(Debug, thiserror::Error)]
+pub enum GuardError {
+    /// The record cannot be read or written; without it no PIN is tried.
+    #[error("cannot {action} the PIN guard {path}: {source}; no PIN is tried without it")]
+    File {
+        /// What was attempted.
+        action: &'static str,
+        /// The guard file.
+        path: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// The record is not one of ours.
+    #[error("PIN guard {path} is damaged; look at the token's PIN counters, then remove the file")]
+    Malformed {
+        /// The guard file.
+        path: PathBuf,
+    },
+    /// This PIN was tried before.
+    #[error(
+        "this PIN was rejected by the token before and is not tried again; correct the PIN, or remove {path} if the \
+         token was changed to accept it"
+    )]
+    Rejected {
+        /// The guard file.
+        path: PathBuf,
+    },
+    /// Too many different PINs were rejected.
+    #[error("{ENTRIES_MAX} different PINs were rejected by the token; find out why, then remove {path}")]
+    TooMany {
+        /// The guard file.
+        path: PathBuf,
+    },
+}
+
+/// A PIN on its way to the token. Dropping it without an answer leaves the attempt on record.
+#[derive(Debug)]
+#[must_use]
+pub struct Attempt<'a> {
+    guard: &'a PinGuard,
+    record: Record,
+    digest: [u8; 32],
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Record {
+    salt: [u8; 16],
+    entries: Vec<Entry>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Entry {
+    rejected: bool,
+    digest: [u8; 32],
+    unix_seconds: u64,
+}
+
+impl PinGuard {
+    /// The guard of the token `label`/`serial`, kept in `folder`, which must exist and be durable.
+    #[must_use]
+    pub fn new(folder: &Path, label: &str, serial: &str) -> Self {
+        let mut hash = Sha256::new();
+        hash.update(label.as_bytes());
+        hash.update([0]);
+        hash.update(serial.as_bytes());
+        let digest: [u8; 32] = hash.finalize().into();
+        Self { path: folder.join(format!("pin-{}.guard", hex(&digest[..8]))) }
+    }
+
+    /// The file.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Writes down that `pin` is about to be tried. Blocks on the disk and for the digest.
+    ///
+    /// # Errors
+    /// Then it must not be tried.
+    pub fn admit(&self, pin: &str) -> Result<Attempt<'_>, GuardError> {
+        let mut record = match self.load()? {
+            Some(record) => record,
+            None => Record::new().map_err(|source| self.file_error("salt", source))?,
+        };
+        let digest = record.digest(pin);
+        let same = || record.entries.iter().filter(|entry| entry.digest == digest);
+        if same().any(|entry| entry.rejected) || same().count() >= UNANSWERED_MAX {
+            return Err(GuardError::Rejected { path: self.path.clone() });
+        }
+        if record.entries.len() >= ENTRIES_MAX {
+            return Err(GuardError::TooMany { path: self.path.clone() });
+        }
+        record.entries.push(Entry { rejected: false, digest, unix_seconds: unix_seconds() });
+        self.store(&record)?;
+        Ok(Attempt { guard: self, record, digest })
+    }
+
+    /// Forgets every rejected PIN: an operator's act.
+    ///
+    /// # Errors
+    /// If the file cannot be removed.
+    pub fn clear(&self) -> Result<(), GuardError> {
+        match std::fs::remove_file(&self.path) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => Err(self.file_error("remove", source)),
+            _ => self.sync_folder(),
+        }
+    }
+
+    fn load(&self) -> Result<Option<Record>, GuardError> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let file = match rustix::fs::open(&self.path, flags, Mode::empty()) {
+            Ok(descriptor) => File::from(descriptor),
+            Err(rustix::io::Errno::NOENT) => return Ok(None),
+            Err(errno) => return Err(self.file_error("open", errno.into())),
+        };
+        let mut text = String::new();
+        match file.take(FILE_BYTES_MAX).read_to_string(&mut text) {
+            Err(source) if source.kind() != io::ErrorKind::InvalidData => {
+                Err(self.file_error("read", source))
+            }
+            Ok(_) if Record::parse(&text).is_some() => Ok(Record::parse(&text)),
+            _ => Err(GuardError::Malformed { path: self.path.clone() }),
+        }
+    }
+
+    /// Replaces the file, durably: complete or not at all.
+    fn store(&self, record: &Record) -> Result<(), GuardError> {
+        let draft = self.path.with_extension("new");
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let write = || -> io::Result<()> {
+            let mut file = File::from(rustix::fs::open(&draft, flags, Mode::RUSR | Mode::WUSR)?);
+            file.write_all(record.to_string().as_bytes())?;
+            file.sync_all()?;
+            std::fs::rename(&draft, &self.path)
+        };
+        write().map_err(|source| self.file_error("write", source))?;
+        self.sync_folder()
+    }
+
+    fn sync_folder(&self) -> Result<(), GuardError> {
+        let folder = self.path.parent().unwrap_or(Path::new("."));
+        let sync = || File::open(folder)?.sync_all();
+        sync().map_err(|source| self.file_error("sync", source))
+    }
+
+    fn file_error(&self, action: &'static str, source: io::Error) -> GuardError {
+        GuardError::File { action, path: self.path.clone(), source }
+    }
+}
+
+impl Attempt<'_> {
+    /// The token took the PIN: what was on record is history.
+    ///
+    /// # Errors
+    /// If the record cannot be removed.
+    pub fn accepted(self) -> Result<(), GuardError> {
+        self.guard.clear()
+    }
+
+    /// The token refused the PIN.
+    ///
+    /// # Errors
+    /// If that cannot be written; the attempt itself is on record.
+    pub fn rejected(mut self) -> Result<(), GuardError> {
+        self.record.entries.retain(|entry| entry.digest != self.digest);
+        let unix_seconds = unix_seconds();
+        self.record.entries.push(Entry { rejected: true, digest: self.digest, unix_seconds });
+        self.guard.store(&self.record)
+    }
+
+    /// The token did not look at the PIN: it failed for another reason, or somebody was logged in already.
+    ///
+    /// # Errors
+    /// If the attempt cannot be taken off the record.
+    pub fn not_looked_at(mut self) -> Result<(), GuardError> {
+        self.record.entries.pop();
+        if self.record.entries.is_empty() { self.guard.clear() } else { self.guard.store(&self.record) }
+    }
+}
+
+impl Record {
+    fn new() -> io::Result<Self> {
+        let mut salt = [0; 16];
+        getrandom::fill(&mut salt)
+            .map_err(|error| io::Error::from_raw_os_error(error.raw_os_error().unwrap_or(5)))?;
+        Ok(Self { salt, entries: Vec::new() })
+    }
+
+    fn digest(&self, pin: &str) -> [u8; 32] {
+        let mut digest = [0; 32];
+        pbkdf2::pbkdf2_hmac::<Sha256>(pin.as_bytes(), &self.salt, PBKDF2_ROUNDS, &mut digest);
+        digest
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let mut lines = text.lines();
+        if lines.next() != Some(HEADER) {
+            return None;
+        }
+        let salt = unhex(lines.next()?.strip_prefix("salt ")?)?;
+        let entries = lines.map(Entry::parse).collect::<Option<Vec<_>>>()?;
+        (entries.len() <= ENTRIES_MAX && text.ends_with('\n')).then_some(Self { salt, entries })
+    }
+}
+
+impl std::fmt::Display for Record {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        writeln!(f, "{HEADER}\nsalt {}", hex(&self.salt))?;
+        self.entries.iter().try_for_each(|entry| {
+            let word = if entry.rejected { "rejected" } else { "attempted" };
+            writeln!(f, "{word} {} {}", hex(&entry.digest), entry.unix_seconds)
+        })
+    }
+}
+
+impl Entry {
+    fn parse(line: &str) -> Option<Self> {
+        let mut words = line.split(' ');
+        let rejected = match words.next()? {
+            "rejected" => true,
+            "attempted" => false,
+            _ => return None,
+        };
+        let digest = unhex(words.next()?)?;
+        let unix_seconds = words.next()?.parse().ok()?;
+        words.next().is_none().then_some(Self { rejected, digest, unix_seconds })
+    }
+}
+
+fn unix_seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+fn unhex<const N: usize>(text: &str) -> Option<[u8; N]> {
+    let digits = text.as_bytes();
+    if digits.len() != N * 2 || !digits.iter().all(u8::is_ascii_hexdigit) {
+        return None;
+    }
+    let mut bytes = [0; N];
+    for (place, pair) in bytes.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
+        *place = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
+    }
+    Some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn guard(folder: &tempfile::TempDir) -> PinGuard {
+        PinGuard::new(folder.path(), "edgate", "0123")
+    }
+
+    #[test]
+    fn a_rejected_pin_is_not_tried_again_but_another_is() {
+        let folder = tempfile::tempdir().unwrap();
+        guard(&folder).admit("1111").unwrap().rejected().unwrap();
+        for _ in 0..3 {
+            // A new guard each time: what a restart sees.
+            assert!(matches!(guard(&folder).admit("1111"), Err(GuardError::Rejected { .. })));
+        }
+        guard(&folder).admit("2222").unwrap().rejected().unwrap();
+        assert!(matches!(guard(&folder).admit("1111"), Err(GuardError::Rejected { .. })));
+        guard(&folder).admit("3333").unwrap().accepted().unwrap();
+        guard(&folder).admit("1111").unwrap().accepted().unwrap();
+    }
+
+    #[test]
+    fn a_process_that_dies_while_trying_gets_one_more_try() {
+        let folder = tempfile::tempdir().unwrap();
+        for _ in 0..UNANSWERED_MAX {
+            let _died = guard(&folder).admit("1111").unwrap();
+        }
+        assert!(matches!(guard(&folder).admit("1111"), Err(GuardError::Rejected { .. })));
+    }
+
+    #[test]
+    fn an_attempt_the_token_did_not_look_at_leaves_no_trace() {
+        let folder = tempfile::tempdir().unwrap();
+        for _ in 0..UNANSWERED_MAX + 2 {
+            guard(&folder).admit("1111").unwrap().not_looked_at().unwrap();
+        }
+        assert!(!guard(&folder).path().exists());
+    }
+
+    #[test]
+    fn many_different_wrong_pins_need_an_operator() {
+        let folder = tempfile::tempdir().unwrap();
+        for number in 0..ENTRIES_MAX {
+            guard(&folder).admit(&format!("{number}")).unwrap().rejected().unwrap();
+        }
+        assert!(matches!(guard(&folder).admit("right"), Err(GuardError::TooMany { .. })));
+        guard(&folder).clear().unwrap();
+        guard(&folder).admit("right").unwrap().accepted().unwrap();
+    }
+
+    #[test]
+    fn a_damaged_record_stops_every_attempt() {
+        let folder = tempfile::tempdir().unwrap();
+        guard(&folder).admit("1111").unwrap().rejected().unwrap();
+        let path = guard(&folder).path().to_owned();
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(!text.contains("1111"));
+        for damaged in [
+            String::new(),
+            text[..text.len() - 1].to_owned(),
+            text.replace("rejected", "ejected"),
+            "\u{fffd}".into(),
+        ] {
+            std::fs::write(&path, damaged).unwrap();
+            assert!(matches!(guard(&folder).admit("2222"), Err(GuardError::Malformed { .. })));
+        }
+        std::fs::remove_file(&path).unwrap();
+        std::fs::create_dir(&path).unwrap();
+        assert!(guard(&folder).admit("2222").is_err());
+    }
+
+    #[test]
+    fn without_a_folder_no_pin_is_tried() {
+        let guard = PinGuard::new(Path::new("/nonexistent"), "edgate", "0123");
+        assert!(matches!(guard.admit("1111"), Err(GuardError::File { action: "write", .. })));
+    }
+}

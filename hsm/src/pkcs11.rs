@@ -1,0 +1,28 @@
+//! PKCS#11 (OASIS, version 2.40 and later): modules, tokens, keys. Everything here blocks.
+//!
+//! What providers really do, as opposed to what the standard says, decides the shape of this room:
+//!
+//! - Labels are not unique and slot numbers change, so tokens are found by label and serial, keys by id or label, and
+//!   exactly one hit is demanded. Public keys are pinned.
+//! - The same error code means different things in different functions ([`Class`]).
+//! - A module without `CKF_OS_LOCKING_OK`, or finalized under a running call, crashes the process ([`Module`]).
+//! - Only pure Ed25519 is asked for: two providers ignore context and pre-hash and sign as if there were none.
+
+mod class;
+mod gate;
+mod key;
+mod login;
+mod module;
+mod raw;
+mod token;
+
+pub use class::{CallError, Class};
+pub(crate) use gate::Inside;
+pub(crate) use key::{EC_PARAMS_NAME, EC_PARAMS_OID, KeyRules, find_one, find_signing_key};
+pub use key::{edwards_point, is_edwards25519};
+pub(crate) use login::{Login, log_in};
+pub use login::{LoginRefusal, PinPolicy};
+pub use module::Module;
+pub(crate) use token::find_token;
+pub(crate) use token::list_tokens;
+pub use token::{TokenFlags, TokenSeen};

@@ -1,0 +1,398 @@
+//! The session pool of one token: who may call its module, how long, and what happens when it fails.
+//!
+//! ```text
+//! submit ─▶ lanes (bounded, by purpose) ─▶ worker 0..n  one thread, one session each; sign, verify, answer
+//!              │                             │ reports faults
+//!            watch: deadlines, hung workers  ▼
+//!                                          keeper: login, tests, re-initialisation
+//! ```
+//!
+//! Only workers and the keeper call the module; either may hang there for ever. The watch never does: it answers each
+//! job at its deadline whatever the module does, writes hung workers off and replaces them. The answer to a job is
+//! given exactly once, by whoever is first.
+
+mod gcm;
+mod job;
+mod keeper;
+mod lanes;
+mod metrics;
+mod shared;
+mod watch;
+mod worker;
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use zeroize::Zeroizing;
+
+pub(crate) use job::{KeyKind, Output, PinnedKey, Work};
+pub(crate) use keeper::probe_message;
+pub use metrics::{BUCKETS_US, Durations, PoolMetrics};
+use shared::{Shared, Slot, Standing, lock};
+
+use crate::pinned::PinnedVerifier;
+use crate::pkcs11::{KeyRules, Module, PinPolicy};
+use crate::{HsmError, KeyPurpose, Pkcs11Uri, Purpose, Signer};
+
+/// What a pool works with.
+#[derive(Debug, Clone)]
+pub struct PoolSettings {
+    /// The PKCS#11 library, by absolute path.
+    pub module: PathBuf,
+    /// The token, by label and serial.
+    pub token: Pkcs11Uri,
+    /// Where the PIN comes from.
+    pub pin: PinPolicy,
+    /// Threads and sessions for work; fewer if the token admits fewer. More than two rarely help SoftHSM; a network HSM
+    /// wants as many as it has engines.
+    pub workers: usize,
+    /// Jobs that wait in each lane before more are refused.
+    pub queue_len_max: usize,
+    /// How long a call into the module may take before its worker is written off.
+    pub hang_limit: Duration,
+    /// How often an idle key is tested, and an unusable token looked at.
+    pub probe_interval: Duration,
+    /// The least time between re-initialisations of the module; grows tenfold while they fail.
+    pub reinit_interval: Duration,
+    /// How long [`Pool::start`] waits for the first login.
+    pub start_timeout: Duration,
+    /// Use keys that can be read out of the token.
+    pub allow_extractable: bool,
+}
+
+/// Whether a token can be used, for people and scrapers.
+#[derive(Debug, Clone)]
+pub enum TokenStanding {
+    /// The keeper looks into a fault; jobs wait.
+    Healing,
+    /// Every key has signed.
+    Ready,
+    /// The pool is closed.
+    Stopped,
+    /// Calls do not return. If they never do, only a restart of the process helps.
+    Stuck,
+    /// It cannot be used; see [`HsmError::needs_operator`].
+    Unavailable(Arc<HsmError>),
+}
+
+/// The pool of one token. Dropping it closes it: queued jobs are answered, threads end when their calls return.
+pub struct Pool {
+    shared: Arc<Shared>,
+    // Dropped to stop all threads.
+    stop: Option<Sender<()>>,
+    // Disconnected when the last thread that calls the module has ended.
+    alive: Receiver<()>,
+}
+
+impl PoolSettings {
+    /// Settings with the usual times for `token` in `module`.
+    #[must_use]
+    pub fn new(module: PathBuf, token: Pkcs11Uri, pin: PinPolicy) -> Self {
+        Self {
+            module,
+            token,
+            pin,
+            workers: 4,
+            queue_len_max: 1024,
+            hang_limit: Duration::from_secs(5),
+            // Below the 15 s after which a YubiHSM drops an idle session.
+            probe_interval: Duration::from_secs(10),
+            reinit_interval: Duration::from_secs(30),
+            start_timeout: Duration::from_secs(30),
+            allow_extractable: false,
+        }
+    }
+
+    fn key_rules(&self) -> KeyRules {
+        KeyRules { allow_extractable: self.allow_extractable }
+    }
+}
+
+impl Pool {
+    /// Loads the module, logs in and starts the threads. Blocks until the first login ends, one way or the other.
+    ///
+    /// A token that is away is no error: the pool keeps looking for it, and keys whose public key is pinned can be
+    /// opened meanwhile. [`Pool::standing`] tells.
+    ///
+    /// # Errors
+    /// What configuration or an operator must change.
+    pub fn start(mut settings: PoolSettings) -> Result<Self, HsmError> {
+        settings.token.require_token()?;
+        settings.workers = settings.workers.clamp(1, WORKERS_MAX);
+        let module = Module::load(&settings.module)?;
+        let start_timeout = settings.start_timeout;
+        let (orders, to_keeper) = unbounded();
+        let (stop, stopped) = bounded(0);
+        let shared = Arc::new(Shared::new(settings, module, orders));
+
+        let keeper_slot = Arc::new(Slot::default());
+        let (thread_alive, alive) = bounded(0);
+        let watch = watch::Watch {
+            shared: Arc::clone(&shared),
+            keeper: Arc::clone(&keeper_slot),
+            stop: stopped.clone(),
+            alive: thread_alive.clone(),
+        };
+        let thread = spawn("hsm-watch", move || watch.run())?;
+        shared.set_watch(thread);
+        // From here on the watch answers for the workers: it starts them, too.
+        let pool = Self { shared: Arc::clone(&shared), stop: Some(stop), alive };
+        let keeper = keeper::Keeper::new(Arc::clone(&shared), keeper_slot, to_keeper, stopped);
+        spawn("hsm-keeper", move || {
+            keeper.run();
+            drop(thread_alive);
+        })?;
+        shared.wake_watch();
+
+        match shared.wait_started(start_timeout) {
+            Standing::Down(cause) if is_fatal(&cause, &pool.shared.settings) => {
+                Err(HsmError::Unavailable { token: Box::new(pool.shared.settings.token.token_only()), cause })
+            }
+            _ => Ok(pool),
+        }
+    }
+
+    /// Opens the signing key that `uri` names for the purpose `P`. Blocks until `deadline`.
+    ///
+    /// `pinned` is the public key it must have. Without it the token's word is taken now and held on to. A key can only
+    /// be opened unseen, while the token is away, if it is pinned.
+    ///
+    /// # Errors
+    /// What is wrong with the name, the key or the token.
+    pub fn signing_key<P: KeyPurpose>(
+        &self,
+        uri: &Pkcs11Uri,
+        pinned: Option<[u8; 32]>,
+        deadline: Instant,
+    ) -> Result<Signer<P>, HsmError> {
+        let uri = self.object_uri(uri)?;
+        let found = match self.run(Work::FindSigning { uri: uri.clone() }, P::PURPOSE, deadline) {
+            Ok(Output::Found { public_key, label, id }) => Some((public_key, label, id)),
+            Ok(_) => None,
+            // The keeper checks it when the token is back.
+            Err(error) if pinned.is_some() && is_absence(&error) => None,
+            Err(error) => return Err(error),
+        };
+        let mut exact = uri.clone();
+        let mut public_key = pinned;
+        if let Some((shown, label, id)) = found {
+            if let (Some(pinned), Some(shown)) = (pinned, shown)
+                && pinned != shown
+            {
+                return Err(HsmError::KeyMismatch { key: Box::new(uri) });
+            }
+            if let Some(other) =
+                label.as_deref().and_then(purpose_of_label).filter(|other| *other != P::PURPOSE)
+            {
+                return Err(HsmError::KeyInUse { key: Box::new(uri), found: other, wanted: P::PURPOSE });
+            }
+            public_key = pinned.or(shown);
+            if exact.id.is_none() && !id.is_empty() {
+                exact.id = Some(id);
+            }
+        }
+        let bytes = public_key.ok_or_else(|| HsmError::Unpinned { key: Box::new(uri.clone()) })?;
+        let pinned_verifier = PinnedVerifier::new(&bytes).ok_or_else(|| HsmError::KeyAttribute {
+            key: Box::new(uri.clone()),
+            problem: "its public key is not a usable Ed25519 key",
+        })?;
+        let verifying_key = *pinned_verifier.key();
+        let key = self.adopt(exact, P::PURPOSE, KeyKind::Signing(pinned_verifier))?;
+        if let Err(error) = self.prove(&key, deadline)
+            && !(pinned.is_some() && is_absence(&error))
+        {
+            self.forget(&key);
+            return Err(error);
+        }
+        Ok(Signer::pooled(self.link(), key, verifying_key))
+    }
+
+    /// Supplies the PIN for one login ([`PinSource::Operator`](crate::PinSource::Operator)). Blocks until it is made.
+    ///
+    /// # Errors
+    /// Why the token still cannot be used.
+    pub fn unlock(&self, pin: Zeroizing<String>) -> Result<(), HsmError> {
+        let (reply, outcome) = bounded(1);
+        let order = keeper::Order::Unlock(pin, reply);
+        self.shared.orders.send(order).map_err(|_| HsmError::Stopped)?;
+        let patience = self.shared.settings.start_timeout;
+        match outcome.recv_timeout(patience) {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(cause)) => {
+                Err(HsmError::Unavailable { token: Box::new(self.shared.settings.token.token_only()), cause })
+            }
+            Err(_) => Err(HsmError::ModuleBusy { path: self.shared.module.path().to_owned() }),
+        }
+    }
+
+    /// How the token stands. Does not call it.
+    #[must_use]
+    pub fn standing(&self) -> TokenStanding {
+        match self.shared.standing().0 {
+            Standing::Starting | Standing::Healing => TokenStanding::Healing,
+            Standing::Ready => TokenStanding::Ready,
+            Standing::Down(cause) => TokenStanding::Unavailable(cause),
+            Standing::Stuck => TokenStanding::Stuck,
+            Standing::Stopped => TokenStanding::Stopped,
+        }
+    }
+
+    /// What the pool has done so far. Does not call the token.
+    #[must_use]
+    pub fn metrics(&self) -> PoolMetrics {
+        let mut metrics = self.shared.counters.read();
+        metrics.queued = self.shared.lanes.lens();
+        metrics.outstanding = self.shared.outstanding_len();
+        metrics.workers_stuck = lock(&self.shared.slots).lost.len();
+        metrics
+    }
+
+    /// Runs one job and waits for it.
+    pub(crate) fn run(&self, work: Work, purpose: Purpose, deadline: Instant) -> Result<Output, HsmError> {
+        self.link().run(work, purpose, deadline)
+    }
+
+    pub(crate) fn link(&self) -> PoolLink {
+        PoolLink(Arc::clone(&self.shared))
+    }
+
+    /// The full name of an object in this pool's token.
+    pub(crate) fn object_uri(&self, uri: &Pkcs11Uri) -> Result<Pkcs11Uri, HsmError> {
+        uri.require_object()?;
+        let ours = &self.shared.settings.token;
+        if uri.token != ours.token || uri.serial != ours.serial {
+            return Err(HsmError::Token {
+                wanted: Box::new(uri.token_only()),
+                matches: 0,
+                present: vec![ours.token_only()],
+            });
+        }
+        Ok(Pkcs11Uri { pin_source: None, pin_value: None, module_path: None, ..uri.clone() })
+    }
+
+    /// Enters a key in the list of those the keeper tests.
+    pub(crate) fn adopt(
+        &self,
+        uri: Pkcs11Uri,
+        purpose: Purpose,
+        kind: KeyKind,
+    ) -> Result<Arc<PinnedKey>, HsmError> {
+        let mut keys = lock(&self.shared.keys);
+        let same = |key: &&Arc<PinnedKey>| match (&key.kind, &kind) {
+            (KeyKind::Signing(one), KeyKind::Signing(other)) => one.key() == other.key(),
+            (KeyKind::Wrapping, KeyKind::Wrapping) => key.uri == uri,
+            _ => false,
+        };
+        if let Some(known) = keys.iter().find(same) {
+            // One key, one purpose, however it is named.
+            if known.purpose != purpose {
+                return Err(HsmError::KeyInUse { key: Box::new(uri), found: known.purpose, wanted: purpose });
+            }
+            return Ok(Arc::clone(known));
+        }
+        let key = Arc::new(PinnedKey::new(uri, purpose, kind));
+        keys.push(Arc::clone(&key));
+        Ok(key)
+    }
+
+    fn forget(&self, key: &Arc<PinnedKey>) {
+        lock(&self.shared.keys).retain(|other| !Arc::ptr_eq(other, key));
+    }
+
+    /// A test signature: the key is the one whose public half we hold.
+    fn prove(&self, key: &Arc<PinnedKey>, deadline: Instant) -> Result<(), HsmError> {
+        let work = Work::Sign { key: Arc::clone(key), message: probe_message() };
+        self.run(work, key.purpose, deadline).map(|_| ())
+    }
+}
+
+/// What a signer holds of the pool: enough to submit, not enough to keep it open.
+#[derive(Clone)]
+pub(crate) struct PoolLink(Arc<Shared>);
+
+impl PoolLink {
+    /// Submits a job; `complete` is called once, on a thread of the pool, by the deadline; never if this is an error.
+    pub(crate) fn submit(
+        &self,
+        work: Work,
+        purpose: Purpose,
+        deadline: Instant,
+        complete: impl FnOnce(Result<Output, HsmError>) + Send + 'static,
+    ) -> Result<(), HsmError> {
+        self.0.submit(work, purpose, deadline, Box::new(complete)).map(|_| ())
+    }
+
+    pub(crate) fn run(&self, work: Work, purpose: Purpose, deadline: Instant) -> Result<Output, HsmError> {
+        let (answer, outcome) = bounded(1);
+        // The caller may have stopped waiting.
+        self.submit(work, purpose, deadline, move |result| drop(answer.send(result)))?;
+        outcome.recv_deadline(deadline + watch::TICK).unwrap_or(Err(HsmError::DeadlinePassed { purpose }))
+    }
+}
+
+impl fmt::Debug for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pool")
+            .field("token", &self.shared.settings.token.token_only())
+            .field("standing", &self.standing())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Drop for Pool {
+    /// Waits a moment for the threads: a process that ends while one is in the module, which then takes its state down,
+    /// crashes at the very end.
+    fn drop(&mut self) {
+        self.shared.set_standing(Standing::Stopped);
+        drop(self.stop.take());
+        self.shared.wake_watch();
+        // Timed out or all gone: either way there is nothing left to wait for.
+        let _ = self.alive.recv_timeout(CLOSE_PATIENCE);
+    }
+}
+
+/// The label that keygen gives a key: `edgate/PURPOSE/NAME`.
+pub(crate) fn purpose_of_label(label: &str) -> Option<Purpose> {
+    let (purpose, _) = label.strip_prefix("edgate/")?.split_once('/')?;
+    Purpose::from_name(purpose)
+}
+
+/// Whether the first login failed in a way that waiting does not change.
+fn is_fatal(cause: &HsmError, settings: &PoolSettings) -> bool {
+    use crate::pkcs11::Class;
+    match cause.class() {
+        Class::Config | Class::Caller => true,
+        // With an operator to supply the PIN, being locked is how it starts.
+        Class::Pin => settings.pin.source != crate::PinSource::Operator,
+        Class::Busy | Class::Device | Class::Login | Class::Rejected | Class::Session => false,
+    }
+}
+
+/// Whether a key could not be looked at, as opposed to looked at and found wrong.
+fn is_absence(error: &HsmError) -> bool {
+    matches!(error, HsmError::Unavailable { .. } | HsmError::Stuck { .. } | HsmError::DeadlinePassed { .. })
+}
+
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<std::thread::Thread, HsmError> {
+    let handle = std::thread::Builder::new().name(name.to_owned()).spawn(run);
+    Ok(handle.map_err(|source| HsmError::Thread { source })?.thread().clone())
+}
+
+fn spawn_worker(shared: &Arc<Shared>, slot: &Arc<Slot>, stop: &Receiver<()>, alive: &Sender<()>) -> bool {
+    let alive = alive.clone();
+    let worker = worker::Worker::new(Arc::clone(shared), Arc::clone(slot), stop.clone());
+    let run = move || {
+        worker.run();
+        drop(alive);
+    };
+    spawn("hsm-worker", run).is_ok()
+}
+
+/// How long closing a pool waits for calls that are under way. One that hangs is left behind.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(2);
+
+/// More threads than any token has use for.
+const WORKERS_MAX: usize = 256;

@@ -1,0 +1,121 @@
+//! The queues before the workers: one per kind of purpose, bounded, served in order of urgency.
+
+use std::sync::Arc;
+
+use crossbeam_channel::{Receiver, Sender, TryRecvError, TrySendError, bounded, select_biased};
+
+use super::job::Ticket;
+use crate::Purpose;
+
+/// How many lanes there are.
+pub(crate) const LANES: usize = 4;
+
+/// After so many jobs in order of urgency one is taken in the opposite order, so that no lane waits for ever.
+const FAIR_TURN: u32 = 16;
+
+/// The lane of a purpose; 0 is the most urgent.
+///
+/// A handshake waits while a client looks on. A checkpoint is one signature every few seconds, and without it the log
+/// stops, so it goes before the tokens, of which there may be any number.
+pub(crate) const fn lane_of(purpose: Purpose) -> usize {
+    match purpose {
+        Purpose::TlsServer => 0,
+        Purpose::AuditCheckpoint => 1,
+        Purpose::TokenSigning => 2,
+        Purpose::Wrapping => 3,
+    }
+}
+
+/// Both ends of every lane.
+pub(super) struct Lanes {
+    senders: [Sender<Arc<Ticket>>; LANES],
+    receivers: [Receiver<Arc<Ticket>>; LANES],
+}
+
+impl Lanes {
+    pub(super) fn new(len_max: usize) -> Self {
+        let lanes: [_; LANES] = std::array::from_fn(|_| bounded(len_max));
+        let receivers = std::array::from_fn(|index| {
+            let (_, receiver): &(Sender<_>, Receiver<_>) = &lanes[index];
+            receiver.clone()
+        });
+        Self { senders: lanes.map(|(sender, _)| sender), receivers }
+    }
+
+    /// Queues a job, or says at once that its lane is full.
+    pub(super) fn push(&self, ticket: Arc<Ticket>) -> bool {
+        match self.senders[lane_of(ticket.purpose)].try_send(ticket) {
+            Ok(()) => true,
+            // Disconnected cannot be: both ends live in this struct.
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => false,
+        }
+    }
+
+    /// Waits for the next job; `None` once `stop` is disconnected. `turn` is the caller's count of jobs.
+    pub(super) fn take(&self, turn: &mut u32, stop: &Receiver<()>) -> Option<Arc<Ticket>> {
+        *turn = turn.wrapping_add(1);
+        if matches!(stop.try_recv(), Err(TryRecvError::Disconnected)) {
+            return None;
+        }
+        if turn.is_multiple_of(FAIR_TURN)
+            && let Some(ticket) = self.receivers.iter().rev().find_map(|lane| lane.try_recv().ok())
+        {
+            return Some(ticket);
+        }
+        let [first, second, third, fourth] = &self.receivers;
+        select_biased! {
+            recv(first) -> ticket => ticket.ok(),
+            recv(second) -> ticket => ticket.ok(),
+            recv(third) -> ticket => ticket.ok(),
+            recv(fourth) -> ticket => ticket.ok(),
+            recv(stop) -> _ => None,
+        }
+    }
+
+    /// Takes whatever is queued, without waiting.
+    pub(super) fn drain(&self) -> impl Iterator<Item = Arc<Ticket>> + '_ {
+        self.receivers.iter().flat_map(Receiver::try_iter)
+    }
+
+    /// Jobs waiting in each lane.
+    pub(super) fn lens(&self) -> [usize; LANES] {
+        std::array::from_fn(|index| self.receivers[index].len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::*;
+    use crate::Pkcs11Uri;
+    use crate::pool::Work;
+
+    fn ticket(purpose: Purpose) -> Arc<Ticket> {
+        let work = Work::FindSigning { uri: Pkcs11Uri::empty() };
+        let deadline = Instant::now() + Duration::from_secs(60);
+        Arc::new(Ticket::new(work, purpose, deadline, 0, Box::new(|_| {})))
+    }
+
+    #[test]
+    fn the_urgent_go_first_and_nobody_waits_for_ever() {
+        let lanes = Lanes::new(64);
+        for purpose in [Purpose::Wrapping, Purpose::AuditCheckpoint, Purpose::TlsServer] {
+            assert!(lanes.push(ticket(purpose)));
+        }
+        for _ in 0..64 {
+            assert!(lanes.push(ticket(Purpose::TokenSigning)));
+        }
+        assert!(!lanes.push(ticket(Purpose::TokenSigning)), "full is full");
+        assert_eq!(lanes.lens(), [1, 1, 64, 1]);
+        let (stop, stopped) = bounded(0);
+        let mut turn = 0;
+        let order: Vec<_> = (0..20).map(|_| lanes.take(&mut turn, &stopped).unwrap().purpose).collect();
+        assert_eq!(order[..3], [Purpose::TlsServer, Purpose::AuditCheckpoint, Purpose::TokenSigning]);
+        // There are tokens enough to keep it waiting, but for the fair turn.
+        let wrapping = order.iter().position(|purpose| *purpose == Purpose::Wrapping);
+        assert_eq!(wrapping, Some(FAIR_TURN as usize - 1));
+        drop(stop);
+        assert!(lanes.take(&mut turn, &stopped).is_none(), "stopping goes before what is queued");
+    }
+}

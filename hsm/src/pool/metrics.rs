@@ -1,0 +1,140 @@
+//! What the pool counts.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use super::lanes::LANES;
+use crate::CallError;
+
+/// Bounds of the histogram buckets in microseconds; the last bucket is open.
+pub const BUCKETS_US: [u64; 12] =
+    [50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 50_000, 250_000, 1_000_000, 5_000_000];
+
+/// Different (function, code) pairs counted; modules have vendor codes without number.
+const CODES_MAX: usize = 256;
+
+/// Counters, written by all threads of the pool.
+#[derive(Default)]
+pub(super) struct Counters {
+    pub(super) signed: AtomicU64,
+    pub(super) overloaded: AtomicU64,
+    pub(super) deadline_passed: AtomicU64,
+    pub(super) signature_faults: AtomicU64,
+    pub(super) reinitialized: AtomicU64,
+    pub(super) logins: AtomicU64,
+    pub(super) sessions_opened: AtomicU64,
+    pub(super) sessions_closed: AtomicU64,
+    pub(super) workers_lost: AtomicU64,
+    pub(super) wait: Histogram,
+    pub(super) call: Histogram,
+    pub(super) verify: Histogram,
+    codes: Mutex<BTreeMap<(String, String), u64>>,
+}
+
+/// Durations by size.
+#[derive(Default)]
+pub(super) struct Histogram {
+    buckets: [AtomicU64; BUCKETS_US.len() + 1],
+    sum_us: AtomicU64,
+}
+
+/// A histogram as read: counts per bucket of [`BUCKETS_US`], and the sum.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Durations {
+    /// Counts, not cumulative; the last is above all bounds.
+    pub buckets: [u64; BUCKETS_US.len() + 1],
+    /// Sum of all durations.
+    pub sum: Duration,
+}
+
+/// What a pool has done so far. Plain numbers for a scraper.
+#[derive(Debug, Clone, Default)]
+pub struct PoolMetrics {
+    /// Jobs waiting: TLS, audit, token, wrapping.
+    pub queued: [usize; LANES],
+    /// Jobs not answered yet, queued or in the token.
+    pub outstanding: usize,
+    /// Signatures that left.
+    pub signed: u64,
+    /// Jobs refused because a lane was full.
+    pub overloaded: u64,
+    /// Jobs answered by their deadline.
+    pub deadline_passed: u64,
+    /// Signatures discarded because they did not verify.
+    pub signature_faults: u64,
+    /// Times the module was re-initialised.
+    pub reinitialized: u64,
+    /// Logins made.
+    pub logins: u64,
+    /// Sessions open now, the keeper's included.
+    pub sessions: u64,
+    /// Workers written off because a call did not return.
+    pub workers_lost: u64,
+    /// Workers inside such a call now.
+    pub workers_stuck: usize,
+    /// Errors by (function, code).
+    pub errors: BTreeMap<(String, String), u64>,
+    /// From submission to a worker.
+    pub wait: Durations,
+    /// In the module.
+    pub call: Durations,
+    /// Verifying before release.
+    pub verify: Durations,
+}
+
+impl Counters {
+    pub(super) fn note_error(&self, error: &CallError) {
+        let mut codes = self.codes.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (error.function().to_owned(), error.code().to_owned());
+        if codes.len() < CODES_MAX || codes.contains_key(&key) {
+            *codes.entry(key).or_default() += 1;
+        }
+    }
+
+    /// Sessions open now.
+    pub(super) fn sessions(&self) -> u64 {
+        let opened = self.sessions_opened.load(Ordering::Relaxed);
+        opened.saturating_sub(self.sessions_closed.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn read(&self) -> PoolMetrics {
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        PoolMetrics {
+            signed: count(&self.signed),
+            overloaded: count(&self.overloaded),
+            deadline_passed: count(&self.deadline_passed),
+            signature_faults: count(&self.signature_faults),
+            reinitialized: count(&self.reinitialized),
+            logins: count(&self.logins),
+            sessions: self.sessions(),
+            workers_lost: count(&self.workers_lost),
+            errors: self.codes.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            wait: self.wait.read(),
+            call: self.call.read(),
+            verify: self.verify.read(),
+            ..PoolMetrics::default()
+        }
+    }
+}
+
+impl Histogram {
+    pub(super) fn note(&self, duration: Duration) {
+        let us = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+        let bucket = BUCKETS_US.partition_point(|bound| us > *bound);
+        self.buckets[bucket].fetch_add(1, Ordering::Relaxed);
+        self.sum_us.fetch_add(us, Ordering::Relaxed);
+    }
+
+    fn read(&self) -> Durations {
+        Durations {
+            buckets: std::array::from_fn(|index| self.buckets[index].load(Ordering::Relaxed)),
+            sum: Duration::from_micros(self.sum_us.load(Ordering::Relaxed)),
+        }
+    }
+}
+
+pub(super) fn add(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}

@@ -1,0 +1,220 @@
+//! SoftHSM in a temporary folder, one process per test.
+//!
+//! A PKCS#11 module is state of the process: it is initialised once and reads `SOFTHSM2_CONF` then. So each test runs
+//! itself again in a child process of its own, with its own tokens.
+#![allow(dead_code, clippy::unwrap_used, reason = "test code; each binary uses its part")]
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use edgate_hsm::{
+    Admin, GeneratedKey, KeyName, PinPolicy, PinSource, Pkcs11Uri, Pool, PoolSettings, Purpose, TokenStanding,
+};
+
+pub(crate) const PIN: &str = "4711-edgate";
+
+const CHILD: &str = "EDGATE_HSM_TEST_CHILD";
+const FOLDER: &str = "EDGATE_HSM_TEST_FOLDER";
+
+/// Where distributions put SoftHSM.
+const MODULES: [&str; 4] = [
+    "/usr/lib/softhsm/libsofthsm2.so",
+    "/usr/lib/x86_64-linux-gnu/softhsm/libsofthsm2.so",
+    "/usr/lib64/pkcs11/libsofthsm2.so",
+    "/usr/lib64/softhsm/libsofthsm.so",
+];
+
+pub(crate) fn softhsm() -> Option<PathBuf> {
+    let module = MODULES.iter().map(Path::new).find(|path| path.exists()).map(Path::to_owned);
+    let tool = Command::new("softhsm2-util").arg("--version").output().is_ok();
+    if module.is_none() || !tool {
+        skip("SoftHSM is not installed (apt-get install softhsm2)");
+        return None;
+    }
+    module
+}
+
+pub(crate) fn skip(why: &str) {
+    eprintln!("SKIPPED: {why}");
+    assert!(std::env::var_os("EDGATE_NO_SKIP").is_none(), "EDGATE_NO_SKIP is set, but: {why}");
+}
+
+/// A folder with a SoftHSM configuration, tokens and the service's state.
+pub(crate) struct Stage {
+    pub(crate) module: PathBuf,
+    pub(crate) folder: PathBuf,
+}
+
+/// Runs `body` in a process of its own, in which it may use SoftHSM. `name` is the test's full name.
+pub(crate) fn stage(name: &str, body: impl FnOnce(&Stage)) {
+    let Some(module) = softhsm() else { return };
+    if std::env::var(CHILD).is_ok_and(|child| child == name) {
+        // A hang is a failure, not a wait.
+        let soak = std::env::var("EDGATE_SOAK_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(0);
+        std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_secs(120 + soak));
+            eprintln!("the test hangs");
+            std::process::abort();
+        });
+        body(&Stage { module, folder: PathBuf::from(std::env::var_os(FOLDER).unwrap()) });
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    prepare(folder.path());
+    if std::env::args().any(|argument| argument == "--bench") {
+        // A bench: its output is what it is for.
+        assert!(child(name, folder.path()).status().unwrap().success(), "{name} failed");
+        return;
+    }
+    let output = child(name, folder.path()).output().unwrap();
+    assert!(
+        output.status.success(),
+        "{name} ended with {}\n{}\n{}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+/// As [`stage`], with the fault-injecting module between us and SoftHSM.
+pub(crate) fn stage_with_faults(name: &str, body: impl FnOnce(&Stage)) {
+    let shim = std::env::current_exe().unwrap().with_file_name(edgate_hsm_shim::FILE_NAME);
+    assert!(shim.exists(), "{} was not built", shim.display());
+    stage(name, |stage| body(&Stage { module: shim, folder: stage.folder.clone() }));
+}
+
+fn prepare(folder: &Path) {
+    std::fs::create_dir(folder.join("tokens")).unwrap();
+    std::fs::create_dir(folder.join("state")).unwrap();
+    let tokens = folder.join("tokens");
+    let text = format!(
+        "directories.tokendir = {}\nobjectstore.backend = file\nlog.level = ERROR\n",
+        tokens.display()
+    );
+    std::fs::write(folder.join("softhsm2.conf"), text).unwrap();
+    write_pin(folder, PIN);
+}
+
+fn child(name: &str, folder: &Path) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command
+        .args(["--exact", name, "--nocapture", "--include-ignored", "--test-threads=1"])
+        .env(CHILD, name)
+        .env(FOLDER, folder)
+        .env("SHIM_FAULTS", folder.join("faults"))
+        .env("SHIM_MODULE", softhsm().unwrap())
+        .env("SHIM_CALLS", folder.join("calls"))
+        .env("SOFTHSM2_CONF", folder.join("softhsm2.conf"));
+    command
+}
+
+pub(crate) fn write_pin(folder: &Path, pin: &str) {
+    use std::os::unix::fs::PermissionsExt;
+    let path = folder.join("pin");
+    std::fs::write(&path, pin).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+}
+
+impl Stage {
+    /// Makes a token, as an operator does: by another process.
+    pub(crate) fn make_token(&self, label: &str) -> Pkcs11Uri {
+        let before = self.tokens();
+        let output = Command::new("softhsm2-util")
+            .args(["--init-token", "--free", "--label", label, "--so-pin", "12345678", "--pin", PIN])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let serial = self.tokens().into_iter().find(|serial| !before.contains(serial)).unwrap();
+        Pkcs11Uri { token: Some(label.to_owned()), serial: Some(serial), ..Pkcs11Uri::empty() }
+    }
+
+    /// Serial numbers, by another process.
+    fn tokens(&self) -> Vec<String> {
+        let output = Command::new("softhsm2-util").arg("--show-slots").output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        let serials = text.lines().filter_map(|line| line.trim().strip_prefix("Serial number:"));
+        serials.map(|serial| serial.trim().to_owned()).filter(|serial| !serial.is_empty()).collect()
+    }
+
+    /// Runs another (ignored) test of this binary as a process at the same tokens.
+    pub(crate) fn helper(&self, name: &str, token: &Pkcs11Uri) {
+        let output =
+            child(name, &self.folder).env("EDGATE_HSM_TEST_TOKEN", token.to_string()).output().unwrap();
+        assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    /// The token of a helper.
+    pub(crate) fn helper_token(&self) -> Pkcs11Uri {
+        let text = std::env::var("EDGATE_HSM_TEST_TOKEN").unwrap();
+        Pkcs11Uri::parse(&text, edgate_hsm::UriRules::Production).unwrap()
+    }
+
+    pub(crate) fn pin(&self) -> PinPolicy {
+        PinPolicy {
+            source: PinSource::File(self.folder.join("pin")),
+            credentials: None,
+            guard_folder: self.folder.join("state"),
+        }
+    }
+
+    /// Settings with times short enough for a test.
+    pub(crate) fn settings(&self, token: &Pkcs11Uri) -> PoolSettings {
+        PoolSettings {
+            workers: 2,
+            probe_interval: Duration::from_millis(50),
+            reinit_interval: Duration::from_millis(100),
+            hang_limit: Duration::from_secs(20),
+            ..PoolSettings::new(self.module.clone(), token.clone(), self.pin())
+        }
+    }
+
+    pub(crate) fn admin(&self, token: &Pkcs11Uri) -> Admin {
+        Admin::open(&self.module, token, &self.pin()).unwrap()
+    }
+
+    pub(crate) fn make_key(&self, token: &Pkcs11Uri, purpose: Purpose, name: &str) -> GeneratedKey {
+        self.admin(token).generate(&KeyName::new(purpose, name).unwrap()).unwrap()
+    }
+
+    /// Puts faults in the way, or with "" out of it. See the shim's documentation.
+    pub(crate) fn faults(&self, text: &str) {
+        // In one step: half a file would be other faults.
+        let draft = self.folder.join("faults.new");
+        std::fs::write(&draft, text).unwrap();
+        std::fs::rename(draft, self.folder.join("faults")).unwrap();
+    }
+
+    /// How often `function` was called, by all processes.
+    pub(crate) fn calls(&self, function: &str) -> usize {
+        let text = std::fs::read_to_string(self.folder.join("calls")).unwrap_or_default();
+        text.lines().filter(|line| *line == function).count()
+    }
+
+    /// The folder of the only token.
+    pub(crate) fn token_folder(&self) -> PathBuf {
+        let mut entries = std::fs::read_dir(self.folder.join("tokens")).unwrap();
+        entries.next().unwrap().unwrap().path()
+    }
+}
+
+pub(crate) fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(30)
+}
+
+/// Waits until the pool stands as wanted; the pool changes by itself.
+pub(crate) fn wait_for(pool: &Pool, wanted: impl Fn(&TokenStanding) -> bool) -> TokenStanding {
+    until(|| Some(pool.standing()).filter(&wanted))
+}
+
+/// Polls for something that another thread brings about.
+pub(crate) fn until<T>(mut probe: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        if let Some(found) = probe() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "it did not come about within a minute");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}

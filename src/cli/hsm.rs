@@ -1,0 +1,361 @@
+//! `edgate hsm`: look into a token, generate keys, test and time it. Works without a running node.
+//!
+//! Everything is named by one PKCS#11 URI (RFC 7512), for example
+//! `pkcs11:token=edgate;serial=0123?module-path=/usr/lib/softhsm/libsofthsm2.so&pin-source=file:/run/pin`.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use clap::{Args, Subcommand, ValueEnum};
+use edgate_hsm::{
+    Admin, AuditCheckpoint, HsmError, KeyName, KeyPurpose, PinPolicy, PinSource, Pkcs11Uri, Pool,
+    PoolSettings, Purpose, Report, TlsServer, TokenSigning, UriRules,
+};
+use serde_json::{Value, json};
+
+use super::{EXIT_INPUT, EXIT_NO, EXIT_YES, Output, complain, print_line};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum HsmCommand {
+    /// Examine a token: what it can do, and whether it keeps what must not leave. Exit code 1 if it is not fit.
+    Doctor(DoctorArguments),
+    /// Generate a key in a token. Keys are made here only, never by a running service.
+    Keygen(KeygenArguments),
+    /// List the tokens of a module, or the keys in a token.
+    List(TokenArguments),
+    /// Have a key sign and verify the signature.
+    Selftest(TokenArguments),
+    /// Measure signatures per second, bare and through the session pool.
+    Bench(BenchArguments),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct TokenArguments {
+    /// PKCS#11 URI of a token or key, with `pin-source` and, unless `--module` is given, `module-path`.
+    uri: String,
+    /// The PKCS#11 library.
+    #[arg(long)]
+    module: Option<PathBuf>,
+    /// Folder that remembers rejected PINs; the service's own.
+    #[arg(long, default_value = "/var/lib/edgate")]
+    state: PathBuf,
+    #[command(flatten)]
+    output: Output,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct DoctorArguments {
+    #[command(flatten)]
+    token: TokenArguments,
+    /// Sign the report with this key of the token: its `object` label.
+    #[arg(long, value_name = "LABEL")]
+    sign_with: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct KeygenArguments {
+    #[command(flatten)]
+    token: TokenArguments,
+    /// What the key is for.
+    #[arg(long, value_enum)]
+    purpose: KeyUse,
+    /// Its name; the label will be `edgate/PURPOSE/NAME`.
+    #[arg(long)]
+    name: String,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct BenchArguments {
+    #[command(flatten)]
+    token: TokenArguments,
+    /// Threads and sessions.
+    #[arg(long, default_value_t = 4)]
+    workers: usize,
+    /// Duration of each measurement.
+    #[arg(long, default_value_t = 2)]
+    seconds: u64,
+}
+
+/// What a key is for, on the command line.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum KeyUse {
+    AuditCheckpoint,
+    TlsServer,
+    TokenSigning,
+    Wrapping,
+}
+
+/// How long an operator waits for one answer.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+pub(super) fn run(command: &HsmCommand) -> u8 {
+    let outcome = match command {
+        HsmCommand::Doctor(arguments) => doctor(arguments),
+        HsmCommand::Keygen(arguments) => keygen(arguments),
+        HsmCommand::List(arguments) => list(arguments),
+        HsmCommand::Selftest(arguments) => selftest(arguments),
+        HsmCommand::Bench(arguments) => bench(arguments),
+    };
+    match outcome {
+        Ok(code) => code,
+        Err(Failure::Hsm(error)) => {
+            complain(&error);
+            error.exit_code()
+        }
+        Err(Failure::Input(problem)) => {
+            complain(problem);
+            EXIT_INPUT
+        }
+    }
+}
+
+enum Failure {
+    Hsm(HsmError),
+    Input(String),
+}
+
+impl<E: Into<HsmError>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self::Hsm(error.into())
+    }
+}
+
+/// A token as named on the command line.
+struct Named {
+    module: PathBuf,
+    uri: Pkcs11Uri,
+    pin: PinPolicy,
+}
+
+impl TokenArguments {
+    fn resolve(&self) -> Result<Named, Failure> {
+        let uri = Pkcs11Uri::parse(&self.uri, UriRules::Production)?;
+        let module = match (&self.module, &uri.module_path) {
+            (Some(module), None) => module.clone(),
+            (None, Some(module)) => module.clone(),
+            (Some(module), Some(named)) if module == named => module.clone(),
+            (Some(_), Some(_)) => {
+                return Err(Failure::Input(
+                    "--module and module-path of the URI name different libraries".to_owned(),
+                ));
+            }
+            (None, None) => {
+                return Err(Failure::Input("name the PKCS#11 library by --module or module-path".to_owned()));
+            }
+        };
+        let pin = PinPolicy {
+            source: uri.pin_source.clone().unwrap_or(PinSource::Operator),
+            credentials: std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from),
+            guard_folder: self.state.clone(),
+        };
+        Ok(Named { module, uri, pin })
+    }
+}
+
+impl Named {
+    fn admin(&self) -> Result<Admin, Failure> {
+        if self.uri.pin_source.is_none() {
+            let advice =
+                "say where the PIN is: ?pin-source=file:/PATH, credential:NAME or fd:NUMBER in the URI";
+            return Err(Failure::Input(advice.to_owned()));
+        }
+        Ok(Admin::open(&self.module, &self.uri.token_only(), &self.pin)?)
+    }
+
+    /// The key that the URI names, without PIN and module.
+    fn key(&self) -> Result<Pkcs11Uri, Failure> {
+        self.uri.require_object()?;
+        Ok(Pkcs11Uri { pin_source: None, module_path: None, ..self.uri.clone() })
+    }
+}
+
+fn doctor(arguments: &DoctorArguments) -> Result<u8, Failure> {
+    let named = arguments.token.resolve()?;
+    let admin = named.admin()?;
+    let report = admin.examine()?;
+    let signed = match &arguments.sign_with {
+        Some(label) => {
+            let key = Pkcs11Uri { object: Some(label.clone()), id: None, ..named.uri.token_only() };
+            Some(admin.sign_report(&key, &report)?)
+        }
+        None => None,
+    };
+    if arguments.token.output.json {
+        print_line(report_json(&report, signed.as_ref()));
+    } else {
+        print_line(report.to_string().trim_end());
+        if let Some((public_key, signature)) = signed {
+            print_line(format_args!("signed by {} {}", hex(&public_key), hex(&signature)));
+        }
+    }
+    if report.is_fit() {
+        return Ok(EXIT_YES);
+    }
+    complain("the token is not fit for production keys");
+    Ok(EXIT_NO)
+}
+
+fn report_json(report: &Report, signed: Option<&([u8; 32], [u8; 64])>) -> Value {
+    let findings: Vec<Value> = report
+        .findings
+        .iter()
+        .map(|finding| {
+            json!({"subject": finding.subject, "verdict": finding.verdict.name(), "detail": finding.detail})
+        })
+        .collect();
+    json!({
+        "token": report.token,
+        "module": report.module,
+        "fit": report.is_fit(),
+        "findings": findings,
+        // Over "edgate-hsm report", NUL, and `text`.
+        "text": report.to_string(),
+        "public_key": signed.map(|(public_key, _)| hex(public_key)),
+        "signature": signed.map(|(_, signature)| hex(signature)),
+    })
+}
+
+fn keygen(arguments: &KeygenArguments) -> Result<u8, Failure> {
+    let named = arguments.token.resolve()?;
+    let purpose = arguments.purpose.purpose();
+    let name = KeyName::new(purpose, &arguments.name)
+        .ok_or_else(|| Failure::Input("--name takes 1 to 64 of A-Z a-z 0-9 . _ -".to_owned()))?;
+    let key = named.admin()?.generate(&name)?;
+    if arguments.token.output.json {
+        print_line(json!({
+            "uri": key.uri.to_string(),
+            "purpose": purpose.name(),
+            "public_key": key.public_key.map(|bytes| hex(&bytes)),
+            "refused": key.refused,
+        }));
+    } else {
+        print_line(&key.uri);
+        if let Some(public_key) = key.public_key {
+            print_line(format_args!("public key {}", hex(&public_key)));
+        }
+        for refused in key.refused {
+            print_line(format_args!("the token does not take {refused}"));
+        }
+    }
+    Ok(EXIT_YES)
+}
+
+fn list(arguments: &TokenArguments) -> Result<u8, Failure> {
+    let named = arguments.resolve()?;
+    if named.uri.token.is_none() && named.uri.serial.is_none() {
+        for token in edgate_hsm::tokens(&named.module)? {
+            let flags = token.flags;
+            if arguments.output.json {
+                print_line(json!({
+                    "uri": token.uri.to_string(),
+                    "sessions_max": token.sessions_max,
+                    "pin_count_low": flags.pin_count_low,
+                    "pin_final_try": flags.pin_final_try,
+                    "pin_locked": flags.pin_locked,
+                    "write_protected": flags.write_protected,
+                }));
+            } else {
+                let state = match (flags.pin_locked, flags.pin_final_try, flags.pin_count_low) {
+                    (true, _, _) => "  PIN LOCKED",
+                    (_, true, _) => "  one PIN try left",
+                    (_, _, true) => "  a wrong PIN was entered",
+                    _ => "",
+                };
+                print_line(format_args!("{}{state}", token.uri));
+            }
+        }
+        return Ok(EXIT_YES);
+    }
+    for key in named.admin()?.keys()? {
+        let public_key = key.public_key.map(|bytes| hex(&bytes));
+        if arguments.output.json {
+            print_line(json!({
+                "uri": key.uri.to_string(),
+                "algorithm": key.algorithm,
+                "public_key": public_key,
+                "extractable": key.extractable,
+            }));
+        } else {
+            let extractable = if key.extractable == Some(true) { "  EXTRACTABLE" } else { "" };
+            let shown = public_key.map(|text| format!("  {text}")).unwrap_or_default();
+            print_line(format_args!("{}  {}{shown}{extractable}", key.uri, key.algorithm));
+        }
+    }
+    Ok(EXIT_YES)
+}
+
+fn selftest(arguments: &TokenArguments) -> Result<u8, Failure> {
+    let named = arguments.resolve()?;
+    let key = named.key()?;
+    let started = Instant::now();
+    let public_key = named.admin()?.selftest(&key)?;
+    let elapsed_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
+    if arguments.output.json {
+        print_line(json!({"uri": key.to_string(), "public_key": hex(&public_key), "elapsed_us": elapsed_us}));
+    } else {
+        print_line(format_args!("{key} signs as {} ({elapsed_us} us with login)", hex(&public_key)));
+    }
+    Ok(EXIT_YES)
+}
+
+fn bench(arguments: &BenchArguments) -> Result<u8, Failure> {
+    let named = arguments.token.resolve()?;
+    let key = named.key()?;
+    let lasting = Duration::from_secs(arguments.seconds.clamp(1, 600));
+    let admin = named.admin()?;
+    let paths = admin.sign_paths(&key, 200)?;
+    let bare = admin.raw_rate(&key, arguments.workers.max(1), lasting)?;
+    let settings = PoolSettings {
+        workers: arguments.workers,
+        ..PoolSettings::new(named.module.clone(), named.uri.token_only(), named.pin)
+    };
+    let pool = Pool::start(settings)?;
+    let pooled = pooled_rate(&pool, &key, lasting)?;
+    let us = |duration: Duration| duration.as_secs_f64() * 1e6;
+    if arguments.token.output.json {
+        print_line(json!({
+            "workers": arguments.workers,
+            "bare_per_second": bare,
+            "pool_per_second": pooled,
+            "two_calls_us": us(paths.two_calls),
+            "three_calls_us": paths.three_calls.map(us),
+        }));
+    } else {
+        print_line(format_args!("one signature: {:.0} us", us(paths.two_calls)));
+        print_line(format_args!("{} threads, bare module: {bare:.0} signatures/s", arguments.workers));
+        print_line(format_args!("{} workers, verified: {pooled:.0} signatures/s", arguments.workers));
+    }
+    Ok(EXIT_YES)
+}
+
+/// The key's label says what it is for; a pool will not use it for anything else.
+fn pooled_rate(pool: &Pool, key: &Pkcs11Uri, lasting: Duration) -> Result<f64, Failure> {
+    fn measure<P: KeyPurpose>(pool: &Pool, key: &Pkcs11Uri, lasting: Duration) -> Result<f64, HsmError> {
+        let signer = pool.signing_key::<P>(key, None, Instant::now() + PATIENCE)?;
+        edgate_hsm::pooled_rate(&signer, 64, lasting)
+    }
+    match measure::<TokenSigning>(pool, key, lasting) {
+        Err(HsmError::KeyInUse { found: Purpose::AuditCheckpoint, .. }) => {
+            Ok(measure::<AuditCheckpoint>(pool, key, lasting)?)
+        }
+        Err(HsmError::KeyInUse { found: Purpose::TlsServer, .. }) => {
+            Ok(measure::<TlsServer>(pool, key, lasting)?)
+        }
+        other => Ok(other?),
+    }
+}
+
+impl KeyUse {
+    const fn purpose(self) -> Purpose {
+        match self {
+            Self::AuditCheckpoint => Purpose::AuditCheckpoint,
+            Self::TlsServer => Purpose::TlsServer,
+            Self::TokenSigning => Purpose::TokenSigning,
+            Self::Wrapping => Purpose::Wrapping,
+        }
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
