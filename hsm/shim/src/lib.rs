@@ -86,7 +86,7 @@ struct Fault {
 }
 
 struct Plan {
-    changed: Option<SystemTime>,
+    changed: Option<(SystemTime, u64)>,
     faults: Vec<Fault>,
 }
 
@@ -105,8 +105,11 @@ fn plan_path() -> Option<&'static PathBuf> {
     PATH.get_or_init(|| std::env::var_os("SHIM_FAULTS").map(PathBuf::from)).as_ref()
 }
 
-fn modified() -> Option<SystemTime> {
-    std::fs::metadata(plan_path()?).and_then(|metadata| metadata.modified()).ok()
+/// Which plan lies there. The time alone moves in steps of milliseconds, and tests are faster; each plan is a file of
+/// its own, renamed into place, so its inode tells it from the one before.
+fn modified() -> Option<(SystemTime, u64)> {
+    let metadata = std::fs::metadata(plan_path()?).ok()?;
+    Some((metadata.modified().ok()?, std::os::unix::fs::MetadataExt::ino(&metadata)))
 }
 
 fn judge(function: &str) -> Verdict {
