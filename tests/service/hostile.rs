@@ -110,5 +110,9 @@ fn mutated_requests_neither_crash_nor_hang_nor_fill_memory() {
     assert_eq!(edgate.forward(&token).status, 200, "it still decides");
     let grown = resident_kib(edgate.pid()).saturating_sub(after_warmup);
     assert!(grown < 16 * 1024, "resident memory grew by {grown} KiB");
-    assert_eq!(edgate.metric("connections"), 0.0, "no connection is left behind");
+    // The last ones are closed by the client a moment before the server hears of it.
+    let until = std::time::Instant::now() + PATIENCE;
+    while edgate.metric("connections") != 0.0 {
+        assert!(std::time::Instant::now() < until, "connections are left behind");
+    }
 }
