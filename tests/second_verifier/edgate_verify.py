@@ -324,12 +324,11 @@ class Verification:
                 raise Broken("bytes follow the seal")
             try:
                 record = Record(data, at)
-                body = record.body()
             except Malformed as problem:
                 if at == 0 or not self.may_be_torn(data, at, last, finished, closed):
                     raise Broken(str(problem))
                 break
-            self.link(record, body, index, at, previous)
+            self.link(record, record.body(), index, at, previous)
             sealed, closed = record.kind == SEAL, closed or record.kind == CLEAN_CLOSE
             at = record.next
         self.where = (index, at)
