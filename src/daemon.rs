@@ -291,6 +291,7 @@ impl Daemon {
                 view: Arc::clone(&view),
                 appender,
                 ack,
+                ack_timeout: config.audit.ack_timeout,
                 on_failure: on_failure(config),
                 verifier: care.verifier()?,
                 metrics: Arc::clone(&metrics[usize::from(number)]),
@@ -384,6 +385,7 @@ fn audit_settings(config: &Config, create: bool) -> audit::Settings {
     audit::Settings {
         segment_bytes: config.audit.segment_bytes,
         flush_interval: config.audit.flush_interval,
+        unflushed_age_max: config.audit.unflushed_age_max,
         queue_events: QUEUE_EVENTS,
         queue_bytes: QUEUE_BYTES,
         on_failure: on_failure(config),

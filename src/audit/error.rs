@@ -137,6 +137,8 @@ pub enum FailureKind {
     MapLost,
     /// The segment file was replaced, removed, shortened or changed under us.
     Replaced,
+    /// The log neither acknowledges nor fails: a flush or the sequencer hangs. Ends with the next flush that does.
+    Stalled,
     /// What was stored is not what was hashed. Nothing may be signed any more.
     StoredDiffers,
     /// Nothing was signed for longer than allowed. Ends when signing works again.
@@ -155,6 +157,7 @@ impl FailureKind {
             Self::FlushFailed => "flush_failed",
             Self::MapLost => "map_lost",
             Self::Replaced => "replaced",
+            Self::Stalled => "stalled",
             Self::StoredDiffers => "stored_differs",
             Self::Unsigned => "unsigned",
             Self::WriteFailed => "write_failed",
@@ -171,7 +174,7 @@ impl FailureKind {
             | Self::Replaced
             | Self::StoredDiffers
             | Self::WriteFailed => true,
-            Self::DiskFull | Self::Unsigned => false,
+            Self::DiskFull | Self::Stalled | Self::Unsigned => false,
         }
     }
 }

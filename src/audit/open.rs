@@ -214,6 +214,7 @@ fn start(settings: &Settings, shards: u16, parts: Parts) -> Result<Opened, Audit
         progress: Arc::clone(&progress),
         writer,
         flush_interval: settings.flush_interval,
+        unflushed_age_max: settings.unflushed_age_max,
         prepared: prepared_in,
         flushes: flushes_out,
         flushed: flushed_in,
