@@ -228,6 +228,11 @@ impl Appender {
     /// # Errors
     /// [`AuditError::Refused`] when the writer fails, [`AuditError::DeadlinePassed`].
     pub fn wait(&mut self, id: RecordId, ack: Ack, timeout: Duration) -> Result<(), AuditError> {
+        if ack == Ack::Durable {
+            // Also for a record that was appended without this wish: its flush is then not hurried, but wakes us.
+            self.batch.durable |= !self.batch.bytes.is_empty();
+            self.shared.lanes[usize::from(self.core)].durable_wanted.fetch_max(id.core_seq, Ordering::AcqRel);
+        }
         self.submit();
         let deadline = Instant::now() + timeout;
         let waker = Waker::from(Arc::new(Unpark(std::thread::current())));

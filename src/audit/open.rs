@@ -388,7 +388,7 @@ fn wait_for(threads: &[JoinHandle<()>], deadline: Instant) -> bool {
 pub(super) const KEY_FILE: &str = "checkpoint.key";
 
 /// The tag key's file.
-const TAG_KEY: &str = "tag.key";
+pub(super) const TAG_KEY: &str = "tag.key";
 
 /// A start leaves room for events in the smallest segment, whatever it found.
 const RECOVERY_RECORDS_MAX: usize = 16;

@@ -11,7 +11,10 @@ use crate::audit::schema::Kind;
 use crate::audit::verify::{Break, Mode, Options, Report, verify_dir};
 use crate::audit::{AuditError, CheckpointKey, Tail, hex};
 
-use super::{EXIT_INPUT, EXIT_YES, Output, complain, print_line};
+use crate::config::{Config, EXIT_CONFIG};
+use crate::daemon;
+
+use super::{EXIT_FAILURE, EXIT_INPUT, EXIT_YES, Output, complain, print_line};
 
 /// What can be done with a log.
 #[derive(Debug, Subcommand)]
@@ -20,6 +23,22 @@ pub(super) enum AuditCommand {
     Verify(VerifyArguments),
     /// Show the latest records, and with --follow those that come.
     Tail(TailArguments),
+    /// Decide about a damaged log that a start refuses: keep it aside, whole, and begin a successor that says so.
+    SetAside(SetAsideArguments),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct SetAsideArguments {
+    /// The configuration file. Its audit.origin must already be the successor's name.
+    config: PathBuf,
+    /// Who answers for the decision: a person, a ticket.
+    #[arg(long, value_name = "NAME")]
+    authority: String,
+    /// What happened, as far as it is known.
+    #[arg(long, value_name = "TEXT")]
+    reason: String,
+    #[command(flatten)]
+    output: Output,
 }
 
 #[derive(Debug, Args)]
@@ -88,8 +107,47 @@ pub(super) fn run(command: &AuditCommand) -> u8 {
             complain(error);
             EXIT_INPUT
         }),
+        AuditCommand::SetAside(arguments) => set_aside(arguments),
     }
 }
+
+fn set_aside(arguments: &SetAsideArguments) -> u8 {
+    let named = |text: &str| !text.trim().is_empty() && text.len() <= WORDS_BYTES_MAX;
+    if !named(&arguments.authority) || !named(&arguments.reason) {
+        complain(format_args!("give an authority and a reason of 1 to {WORDS_BYTES_MAX} bytes each"));
+        return EXIT_INPUT;
+    }
+    let config = match Config::load(&arguments.config) {
+        Ok(config) => config,
+        Err(error) => {
+            complain(&error);
+            return EXIT_CONFIG;
+        }
+    };
+    match daemon::set_aside(&config, &arguments.authority, &arguments.reason) {
+        Ok(done) if arguments.output.json => print_line(match &done {
+            Some(done) => {
+                json!({"set_aside": done.folder, "damage": done.damage, "digest": hex(&done.digest)})
+            }
+            None => json!({"set_aside": null}),
+        }),
+        Ok(Some(done)) => {
+            print_line(format_args!("set aside  {}", done.folder.display()));
+            print_line(format_args!("damage     {}", done.damage));
+            print_line(format_args!("digest     {}", hex(&done.digest)));
+            print_line("a successor begins in its place; its first records state this decision");
+        }
+        Ok(None) => print_line("an earlier decision is now complete; it stands in the new log"),
+        Err(error) => {
+            complain(&error);
+            return if error.is_config() { EXIT_CONFIG } else { EXIT_FAILURE };
+        }
+    }
+    EXIT_YES
+}
+
+/// The longest authority or reason: it goes into a record.
+const WORDS_BYTES_MAX: usize = 1024;
 
 fn tail(arguments: &TailArguments) -> Result<u8, AuditError> {
     let unknown = |name: &&String| Kind::ALL.iter().all(|kind| kind.name() != name.as_str());

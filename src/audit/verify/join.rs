@@ -118,6 +118,9 @@ impl<'a> Join<'a> {
         let mut scan = scan;
         let breaks = std::mem::take(&mut scan.breaks);
         self.report.breaks.extend(breaks);
+        for (offset, seq, decision) in std::mem::take(&mut scan.decisions) {
+            self.notice(Class::SetAside, scan.index, offset, seq, decision);
+        }
         self.add_tree(&mut scan);
         self.last_wall_ns = self.last_wall_ns.max(scan.last_wall_ns);
         if let Some(end) = scan.end {

@@ -232,6 +232,8 @@ classes! {
     Rewritten = "rewritten", 14;
     /// The log is shorter than what was signed.
     Truncated = "truncated", 15;
+    /// An operator set a damaged log aside, and this one is its successor. A notice: this log is whole.
+    SetAside = "set-aside", 16;
 }
 
 impl fmt::Display for Class {
