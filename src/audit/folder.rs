@@ -136,7 +136,8 @@ impl Folder {
     pub(super) fn check_named(&self) -> io::Result<()> {
         let ours = self.prepared.lock().unwrap_or_else(PoisonError::into_inner).clone();
         ours.iter().try_for_each(|(index, file)| {
-            file.check_named().map_err(|error| io::Error::other(format!("{}: {error}", segment_name(*index))))
+            let name = segment_name(*index);
+            file.check_named(&name).map_err(|error| io::Error::other(format!("{name}: {error}")))
         })
     }
 

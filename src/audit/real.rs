@@ -151,16 +151,11 @@ impl MediumFile for RealFile {
         })
     }
 
-    fn check_named(&self) -> io::Result<()> {
+    fn check_named(&self, name: &str) -> io::Result<()> {
         let ours = self.file.metadata()?;
-        let ours_id = (ours.dev(), ours.ino());
-        // The name may have changed from `emergency` to a number: any entry that leads to our file will do.
-        let named = fs::read_dir(&self.path)?.filter_map(Result::ok).find_map(|entry| {
-            let metadata = entry.metadata().ok()?;
-            ((metadata.dev(), metadata.ino()) == ours_id).then_some(entry.file_name())
-        });
-        let changed = if named.is_none() {
-            "no name in the folder leads to it any more"
+        let named = fs::symlink_metadata(self.path.join(name))?;
+        let changed = if (named.dev(), named.ino()) != (ours.dev(), ours.ino()) {
+            "the name leads to another file"
         } else if ours.nlink() != 1 {
             "it has a second name"
         } else if ours.mode() & 0o7777 != SEGMENT_MODE {
