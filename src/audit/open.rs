@@ -17,6 +17,7 @@ use super::{
     error::{AuditError, FailureKind},
     folder::Folder,
     keeper::{EMERGENCY_BYTES, Keeper},
+    map::MAP_SINK,
     note::CheckpointKey,
     real::{Lock, RealMedium, list_segments, sink_for},
     recover::{Recovery, Resume, digest_of, recover},
@@ -296,6 +297,19 @@ impl Log {
     #[must_use]
     pub fn on_failure(&self) -> OnFailure {
         self.on_failure
+    }
+
+    /// Why segments are not mapped, where they are not.
+    #[must_use]
+    pub fn unmapped_because(&self) -> Option<String> {
+        if self.status().sink == MAP_SINK {
+            return None;
+        }
+        let file_system = sink_for(&self.dir).map_or("unknown", |(_, name)| name);
+        Some(format!(
+            "the file system is {file_system}: a store into a map could need space there and end the process; \
+             ext4, or XFS made with reflink=0, allows the map"
+        ))
     }
 
     /// The folder.
