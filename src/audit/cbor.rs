@@ -55,16 +55,49 @@ pub const DEPTH_MAX: usize = 4;
 /// # Errors
 /// The first rule of deterministic encoding that the bytes break.
 pub fn decode(bytes: &[u8]) -> Result<Value<'_>, CborError> {
-    let mut reader = Reader { bytes };
+    let mut reader = Reader::new(bytes);
     let value = reader.item(0)?;
-    if reader.bytes.is_empty() { Ok(value) } else { Err(CborError::Trailing) }
+    reader.end()?;
+    Ok(value)
 }
 
-struct Reader<'a> {
+/// Reads items one after the other, for those that need not keep them.
+pub(super) struct Reader<'a> {
     bytes: &'a [u8],
 }
 
 impl<'a> Reader<'a> {
+    pub(super) fn new(bytes: &'a [u8]) -> Self {
+        Self { bytes }
+    }
+
+    /// The major type of the next item, if there is one.
+    pub(super) fn major(&self) -> Option<u8> {
+        self.bytes.first().map(|initial| initial >> 5)
+    }
+
+    /// Reads `false` or `true`.
+    pub(super) fn bool(&mut self) -> Result<bool, CborError> {
+        let (&initial, rest) = self.bytes.split_first().ok_or(CborError::Cut)?;
+        match initial {
+            0xF4 | 0xF5 => {
+                self.bytes = rest;
+                Ok(initial == 0xF5)
+            }
+            _ => Err(CborError::Unused(initial)),
+        }
+    }
+
+    /// Reads the text whose initial byte is next.
+    pub(super) fn text(&mut self) -> Result<&'a str, CborError> {
+        std::str::from_utf8(self.string()?).map_err(|_| CborError::Utf8)
+    }
+
+    /// Nothing may be left.
+    pub(super) fn end(&self) -> Result<(), CborError> {
+        if self.bytes.is_empty() { Ok(()) } else { Err(CborError::Trailing) }
+    }
+
     fn item(&mut self, depth: usize) -> Result<Value<'a>, CborError> {
         if depth == DEPTH_MAX {
             return Err(CborError::Deep);
@@ -73,16 +106,13 @@ impl<'a> Reader<'a> {
         match initial >> 5 {
             0 => Ok(Value::Uint(self.number()?)),
             2 => Ok(Value::Bytes(self.string()?)),
-            3 => Ok(Value::Text(std::str::from_utf8(self.string()?).map_err(|_| CborError::Utf8)?)),
+            3 => self.text().map(Value::Text),
             4 => {
                 let count = self.count()?;
                 (0..count).map(|_| self.item(depth + 1)).collect::<Result<_, _>>().map(Value::Array)
             }
             5 => self.map(depth).map(Value::Map),
-            7 if initial == 0xF4 || initial == 0xF5 => {
-                self.bytes = &self.bytes[1..];
-                Ok(Value::Bool(initial == 0xF5))
-            }
+            7 => self.bool().map(Value::Bool),
             _ => Err(CborError::Unused(initial)),
         }
     }
@@ -105,12 +135,12 @@ impl<'a> Reader<'a> {
     }
 
     /// An element count, which can be no larger than the bytes left: a length bomb fails before it allocates.
-    fn count(&mut self) -> Result<usize, CborError> {
+    pub(super) fn count(&mut self) -> Result<usize, CborError> {
         let count = usize::try_from(self.number()?).map_err(|_| CborError::Cut)?;
         if count > self.bytes.len() { Err(CborError::Cut) } else { Ok(count) }
     }
 
-    fn string(&mut self) -> Result<&'a [u8], CborError> {
+    pub(super) fn string(&mut self) -> Result<&'a [u8], CborError> {
         let len = usize::try_from(self.number()?).map_err(|_| CborError::Cut)?;
         let (string, rest) = self.bytes.split_at_checked(len).ok_or(CborError::Cut)?;
         self.bytes = rest;
@@ -118,7 +148,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The argument of the next initial byte (RFC 8949 §3), shortest form only.
-    fn number(&mut self) -> Result<u64, CborError> {
+    pub(super) fn number(&mut self) -> Result<u64, CborError> {
         let (&initial, rest) = self.bytes.split_first().ok_or(CborError::Cut)?;
         let (number, rest, least) = match initial & 0x1F {
             small @ 0..=23 => (u64::from(small), rest, 0),

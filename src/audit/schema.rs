@@ -3,7 +3,11 @@
 //! Numbers here are in stored records: never change or reuse one. A body that does not fit its schema exactly is
 //! refused by [`read_body`]; nothing is ignored.
 
+mod check;
+
 use super::cbor::{self, CborError, Value};
+
+pub use check::check_body;
 
 /// Declares the kinds once: variant, number, name, fields.
 macro_rules! kinds {

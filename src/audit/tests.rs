@@ -139,16 +139,26 @@ fn a_bit_that_flips_between_hashing_and_storing_is_never_signed() {
     // CT log Yeti 2022 signed a leaf whose stored bytes differed by one bit, and was lost for ever.
     let folder = tempfile::tempdir().unwrap();
     let (mut settings, signer) = signing(folder.path());
-    // The first checkpoint waits until the bit has flipped.
-    settings.checkpoint_interval = Duration::from_millis(400);
+    // After the checkpoint of the start the sealer looks again in a second: long enough to flip a bit meanwhile.
+    settings.checkpoint_interval = Duration::from_secs(4);
     let Opened { mut appenders, log, .. } = open_signed(&settings, 1, Some(signer)).unwrap();
-    let file = fs::OpenOptions::new().write(true).open(folder.path().join("0000000001.seg")).unwrap();
+    until(|| log.status().signed_size > 0);
+    let signed = log.status().signed_size;
     let id = appenders[0].append(&Event::Decision(decision(1)), Ack::Durable).unwrap();
     appenders[0].wait(id, Ack::Durable, SECOND).unwrap();
-    std::os::unix::fs::FileExt::write_all_at(&file, &[0xFF], 150).unwrap();
+    let path = folder.path().join("0000000001.seg");
+    let mut bytes = fs::read(&path).unwrap();
+    let mut at = 0;
+    while walk::read_record(&bytes, at).unwrap().kind() != Some(schema::Kind::Decision) {
+        at = walk::read_record(&bytes, at).unwrap().next;
+    }
+    let in_body = at + record::HEADER_BYTES + 2;
+    bytes[in_body] ^= 1;
+    let file = fs::OpenOptions::new().write(true).open(path).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &bytes[in_body..=in_body], in_body as u64).unwrap();
     until(|| log.status().failure.is_some());
     assert_eq!(log.status().failure.unwrap().kind, FailureKind::StoredDiffers);
-    assert_eq!(log.status().signed_size, 0);
+    assert_eq!(log.status().signed_size, signed);
     assert!(matches!(
         appenders[0].append(&Event::Decision(decision(2)), Ack::Recorded),
         Err(AuditError::Refused(failure)) if failure.kind == FailureKind::StoredDiffers

@@ -282,7 +282,7 @@ pub fn verify_dir(
         files = (0..files.len()).filter(|at| wanted(*at)).map(|at| files[at]).collect();
     }
     let bytes_total = files.iter().map(|file| file.bytes).sum();
-    let published = std::fs::read_to_string(dir.join(CHECKPOINT_FILE)).ok();
+    let published = published_note(dir).map_err(io("read the checkpoint of"))?;
     let mut join = Join::new(options, &files, published);
     let mut bytes = 0;
     scan_in_order(dir, options, &files, |scan| {
@@ -292,6 +292,16 @@ pub fn verify_dir(
     })
     .map_err(io("read a segment of"))?;
     Ok(join.finish())
+}
+
+/// The note that was published beside the log, if there is one. Bytes that are no text are none of ours either; they
+/// stay visible as such, so that the note does not verify rather than seem absent.
+fn published_note(dir: &Path) -> io::Result<Option<String>> {
+    match std::fs::read(dir.join(CHECKPOINT_FILE)) {
+        Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// Verifies segments that are at hand, one after the other.

@@ -360,6 +360,13 @@ impl<'a> Scanner<'a> {
     }
 
     fn accept_as(&mut self, record: &Record<'_>, seq: u64) {
+        let Header { kind, schema, .. } = record.header;
+        if self.depth == Depth::Bodies
+            && let Err(error) = schema::check_body(kind, schema, record.body)
+        {
+            // Its hashes fit, so it was made like this: by no writer of ours.
+            self.report(Class::AlteredBody, self.offset, seq, 1, &error.to_string());
+        }
         let first = self.scan.first.is_none();
         if first {
             self.scan.first = Some((seq, record.header.prev_hash));

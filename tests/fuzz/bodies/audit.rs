@@ -16,6 +16,8 @@ pub fn audit_body(input: &[u8]) {
     let [kind, body @ ..] = input else { return };
     let kind = Kind::ALL[usize::from(*kind) % Kind::ALL.len()];
     let read = schema::read_body(kind.code(), kind.code(), body);
+    let checked = schema::check_body(kind.code(), kind.code(), body);
+    assert_eq!(checked.is_ok(), read.is_ok(), "{checked:?}, {read:?}");
     let value = match cbor::decode(body) {
         Ok(value) => value,
         Err(error) => {
