@@ -337,6 +337,7 @@ impl Log {
         }
         match (self.progress.closed_at(), self.shared.failure()) {
             (Some((segment, bytes)), _) => self
+                .folder
                 .tidy(segment, bytes)
                 .map_err(|error| AuditError::io("finish the last segment of", &self.dir, error)),
             (None, Some(failure)) if failure.kind != FailureKind::Closed => Err(AuditError::Refused(failure)),
@@ -357,18 +358,6 @@ impl LogWatch {
     #[must_use]
     pub fn status(&self) -> Status {
         self.progress.status(self.shared.failure())
-    }
-}
-
-impl Log {
-    /// Finishes the last segment and removes those that were made ahead for nothing.
-    fn tidy(&self, last: u64, bytes: u64) -> io::Result<()> {
-        self.folder.finish(last, Some(bytes))?;
-        self.folder.release()?;
-        for ahead in self.folder.segments()?.into_iter().filter(|segment| segment.index > last) {
-            self.folder.remove(ahead.index)?;
-        }
-        Ok(())
     }
 }
 
