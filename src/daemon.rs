@@ -262,6 +262,9 @@ impl Daemon {
         let opened =
             audit::open_signed(&audit_settings(config, false), shards + 2, Some(checkpoint_signer(config)?))?;
         report_recovery(&opened.recovery);
+        if let Some(reason) = opened.log.unmapped_because() {
+            tracing::warn!(reason, "audit segments are written with pwrite");
+        }
         let (log, mut appenders) = (opened.log, opened.appenders);
         let control_appender = appenders.pop().expect("the last ring is the control plane's");
         let care = EngineCare::start(config, appenders.pop().expect("two more rings were asked for"))?;

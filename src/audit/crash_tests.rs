@@ -93,11 +93,15 @@ fn drive(
         land(folder, writer, ledger, flight)?;
     }
     if close {
+        // As the keeper does: the next two are there, and will not be needed.
+        for ahead in 1..=2 {
+            folder.prepare(writer.segment() + ahead, settings().segment_bytes).map_err(write_failed)?;
+        }
         let events = ledger.recorded;
         let job = writer.close(events)?;
         let (segment, bytes) = writer.position();
         land(folder, writer, ledger, (job, events))?;
-        folder.finish(segment, Some(bytes)).map_err(write_failed)?;
+        folder.tidy(segment, bytes).map_err(write_failed)?;
     }
     Ok(())
 }

@@ -58,8 +58,8 @@ pub(super) trait MediumFile: Send + Sync {
     /// A writing end of the first `bytes` bytes, which were written before.
     fn sink(self: Arc<Self>, bytes: u64) -> io::Result<Box<dyn Sink>>;
 
-    /// Fails when the file's name leads to another file, or the file was changed from outside.
-    fn check_named(&self) -> io::Result<()>;
+    /// Fails when `name` leads to another file, or the file was changed from outside.
+    fn check_named(&self, name: &str) -> io::Result<()>;
 }
 
 /// The writing end of a segment; the sequencer owns it.

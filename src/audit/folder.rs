@@ -102,6 +102,15 @@ impl Folder {
         self.medium.sync_names("")
     }
 
+    /// Finishes the last segment of a closed log, and removes those that were made ahead for nothing: the last one first,
+    /// so that a crash in between leaves no hole.
+    pub(super) fn tidy(&self, last: u64, bytes: u64) -> io::Result<()> {
+        self.finish(last, Some(bytes))?;
+        self.release()?;
+        let ahead = self.segments()?.into_iter().rev().take_while(|segment| segment.index > last);
+        ahead.map(|segment| segment.index).try_for_each(|index| self.remove(index))
+    }
+
     /// Makes a segment read-only for good, cut to `bytes` where given. Repeatable.
     pub(super) fn finish(&self, index: u64, bytes: Option<u64>) -> io::Result<()> {
         self.forget(index);
@@ -136,7 +145,8 @@ impl Folder {
     pub(super) fn check_named(&self) -> io::Result<()> {
         let ours = self.prepared.lock().unwrap_or_else(PoisonError::into_inner).clone();
         ours.iter().try_for_each(|(index, file)| {
-            file.check_named().map_err(|error| io::Error::other(format!("{}: {error}", segment_name(*index))))
+            let name = segment_name(*index);
+            file.check_named(&name).map_err(|error| io::Error::other(format!("{name}: {error}")))
         })
     }
 

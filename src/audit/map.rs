@@ -61,7 +61,7 @@ impl Sink for MapSink {
     }
 
     fn name(&self) -> &'static str {
-        "mmap"
+        MAP_SINK
     }
 }
 
@@ -169,6 +169,9 @@ fn restore_previous() {
     // SAFETY: PREVIOUS was written before the handler, the only caller, was installed.
     unsafe { libc::sigaction(libc::SIGBUS, PREVIOUS.0.get().cast(), std::ptr::null_mut()) };
 }
+
+/// What this sink calls itself in SEGMENT_OPEN and in the metrics.
+pub(super) const MAP_SINK: &str = "mmap";
 
 /// A batch of this many bytes touches at least three pages.
 const POPULATE_BYTES_MIN: usize = 3 * PAGE_BYTES;

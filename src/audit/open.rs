@@ -17,6 +17,7 @@ use super::{
     error::{AuditError, FailureKind},
     folder::Folder,
     keeper::{EMERGENCY_BYTES, Keeper},
+    map::MAP_SINK,
     note::CheckpointKey,
     real::{Lock, RealMedium, list_segments, sink_for},
     recover::{Recovery, Resume, digest_of, recover},
@@ -299,6 +300,19 @@ impl Log {
         self.on_failure
     }
 
+    /// Why segments are not mapped, where they are not.
+    #[must_use]
+    pub fn unmapped_because(&self) -> Option<String> {
+        if self.status().sink == MAP_SINK {
+            return None;
+        }
+        let file_system = sink_for(&self.dir).map_or("unknown", |(_, name)| name);
+        Some(format!(
+            "the file system is {file_system}: a store into a map could need space there and end the process; \
+             ext4, or XFS made with reflink=0, allows the map"
+        ))
+    }
+
     /// The folder.
     #[must_use]
     pub fn dir(&self) -> &std::path::Path {
@@ -324,6 +338,7 @@ impl Log {
         }
         match (self.progress.closed_at(), self.shared.failure()) {
             (Some((segment, bytes)), _) => self
+                .folder
                 .tidy(segment, bytes)
                 .map_err(|error| AuditError::io("finish the last segment of", &self.dir, error)),
             (None, Some(failure)) if failure.kind != FailureKind::Closed => Err(AuditError::Refused(failure)),
@@ -344,18 +359,6 @@ impl LogWatch {
     #[must_use]
     pub fn status(&self) -> Status {
         self.progress.status(self.shared.failure())
-    }
-}
-
-impl Log {
-    /// Finishes the last segment and removes those that were made ahead for nothing.
-    fn tidy(&self, last: u64, bytes: u64) -> io::Result<()> {
-        self.folder.finish(last, Some(bytes))?;
-        self.folder.release()?;
-        for ahead in self.folder.segments()?.into_iter().filter(|segment| segment.index > last) {
-            self.folder.remove(ahead.index)?;
-        }
-        Ok(())
     }
 }
 

@@ -151,16 +151,11 @@ impl MediumFile for RealFile {
         })
     }
 
-    fn check_named(&self) -> io::Result<()> {
+    fn check_named(&self, name: &str) -> io::Result<()> {
         let ours = self.file.metadata()?;
-        let ours_id = (ours.dev(), ours.ino());
-        // The name may have changed from `emergency` to a number: any entry that leads to our file will do.
-        let named = fs::read_dir(&self.path)?.filter_map(Result::ok).find_map(|entry| {
-            let metadata = entry.metadata().ok()?;
-            ((metadata.dev(), metadata.ino()) == ours_id).then_some(entry.file_name())
-        });
-        let changed = if named.is_none() {
-            "no name in the folder leads to it any more"
+        let named = fs::symlink_metadata(self.path.join(name))?;
+        let changed = if (named.dev(), named.ino()) != (ours.dev(), ours.ino()) {
+            "the name leads to another file"
         } else if ours.nlink() != 1 {
             "it has a second name"
         } else if ours.mode() & 0o7777 != SEGMENT_MODE {
@@ -235,11 +230,32 @@ pub(super) fn list_segments(folder: &Path) -> io::Result<Vec<SegmentFile>> {
 pub fn sink_for(folder: &Path) -> io::Result<(SinkKind, &'static str)> {
     let magic = rustix::fs::statfs(folder)?.f_type;
     let known = FILE_SYSTEMS.iter().find(|(number, ..)| i128::from(*number) == i128::from(magic));
-    Ok(known.map_or((SinkKind::Pwrite, "unknown"), |(_, name, sink)| (*sink, name)))
+    Ok(match known {
+        Some((_, _, SinkKind::Map)) if shares_blocks(folder) => (SinkKind::Pwrite, "one that shares blocks"),
+        Some((_, name, sink)) => (*sink, name),
+        None => (SinkKind::Pwrite, "unknown"),
+    })
 }
 
-/// `f_type` of statfs(2), the name, and whether segments may be mapped for writing. XFS shares blocks between
-/// reflinked copies, so that a store can need space after all: a map there is guarded by the SIGBUS handler.
+/// Whether a copy of a file may share its blocks, as XFS can with `reflink=1`, its default: then a snapshot of the
+/// active segment makes a store into zeroed, allocated pages need space after all. Tried rather than asked for; if it
+/// cannot be tried, it may be so.
+fn shares_blocks(folder: &Path) -> bool {
+    let unnamed = || {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).mode(0o600).custom_flags(libc::O_TMPFILE).open(folder)
+    };
+    let (Ok(source), Ok(copy)) = (unnamed(), unnamed()) else { return true };
+    if source.write_all_at(&[0; DIRECT_ALIGNMENT], 0).is_err() {
+        return true;
+    }
+    !matches!(
+        rustix::fs::ioctl_ficlone(&copy, &source),
+        Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOTTY)
+    )
+}
+
+/// `f_type` of statfs(2), the name, and whether segments may be mapped for writing, unless copies share blocks there.
 const FILE_SYSTEMS: &[(i64, &str, SinkKind)] = &[
     (0xEF53, "ext4", SinkKind::Map),
     (0x5846_5342, "xfs", SinkKind::Map),

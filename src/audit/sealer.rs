@@ -75,6 +75,7 @@ impl Sealer {
         let mut signed_at = Instant::now().checked_sub(self.cadence.idle).unwrap_or_else(Instant::now);
         let mut wait = Duration::from_millis(1);
         let mut unsigned_since: Option<Instant> = None;
+        let mut unpublished: Option<u64> = None;
         let mut told_at: Option<Instant> = None;
         loop {
             match self.stop.recv_timeout(wait) {
@@ -87,7 +88,7 @@ impl Sealer {
             if self.shared.failure().is_some_and(|failure| failure.kind.is_permanent()) {
                 continue;
             }
-            match self.turn(&mut signed_at, &mut unsigned_since) {
+            match self.turn(&mut signed_at, &mut unsigned_since, &mut unpublished) {
                 Ok(()) => {}
                 Err(SealError::Stored(failure)) => self.shared.fail(failure),
                 Err(SealError::Sign(error)) => {
@@ -109,10 +110,13 @@ impl Sealer {
         }
     }
 
+    /// Signs if it is time. `unpublished` is what `news` was when a checkpoint was recorded whose copy beside the log
+    /// could not be written.
     fn turn(
         &mut self,
         signed_at: &mut Instant,
         unsigned_since: &mut Option<Instant>,
+        unpublished: &mut Option<u64>,
     ) -> Result<(), SealError> {
         let durable = self.progress.durable();
         self.follower.follow(durable)?;
@@ -128,24 +132,31 @@ impl Sealer {
         }
         let (checkpoint, note) = self.sign()?;
         // The record first: `checkpoint` is a copy for those who do not read the log.
-        let (tree, checkpoint_note) = (self.follower.tree.to_bytes(), note.clone());
-        let appended = self.appender.append_own(Kind::Checkpoint, |body| {
-            body.uint(1, checkpoint.size);
-            body.bytes(2, &checkpoint.root);
-            body.text_whole(3, &checkpoint_note);
-            body.bytes(4, &tree);
-        });
-        self.appender.submit();
-        if let Err(error) = appended {
-            return Err(SealError::Sign(SignError(error.to_string())));
+        // Once: a record for each try to write the copy would use up the disk whose lack of room is what fails.
+        if *unpublished != Some(self.follower.news) {
+            self.record(&checkpoint, &note)?;
+            *unpublished = Some(self.follower.news);
         }
         self.publish(&note)?;
+        *unpublished = None;
         self.follower.news = 0;
         *signed_at = Instant::now();
         *unsigned_since = None;
         self.shared.reopen(FailureKind::Unsigned);
         self.progress.publish_signed(checkpoint.size);
         Ok(())
+    }
+
+    fn record(&mut self, checkpoint: &Checkpoint, note: &str) -> Result<(), SealError> {
+        let tree = self.follower.tree.to_bytes();
+        let appended = self.appender.append_own(Kind::Checkpoint, |body| {
+            body.uint(1, checkpoint.size);
+            body.bytes(2, &checkpoint.root);
+            body.text_whole(3, note);
+            body.bytes(4, &tree);
+        });
+        self.appender.submit();
+        appended.map(|_| ()).map_err(|error| SealError::Sign(SignError(error.to_string())))
     }
 
     /// After an orderly close nothing can be appended, but the whole log, its seal included, can still be signed.

@@ -404,7 +404,7 @@ impl MediumFile for SimFile {
         Ok(Box::new(SimSink { file: self }))
     }
 
-    fn check_named(&self) -> io::Result<()> {
+    fn check_named(&self, _name: &str) -> io::Result<()> {
         Ok(())
     }
 }
