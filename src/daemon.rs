@@ -4,6 +4,7 @@
 //! control plane, the START record on disk, "ready". Down: "stopping", shards drained, control plane stopped, the STOP
 //! record, the log closed. Every step's failure is its own [`StartError`].
 
+mod audit_log;
 mod control_thread;
 mod dev;
 mod engine;
@@ -12,17 +13,14 @@ mod observe;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
-use edgate_hsm::{AuditCheckpoint, HsmError, Purpose, Signer, SoftwareKey, TokenSigning};
+use edgate_hsm::{HsmError, Purpose, Signer, SoftwareKey, TokenSigning};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::audit::{
-    self, Ack, Appender, AuditError, CheckpointSigner, Event, Log, OnFailure, Recovery, SignError,
-    StartEvent, StopEvent, Torn,
-};
+use crate::audit::{self, Ack, Appender, AuditError, Event, Log, StopEvent};
 use crate::config::{self, Config, Listen};
 use crate::control;
 use crate::decision::UnixSeconds;
@@ -33,6 +31,9 @@ use crate::shard::{self, BindError, DriverInUse, Policy, PolicyError};
 use crate::store::{OpenMode, Store, StoreError};
 use crate::verify::{KeyRejection, VerifyingKey};
 
+pub use audit_log::set_aside;
+
+use audit_log::{audit_settings, checkpoint_signer, on_failure, record_start, report_recovery};
 use control_thread::{ControlThread, Ingredients};
 use engine::EngineCare;
 use observe::{data_readiness, readings};
@@ -294,6 +295,7 @@ impl Daemon {
                 view: Arc::clone(&view),
                 appender,
                 ack,
+                ack_timeout: config.audit.ack_timeout,
                 on_failure: on_failure(config),
                 verifier: care.verifier()?,
                 metrics: Arc::clone(&metrics[usize::from(number)]),
@@ -369,48 +371,6 @@ impl OwnKey {
     }
 }
 
-fn on_failure(config: &Config) -> OnFailure {
-    match config.audit.on_failure {
-        config::OnAuditFailure::Deny => OnFailure::Deny,
-        config::OnAuditFailure::Halt => OnFailure::Halt,
-        config::OnAuditFailure::AllowWithGap => OnFailure::AllowWithGap,
-    }
-}
-
-/// Records of one shard that may wait for the sequencer: one for each connection it may have and then some.
-const QUEUE_EVENTS: usize = 32 * 1024;
-
-/// Bytes of them.
-const QUEUE_BYTES: u64 = 16 << 20;
-
-fn audit_settings(config: &Config, create: bool) -> audit::Settings {
-    audit::Settings {
-        segment_bytes: config.audit.segment_bytes,
-        flush_interval: config.audit.flush_interval,
-        queue_events: QUEUE_EVENTS,
-        queue_bytes: QUEUE_BYTES,
-        on_failure: on_failure(config),
-        create,
-        ..audit::Settings::new(&config.audit.dir, &config.audit.origin)
-    }
-}
-
-/// How long one checkpoint may take to sign; the next one is due a second after the last.
-const CHECKPOINT_TIMEOUT: Duration = Duration::from_secs(5);
-
-fn checkpoint_signer(config: &Config) -> Result<CheckpointSigner, StartError> {
-    let key = SoftwareKey::load(&config.audit.checkpoint_key_file, Purpose::AuditCheckpoint)?;
-    let signer = Signer::<AuditCheckpoint>::software(key)?;
-    Ok(CheckpointSigner {
-        verifying_key: signer.public_key(),
-        sign: Box::new(move |message| {
-            signer
-                .sign(message, Instant::now() + CHECKPOINT_TIMEOUT)
-                .map_err(|error| SignError(error.to_string()))
-        }),
-    })
-}
-
 fn control_runtime() -> Result<tokio::runtime::Runtime, StartError> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -466,14 +426,6 @@ fn pin_to_core(number: u16) {
     }
 }
 
-fn record_start(recorder: &mut Appender, shards: u16, detail: &str) -> Result<(), StartError> {
-    let start = StartEvent { version: env!("CARGO_PKG_VERSION"), config_digest: None, shards, detail };
-    let id = recorder.append(&Event::Start(start), Ack::Durable)?;
-    recorder.submit();
-    recorder.wait(id, Ack::Durable, RECORD_TIMEOUT)?;
-    Ok(())
-}
-
 /// Stops the daemon as SIGTERM does; closing the failed log then makes the exit status say that it did.
 fn halt() {
     tracing::error!("the audit log has failed and audit.on_failure is \"halt\"");
@@ -484,16 +436,4 @@ fn halt() {
 
 fn now() -> UnixSeconds {
     UnixSeconds(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs())
-}
-
-fn report_recovery(recovery: &Recovery) {
-    if recovery.clean || recovery.created {
-        tracing::info!(records = recovery.size, "audit log open");
-        return;
-    }
-    tracing::warn!(records = recovery.size, "audit log was not closed: recovered");
-    for torn in &recovery.torn {
-        let Torn { segment, offset, bytes, cause, file, .. } = torn;
-        tracing::warn!(segment, offset, bytes, %cause, quarantine = %file, "torn tail set aside");
-    }
 }

@@ -28,6 +28,8 @@ pub struct ShardMetrics {
     rejected: Vec<AtomicU64>,
     latency: Histogram<12>,
     batch: Histogram<8>,
+    /// Answers taken back because their record was not acknowledged in time.
+    pub unacknowledged: AtomicU64,
     /// Connections open now.
     pub connections: AtomicU64,
     /// Connections accepted since the start.
@@ -84,6 +86,7 @@ impl Default for ShardMetrics {
             rejected: Rejection::ALL.iter().map(|_| AtomicU64::new(0)).collect(),
             latency: Histogram::new(LATENCY_BOUNDS_US),
             batch: Histogram::new(BATCH_BOUNDS),
+            unacknowledged: AtomicU64::new(0),
             connections: AtomicU64::new(0),
             connections_accepted: AtomicU64::new(0),
             connections_refused: AtomicU64::new(0),
@@ -222,7 +225,7 @@ impl Collector for Scrape {
             ConstCounter::new(count)
                 .encode(family.encode_family(&[("decision", "rejected"), ("reason", rejection.name())])?)?;
         }
-        let counters: [(&str, &str, u64); 4] = [
+        let counters: [(&str, &str, u64); 5] = [
             ("connections_accepted", "Connections accepted", self.sum(|shard| &shard.connections_accepted)),
             (
                 "connections_refused",
@@ -233,6 +236,11 @@ impl Collector for Scrape {
                 "http_errors",
                 "Requests that were not HTTP as spoken here",
                 self.sum(|shard| &shard.http_errors),
+            ),
+            (
+                "audit_unacknowledged",
+                "Answers taken back because their record was not acknowledged in time",
+                self.sum(|shard| &shard.unacknowledged),
             ),
             ("http_other", "Requests for routes that decide nothing", self.sum(|shard| &shard.http_other)),
         ];

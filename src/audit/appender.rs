@@ -77,7 +77,8 @@ pub(super) struct Shared {
     pub(super) shards: usize,
     pub(super) doorbell: Doorbell,
     gate: AtomicU8,
-    failure: Mutex<Option<AuditFailure>>,
+    // Why it is shut: several restrictions may hold at once; the failure that is for good stands first.
+    failures: Mutex<Vec<AuditFailure>>,
     queue_bytes: u64,
 }
 
@@ -197,6 +198,18 @@ impl Appender {
         self.shared.refusal(usize::from(self.core))
     }
 
+    /// Says that `core_seq` was not acknowledged in the caller's time, so that shards are refused at once
+    /// ([`FailureKind::Stalled`]) until a flush ends, instead of each caller waiting as long.
+    pub fn report_stalled(&self, core_seq: u64, ack: Ack, waited: Duration) {
+        let detail = format_args!("no acknowledgement for {} ms", waited.as_millis());
+        self.shared.restrict(AuditFailure::new(FailureKind::Stalled, detail));
+        // The flush that ends a stall publishes first and reopens then. If it did both before we shut the gate, what it
+        // published is visible now; a record that is stored but not flushed has its flush, and the end of this, ahead.
+        if self.acknowledged(ack) >= core_seq {
+            self.shared.reopen(FailureKind::Stalled);
+        }
+    }
+
     /// Has `waker` woken when an acknowledgement advances or the writer fails. One waker at a time; register, then
     /// look, then wait.
     pub fn register(&self, waker: &Waker) {
@@ -215,6 +228,11 @@ impl Appender {
     /// # Errors
     /// [`AuditError::Refused`] when the writer fails, [`AuditError::DeadlinePassed`].
     pub fn wait(&mut self, id: RecordId, ack: Ack, timeout: Duration) -> Result<(), AuditError> {
+        if ack == Ack::Durable {
+            // Also for a record that was appended without this wish: its flush is then not hurried, but wakes us.
+            self.batch.durable |= !self.batch.bytes.is_empty();
+            self.shared.lanes[usize::from(self.core)].durable_wanted.fetch_max(id.core_seq, Ordering::AcqRel);
+        }
         self.submit();
         let deadline = Instant::now() + timeout;
         let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
@@ -289,7 +307,7 @@ impl Shared {
             shards,
             doorbell: Doorbell::default(),
             gate: AtomicU8::new(GATE_OPEN),
-            failure: Mutex::new(None),
+            failures: Mutex::default(),
             queue_bytes,
         }
     }
@@ -298,7 +316,7 @@ impl Shared {
         if self.gate.load(Ordering::Acquire) == GATE_OPEN {
             return None;
         }
-        self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner).first().cloned()
     }
 
     /// The failure, if it concerns this lane.
@@ -323,20 +341,21 @@ impl Shared {
 
     /// Ends a restriction of this kind.
     pub(super) fn reopen(&self, kind: FailureKind) {
-        let mut current = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
-        if current.as_ref().is_some_and(|failure| failure.kind == kind) {
-            *current = None;
+        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        failures.retain(|failure| failure.kind != kind);
+        if failures.is_empty() {
             self.gate.store(GATE_OPEN, Ordering::Release);
         }
     }
 
     fn shut(&self, failure: AuditFailure, gate: u8) {
         {
-            let mut current = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
-            if current.as_ref().is_some_and(|earlier| earlier.kind.is_permanent() || gate == GATE_CRITICAL) {
+            let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+            if failures.iter().any(|earlier| earlier.kind.is_permanent() || earlier.kind == failure.kind) {
                 return;
             }
-            *current = Some(failure);
+            let at = if failure.kind.is_permanent() { 0 } else { failures.len() };
+            failures.insert(at, failure);
             self.gate.store(gate, Ordering::Release);
         }
         self.lanes.iter().for_each(|lane| lane.waker.wake());

@@ -22,7 +22,7 @@ pub enum AuditError {
         len: usize,
     },
     /// Recovery found damage that a crash cannot explain, and will not go on without an operator's decision.
-    #[error("audit log {dir} is damaged at segment {segment}, offset {offset}, record {seq}: {cause}; run `edgate audit verify --dir {dir}`", dir = dir.display())]
+    #[error("audit log {dir} is damaged at segment {segment}, offset {offset}, record {seq}: {cause}; run `edgate audit verify --dir {dir}`, and when you know what happened `edgate audit set-aside`", dir = dir.display())]
     Damaged {
         /// The log folder.
         dir: PathBuf,
@@ -68,6 +68,12 @@ pub enum AuditError {
         /// The log folder.
         path: PathBuf,
     },
+    /// The log is whole: there is no damage to decide about.
+    #[error("audit log {path} is whole; only a damaged log is set aside", path = path.display())]
+    NothingToDecide {
+        /// The log folder.
+        path: PathBuf,
+    },
     /// The folder holds the log of another name.
     #[error("audit log {path} belongs to {found:?}, not to {expected:?}", path = path.display())]
     OriginMismatch {
@@ -85,7 +91,7 @@ pub enum AuditError {
     #[error("audit log refuses events: {0}")]
     Refused(AuditFailure),
     /// The log is shorter than, or another than, what was signed before.
-    #[error("audit log {path} was rolled back: {cause}", path = path.display())]
+    #[error("audit log {path} was rolled back: {cause}; it is never continued: find the missing records, or decide with `edgate audit set-aside`", path = path.display())]
     RolledBack {
         /// The log folder.
         path: PathBuf,
@@ -137,6 +143,8 @@ pub enum FailureKind {
     MapLost,
     /// The segment file was replaced, removed, shortened or changed under us.
     Replaced,
+    /// The log neither acknowledges nor fails: a flush or the sequencer hangs. Ends with the next flush that does.
+    Stalled,
     /// What was stored is not what was hashed. Nothing may be signed any more.
     StoredDiffers,
     /// Nothing was signed for longer than allowed. Ends when signing works again.
@@ -155,6 +163,7 @@ impl FailureKind {
             Self::FlushFailed => "flush_failed",
             Self::MapLost => "map_lost",
             Self::Replaced => "replaced",
+            Self::Stalled => "stalled",
             Self::StoredDiffers => "stored_differs",
             Self::Unsigned => "unsigned",
             Self::WriteFailed => "write_failed",
@@ -171,7 +180,7 @@ impl FailureKind {
             | Self::Replaced
             | Self::StoredDiffers
             | Self::WriteFailed => true,
-            Self::DiskFull | Self::Unsigned => false,
+            Self::DiskFull | Self::Stalled | Self::Unsigned => false,
         }
     }
 }

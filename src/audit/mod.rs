@@ -4,7 +4,7 @@
 //!   safe. Never blocks.
 //! - `sequencer.rs`: the one thread that completes headers (`prev_hash`, `seq`, clocks) and stores records; the
 //!   flusher and the keeper beside it. `writer.rs` is the same without threads.
-//! - `recover.rs`: what a start finds, and what it does about it.
+//! - `recover.rs`: what a start finds, and what it does about it; `succeed.rs`: what an operator decides where it refuses.
 //! - [`verify`]: recomputes everything from the stored bytes; needs no running log.
 //! - FORMAT.md: every byte.
 //!
@@ -35,6 +35,7 @@ mod sealer;
 mod sequencer;
 mod settings;
 mod status;
+mod succeed;
 pub mod tag;
 mod tail;
 pub mod verify;
@@ -57,6 +58,7 @@ pub use recover::{Recovery, Torn};
 pub use sealer::{CheckpointSigner, Sign, SignError, hex};
 pub use settings::{OnFailure, Settings, Watermarks};
 pub use status::Status;
+pub use succeed::{Decision, SetAside, succeed};
 pub use tail::{Entry, Tail};
 
 #[cfg(test)]
@@ -65,5 +67,7 @@ mod crash_tests;
 mod format_tests;
 #[cfg(test)]
 mod sim;
+#[cfg(test)]
+mod succeed_tests;
 #[cfg(test)]
 mod tests;

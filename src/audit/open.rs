@@ -215,6 +215,7 @@ fn start(settings: &Settings, shards: u16, parts: Parts) -> Result<Opened, Audit
         progress: Arc::clone(&progress),
         writer,
         flush_interval: settings.flush_interval,
+        unflushed_age_max: settings.unflushed_age_max,
         prepared: prepared_in,
         flushes: flushes_out,
         flushed: flushed_in,
@@ -390,7 +391,7 @@ fn wait_for(threads: &[JoinHandle<()>], deadline: Instant) -> bool {
 pub(super) const KEY_FILE: &str = "checkpoint.key";
 
 /// The tag key's file.
-const TAG_KEY: &str = "tag.key";
+pub(super) const TAG_KEY: &str = "tag.key";
 
 /// A start leaves room for events in the smallest segment, whatever it found.
 const RECOVERY_RECORDS_MAX: usize = 16;

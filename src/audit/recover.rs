@@ -80,6 +80,18 @@ struct Walked {
 /// Reads the folder, sets torn bytes aside and says where to go on.
 pub(super) fn recover(folder: &Folder, dir: &Path, origin: &str) -> Result<Resume, AuditError> {
     let io = |what| move |source: io::Error| AuditError::io(what, dir, source);
+    let (loaded, walked) = examine(folder, dir, Some(origin))?;
+    set_aside(folder, &loaded, walked).map_err(io("set torn bytes aside in"))
+}
+
+/// Whether a start would go on with this log; changes nothing. Its name is not asked for.
+pub(super) fn would_resume(folder: &Folder, dir: &Path) -> Result<(), AuditError> {
+    examine(folder, dir, None).map(drop)
+}
+
+/// Reads what is not known to be finished and judges how it ends.
+fn examine(folder: &Folder, dir: &Path, origin: Option<&str>) -> Result<(Vec<Loaded>, Walked), AuditError> {
+    let io = |what| move |source: io::Error| AuditError::io(what, dir, source);
     let files = folder.segments().map_err(io("list the segments of"))?;
     let damaged = |segment, offset, seq, cause: String| AuditError::Damaged {
         dir: dir.to_owned(),
@@ -101,7 +113,7 @@ pub(super) fn recover(folder: &Folder, dir: &Path, origin: &str) -> Result<Resum
         .collect::<Result<Vec<_>, io::Error>>()
         .map_err(io("read a segment of"))?;
     let walked = walk(&loaded);
-    if let Some((found, _)) = &walked.log
+    if let (Some((found, _)), Some(origin)) = (&walked.log, origin)
         && found != origin
     {
         return Err(AuditError::OriginMismatch {
@@ -112,7 +124,7 @@ pub(super) fn recover(folder: &Folder, dir: &Path, origin: &str) -> Result<Resum
     }
     judge(&loaded, &walked)
         .map_err(|(segment, offset, cause)| damaged(segment, offset, walked.head.size, cause))?;
-    set_aside(folder, &loaded, walked).map_err(io("set torn bytes aside in"))
+    Ok((loaded, walked))
 }
 
 /// Follows the chain as far as it holds.

@@ -25,6 +25,7 @@ pub(super) struct Sequencer {
     pub(super) progress: Arc<Progress>,
     pub(super) writer: Writer,
     pub(super) flush_interval: Duration,
+    pub(super) unflushed_age_max: Duration,
     pub(super) prepared: Receiver<Prepared>,
     pub(super) flushes: Sender<(FlushJob, Vec<u64>)>,
     pub(super) flushed: Receiver<Flushed>,
@@ -59,7 +60,8 @@ struct Run {
     stalled: Vec<Option<Stalled>>,
     // Highest core_seq stored per lane.
     recorded: Vec<u64>,
-    in_flight: bool,
+    // When the flush began that has not ended.
+    in_flight: Option<Instant>,
     durable_wanted: bool,
     dirty_since: Option<Instant>,
     acks: Vec<u64>,
@@ -74,7 +76,7 @@ impl Sequencer {
         let mut run = Run {
             stalled: (0..lanes).map(|_| None).collect(),
             recorded: vec![0; lanes],
-            in_flight: false,
+            in_flight: None,
             durable_wanted: false,
             dirty_since: None,
             acks: Vec::new(),
@@ -95,6 +97,7 @@ impl Sequencer {
             let progressed = self.drain(run)?;
             self.collect_flushed(run)?;
             self.commit_if_due(run)?;
+            self.police_flush(run);
             if let Some(failure) = self.shared.failure()
                 && failure.kind.is_permanent()
             {
@@ -200,7 +203,7 @@ impl Sequencer {
 
     fn collect_flushed(&mut self, run: &mut Run) -> Result<(), AuditFailure> {
         while let Ok(flushed) = self.flushed.try_recv() {
-            run.in_flight = false;
+            run.in_flight = None;
             run.acks = flushed.acks;
             flushed.result.map_err(|error| AuditFailure::new(FailureKind::FlushFailed, error))?;
             self.writer.end_commit(flushed.size);
@@ -210,7 +213,7 @@ impl Sequencer {
 
     fn commit_if_due(&mut self, run: &mut Run) -> Result<(), AuditFailure> {
         let Some(since) = run.dirty_since else { return Ok(()) };
-        if run.in_flight || !(run.durable_wanted || since.elapsed() >= self.flush_interval) {
+        if run.in_flight.is_some() || !(run.durable_wanted || since.elapsed() >= self.flush_interval) {
             return Ok(());
         }
         let job = self.writer.begin_commit()?;
@@ -218,19 +221,36 @@ impl Sequencer {
         acks.clone_from(&run.recorded);
         run.durable_wanted = false;
         run.dirty_since = None;
-        run.in_flight = true;
+        run.in_flight = Some(Instant::now());
         self.progress.publish(&self.writer);
         self.flushes
             .send((job, acks))
             .map_err(|_| AuditFailure::new(FailureKind::FlushFailed, "the flusher has ended"))
     }
 
+    /// Shuts the shards out while a flush takes longer than the promise that was made to those already answered. The
+    /// flusher lets them in again.
+    fn police_flush(&self, run: &Run) {
+        if let Some(since) = run.in_flight
+            && since.elapsed() > self.unflushed_age_max
+            // It may have ended just now, and with it the reason.
+            && self.flushed.is_empty()
+        {
+            let detail = format_args!("a flush has not ended for {} ms", since.elapsed().as_millis());
+            self.shared.restrict(AuditFailure::new(FailureKind::Stalled, detail));
+            if !self.flushed.is_empty() {
+                self.shared.reopen(FailureKind::Stalled);
+            }
+        }
+    }
+
     /// Sleeps until something is queued, due, or done.
     fn sleep(&self, run: &Run) {
-        let due = match run.dirty_since {
-            Some(_) if run.in_flight => None,
-            Some(since) => Some(self.flush_interval.saturating_sub(since.elapsed())),
-            None => None,
+        let due = match (run.in_flight, run.dirty_since) {
+            // Once the shards are shut out the flusher alone ends that.
+            (Some(since), _) => self.unflushed_age_max.checked_sub(since.elapsed()).map(|left| left + SLACK),
+            (None, Some(since)) => Some(self.flush_interval.saturating_sub(since.elapsed())),
+            (None, None) => None,
         };
         let emergency = self.writer.in_emergency();
         self.shared.doorbell.sleep_unless(due, || {
@@ -259,12 +279,12 @@ impl Sequencer {
                 Err(_) => break,
             }
         }
-        while run.in_flight {
+        while run.in_flight.is_some() {
             let flushed = self
                 .flushed
                 .recv()
                 .map_err(|_| AuditFailure::new(FailureKind::FlushFailed, "the flusher has ended"))?;
-            run.in_flight = false;
+            run.in_flight = None;
             flushed.result.map_err(|error| AuditFailure::new(FailureKind::FlushFailed, error))?;
             self.writer.end_commit(flushed.size);
         }
@@ -316,6 +336,8 @@ pub(super) fn run_flusher(
             }
         }
         let _ = done.send(Flushed { result, size: job.head.size, acks });
+        // After what was flushed is published and told: whoever shuts the shards out looks again at one of the two.
+        shared.reopen(FailureKind::Stalled);
         shared.doorbell.ring();
         if failed {
             // The pages of a failed flush may be marked clean without being stored: never flush again.
@@ -326,6 +348,9 @@ pub(super) fn run_flusher(
 
 /// Batches taken from one lane before the others get their turn.
 const BATCHES_PER_TURN: usize = 16;
+
+/// Past a deadline by so much it has surely passed.
+const SLACK: Duration = Duration::from_millis(1);
 
 /// How long a close waits for a segment that records still queued would need.
 const CLOSE_WAIT: Duration = Duration::from_secs(2);

@@ -15,6 +15,9 @@ pub struct Settings {
     pub segment_bytes: u64,
     /// The longest time a recorded event waits for its flush.
     pub flush_interval: Duration,
+    /// When a flush has taken so long, shards are refused ([`FailureKind::Stalled`]) until it ends: nobody is told
+    /// more than this much that a power cut would take back.
+    pub unflushed_age_max: Duration,
     /// Events of one appender that may wait for the sequencer.
     pub queue_events: usize,
     /// Bytes of one appender that may wait for the sequencer.
@@ -46,6 +49,7 @@ impl Settings {
             origin: origin.into(),
             segment_bytes: 64 << 20,
             flush_interval: Duration::from_millis(50),
+            unflushed_age_max: Duration::from_secs(1),
             queue_events: 8192,
             queue_bytes: 4 << 20,
             checkpoint_interval: Duration::from_secs(1),

@@ -19,7 +19,7 @@ use super::{
     record::{CORE_SEQUENCER, Hash, Header, stored_len},
     schema::{self, Kind, Shape},
     sealer::hex,
-    walk::{SegmentOpen, read_record},
+    walk::{Flaw, SegmentOpen, read_record},
 };
 use crate::decision::Decision;
 
@@ -30,8 +30,13 @@ pub struct Tail {
     segment: u64,
     offset: u64,
     boot: u64,
+    // Where the segment before ended, as this one states it.
+    stated_end: Option<u64>,
     buffer: Vec<u8>,
     at: usize,
+    // Why the record at the current place cannot be read, if something stands there.
+    flaw: Option<Flaw>,
+    damage: Option<String>,
 }
 
 /// One record, as read.
@@ -49,11 +54,11 @@ pub struct Entry {
 }
 
 impl Tail {
-    /// The last `count` records of the log in `dir`, and what is appended later.
+    /// A place before the last `count` records that `wanted` wants, in the log of `dir`.
     ///
     /// # Errors
     /// When the folder holds no log or cannot be read.
-    pub fn last(dir: &Path, count: usize) -> Result<Self, AuditError> {
+    pub fn last(dir: &Path, count: usize, wanted: impl Fn(&Entry) -> bool) -> Result<Self, AuditError> {
         let io = |source| AuditError::io("read", dir, source);
         let segments = list_segments(dir).map_err(io)?;
         let first = segments.first().ok_or_else(|| AuditError::NotFound { path: dir.to_owned() })?;
@@ -62,32 +67,57 @@ impl Tail {
         let mut found = 0;
         for segment in segments.iter().rev() {
             let mut tail = Self::at(dir, segment.index);
-            let mut here = 0;
-            while tail.next_in_segment().map_err(io)?.is_some() {
-                here += 1;
+            while let Some(entry) = tail.next_in_segment().map_err(io)? {
+                found += usize::from(wanted(&entry));
             }
-            found += here;
             start = segment.index;
             if found >= count {
                 break;
             }
         }
         let mut tail = Self::at(dir, start);
-        for _ in count..found {
-            tail.next().map_err(io)?;
+        while found > count {
+            match tail.next().map_err(io)? {
+                Some(entry) => found -= usize::from(wanted(&entry)),
+                None => break,
+            }
         }
+        // Damage before the place where the reader begins is for `verify` to name.
+        tail.damage = None;
         Ok(tail)
     }
 
     fn at(dir: &Path, segment: u64) -> Self {
-        Self { dir: dir.to_owned(), segment, offset: 0, boot: 0, buffer: Vec::new(), at: 0 }
+        Self {
+            dir: dir.to_owned(),
+            segment,
+            offset: 0,
+            boot: 0,
+            stated_end: None,
+            buffer: Vec::new(),
+            at: 0,
+            flaw: None,
+            damage: None,
+        }
+    }
+
+    /// What was passed over or stopped at since the last call: bytes that are no record, and that no later segment
+    /// calls torn. At the end of a log that is being written they may be a record half stored this very moment.
+    pub fn damage(&mut self) -> Option<String> {
+        let here = self.flaw.map(|flaw| self.place(flaw));
+        self.damage.take().or(here)
+    }
+
+    fn place(&self, flaw: Flaw) -> String {
+        let offset = self.offset + self.at as u64;
+        format!("segment {}, offset {offset}: {flaw}", segment_name(self.segment))
     }
 
     /// The next record; `None` when there is none yet.
     ///
     /// # Errors
     /// When the folder cannot be read. A record that is damaged ends its segment here, as `None` or with the first
-    /// record of the next one; `verify` says what is wrong.
+    /// record of the next one, and [`Self::damage`] tells; `verify` says all that is wrong.
     #[expect(clippy::should_implement_trait, reason = "`None` is not the end: more may come")]
     pub fn next(&mut self) -> io::Result<Option<Entry>> {
         if let Some(entry) = self.next_in_segment()? {
@@ -96,6 +126,12 @@ impl Tail {
         let mut next = Self::at(&self.dir, self.segment + 1);
         match next.next_in_segment() {
             Ok(Some(entry)) => {
+                let ended = self.offset + self.at as u64;
+                if let Some(flaw) = self.flaw
+                    && next.stated_end != Some(ended)
+                {
+                    next.damage = Some(self.place(flaw));
+                }
                 *self = next;
                 Ok(Some(entry))
             }
@@ -111,10 +147,19 @@ impl Tail {
             self.fill()?;
             record = read_record(&self.buffer, 0);
         }
-        // Not yet written, half copied this very moment, or damaged.
-        let Ok(record) = record else { return Ok(None) };
+        let record = match record {
+            Ok(record) => record,
+            // Not yet written, half copied this very moment, or damaged.
+            Err(flaw) => {
+                let end = self.buffer.is_empty() || flaw == Flaw::Unwritten;
+                self.flaw = (!end).then_some(flaw);
+                return Ok(None);
+            }
+        };
+        self.flaw = None;
         if let Some(open) = SegmentOpen::read(&record) {
             self.boot = open.boot;
+            self.stated_end = open.prev.map(|prev| prev.end);
         }
         let header = record.header;
         let entry = Entry {

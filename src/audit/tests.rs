@@ -353,7 +353,7 @@ fn the_tail_shows_the_last_records_and_those_that_come() {
     };
     // More than one segment.
     let ids: Vec<_> = (0..2000).map(&mut append).collect();
-    let mut tail = Tail::last(folder.path(), 1).unwrap();
+    let mut tail = Tail::last(folder.path(), 1, |_| true).unwrap();
     let last = std::iter::from_fn(|| tail.next().unwrap()).last().unwrap();
     assert!(last.header.seq > 1999);
     assert!(tail.next().unwrap().is_none(), "nothing more for now");
@@ -370,11 +370,11 @@ fn the_tail_shows_the_last_records_and_those_that_come() {
     assert_eq!(json["id"], id.to_string());
     assert_eq!(json["body"]["subject"].as_str().map(str::len), Some(32), "a tag");
 
-    let mut all = Tail::last(folder.path(), usize::MAX).unwrap();
+    let mut all = Tail::last(folder.path(), usize::MAX, |_| true).unwrap();
     let shown: Vec<_> = std::iter::from_fn(|| all.next().unwrap()).collect();
     assert!(shown.windows(2).all(|pair| pair[1].header.seq == pair[0].header.seq + 1));
     let decisions = shown.iter().filter(|entry| entry.kind() == "decision").map(|entry| entry.id);
     assert!(decisions.eq(ids.into_iter().chain([id])));
-    assert!(matches!(Tail::last(&folder.path().join("quarantine"), 1), Err(AuditError::Io { .. })));
+    assert!(matches!(Tail::last(&folder.path().join("quarantine"), 1, |_| true), Err(AuditError::Io { .. })));
     drop(log);
 }

@@ -8,10 +8,13 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
 use crate::audit::schema::Kind;
-use crate::audit::verify::{Break, Mode, Options, Report, verify_dir};
-use crate::audit::{AuditError, CheckpointKey, Tail, hex};
+use crate::audit::verify::{Break, Mode, Options, Report, Trusted, verify_dir};
+use crate::audit::{AuditError, CheckpointKey, Entry, Tail, hex};
 
-use super::{EXIT_INPUT, EXIT_YES, Output, complain, print_line};
+use crate::config::{Config, EXIT_CONFIG};
+use crate::daemon;
+
+use super::{EXIT_FAILURE, EXIT_INPUT, EXIT_NO, EXIT_YES, Output, complain, print_line};
 
 /// What can be done with a log.
 #[derive(Debug, Subcommand)]
@@ -20,6 +23,22 @@ pub(super) enum AuditCommand {
     Verify(VerifyArguments),
     /// Show the latest records, and with --follow those that come.
     Tail(TailArguments),
+    /// Decide about a damaged log that a start refuses: keep it aside, whole, and begin a successor that says so.
+    SetAside(SetAsideArguments),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct SetAsideArguments {
+    /// The configuration file. Its audit.origin must already be the successor's name.
+    config: PathBuf,
+    /// Who answers for the decision: a person, a ticket.
+    #[arg(long, value_name = "NAME")]
+    authority: String,
+    /// What happened, as far as it is known.
+    #[arg(long, value_name = "TEXT")]
+    reason: String,
+    #[command(flatten)]
+    output: Output,
 }
 
 #[derive(Debug, Args)]
@@ -62,6 +81,10 @@ pub(super) struct VerifyArguments {
     /// Look only at the segments that hold these records.
     #[arg(long, value_name = "FROM..TO", value_parser = parse_range)]
     range: Option<(u64, u64)>,
+    /// Verify only what was added since the last run with this file, and keep there how far this run came. Keep the file
+    /// where the log's writer cannot change it: what it covers is not read again.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["range", "quick"])]
+    state: Option<PathBuf>,
     /// Threads; 0 is one per core.
     #[arg(long, default_value_t = 0)]
     threads: usize,
@@ -88,8 +111,47 @@ pub(super) fn run(command: &AuditCommand) -> u8 {
             complain(error);
             EXIT_INPUT
         }),
+        AuditCommand::SetAside(arguments) => set_aside(arguments),
     }
 }
+
+fn set_aside(arguments: &SetAsideArguments) -> u8 {
+    let named = |text: &str| !text.trim().is_empty() && text.len() <= WORDS_BYTES_MAX;
+    if !named(&arguments.authority) || !named(&arguments.reason) {
+        complain(format_args!("give an authority and a reason of 1 to {WORDS_BYTES_MAX} bytes each"));
+        return EXIT_INPUT;
+    }
+    let config = match Config::load(&arguments.config) {
+        Ok(config) => config,
+        Err(error) => {
+            complain(&error);
+            return EXIT_CONFIG;
+        }
+    };
+    match daemon::set_aside(&config, &arguments.authority, &arguments.reason) {
+        Ok(done) if arguments.output.json => print_line(match &done {
+            Some(done) => {
+                json!({"set_aside": done.folder, "damage": done.damage, "digest": hex(&done.digest)})
+            }
+            None => json!({"set_aside": null}),
+        }),
+        Ok(Some(done)) => {
+            print_line(format_args!("set aside  {}", done.folder.display()));
+            print_line(format_args!("damage     {}", done.damage));
+            print_line(format_args!("digest     {}", hex(&done.digest)));
+            print_line("a successor begins in its place; its first records state this decision");
+        }
+        Ok(None) => print_line("an earlier decision is now complete; it stands in the new log"),
+        Err(error) => {
+            complain(&error);
+            return if error.is_config() { EXIT_CONFIG } else { EXIT_FAILURE };
+        }
+    }
+    EXIT_YES
+}
+
+/// The longest authority or reason: it goes into a record.
+const WORDS_BYTES_MAX: usize = 1024;
 
 fn tail(arguments: &TailArguments) -> Result<u8, AuditError> {
     let unknown = |name: &&String| Kind::ALL.iter().all(|kind| kind.name() != name.as_str());
@@ -98,7 +160,9 @@ fn tail(arguments: &TailArguments) -> Result<u8, AuditError> {
         complain(format_args!("no kind {name:?}; there are {}", names.join(", ")));
         return Ok(EXIT_INPUT);
     }
-    let mut tail = Tail::last(&arguments.dir, arguments.lines)?;
+    let wanted = |entry: &Entry| arguments.kind.is_empty() || arguments.kind.contains(&entry.kind());
+    let mut tail = Tail::last(&arguments.dir, arguments.lines, wanted)?;
+    let mut tries = 0;
     loop {
         let next = tail.next().map_err(|source| AuditError::Io {
             what: "read",
@@ -106,14 +170,39 @@ fn tail(arguments: &TailArguments) -> Result<u8, AuditError> {
             source,
         })?;
         match next {
-            Some(entry) if !arguments.kind.is_empty() && !arguments.kind.contains(&entry.kind()) => {}
-            Some(entry) if arguments.output.json => print_line(entry.to_json()),
-            Some(entry) => print_line(entry.to_text()),
-            None if arguments.follow => std::thread::sleep(FOLLOW_PAUSE),
-            None => return Ok(EXIT_YES),
+            Some(entry) => {
+                if let Some(damage) = tail.damage() {
+                    complain(format_args!("passed over damage at {damage}; `edgate audit verify` says more"));
+                }
+                tries = 0;
+                match arguments.output.json {
+                    _ if !wanted(&entry) => {}
+                    true => print_line(entry.to_json()),
+                    false => print_line(entry.to_text()),
+                }
+            }
+            None => {
+                let damage = tail.damage();
+                match damage {
+                    // A running writer may be in the middle of this record.
+                    Some(_) if tries < DAMAGE_TRIES => tries += 1,
+                    Some(damage) => {
+                        complain(format_args!(
+                            "stopped at damage, {damage}; `edgate audit verify` says more"
+                        ));
+                        return Ok(EXIT_NO);
+                    }
+                    None if arguments.follow => {}
+                    None => return Ok(EXIT_YES),
+                }
+                std::thread::sleep(FOLLOW_PAUSE);
+            }
         }
     }
 }
+
+/// How often bytes that are no record are looked at again before they count as damage.
+const DAMAGE_TRIES: u32 = 5;
 
 /// How soon a follower looks again.
 const FOLLOW_PAUSE: Duration = Duration::from_millis(200);
@@ -126,7 +215,16 @@ fn verify(arguments: &VerifyArguments) -> u8 {
             return EXIT_INPUT;
         }
     };
+    let since = match arguments.state.as_deref().map(read_state) {
+        None => None,
+        Some(Ok(since)) => since,
+        Some(Err(message)) => {
+            complain(message);
+            return EXIT_INPUT;
+        }
+    };
     let options = Options {
+        since,
         origin: arguments.origin.clone(),
         mode: match arguments.range {
             Some((from, to)) => Mode::Range { from, to },
@@ -145,8 +243,20 @@ fn verify(arguments: &VerifyArguments) -> u8 {
     });
     bar.finish_and_clear();
     match verified {
+        // With a range the report's size is where the segments looked at end.
+        Ok(report) if arguments.range.is_some_and(|(from, _)| from >= report.size) => {
+            let (size, (from, to)) = (report.size, arguments.range.unwrap_or_default());
+            complain(format_args!("the log has no records {from}..{to}: it ends before record {size}"));
+            EXIT_INPUT
+        }
         Ok(report) => {
             print_report(&report, arguments);
+            if let (Some(path), Some(trusted)) = (&arguments.state, &report.trusted)
+                && let Err(error) = write_state(path, &trusted.to_text())
+            {
+                complain(format_args!("cannot keep the state in {}: {error}", path.display()));
+                return EXIT_FAILURE;
+            }
             report.exit_code()
         }
         Err(error) => {
@@ -154,6 +264,26 @@ fn verify(arguments: &VerifyArguments) -> u8 {
             EXIT_INPUT
         }
     }
+}
+
+/// The state an earlier run left; `None` before the first.
+fn read_state(path: &Path) -> Result<Option<Trusted>, String> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Trusted::from_text(&text).map(Some).ok_or_else(|| {
+            format!("{}: not the state of a verification; move it away to begin anew", path.display())
+        }),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(format!("cannot read {}: {error}", path.display())),
+    }
+}
+
+/// Replaces the state whole: an interrupted run leaves the one before.
+fn write_state(path: &Path, text: &str) -> std::io::Result<()> {
+    let mut draft = path.as_os_str().to_owned();
+    draft.push(".new");
+    std::fs::write(&draft, text)?;
+    std::fs::File::open(&draft)?.sync_all()?;
+    std::fs::rename(&draft, path)
 }
 
 /// The key given, or the copy beside the log.

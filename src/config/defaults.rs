@@ -29,6 +29,12 @@ pub(super) fn segment_mib() -> u64 {
 pub(super) fn flush_interval_ms() -> u64 {
     20
 }
+pub(super) fn unflushed_age_max_ms() -> u64 {
+    1_000
+}
+pub(super) fn ack_timeout_ms() -> u64 {
+    250
+}
 pub(super) fn verify_ack() -> VerifyAck {
     VerifyAck::Recorded
 }

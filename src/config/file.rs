@@ -108,6 +108,10 @@ struct AuditTable {
     segment_mib: u64,
     #[serde(default = "defaults::flush_interval_ms")]
     flush_interval_ms: u64,
+    #[serde(default = "defaults::unflushed_age_max_ms")]
+    unflushed_age_max_ms: u64,
+    #[serde(default = "defaults::ack_timeout_ms")]
+    ack_timeout_ms: u64,
     #[serde(default = "defaults::verify_ack")]
     verify_ack: VerifyAck,
     #[serde(default = "defaults::on_failure")]
@@ -330,6 +334,8 @@ impl AuditTable {
             checkpoint_key_file: self.checkpoint_key_file,
             segment_bytes: in_range("audit.segment_mib", self.segment_mib, 1, 4096)? << 20,
             flush_interval: millis("audit.flush_interval_ms", self.flush_interval_ms, 1, 10_000)?,
+            unflushed_age_max: millis("audit.unflushed_age_max_ms", self.unflushed_age_max_ms, 100, 60_000)?,
+            ack_timeout: millis("audit.ack_timeout_ms", self.ack_timeout_ms, 200, 60_000)?,
             verify_ack: self.verify_ack,
             on_failure: self.on_failure,
         })

@@ -119,6 +119,10 @@ pub struct Audit {
     pub segment_bytes: u64,
     /// How soon recorded events reach the disk: `audit.flush_interval_ms`.
     pub flush_interval: Duration,
+    /// How long a flush may take before verify calls are refused: `audit.unflushed_age_max_ms`.
+    pub unflushed_age_max: Duration,
+    /// How long an answer may wait for its record: `audit.ack_timeout_ms`.
+    pub ack_timeout: Duration,
     /// When a verify answer may leave: `audit.verify_ack`.
     pub verify_ack: VerifyAck,
     /// What becomes of a decision that cannot be recorded: `audit.on_failure`.

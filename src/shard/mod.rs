@@ -37,7 +37,7 @@ pub use policy::{JWKS_MAX_AGE_S, Policy, PolicyError, Published};
 pub use request::{Admitted, Settled, admit, settle};
 
 use clock::{Clock, TICK};
-use turn::{Decider, Turn};
+use turn::{Decider, Recording, Turn};
 
 /// What one shard is made of; moved into its thread.
 pub struct Parts {
@@ -55,6 +55,8 @@ pub struct Parts {
     pub appender: Appender,
     /// When an answer may leave.
     pub ack: Ack,
+    /// How long an answer may wait for that.
+    pub ack_timeout: Duration,
     /// What becomes of a decision that cannot be recorded.
     pub on_failure: OnFailure,
     /// Its verifier.
@@ -220,8 +222,13 @@ async fn serve(parts: Parts) -> std::io::Result<()> {
         json: RefCell::default(),
     });
 
-    let decider =
-        Decider::new(parts.verifier, parts.appender, parts.ack, parts.on_failure, parts.view, parts.metrics);
+    let recording = Recording {
+        appender: parts.appender,
+        ack: parts.ack,
+        ack_timeout: parts.ack_timeout,
+        on_failure: parts.on_failure,
+    };
+    let decider = Decider::new(parts.verifier, recording, parts.view, parts.metrics);
     monoio::spawn(decide(decider, Rc::clone(&shard)));
 
     let mut acceptors = Vec::new();
@@ -240,6 +247,7 @@ async fn serve(parts: Parts) -> std::io::Result<()> {
         monoio::time::sleep(TICK).await;
         let draining = shard.control.is_draining();
         shard.clock.tick(draining);
+        shard.turn.tick();
         if draining {
             // Dropping the tasks closes the listeners: new connections are refused, or taken by another process.
             acceptors.clear();

@@ -12,14 +12,14 @@ use std::ops::{ControlFlow, Range};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Waker};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use smallvec::SmallVec;
 
 use crate::audit::{Ack, Appender, BatchEvent, DecisionEvent, Event, OnFailure};
 use crate::decision::{Decision, Rejection, UnixSeconds};
 use crate::keys::RegisteredKey;
-use crate::metrics::ShardMetrics;
+use crate::metrics::{ShardMetrics, bump};
 use crate::revocation::View;
 use crate::token::{self, Demand};
 use crate::verify::{Item, Verdict, Verifier};
@@ -27,6 +27,7 @@ use crate::wire::{self, Connection, Identity, Place};
 
 use super::Policy;
 use super::bulk::Bulk;
+use super::clock::TICK;
 use super::outbox::Outbox;
 use super::request::{self, Admitted, Settled};
 
@@ -139,10 +140,27 @@ impl Turn {
         }
     }
 
+    /// Lets the deciding task look whether an answer has waited too long for its record.
+    pub(super) fn tick(&self) {
+        if self.open.get() > 0
+            && let Some(waker) = self.waker.borrow_mut().take()
+        {
+            waker.wake();
+        }
+    }
+
     /// These questions were answered and released.
     fn close(&self, questions: usize) {
         self.open.set(self.open.get() - questions);
     }
+}
+
+/// How decisions are recorded, and what becomes of those that cannot be.
+pub(super) struct Recording {
+    pub(super) appender: Appender,
+    pub(super) ack: Ack,
+    pub(super) ack_timeout: Duration,
+    pub(super) on_failure: OnFailure,
 }
 
 /// Decides what was asked. Owned by the shard's deciding task, polled whenever questions or acknowledgements arrived.
@@ -150,6 +168,7 @@ pub(super) struct Decider {
     verifier: Verifier,
     appender: Appender,
     ack: Ack,
+    ack_timeout: Duration,
     on_failure: OnFailure,
     view: Arc<View>,
     metrics: Arc<ShardMetrics>,
@@ -165,16 +184,16 @@ pub(super) struct Decider {
 impl Decider {
     pub(super) fn new(
         verifier: Verifier,
-        appender: Appender,
-        ack: Ack,
-        on_failure: OnFailure,
+        recording: Recording,
         view: Arc<View>,
         metrics: Arc<ShardMetrics>,
     ) -> Self {
+        let Recording { appender, ack, ack_timeout, on_failure } = recording;
         Self {
             verifier,
             appender,
             ack,
+            ack_timeout,
             on_failure,
             view,
             metrics,
@@ -207,6 +226,7 @@ impl Decider {
         // Registered before the acknowledgements are read: one that comes in between is not missed.
         self.appender.register(cx.waker());
         self.release(turn);
+        self.give_up(turn);
         let halts = self.on_failure == OnFailure::Halt
             && self.appender.failure().is_some_and(|failure| failure.kind.is_permanent());
         if halts { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
@@ -299,6 +319,27 @@ impl Decider {
             answer.outbox.release(recorded || self.on_failure == OnFailure::AllowWithGap);
             turn.close(answer.questions);
             self.awaiting.pop_front();
+        }
+    }
+
+    /// Takes back the answers that would wait longer than they may, and says that the log stalls. Their records may
+    /// still be acknowledged later, which then concerns nobody: what is recorded includes what is delivered.
+    fn give_up(&mut self, turn: &Turn) {
+        let mut last = None;
+        while let Some(answer) = self.awaiting.front() {
+            let waited = answer.arrived.elapsed();
+            // Looked at once a tick: what would be late at the next one is late now.
+            if waited + TICK <= self.ack_timeout {
+                break;
+            }
+            last = Some((answer.core_seq, waited));
+            bump(&self.metrics.unacknowledged);
+            answer.outbox.release(self.on_failure == OnFailure::AllowWithGap);
+            turn.close(answer.questions);
+            self.awaiting.pop_front();
+        }
+        if let Some((core_seq, waited)) = last {
+            self.appender.report_stalled(core_seq, self.ack, waited);
         }
     }
 }

@@ -10,4 +10,5 @@ mod hostile;
 mod http;
 mod lifecycle;
 mod nginx;
+mod stall;
 mod tokens;

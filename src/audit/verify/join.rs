@@ -28,6 +28,8 @@ pub(super) struct Join<'a> {
     tree: Option<CompactRange>,
     // The tree before the last segment, and its trees at its last commits: for checkpoints that stand behind a roll.
     previous: Option<(CompactRange, VecDeque<CompactRange>)>,
+    // The state before the last segment: where a later verification of a log that still grows starts.
+    before_last: Option<Trusted>,
     signed_wall_ns: u64,
     last_wall_ns: u64,
     stopped: bool,
@@ -77,11 +79,18 @@ impl<'a> Join<'a> {
             expected_index,
             tree,
             previous: None,
+            before_last: options.since.clone(),
             signed_wall_ns: 0,
             last_wall_ns: 0,
             stopped: false,
             published,
         }
+    }
+
+    /// The segment before those looked at is gone, though an earlier verification saw it.
+    pub(super) fn missing_before(&mut self, segment: u64) {
+        let detail = format!("segment {segment} was verified before and is not there any more");
+        self.broken(Class::MissingSegment, segment, 0, self.report.size.saturating_sub(1), 1, detail);
     }
 
     /// Adds the next segment.
@@ -106,6 +115,12 @@ impl<'a> Join<'a> {
             return;
         }
         self.report.segments += 1;
+        if let (Some(log), Some(hash), Some(tree), true) =
+            (&self.log, self.report.head, &self.tree, self.report.breaks.is_empty())
+        {
+            let (origin, size) = (log.origin.clone(), self.report.size);
+            self.before_last = Some(Trusted { origin, segment: scan.index, size, hash, tree: tree.clone() });
+        }
         self.check_open(&scan);
         // A first record that could not be read was reported by the scan: its link is part of that break.
         let first_is_damaged = scan.breaks.first().is_some_and(|first| first.offset == 0);
@@ -118,6 +133,9 @@ impl<'a> Join<'a> {
         let mut scan = scan;
         let breaks = std::mem::take(&mut scan.breaks);
         self.report.breaks.extend(breaks);
+        for (offset, seq, decision) in std::mem::take(&mut scan.decisions) {
+            self.notice(Class::SetAside, scan.index, offset, seq, decision);
+        }
         self.add_tree(&mut scan);
         self.last_wall_ns = self.last_wall_ns.max(scan.last_wall_ns);
         if let Some(end) = scan.end {
@@ -152,7 +170,8 @@ impl<'a> Join<'a> {
             let detail = format!("the segment calls itself {}", open.segment);
             self.broken(Class::Reordered, scan.index, 0, seq, 1, detail);
         }
-        let wanted = self.options.origin.as_deref();
+        let since = self.options.since.as_ref().map(|since| since.origin.as_str());
+        let wanted = self.options.origin.as_deref().or(since);
         if wanted.is_some_and(|origin| origin != open.origin) {
             let detail = format!("the segment belongs to {:?}", open.origin);
             self.broken(Class::WrongOrigin, scan.index, 0, seq, 0, detail);
@@ -289,14 +308,17 @@ impl<'a> Join<'a> {
         self.check_last();
         self.check_published();
         self.check_signed();
-        let Self { mut report, tree, last, .. } = self;
+        let Self { mut report, tree, last, log, before_last, .. } = self;
         report.root = tree.as_ref().and_then(CompactRange::root);
         report.breaks.sort_by_key(|found| (found.seq, found.segment, found.offset));
-        if let (true, Some(last), Some(tree), Some(hash)) =
-            (report.breaks.is_empty(), last, tree, report.head)
-            && last.sealed
-        {
-            report.trusted = Some(Trusted { segment: last.index + 1, size: report.size, hash, tree });
+        if report.breaks.is_empty() {
+            report.trusted = match (last, tree, report.head, log) {
+                (Some(last), Some(tree), Some(hash), Some(log)) if last.sealed => {
+                    let (origin, size) = (log.origin, report.size);
+                    Some(Trusted { origin, segment: last.index + 1, size, hash, tree })
+                }
+                _ => before_last,
+            };
         }
         report
     }

@@ -5,6 +5,7 @@
 
 mod join;
 mod segment;
+mod trusted;
 
 use std::{
     fmt,
@@ -16,14 +17,15 @@ use std::{
 
 use join::Join;
 use segment::{Ending, Scan, scan};
+pub use trusted::Trusted;
 
 use super::{
     error::AuditError,
     folder::{SegmentFile, segment_name},
-    merkle::CompactRange,
     note::CheckpointKey,
     real::list_segments,
     record::{HEADER_BYTES, Hash, Header},
+    recover::FIRST_SEGMENT,
     sealer::CHECKPOINT_FILE,
 };
 
@@ -93,19 +95,6 @@ impl Mode {
             Self::Range { .. } => "range",
         }
     }
-}
-
-/// A state of the log that a verification established and a later one may start from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Trusted {
-    /// The segment to continue with.
-    pub segment: u64,
-    /// Records before that segment.
-    pub size: u64,
-    /// Event hash of the last of them.
-    pub hash: Hash,
-    /// The tree over them.
-    pub tree: CompactRange,
 }
 
 /// What was found.
@@ -232,6 +221,8 @@ classes! {
     Rewritten = "rewritten", 14;
     /// The log is shorter than what was signed.
     Truncated = "truncated", 15;
+    /// An operator set a damaged log aside, and this one is its successor. A notice: this log is whole.
+    SetAside = "set-aside", 16;
 }
 
 impl fmt::Display for Class {
@@ -263,7 +254,13 @@ pub fn verify_dir(
     if files.is_empty() {
         return Err(AuditError::NotFound { path: dir.to_owned() });
     }
+    let mut cut_before = None;
     if let Some(trusted) = &options.since {
+        // What was verified is not read again, but it must still be there.
+        let before = trusted.segment.saturating_sub(1);
+        if before >= FIRST_SEGMENT && files.iter().all(|file| file.index != before) {
+            cut_before = Some(before);
+        }
         files.retain(|file| file.index >= trusted.segment);
     }
     if let Mode::Range { from, to } = options.mode {
@@ -284,6 +281,9 @@ pub fn verify_dir(
     let bytes_total = files.iter().map(|file| file.bytes).sum();
     let published = published_note(dir).map_err(io("read the checkpoint of"))?;
     let mut join = Join::new(options, &files, published);
+    if let Some(segment) = cut_before {
+        join.missing_before(segment);
+    }
     let mut bytes = 0;
     scan_in_order(dir, options, &files, |scan| {
         bytes += scan.file_bytes;

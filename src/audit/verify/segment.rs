@@ -36,6 +36,8 @@ pub(super) struct Scan {
     /// Trees over the segment's records at its last commits: what a checkpoint in the next segment may refer to.
     pub(super) commit_trees: VecDeque<CompactRange>,
     pub(super) breaks: Vec<Break>,
+    /// Operators' decisions about damage: offset, `seq`, and what was decided.
+    pub(super) decisions: Vec<(u64, u64, String)>,
     /// Why the records end where bytes that are not zero remain.
     pub(super) tail_cause: Option<Flaw>,
     /// The size to stop at was reached: what follows is none of our business.
@@ -120,6 +122,7 @@ pub(super) fn scan(file: &SegmentFile, bytes: &[u8], options: &Options, ending: 
         checkpoints: Vec::new(),
         commit_trees: VecDeque::with_capacity(RECENT_COMMITS),
         breaks: Vec::new(),
+        decisions: Vec::new(),
         tail_cause: None,
         stopped: false,
     };
@@ -421,6 +424,14 @@ impl<'a> Scanner<'a> {
             Kind::SegmentSeal => self.scan.sealed = true,
             Kind::CleanClose => self.scan.closed = true,
             Kind::Checkpoint => self.note_checkpoint(record, seq),
+            Kind::Recovery => {
+                if let Ok(body) = record.read_body()
+                    && let (Some(cause), Some(authority)) = (schema::text(&body, 6), schema::text(&body, 8))
+                {
+                    let decision = format!("by {authority}: {cause}").escape_debug().to_string();
+                    self.scan.decisions.push((self.offset as u64, seq, decision));
+                }
+            }
             _ => {}
         }
     }
