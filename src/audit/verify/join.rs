@@ -93,6 +93,13 @@ impl<'a> Join<'a> {
         self.broken(Class::MissingSegment, segment, 0, self.report.size.saturating_sub(1), 1, detail);
     }
 
+    /// The segment before those looked at does not end as an earlier verification saw it.
+    pub(super) fn other_before(&mut self, segment: u64) {
+        let seq = self.report.size.saturating_sub(1);
+        let detail = format!("record {seq} is not the one that was verified before");
+        self.broken(Class::Rewritten, segment, 0, seq, 1, detail);
+    }
+
     /// Adds the next segment.
     pub(super) fn add(&mut self, scan: Scan) {
         if self.stopped {

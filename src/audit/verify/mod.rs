@@ -27,6 +27,7 @@ use super::{
     record::{HEADER_BYTES, Hash, Header},
     recover::FIRST_SEGMENT,
     sealer::CHECKPOINT_FILE,
+    walk::read_record,
 };
 
 /// How to verify.
@@ -254,7 +255,7 @@ pub fn verify_dir(
     if files.is_empty() {
         return Err(AuditError::NotFound { path: dir.to_owned() });
     }
-    let mut cut_before = None;
+    let (mut cut_before, mut other_before) = (None, None);
     if let Some(trusted) = &options.since {
         // What was verified is not read again, but it must still be there.
         let before = trusted.segment.saturating_sub(1);
@@ -262,6 +263,11 @@ pub fn verify_dir(
             cut_before = Some(before);
         }
         files.retain(|file| file.index >= trusted.segment);
+        // A segment that follows says what it continues. Where none does, the last one verified is looked at again.
+        if files.is_empty() && cut_before.is_none() && before >= FIRST_SEGMENT {
+            let same = ends_as(dir, before, trusted).map_err(io("read a segment of"))?;
+            other_before = (!same).then_some(before);
+        }
     }
     if let Mode::Range { from, to } = options.mode {
         let first_seqs = files
@@ -283,6 +289,9 @@ pub fn verify_dir(
     let mut join = Join::new(options, &files, published);
     if let Some(segment) = cut_before {
         join.missing_before(segment);
+    }
+    if let Some(segment) = other_before {
+        join.other_before(segment);
     }
     let mut bytes = 0;
     scan_in_order(dir, options, &files, |scan| {
@@ -398,6 +407,18 @@ fn read_segment(dir: &Path, index: u64, buffer: &mut Vec<u8>) -> io::Result<()> 
     file.read_to_end(buffer).map(|_| ())
 }
 
+/// Whether the last record of a segment is still the one that was verified.
+fn ends_as(dir: &Path, index: u64, trusted: &Trusted) -> io::Result<bool> {
+    let mut bytes = Vec::new();
+    read_segment(dir, index, &mut bytes)?;
+    let (mut offset, mut last) = (0, None);
+    while let Ok(record) = read_record(&bytes, offset) {
+        offset = record.next;
+        last = Some((record.header.seq + 1, record.hash));
+    }
+    Ok(last == Some((trusted.size, trusted.hash)))
+}
+
 /// How a segment ended, as the next one says.
 fn ending_before(dir: &Path, next: u64) -> io::Result<Ending> {
     let mut start = Vec::with_capacity(OPEN_BYTES);
@@ -426,5 +447,7 @@ const OPEN_BYTES: usize = 4096;
 /// Segments scanned ahead of the join, per thread.
 const AHEAD: usize = 2;
 
+#[cfg(test)]
+mod fault_tests;
 #[cfg(test)]
 mod tests;

@@ -12,9 +12,9 @@ use crate::audit::{
     walk::read_record,
 };
 
-const SECOND: Duration = Duration::from_secs(10);
+pub(super) const SECOND: Duration = Duration::from_secs(10);
 
-fn signer() -> CheckpointSigner {
+pub(super) fn signer() -> CheckpointSigner {
     let key = SigningKey::from_bytes(&[3; 32]);
     CheckpointSigner {
         verifying_key: key.verifying_key().to_bytes(),
@@ -26,7 +26,7 @@ fn key() -> CheckpointKey {
     CheckpointKey { name: "test.example/log".into(), verifying_key: signer().verifying_key }
 }
 
-fn open_log(dir: &Path) -> Opened {
+pub(super) fn open_log(dir: &Path) -> Opened {
     let mut settings = Settings::new(dir, "test.example/log");
     settings.segment_bytes = 136 * 1024;
     settings.flush_interval = Duration::from_millis(2);
@@ -36,7 +36,7 @@ fn open_log(dir: &Path) -> Opened {
 }
 
 /// Appends events one by one, and waits for the last to be durable.
-fn append(opened: &mut Opened, reasons: &[String]) {
+pub(super) fn append(opened: &mut Opened, reasons: &[String]) {
     let mut last = None;
     for reason in reasons {
         last = Some(opened.appenders[0].append(&Event::Stop(StopEvent { reason }), Ack::Durable).unwrap());
@@ -45,7 +45,7 @@ fn append(opened: &mut Opened, reasons: &[String]) {
     opened.appenders[0].wait(last.unwrap(), Ack::Durable, SECOND).unwrap();
 }
 
-fn wait_signed(log: &Log, size: u64) {
+pub(super) fn wait_signed(log: &Log, size: u64) {
     let until = std::time::Instant::now() + SECOND;
     while log.status().signed_size < size {
         assert!(std::time::Instant::now() < until && log.status().failure.is_none(), "{:?}", log.status());
@@ -54,7 +54,7 @@ fn wait_signed(log: &Log, size: u64) {
 }
 
 /// A closed log of a few signed records in one small segment.
-fn small_log(dir: &Path) -> Log2 {
+pub(super) fn small_log(dir: &Path) -> Log2 {
     let mut opened = open_log(dir);
     append(&mut opened, &(0..4).map(|n| format!("event {n}")).collect::<Vec<_>>());
     wait_signed(&opened.log, 4);
@@ -64,18 +64,18 @@ fn small_log(dir: &Path) -> Log2 {
 }
 
 /// A log's one segment, taken apart.
-struct Log2 {
-    bytes: Vec<u8>,
+pub(super) struct Log2 {
+    pub(super) bytes: Vec<u8>,
     /// Start of each record, and the end of the last.
-    offsets: Vec<usize>,
+    pub(super) offsets: Vec<usize>,
 }
 
 impl Log2 {
-    fn read(dir: &Path) -> Self {
+    pub(super) fn read(dir: &Path) -> Self {
         Self::of(fs::read(dir.join(segment_name(1))).unwrap())
     }
 
-    fn of(bytes: Vec<u8>) -> Self {
+    pub(super) fn of(bytes: Vec<u8>) -> Self {
         let mut offsets = vec![0];
         while let Ok(record) = read_record(&bytes, *offsets.last().unwrap()) {
             offsets.push(record.next);
@@ -83,7 +83,7 @@ impl Log2 {
         Self { bytes, offsets }
     }
 
-    fn records(&self) -> usize {
+    pub(super) fn records(&self) -> usize {
         self.offsets.len() - 1
     }
 
@@ -96,7 +96,7 @@ impl Log2 {
     }
 }
 
-fn write(dir: &Path, bytes: &[u8]) {
+pub(super) fn write(dir: &Path, bytes: &[u8]) {
     let path = dir.join(segment_name(1));
     let _ = fs::remove_file(&path);
     fs::write(&path, bytes).unwrap();
@@ -104,11 +104,11 @@ fn write(dir: &Path, bytes: &[u8]) {
     fs::set_permissions(path, fs::Permissions::from_mode(0o400)).unwrap();
 }
 
-fn options() -> Options {
+pub(super) fn options() -> Options {
     Options { keys: vec![key()], threads: 1, ..Options::default() }
 }
 
-fn verify(dir: &Path) -> Report {
+pub(super) fn verify(dir: &Path) -> Report {
     verify_dir(dir, &options(), &mut |_| {}).unwrap()
 }
 
