@@ -10,10 +10,13 @@
 
 mod class;
 mod gate;
+#[cfg(test)]
+mod gate_tests;
 mod key;
 mod login;
 mod module;
 mod raw;
+mod sync;
 mod token;
 
 pub use class::{CallError, Class};

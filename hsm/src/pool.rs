@@ -16,7 +16,9 @@ mod job;
 mod keeper;
 mod lanes;
 mod metrics;
+mod once;
 mod shared;
+mod sync;
 mod watch;
 mod worker;
 

@@ -7,18 +7,19 @@
 use std::{
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering, fence},
+        atomic::{AtomicU8, AtomicU64, Ordering},
     },
     task::{Wake, Waker},
     thread::Thread,
     time::{Duration, Instant},
 };
 
-use atomic_waker::AtomicWaker;
 use crossbeam::{queue::ArrayQueue, utils::CachePadded};
 
 use super::{
+    acks::Acks,
     body::{self, Body},
+    doorbell::Doorbell,
     error::{AuditError, AuditFailure, FailureKind},
     event::{BATCH_ITEMS_MAX, Event},
     id::RecordId,
@@ -87,15 +88,10 @@ pub(super) struct Lane {
     pub(super) ring: ArrayQueue<Batch>,
     // Emptied buffers on their way back.
     pub(super) spare: ArrayQueue<Vec<u8>>,
-    // Written by the sequencer, read by the owner: highest core_seq stored, and the records and bytes up to it.
-    pub(super) recorded: AtomicU64,
+    // Written by the sequencer, read by the owner: the records and bytes it has taken.
     pub(super) recorded_records: AtomicU64,
     pub(super) recorded_bytes: AtomicU64,
-    // Written by the flusher, read by the owner: highest core_seq flushed.
-    pub(super) durable: AtomicU64,
-    // Written by the owner, read by the flusher: the highest core_seq whose flush someone waits for.
-    durable_wanted: AtomicU64,
-    waker: AtomicWaker,
+    pub(super) acks: Acks,
 }
 
 impl Appender {
@@ -172,7 +168,7 @@ impl Appender {
         }
         let lane = &self.shared.lanes[usize::from(self.core)];
         if self.batch.durable {
-            lane.durable_wanted.store(self.core_seq, Ordering::Release);
+            lane.acks.want_durable(self.core_seq);
         }
         let spare = lane.spare.pop().unwrap_or_default();
         let batch = std::mem::replace(&mut self.batch, Batch { bytes: spare, durable: false });
@@ -186,8 +182,8 @@ impl Appender {
     pub fn acknowledged(&self, ack: Ack) -> u64 {
         let lane = &self.shared.lanes[usize::from(self.core)];
         match ack {
-            Ack::Recorded => lane.recorded.load(Ordering::Acquire),
-            Ack::Durable => lane.durable.load(Ordering::Acquire),
+            Ack::Recorded => lane.acks.recorded(),
+            Ack::Durable => lane.acks.durable(),
         }
     }
 
@@ -213,7 +209,7 @@ impl Appender {
     /// Has `waker` woken when an acknowledgement advances or the writer fails. One waker at a time; register, then
     /// look, then wait.
     pub fn register(&self, waker: &Waker) {
-        self.shared.lanes[usize::from(self.core)].waker.register(waker);
+        self.shared.lanes[usize::from(self.core)].acks.register(waker);
     }
 
     /// The id the next successful [`Self::append`] will return.
@@ -231,7 +227,7 @@ impl Appender {
         if ack == Ack::Durable {
             // Also for a record that was appended without this wish: its flush is then not hurried, but wakes us.
             self.batch.durable |= !self.batch.bytes.is_empty();
-            self.shared.lanes[usize::from(self.core)].durable_wanted.fetch_max(id.core_seq, Ordering::AcqRel);
+            self.shared.lanes[usize::from(self.core)].acks.want_durable(id.core_seq);
         }
         self.submit();
         let deadline = Instant::now() + timeout;
@@ -358,7 +354,7 @@ impl Shared {
             failures.insert(at, failure);
             self.gate.store(gate, Ordering::Release);
         }
-        self.lanes.iter().for_each(|lane| lane.waker.wake());
+        self.lanes.iter().for_each(|lane| lane.acks.wake());
         self.doorbell.ring();
     }
 }
@@ -368,12 +364,9 @@ impl Lane {
         Self {
             ring: ArrayQueue::new(events_max),
             spare: ArrayQueue::new(SPARES),
-            recorded: AtomicU64::new(0),
             recorded_records: AtomicU64::new(0),
             recorded_bytes: AtomicU64::new(0),
-            durable: AtomicU64::new(0),
-            durable_wanted: AtomicU64::new(0),
-            waker: AtomicWaker::new(),
+            acks: Acks::default(),
         }
     }
 
@@ -381,58 +374,12 @@ impl Lane {
     pub(super) fn publish_recorded(&self, core_seq: u64, records: u64, bytes: u64) {
         self.recorded_records.fetch_add(records, Ordering::Release);
         self.recorded_bytes.fetch_add(bytes, Ordering::Release);
-        self.recorded.store(core_seq, Ordering::Release);
-        self.waker.wake();
+        self.acks.publish_recorded(core_seq);
     }
 
     /// Publishes that records up to `core_seq` are flushed, and wakes the owner if it waits for that.
     pub(super) fn publish_durable(&self, core_seq: u64) {
-        let before = self.durable.load(Ordering::Relaxed);
-        if before < core_seq {
-            self.durable.store(core_seq, Ordering::Release);
-            // Those who wait only for `recorded` are left alone.
-            if self.durable_wanted.load(Ordering::Acquire) > before {
-                self.waker.wake();
-            }
-        }
-    }
-}
-
-/// Wakes the sequencer if, and only if, it sleeps.
-#[derive(Default)]
-pub(super) struct Doorbell {
-    asleep: AtomicBool,
-    sleeper: Mutex<Option<Thread>>,
-}
-
-impl Doorbell {
-    /// Names the thread to wake: the calling one.
-    pub(super) fn answer_here(&self) {
-        *self.sleeper.lock().unwrap_or_else(PoisonError::into_inner) = Some(std::thread::current());
-    }
-
-    pub(super) fn ring(&self) {
-        // Orders the push before the look at `asleep`; `sleep_unless` orders its store before its look at the rings.
-        fence(Ordering::SeqCst);
-        if self.asleep.load(Ordering::Relaxed) && self.asleep.swap(false, Ordering::AcqRel) {
-            let sleeper = self.sleeper.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(thread) = sleeper.as_ref() {
-                thread.unpark();
-            }
-        }
-    }
-
-    /// Sleeps until rung, or until `timeout`, unless `work` is already there.
-    pub(super) fn sleep_unless(&self, timeout: Option<Duration>, work: impl FnOnce() -> bool) {
-        self.asleep.store(true, Ordering::Relaxed);
-        fence(Ordering::SeqCst);
-        if !work() {
-            match timeout {
-                Some(timeout) => std::thread::park_timeout(timeout),
-                None => std::thread::park(),
-            }
-        }
-        self.asleep.store(false, Ordering::Relaxed);
+        self.acks.publish_durable(core_seq);
     }
 }
 

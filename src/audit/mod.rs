@@ -11,11 +11,13 @@
 //! This room uses std threads and `std::task::Waker` only; it imports `crate::decision` and nothing else of ours.
 //! The wall clock of a record is read by the sequencer, once per batch.
 
+mod acks;
 mod appender;
 mod body;
 pub mod cbor;
 mod clock;
 mod disk;
+mod doorbell;
 mod error;
 mod event;
 mod folder;
@@ -36,6 +38,7 @@ mod sequencer;
 mod settings;
 mod status;
 mod succeed;
+mod sync;
 pub mod tag;
 mod tail;
 pub mod verify;

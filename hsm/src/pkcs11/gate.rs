@@ -2,13 +2,14 @@
 //!
 //! `C_Finalize` while another thread is in a call crashes SoftHSM and opencryptoki, so every call is made inside the
 //! gate and re-initialisation happens only once it is closed and empty. A call that never returns keeps it from ever
-//! being empty; closing then gives up, and opens again for the rest.
+//! being empty; closing then gives up, and opens again for the rest. `hsm/tests/models.rs` tries every interleaving.
 
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use super::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
 /// Counts who is inside. One per loaded module.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Gate {
     state: Mutex<State>,
     changed: Condvar,
@@ -33,6 +34,12 @@ pub(crate) struct Inside<'a> {
 #[derive(Debug)]
 pub(crate) struct Closed<'a> {
     gate: &'a Gate,
+}
+
+impl Default for Gate {
+    fn default() -> Self {
+        Self { state: Mutex::new(State::default()), changed: Condvar::new() }
+    }
 }
 
 impl Gate {
@@ -120,62 +127,5 @@ impl Drop for Closed<'_> {
         state.epoch += 1;
         state.closed = false;
         self.gate.changed.notify_all();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-    use std::time::Duration;
-
-    use super::*;
-
-    fn soon() -> Instant {
-        Instant::now() + Duration::from_secs(30)
-    }
-
-    #[test]
-    fn the_gate_closes_only_when_empty_and_opens_in_a_new_epoch() {
-        let gate = Gate::default();
-        let inside = gate.enter(soon()).unwrap();
-        assert!(gate.close(Instant::now()).is_none());
-        // Giving up opened it again.
-        drop(gate.enter(Instant::now()).unwrap());
-        drop(inside);
-        let closed = gate.close(soon()).unwrap();
-        assert!(gate.enter(Instant::now()).is_none());
-        assert!(gate.close(Instant::now()).is_none());
-        drop(closed);
-        assert_eq!(gate.enter(soon()).unwrap().epoch(), 1);
-    }
-
-    #[test]
-    fn nobody_is_ever_inside_while_it_is_closed() {
-        let gate = Gate::default();
-        let (calls, finalizing, stop) = (AtomicU32::new(0), AtomicBool::new(false), AtomicBool::new(false));
-        std::thread::scope(|scope| {
-            for _ in 0..4 {
-                scope.spawn(|| {
-                    while !stop.load(Ordering::Relaxed) {
-                        let inside = gate.enter(soon()).unwrap();
-                        assert!(!finalizing.load(Ordering::SeqCst));
-                        let epoch = gate.epoch();
-                        assert_eq!(epoch, inside.epoch());
-                        calls.fetch_add(1, Ordering::SeqCst);
-                    }
-                });
-            }
-            for round in 1..=200 {
-                let closed = gate.close(soon()).unwrap();
-                finalizing.store(true, Ordering::SeqCst);
-                let before = calls.load(Ordering::SeqCst);
-                std::thread::yield_now();
-                assert_eq!(calls.load(Ordering::SeqCst), before);
-                finalizing.store(false, Ordering::SeqCst);
-                drop(closed);
-                assert_eq!(gate.epoch(), round);
-            }
-            stop.store(true, Ordering::Relaxed);
-        });
     }
 }

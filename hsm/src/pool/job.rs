@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use zeroize::Zeroizing;
 
+use super::once::Once;
 use crate::pinned::PinnedVerifier;
 use crate::{HsmError, Pkcs11Uri, Purpose};
 
@@ -72,7 +73,7 @@ pub(super) struct Ticket {
     pub(super) queued: Instant,
     pub(super) deadline: Instant,
     pub(super) number: u64,
-    answer: Mutex<Option<Completion>>,
+    answer: Once<Completion>,
 }
 
 impl Ticket {
@@ -83,13 +84,12 @@ impl Ticket {
         number: u64,
         answer: Completion,
     ) -> Self {
-        Self { work, purpose, queued: Instant::now(), deadline, number, answer: Mutex::new(Some(answer)) }
+        Self { work, purpose, queued: Instant::now(), deadline, number, answer: Once::new(answer) }
     }
 
     /// Answers the job unless somebody has. The completion runs on this thread.
     pub(super) fn settle(&self, outcome: Result<Output, HsmError>) -> bool {
-        let answer = self.answer.lock().unwrap_or_else(PoisonError::into_inner).take();
-        match answer {
+        match self.answer.take() {
             Some(answer) => {
                 answer(outcome);
                 true
@@ -100,7 +100,7 @@ impl Ticket {
 
     /// Whether it is answered: nobody waits any more.
     pub(super) fn is_settled(&self) -> bool {
-        self.answer.lock().unwrap_or_else(PoisonError::into_inner).is_none()
+        self.answer.is_taken()
     }
 }
 

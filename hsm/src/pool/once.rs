@@ -1,0 +1,20 @@
+//! Something that is taken exactly once, by whoever comes first. `hsm/tests/models.rs` tries every interleaving.
+
+use super::sync::{Mutex, PoisonError};
+
+pub(super) struct Once<T>(Mutex<Option<T>>);
+
+impl<T> Once<T> {
+    pub(super) fn new(value: T) -> Self {
+        Self(Mutex::new(Some(value)))
+    }
+
+    /// The value, for the first caller.
+    pub(super) fn take(&self) -> Option<T> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    pub(super) fn is_taken(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_none()
+    }
+}

@@ -1,0 +1,3 @@
+//! What `once` is built of. `hsm/tests/models.rs` puts a model checker's in its place.
+
+pub(super) use std::sync::{Mutex, PoisonError};
