@@ -221,7 +221,7 @@ const PAGE_BYTES: usize = 4096;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::audit::sim::{Crash, Sim};
+    use crate::audit::sim::{Crash, Effect, Fail, Sim};
 
     /// What a power cut leaves right after `act` has returned, for many power cuts.
     fn after(act: impl Fn(&Folder), look: impl Fn(&Sim, &Folder)) {
@@ -246,6 +246,20 @@ mod tests {
                 assert_eq!(left.read(1).unwrap(), vec![0; 16384]);
             },
         );
+    }
+
+    #[test]
+    fn a_segment_that_could_not_be_made_can_be_made_later() {
+        for (at, effect) in (1..7).flat_map(|at| [Effect::Nothing, Effect::All].map(|effect| (at, effect))) {
+            let sim = Sim::new(at);
+            let folder = Folder::new(Box::new(sim.clone()));
+            sim.fail(Fail { at, sticky: false, effect, error: io::ErrorKind::StorageFull });
+            // Created, all the same, by a call that says that it failed: then there is a file of that name.
+            let created = (at, effect) == (1, Effect::All);
+            let made = folder.prepare(1, 8192);
+            assert!(made.is_err() == (at < 7), "call {at}");
+            assert_eq!(folder.prepare(1, 8192).is_ok(), !created, "call {at}, {effect:?}");
+        }
     }
 
     #[test]
