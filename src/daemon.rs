@@ -8,7 +8,10 @@ mod audit_log;
 mod control_thread;
 mod dev;
 mod engine;
+mod hsm_metrics;
+mod keys;
 mod observe;
+mod softhsm;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,26 +19,27 @@ use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
-use edgate_hsm::{HsmError, Purpose, Signer, SoftwareKey, TokenSigning};
+use edgate_hsm::{HsmError, Pool, Purpose, SoftwareKey};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::audit::{self, Ack, Appender, AuditError, Event, Log, StopEvent};
-use crate::config::{self, Config, Listen};
+use crate::config::{self, Config, KeyPlace, Listen};
 use crate::control;
 use crate::decision::UnixSeconds;
-use crate::keys::{PublishedKey, thumbprint};
 use crate::metrics::{Metrics, ShardMetrics};
 use crate::revocation::View;
 use crate::shard::{self, BindError, DriverInUse, Policy, PolicyError};
 use crate::store::{OpenMode, Store, StoreError};
-use crate::verify::{KeyRejection, VerifyingKey};
+use crate::verify::KeyRejection;
 
 pub use audit_log::set_aside;
+pub use softhsm::prepare as prepare_softhsm;
 
-use audit_log::{audit_settings, checkpoint_signer, on_failure, record_start, report_recovery};
+use audit_log::{audit_settings, on_failure, record_start, report_recovery};
 use control_thread::{ControlThread, Ingredients};
 use engine::EngineCare;
+use keys::NodeKeys;
 use observe::{data_readiness, readings};
 
 /// How long start and stop records may take to reach the disk.
@@ -98,6 +102,12 @@ pub enum StartError {
         /// Why.
         error: std::io::Error,
     },
+    /// SoftHSM cannot be used for `--dev --softhsm`.
+    #[error("SoftHSM: {problem}")]
+    SoftHsm {
+        /// What is wrong, and what to do.
+        problem: String,
+    },
     /// The state database refuses.
     #[error("state database: {0}")]
     Store(#[from] StoreError),
@@ -112,12 +122,15 @@ pub enum StartError {
 }
 
 impl StartError {
-    /// Whether the operator must change settings or files: starting again would not help.
+    /// What the process ends with: 78 where settings or files must be changed, 77 where an operator must help a token
+    /// ([`edgate_hsm::EXIT_OPERATOR`]), 69 where a token is away, else 70. systemd does not start again after 77 and 78.
     #[must_use]
-    pub fn is_config(&self) -> bool {
+    pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Key(_) | Self::OwnKey(_) | Self::Policy(_) | Self::Store(_) => true,
-            Self::Audit(AuditError::NotFound { .. } | AuditError::Settings(_)) => true,
+            Self::Key(error) => error.exit_code(),
+            Self::OwnKey(_) | Self::Policy(_) | Self::Store(_) => config::EXIT_CONFIG,
+            Self::SoftHsm { .. } => config::EXIT_CONFIG,
+            Self::Audit(AuditError::NotFound { .. } | AuditError::Settings(_)) => config::EXIT_CONFIG,
             // A port in use may be free again in a moment.
             Self::Audit(_)
             | Self::Bind(_)
@@ -125,10 +138,13 @@ impl StartError {
             | Self::ControlBind { .. }
             | Self::Folder { .. }
             | Self::Shard { .. }
-            | Self::System { .. } => false,
+            | Self::System { .. } => EXIT_SOFTWARE,
         }
     }
 }
+
+/// Something failed at run time (`EX_SOFTWARE`).
+const EXIT_SOFTWARE: u8 = 70;
 
 /// Sends log lines to standard error; journald takes them from there. `EDGATE_LOG` filters them.
 pub fn log_to_stderr() {
@@ -149,9 +165,8 @@ pub fn log_to_stderr() {
 /// # Errors
 /// What `serve` would refuse.
 pub fn check(config: &Config) -> Result<String, StartError> {
-    let own = OwnKey::load(config)?;
-    checkpoint_signer(config)?;
-    let policy = Policy::build(config, own.as_ref().map(|own| &own.published), 1)?;
+    let own = NodeKeys::check(config)?;
+    let policy = Policy::build(config, own.as_ref(), 1)?;
     if !config.database.is_file() {
         return Err(StoreError::Missing { path: config.database.clone() }.into());
     }
@@ -176,15 +191,17 @@ pub fn check(config: &Config) -> Result<String, StartError> {
 /// What cannot be created; what exists is never touched.
 pub fn init(config: &Config) -> Result<Vec<PathBuf>, StartError> {
     let mut created = Vec::new();
-    if let Some(signing) = &config.signing
-        && !signing.key_file.exists()
+    // Keys in a token are made by `edgate hsm keygen` and by nothing else.
+    let signing = config.signing.as_ref().map(|signing| (&signing.key, Purpose::TokenSigning));
+    for (place, purpose) in
+        signing.into_iter().chain([(&config.audit.checkpoint_key, Purpose::AuditCheckpoint)])
     {
-        SoftwareKey::create(&signing.key_file, Purpose::TokenSigning)?;
-        created.push(signing.key_file.clone());
-    }
-    if !config.audit.checkpoint_key_file.exists() {
-        SoftwareKey::create(&config.audit.checkpoint_key_file, Purpose::AuditCheckpoint)?;
-        created.push(config.audit.checkpoint_key_file.clone());
+        if let KeyPlace::File(path) = place
+            && !path.exists()
+        {
+            SoftwareKey::create(path, purpose)?;
+            created.push(path.clone());
+        }
     }
     if !config.database.exists() {
         control_runtime()?.block_on(async {
@@ -194,7 +211,8 @@ pub fn init(config: &Config) -> Result<Vec<PathBuf>, StartError> {
         created.push(config.database.clone());
     }
     if !config.audit.dir.exists() {
-        let opened = audit::open_signed(&audit_settings(config, true), 0, Some(checkpoint_signer(config)?))?;
+        let (signer, _pool) = keys::open_checkpoint_signer(config)?;
+        let opened = audit::open_signed(&audit_settings(config, true), 0, Some(signer))?;
         opened.log.close(RECORD_TIMEOUT)?;
         created.push(config.audit.dir.clone());
     }
@@ -239,6 +257,8 @@ pub struct Daemon {
     care: EngineCare,
     log: Log,
     recorder: Appender,
+    // Closed last: the log's last checkpoint is signed through it.
+    pool: Option<Arc<Pool>>,
 }
 
 impl Daemon {
@@ -248,7 +268,7 @@ impl Daemon {
     /// The step that failed; whatever was started before it is stopped with the process.
     pub fn start(config: &Config) -> Result<Self, StartError> {
         EngineCare::prepare(config);
-        let own = OwnKey::load(config)?;
+        let NodeKeys { pool, own, checkpoint } = NodeKeys::open(config)?;
         let policy = Policy::build(config, own.as_ref().map(|own| &own.published), 1)?;
         tracing::info!(issuers = policy.profiles.len(), keys = policy.key_set.len(), "policy loaded");
 
@@ -259,8 +279,7 @@ impl Daemon {
 
         // One ring for each shard, for the daemon, for the engine's alarms, and for the control plane.
         let shards = config.server.shards;
-        let opened =
-            audit::open_signed(&audit_settings(config, false), shards + 2, Some(checkpoint_signer(config)?))?;
+        let opened = audit::open_signed(&audit_settings(config, false), shards + 2, Some(checkpoint))?;
         report_recovery(&opened.recovery);
         if let Some(reason) = opened.log.unmapped_because() {
             tracing::warn!(reason, "audit segments are written with pwrite");
@@ -275,7 +294,8 @@ impl Daemon {
             .map_err(|error| StartError::Shard { number: 0, error })?;
         let metrics: Vec<Arc<ShardMetrics>> = (0..shards).map(|_| Arc::default()).collect();
         let policy = Arc::new(ArcSwap::from_pointee(policy));
-        let steering = Arc::new(shard::Control::new(data_readiness(log.watch(), Arc::clone(&view)), halt));
+        let steering =
+            Arc::new(shard::Control::new(data_readiness(log.watch(), Arc::clone(&view), pool.clone()), halt));
         let ack = match config.audit.verify_ack {
             config::VerifyAck::Recorded => Ack::Recorded,
             config::VerifyAck::Durable => Ack::Durable,
@@ -318,6 +338,7 @@ impl Daemon {
             appender: control_appender,
             metrics,
             log: &log,
+            pool: pool.clone(),
         };
         let control = ControlThread::spawn(runtime, listener, ingredients.into_state())?;
 
@@ -326,7 +347,7 @@ impl Daemon {
         }
         tracing::info!(place = %control_at, "listening for operators");
         tracing::info!(shards, %driver, engine = kernel, "ready");
-        Ok(Self { listening, control_at, steering, shards: threads, control, care, log, recorder })
+        Ok(Self { listening, control_at, steering, shards: threads, control, care, log, recorder, pool })
     }
 
     /// Drains the shards, stops the control plane, records the stop and closes the log.
@@ -349,25 +370,9 @@ impl Daemon {
         let stopped = stopped.and_then(|id| self.recorder.wait(id, Ack::Durable, RECORD_TIMEOUT));
         self.log.close(RECORD_TIMEOUT)?;
         stopped?;
+        drop(self.pool);
         tracing::info!("stopped");
         failed.map_or(Ok(()), Err)
-    }
-}
-
-/// This node's signing key, and its public half as it is published.
-struct OwnKey {
-    signer: Signer<TokenSigning>,
-    published: PublishedKey,
-}
-
-impl OwnKey {
-    fn load(config: &Config) -> Result<Option<Self>, StartError> {
-        let Some(signing) = &config.signing else { return Ok(None) };
-        let signer = Signer::software(SoftwareKey::load(&signing.key_file, Purpose::TokenSigning)?)?;
-        let public_key = signer.public_key();
-        let verifying_key = VerifyingKey::register(&public_key).map_err(StartError::OwnKey)?;
-        let published = PublishedKey { kid: thumbprint(&public_key), verifying_key };
-        Ok(Some(Self { signer, published }))
     }
 }
 

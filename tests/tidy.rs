@@ -40,7 +40,8 @@ const CRATE_HOMES: &[(&str, &[&str])] = &[
     ("axum", &["control", "daemon"]),
     ("sqlx", &["store"]),
     ("clap", &["cli", "main"]),
-    ("edgate_hsm", &["control", "daemon", "cli"]),
+    // `config` takes its URIs and PIN sources, which are plain values.
+    ("edgate_hsm", &["config", "control", "daemon", "cli"]),
 ];
 
 /// Files (not folders) that may be named so little: none.

@@ -144,7 +144,7 @@ fn set_aside(arguments: &SetAsideArguments) -> u8 {
         Ok(None) => print_line("an earlier decision is now complete; it stands in the new log"),
         Err(error) => {
             complain(&error);
-            return if error.is_config() { EXIT_CONFIG } else { EXIT_FAILURE };
+            return error.exit_code();
         }
     }
     EXIT_YES

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use serde_json::{Map, Value};
+use zeroize::Zeroizing;
 
 use crate::config::{Config, EXIT_CONFIG};
 use crate::token;
@@ -84,6 +85,50 @@ pub(super) struct RevokeArguments {
     target: Target,
     #[command(flatten)]
     output: Output,
+}
+
+/// What `edgate hsm unlock` reads.
+#[derive(Debug, Args)]
+pub(super) struct UnlockArguments {
+    #[command(flatten)]
+    target: Target,
+    #[command(flatten)]
+    output: Output,
+}
+
+/// Hands a PIN to a running node. It is asked for without echo, sent over loopback, and wiped.
+pub(super) fn unlock(arguments: &UnlockArguments) -> u8 {
+    let url = match arguments.target.url() {
+        Ok(url) => url,
+        Err(error) => return refuse(&error),
+    };
+    let pin = if io::IsTerminal::is_terminal(&io::stdin()) {
+        rpassword::prompt_password("PIN: ").map(Zeroizing::new)
+    } else {
+        let mut line = Zeroizing::new(String::new());
+        io::stdin()
+            .read_line(&mut line)
+            .map(|_| Zeroizing::new(line.trim_end_matches(['\r', '\n']).to_owned()))
+    };
+    let pin = match pin {
+        Ok(pin) if !pin.is_empty() => pin,
+        Ok(_) => {
+            complain("no PIN was given");
+            return EXIT_INPUT;
+        }
+        Err(error) => {
+            complain(format_args!("cannot read the PIN: {error}"));
+            return EXIT_INPUT;
+        }
+    };
+    let mut body = Map::new();
+    body.insert("pin".to_owned(), Value::from(pin.as_str()));
+    match post(&url, "/v1/hsm/unlock", &Value::Object(body)) {
+        Ok(answer) if arguments.output.json => print_line(answer),
+        Ok(_) => print_line("unlocked"),
+        Err(error) => return refuse(&error),
+    }
+    EXIT_YES
 }
 
 /// Issues one token and prints it; nothing else goes to standard output, so that a shell can take it.
@@ -224,7 +269,9 @@ fn post(url: &str, path: &str, body: &Value) -> Result<Value, ClientError> {
     let answer: Option<Value> = serde_json::from_str(&text).ok();
     let description = answer.as_ref().and_then(|answer| answer["error_description"].as_str());
     match (status.as_u16(), answer.as_ref(), description) {
-        (200..=299, Some(answer), _) if answer["id"].is_string() => Ok(answer.clone()),
+        (200..=299, Some(answer), _) if answer["id"].is_string() || answer["unlocked"] == true => {
+            Ok(answer.clone())
+        }
         (500..=599, _, Some(description)) => Err(ClientError::Unavailable(format!("{url}: {description}"))),
         (400..=499, _, Some(description)) => Err(ClientError::Input(format!("{url}: {description}"))),
         _ => Err(ClientError::Unavailable(format!(

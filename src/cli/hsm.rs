@@ -27,6 +27,9 @@ pub(super) enum HsmCommand {
     Selftest(TokenArguments),
     /// Measure signatures per second, bare and through the session pool.
     Bench(BenchArguments),
+    /// Hand the PIN to a running node whose token waits for it (`pin_source = "operator:"`). Asks for it on the terminal, or
+    /// reads one line of standard input; never an argument.
+    Unlock(super::control_client::UnlockArguments),
 }
 
 #[derive(Debug, Args)]
@@ -95,6 +98,7 @@ pub(super) fn run(command: &HsmCommand) -> u8 {
         HsmCommand::List(arguments) => list(arguments),
         HsmCommand::Selftest(arguments) => selftest(arguments),
         HsmCommand::Bench(arguments) => bench(arguments),
+        HsmCommand::Unlock(arguments) => return super::control_client::unlock(arguments),
     };
     match outcome {
         Ok(code) => code,

@@ -7,7 +7,7 @@ use clap::Args;
 use crate::config::{Config, EXIT_CONFIG};
 use crate::daemon::{self, Mode, StartError};
 
-use super::{EXIT_FAILURE, EXIT_YES, complain, print_line};
+use super::{EXIT_YES, complain, print_line};
 
 #[derive(Debug, Args)]
 pub(super) struct ServeArguments {
@@ -17,6 +17,9 @@ pub(super) struct ServeArguments {
     /// Try it out: keep everything in one folder, created at the first run, and listen on loopback.
     #[arg(long)]
     dev: bool,
+    /// With --dev: keep the keys in SoftHSM, in a token made in that folder.
+    #[arg(long, requires = "dev")]
+    softhsm: bool,
     /// The folder of --dev.
     #[arg(long, value_name = "DIR", default_value = "edgate-dev", requires = "dev")]
     data: PathBuf,
@@ -40,7 +43,11 @@ pub(super) fn serve(arguments: &ServeArguments) -> u8 {
         },
         None => {
             let dir = std::path::absolute(&arguments.data).unwrap_or_else(|_| arguments.data.clone());
-            (Config::dev(&dir, arguments.port, arguments.control_port), Mode::Dev { dir })
+            let token = match arguments.softhsm.then(|| daemon::prepare_softhsm(&dir)).transpose() {
+                Ok(token) => token,
+                Err(error) => return report(Err(error)),
+            };
+            (Config::dev(&dir, arguments.port, arguments.control_port, token.as_ref()), Mode::Dev { dir })
         }
     };
     report(daemon::serve(&config, &mode, arguments.json))
@@ -82,7 +89,7 @@ fn report(result: Result<(), StartError>) -> u8 {
         Ok(()) => EXIT_YES,
         Err(error) => {
             complain(&error);
-            if error.is_config() { EXIT_CONFIG } else { EXIT_FAILURE }
+            error.exit_code()
         }
     }
 }

@@ -35,11 +35,29 @@ pub(super) fn unflushed_age_max_ms() -> u64 {
 pub(super) fn ack_timeout_ms() -> u64 {
     250
 }
+pub(super) fn unsigned_age_max_s() -> u64 {
+    600
+}
 pub(super) fn verify_ack() -> VerifyAck {
     VerifyAck::Recorded
 }
 pub(super) fn on_failure() -> OnAuditFailure {
     OnAuditFailure::Deny
+}
+pub(super) fn hsm_workers() -> usize {
+    4
+}
+pub(super) fn hsm_queue_len_max() -> usize {
+    1024
+}
+pub(super) fn hsm_sign_timeout_ms() -> u64 {
+    2_000
+}
+pub(super) fn hsm_hang_limit_ms() -> u64 {
+    5_000
+}
+pub(super) fn hsm_probe_interval_ms() -> u64 {
+    10_000
 }
 pub(super) fn ttl_s() -> u64 {
     120

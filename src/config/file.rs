@@ -1,6 +1,5 @@
 //! The configuration as written: one struct per table, unknown keys are errors.
 
-use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,32 +7,12 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::defaults;
+use super::hsm::{Hsm, HsmTable, key_place};
+use super::issuers::{IssuerTable, check_issuers};
 use super::{
     Audit, Config, ConfigError, Control, Driver, Engine, Issuer, KeySource, Listen, OnAuditFailure, Server,
-    Signing, TokenProfile, Verify, VerifyAck,
+    Signing, Verify, VerifyAck,
 };
-
-/// The claims that can be required; `token` has the same list (`the_claims_that_can_be_required_are_known`).
-const CLAIMS: &[&str] = &[
-    "iss",
-    "sub",
-    "aud",
-    "exp",
-    "nbf",
-    "iat",
-    "jti",
-    "scope",
-    "client_id",
-    "sid",
-    "nonce",
-    "act",
-    "task",
-    "cns",
-    "own",
-];
-
-/// The most issuers: far more than a platform trusts, far fewer than their 16-bit index could count.
-const ISSUERS_MAX: usize = 4096;
 
 /// The longest name of a log; `audit` has the same limit.
 const ORIGIN_BYTES_MAX: usize = 128;
@@ -51,6 +30,7 @@ pub(super) struct File {
     audit: AuditTable,
     #[serde(default)]
     verify: VerifyTable,
+    hsm: Option<HsmTable>,
     signing: Option<SigningTable>,
     #[serde(default)]
     issuers: Vec<IssuerTable>,
@@ -103,7 +83,9 @@ struct StateTable {
 struct AuditTable {
     dir: PathBuf,
     origin: String,
-    checkpoint_key_file: PathBuf,
+    checkpoint_key_file: Option<PathBuf>,
+    checkpoint_key: Option<String>,
+    checkpoint_public_key: Option<String>,
     #[serde(default = "defaults::segment_mib")]
     segment_mib: u64,
     #[serde(default = "defaults::flush_interval_ms")]
@@ -112,6 +94,8 @@ struct AuditTable {
     unflushed_age_max_ms: u64,
     #[serde(default = "defaults::ack_timeout_ms")]
     ack_timeout_ms: u64,
+    #[serde(default = "defaults::unsigned_age_max_s")]
+    unsigned_age_max_s: u64,
     #[serde(default = "defaults::verify_ack")]
     verify_ack: VerifyAck,
     #[serde(default = "defaults::on_failure")]
@@ -135,39 +119,16 @@ impl Default for VerifyTable {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct SigningTable {
-    key_file: PathBuf,
+    key_file: Option<PathBuf>,
+    key: Option<String>,
+    public_key: Option<String>,
     issuer: String,
     default_audience: Option<String>,
     #[serde(default = "defaults::ttl_s")]
     default_ttl_s: u64,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct IssuerTable {
-    name: String,
-    #[serde(default = "defaults::tenant")]
-    tenant: String,
-    issuer: String,
-    #[serde(default = "defaults::algorithms")]
-    algorithms: Vec<String>,
-    keys: Option<String>,
-    jwks: Option<String>,
-    jwks_file: Option<PathBuf>,
-    audiences: Vec<String>,
-    #[serde(default = "defaults::leeway_s")]
-    leeway_s: u64,
-    #[serde(default = "defaults::max_lifetime_s")]
-    max_lifetime_s: u64,
-    #[serde(default = "defaults::profile")]
-    profile: TokenProfile,
-    required_claims: Option<Vec<String>>,
-    types: Option<Vec<String>>,
-    #[serde(default)]
-    padded: bool,
-}
-
-fn wrong(
+pub(super) fn wrong(
     key: impl Into<String>,
     value: impl std::fmt::Display,
     problem: impl Into<String>,
@@ -176,7 +137,7 @@ fn wrong(
     ConfigError::Value { key: key.into(), value: value.to_string(), problem: problem.into(), fix: fix.into() }
 }
 
-fn in_range(key: &str, value: u64, least: u64, most: u64) -> Result<u64, ConfigError> {
+pub(super) fn in_range(key: &str, value: u64, least: u64, most: u64) -> Result<u64, ConfigError> {
     if (least..=most).contains(&value) {
         Ok(value)
     } else {
@@ -184,7 +145,7 @@ fn in_range(key: &str, value: u64, least: u64, most: u64) -> Result<u64, ConfigE
     }
 }
 
-fn not_empty(key: &str, value: &str) -> Result<(), ConfigError> {
+pub(super) fn not_empty(key: &str, value: &str) -> Result<(), ConfigError> {
     if value.is_empty() || value.len() > 255 || value.chars().any(char::is_control) {
         return Err(wrong(
             key,
@@ -199,7 +160,8 @@ fn not_empty(key: &str, value: &str) -> Result<(), ConfigError> {
 impl File {
     pub(super) fn check(self) -> Result<Config, ConfigError> {
         let issuers = check_issuers(self.issuers)?;
-        let signing = self.signing.map(|table| table.check(&issuers)).transpose()?;
+        let hsm = self.hsm.map(HsmTable::check).transpose()?;
+        let signing = self.signing.map(|table| table.check(&issuers, hsm.as_ref())).transpose()?;
         if signing.is_none()
             && let Some(issuer) = issuers.iter().find(|issuer| matches!(issuer.keys, KeySource::SigningKey))
         {
@@ -213,7 +175,8 @@ impl File {
         Ok(Config {
             server: self.server.check()?,
             control: self.control.check()?,
-            audit: self.audit.check()?,
+            audit: self.audit.check(hsm.as_ref())?,
+            hsm,
             database: self.state.database,
             verify: self.verify.check()?,
             signing,
@@ -309,7 +272,7 @@ impl ControlTable {
 }
 
 impl AuditTable {
-    fn check(self) -> Result<Audit, ConfigError> {
+    fn check(self, hsm: Option<&Hsm>) -> Result<Audit, ConfigError> {
         not_empty("audit.origin", &self.origin)?;
         if self.origin.len() > ORIGIN_BYTES_MAX {
             let fix = format!("use at most {ORIGIN_BYTES_MAX} bytes");
@@ -331,11 +294,19 @@ impl AuditTable {
         Ok(Audit {
             dir: self.dir,
             origin: self.origin,
-            checkpoint_key_file: self.checkpoint_key_file,
+            checkpoint_key: key_place(
+                ["audit.checkpoint_key_file", "audit.checkpoint_key", "audit.checkpoint_public_key"],
+                self.checkpoint_key_file,
+                self.checkpoint_key,
+                self.checkpoint_public_key,
+                hsm,
+            )?,
             segment_bytes: in_range("audit.segment_mib", self.segment_mib, 1, 4096)? << 20,
             flush_interval: millis("audit.flush_interval_ms", self.flush_interval_ms, 1, 10_000)?,
             unflushed_age_max: millis("audit.unflushed_age_max_ms", self.unflushed_age_max_ms, 100, 60_000)?,
             ack_timeout: millis("audit.ack_timeout_ms", self.ack_timeout_ms, 200, 60_000)?,
+            unsigned_age_max: in_range("audit.unsigned_age_max_s", self.unsigned_age_max_s, 1, 7 * 86_400)
+                .map(Duration::from_secs)?,
             verify_ack: self.verify_ack,
             on_failure: self.on_failure,
         })
@@ -357,7 +328,7 @@ impl VerifyTable {
 }
 
 impl SigningTable {
-    fn check(self, issuers: &[Issuer]) -> Result<Signing, ConfigError> {
+    fn check(self, issuers: &[Issuer], hsm: Option<&Hsm>) -> Result<Signing, ConfigError> {
         let Some(issuer) = issuers.iter().position(|issuer| issuer.name == self.issuer) else {
             return Err(wrong(
                 "signing.issuer",
@@ -376,108 +347,16 @@ impl SigningTable {
         }
         in_range("signing.default_ttl_s", self.default_ttl_s, 1, issuers[issuer].max_lifetime_s)?;
         Ok(Signing {
-            key_file: self.key_file,
+            key: key_place(
+                ["signing.key_file", "signing.key", "signing.public_key"],
+                self.key_file,
+                self.key,
+                self.public_key,
+                hsm,
+            )?,
             issuer,
             default_audience: self.default_audience,
             default_ttl_s: self.default_ttl_s,
-        })
-    }
-}
-
-fn check_issuers(tables: Vec<IssuerTable>) -> Result<Vec<Issuer>, ConfigError> {
-    if tables.is_empty() {
-        return Err(wrong("issuers", "[]", "no token could ever be accepted", "add an [[issuers]] entry"));
-    }
-    if tables.len() > ISSUERS_MAX {
-        return Err(wrong(
-            "issuers",
-            format!("{} entries", tables.len()),
-            "too many",
-            format!("keep {ISSUERS_MAX}"),
-        ));
-    }
-    let (mut names, mut issuers) = (HashSet::new(), HashSet::new());
-    let mut checked = Vec::with_capacity(tables.len());
-    for table in tables {
-        let issuer = table.check()?;
-        if !names.insert(issuer.name.clone()) {
-            return Err(wrong("issuers.name", &issuer.name, "used twice", "give each issuer its own name"));
-        }
-        if !issuers.insert(issuer.issuer.clone()) {
-            let key = format!("issuers.{}.issuer", issuer.name);
-            return Err(wrong(key, &issuer.issuer, "two entries have this iss", "merge them into one"));
-        }
-        checked.push(issuer);
-    }
-    Ok(checked)
-}
-
-impl IssuerTable {
-    fn check(self) -> Result<Issuer, ConfigError> {
-        not_empty("issuers.name", &self.name)?;
-        let key = |field: &str| format!("issuers.{}.{field}", self.name);
-        not_empty(&key("tenant"), &self.tenant)?;
-        not_empty(&key("issuer"), &self.issuer)?;
-        let keys = match (self.keys.as_deref(), self.jwks, self.jwks_file) {
-            (Some("signing_key"), None, None) => KeySource::SigningKey,
-            (None, Some(jwks), None) => KeySource::Inline(jwks),
-            (None, None, Some(path)) => KeySource::File(path),
-            (Some(other), None, None) => {
-                return Err(wrong(
-                    key("keys"),
-                    format!("{other:?}"),
-                    "unknown",
-                    "write keys = \"signing_key\"",
-                ));
-            }
-            _ => {
-                let problem = "exactly one of jwks_file, jwks and keys = \"signing_key\" must be given";
-                return Err(wrong(key("jwks_file"), "…", problem, "keep one of them"));
-            }
-        };
-        if let Some(other) = self.algorithms.iter().find(|alg| !matches!(alg.as_str(), "Ed25519" | "EdDSA")) {
-            let fix = "choose from \"Ed25519\" (RFC 9864) and \"EdDSA\" (its older name)";
-            return Err(wrong(
-                key("algorithms"),
-                format!("{other:?}"),
-                "not an algorithm verified here",
-                fix,
-            ));
-        }
-        if self.algorithms.is_empty() {
-            return Err(wrong(
-                key("algorithms"),
-                "[]",
-                "no token could be accepted",
-                "write [\"Ed25519\", \"EdDSA\"]",
-            ));
-        }
-        if self.audiences.is_empty() {
-            let fix = "name the audiences its tokens are meant for";
-            return Err(wrong(key("audiences"), "[]", "no token could be accepted", fix));
-        }
-        if let Some(name) =
-            self.required_claims.iter().flatten().find(|name| !CLAIMS.contains(&name.as_str()))
-        {
-            let problem = "not a claim that can be required";
-            let fix = format!("choose from {}", CLAIMS.join(", "));
-            return Err(wrong(key("required_claims"), format!("{name:?}"), problem, fix));
-        }
-        in_range(&key("leeway_s"), self.leeway_s, 0, 300)?;
-        in_range(&key("max_lifetime_s"), self.max_lifetime_s, 1, 366 * 86_400)?;
-        Ok(Issuer {
-            tenant: self.tenant,
-            issuer: self.issuer,
-            algorithms: self.algorithms,
-            keys,
-            audiences: self.audiences,
-            leeway_s: self.leeway_s,
-            max_lifetime_s: self.max_lifetime_s,
-            profile: self.profile,
-            required_claims: self.required_claims,
-            types: self.types,
-            padded: self.padded,
-            name: self.name,
         })
     }
 }

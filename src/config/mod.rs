@@ -4,12 +4,18 @@
 //! the program sees, where every value has been checked. Errors name the key, the value and what to do.
 
 mod defaults;
+mod dev;
 mod file;
+mod hsm;
+mod issuers;
 
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+pub use dev::{DevKey, DevToken};
+pub use hsm::{Hsm, KeyPlace};
 
 /// The exit status for a configuration that cannot be used (`EX_CONFIG` of sysexits.h).
 pub const EXIT_CONFIG: u8 = 78;
@@ -27,6 +33,8 @@ pub struct Config {
     pub database: PathBuf,
     /// The verification engine.
     pub verify: Verify,
+    /// The token that holds keys, if one does.
+    pub hsm: Option<Hsm>,
     /// The issuing key and its policy, if this node issues tokens.
     pub signing: Option<Signing>,
     /// The issuers whose tokens are accepted, in the order of the file.
@@ -113,8 +121,8 @@ pub struct Audit {
     pub dir: PathBuf,
     /// The log's name in checkpoints: `audit.origin`.
     pub origin: String,
-    /// The file of the key that signs checkpoints: `audit.checkpoint_key_file`.
-    pub checkpoint_key_file: PathBuf,
+    /// The key that signs checkpoints: `audit.checkpoint_key_file`, or `audit.checkpoint_key` in the token.
+    pub checkpoint_key: KeyPlace,
     /// The size of one segment: `audit.segment_mib`, in bytes.
     pub segment_bytes: u64,
     /// How soon recorded events reach the disk: `audit.flush_interval_ms`.
@@ -123,6 +131,8 @@ pub struct Audit {
     pub unflushed_age_max: Duration,
     /// How long an answer may wait for its record: `audit.ack_timeout_ms`.
     pub ack_timeout: Duration,
+    /// How long nothing may be signed before verify calls are refused: `audit.unsigned_age_max_s`.
+    pub unsigned_age_max: Duration,
     /// When a verify answer may leave: `audit.verify_ack`.
     pub verify_ack: VerifyAck,
     /// What becomes of a decision that cannot be recorded: `audit.on_failure`.
@@ -175,8 +185,8 @@ pub enum Engine {
 /// The issuing key and its policy.
 #[derive(Debug, Clone)]
 pub struct Signing {
-    /// The key's file: `signing.key_file`.
-    pub key_file: PathBuf,
+    /// The key: `signing.key_file`, or `signing.key` in the token.
+    pub key: KeyPlace,
     /// Index of the issuer it signs for, `signing.issuer`, among [`Config::issuers`].
     pub issuer: usize,
     /// The audience of tokens whose request names none: `signing.default_audience`.
@@ -293,26 +303,6 @@ impl Config {
             message: error.to_string().trim_end().to_owned(),
         })?;
         file.check()
-    }
-
-    /// The configuration of `serve --dev`: everything in the folder `dir`, listening on loopback.
-    #[must_use]
-    pub fn dev(dir: &Path, data_port: u16, control_port: u16) -> Self {
-        let text = format!(
-            "[server]\nlisten = [\"127.0.0.1:{data_port}\"]\n\
-             [control]\nlisten = \"127.0.0.1:{control_port}\"\n\
-             [state]\ndatabase = {database:?}\n\
-             [audit]\ndir = {audit:?}\norigin = \"edgate.dev/log\"\nsegment_mib = 16\n\
-             checkpoint_key_file = {checkpoint:?}\n\
-             [signing]\nkey_file = {key:?}\nissuer = \"dev\"\ndefault_audience = \"dev\"\n\
-             [[issuers]]\nname = \"dev\"\ntenant = \"dev\"\nissuer = \"https://edgate.dev\"\n\
-             audiences = [\"dev\"]\nkeys = \"signing_key\"\n",
-            database = dir.join("state.db").display().to_string(),
-            audit = dir.join("audit").display().to_string(),
-            checkpoint = dir.join("checkpoint.key").display().to_string(),
-            key = dir.join("signing.key").display().to_string(),
-        );
-        Self::parse(&text, Path::new("--dev")).expect("the dev configuration is valid")
     }
 }
 

@@ -35,7 +35,7 @@ fn a_small_configuration_gets_the_defaults() {
 
 #[test]
 fn the_dev_configuration_is_valid() {
-    let config = Config::dev(Path::new("/tmp/with \"quotes\" and \\"), 0, 0);
+    let config = Config::dev(Path::new("/tmp/with \"quotes\" and \\"), 0, 0, None);
     assert_eq!(config.database, Path::new("/tmp/with \"quotes\" and \\/state.db"));
 }
 

@@ -5,32 +5,24 @@
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Extension, Path, Request, State};
-use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use edgate_hsm::{Signer, TokenSigning};
 use serde::Serialize;
 
 use super::body;
 use super::error::{ApiError, ErrorKind};
 use super::evidence;
-use super::issue::{self, Draft, IssueRequest};
+use super::issuing;
 use super::revoke::{self, RevokeRequest};
 use super::state::Shared;
-use crate::audit::{Event, IssueEvent, Phase, RevokeEvent};
-use crate::base64url;
+use crate::audit::{Event, Phase, RevokeEvent};
 use crate::decision::UnixSeconds;
 use crate::json;
 use crate::revocation::Revocation;
 use crate::store::{Recorded, StoredRevocation};
-use crate::token;
-
-/// How long the signing key may take.
-const SIGN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Who is at the other end of the connection.
 #[derive(Debug, Clone, Copy)]
@@ -41,15 +33,6 @@ impl Peer {
     pub(super) fn actor(self) -> String {
         format!("control:{}", self.0.ip())
     }
-}
-
-#[derive(Serialize)]
-struct Issued {
-    token: String,
-    id: String,
-    issued_at: u64,
-    expires_at: u64,
-    kid: String,
 }
 
 #[derive(Serialize)]
@@ -71,7 +54,7 @@ pub(super) async fn issue(
 ) -> Result<Response, ApiError> {
     body::check_content_type(request.headers())?;
     let bytes = body::receive(request.into_body()).await?;
-    run(&shared, issue_token(Arc::clone(&shared), peer, bytes)).await
+    run(&shared, issuing::issue(Arc::clone(&shared), peer, bytes)).await
 }
 
 /// `POST /v1/tokens/{id}/revoke`
@@ -91,7 +74,7 @@ pub(super) async fn revoke(
 }
 
 /// Runs an action to its end, whether or not the client waits for it.
-async fn run(
+pub(super) async fn run(
     shared: &Arc<Shared>,
     action: impl Future<Output = Result<Response, ApiError>> + Send + 'static,
 ) -> Result<Response, ApiError> {
@@ -107,86 +90,6 @@ async fn run(
         outcome
     });
     task.await.unwrap_or_else(|_| Err(ApiError::new(ErrorKind::Overloaded, "the node is stopping")))
-}
-
-async fn issue_token(shared: Arc<Shared>, peer: Peer, bytes: Vec<u8>) -> Result<Response, ApiError> {
-    let Some(issuing) = &shared.issuing else {
-        let description = "this node only verifies: it has no [signing] table, so it issues no tokens";
-        return Err(ApiError::new(ErrorKind::NotFound, description));
-    };
-    let kid = issuing.kid.as_str();
-    let mut scratch = json::Scratch::default();
-    let request = IssueRequest::parse(&bytes, &mut scratch)?;
-    let draft = Draft::new(request, &issuing.policy, (shared.now)())?;
-    let own = &shared.issuers[issuing.own];
-    let jti = random_jti()?;
-    let claims = draft.claims(&own.issuer, &jti);
-    let signing_input = token::signing_input(kid, &claims).map_err(issue::encode_error)?;
-
-    let actor = peer.actor();
-    let intent = IssueEvent {
-        phase: Phase::Intent,
-        actor: &actor,
-        issuer: &own.name,
-        kid,
-        tenant: &own.tenant,
-        subject: draft.request.agent_id,
-        jti: &jti,
-        issued_at: draft.issued_at,
-        expires: draft.expires_at,
-        scope: &draft.request.scope,
-        intent: None,
-        failure: None,
-    };
-    let intent_id = shared
-        .evidence
-        .record(&Event::Issue(intent))
-        .await
-        .map_err(|error| evidence::unavailable(&error, "no token was issued"))?;
-
-    let signed = sign(issuing.signer.clone(), signing_input).await;
-    let outcome = match &signed {
-        Ok(_) => IssueEvent { phase: Phase::Done, intent: Some(intent_id), ..intent },
-        Err(_) => IssueEvent {
-            phase: Phase::Failed,
-            intent: Some(intent_id),
-            failure: Some("signing_unavailable"),
-            ..intent
-        },
-    };
-    let recorded = shared.evidence.record(&Event::Issue(outcome)).await;
-    let token = signed?;
-    // A token whose issue is not in the log is not handed out; it dies here.
-    recorded.map_err(|error| evidence::unavailable(&error, "no token was handed out"))?;
-    shared.counters.issued.increment();
-    let issued = Issued {
-        token,
-        id: jti.clone(),
-        issued_at: draft.issued_at.0,
-        expires_at: draft.expires_at.0,
-        kid: kid.to_owned(),
-    };
-    Ok((StatusCode::CREATED, Json(issued)).into_response())
-}
-
-/// Signs on a thread that may block: the key can live in a module that takes its time.
-async fn sign(signer: Signer<TokenSigning>, signing_input: String) -> Result<String, ApiError> {
-    let deadline = Instant::now() + SIGN_TIMEOUT;
-    let signed = tokio::task::spawn_blocking(move || {
-        let signature = signer.sign(signing_input.as_bytes(), deadline)?;
-        Ok::<_, edgate_hsm::HsmError>(token::assemble(signing_input, &signature))
-    });
-    match signed.await {
-        Ok(Ok(token)) => Ok(token),
-        Ok(Err(error)) => {
-            tracing::error!(%error, "cannot sign a token");
-            let description = "the signing key cannot be used now; no token was issued";
-            Err(ApiError::new(ErrorKind::SigningUnavailable, description))
-        }
-        Err(_) => {
-            Err(ApiError::new(ErrorKind::SigningUnavailable, "the node is stopping; no token was issued"))
-        }
-    }
 }
 
 async fn revoke_token(
@@ -289,14 +192,4 @@ async fn apply(
         Ok(epoch) => epoch,
         Err(_) => apply(),
     }
-}
-
-/// 128 random bits: nobody guesses it, and no two tokens share it.
-fn random_jti() -> Result<String, ApiError> {
-    let mut bytes = [0; 16];
-    getrandom::fill(&mut bytes).map_err(|error| {
-        tracing::error!(%error, "the system gives no random bytes");
-        ApiError::new(ErrorKind::SigningUnavailable, "the system gives no random bytes; no token was issued")
-    })?;
-    Ok(base64url::encode(&bytes))
 }

@@ -6,8 +6,9 @@ use axum::http::{HeaderMap, header};
 use super::error::{ApiError, ErrorKind, shortened};
 use crate::json::{self, JsonError, Kind, Reader};
 
-/// Longest request body, in bytes. The largest useful one, with all its members at their limits, is about 30 KiB.
-pub(super) const BODY_BYTES_MAX: usize = 64 * 1024;
+/// Longest request body, in bytes. The largest useful request for one token, all its members at their limits, is about
+/// 30 KiB; one for many has room for what is usual.
+pub(super) const BODY_BYTES_MAX: usize = 256 * 1024;
 
 /// How long a body may take to arrive.
 const BODY_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
@@ -130,6 +131,30 @@ pub(super) fn object<'a>(
         return Err(BodyError::Rule(format!("\"{name}\" is longer than {bytes_max} bytes")));
     }
     Ok(raw)
+}
+
+/// An array of 1 to `count_max` JSON objects of at most `bytes_max` bytes each, as received.
+pub(super) fn objects<'a>(
+    reader: &mut Reader<'a>,
+    name: &str,
+    count_max: usize,
+    bytes_max: usize,
+) -> Result<Vec<&'a str>, BodyError> {
+    if reader.kind()? != Kind::Array {
+        return Err(BodyError::Rule(format!("\"{name}\" must be an array of JSON objects")));
+    }
+    let mut all = Vec::new();
+    reader.array(|reader| -> Result<(), BodyError> {
+        if all.len() == count_max {
+            return Err(BodyError::Rule(format!("\"{name}\" has more than {count_max} elements")));
+        }
+        all.push(object(reader, name, bytes_max)?);
+        Ok(())
+    })?;
+    if all.is_empty() {
+        return Err(BodyError::Rule(format!("\"{name}\" is empty; give at least one")));
+    }
+    Ok(all)
 }
 
 /// An array of strings, or one string; at least one, at most `count_max`, each passed to `check`.

@@ -39,17 +39,25 @@ impl Evidence {
 
     /// Records `event` and waits until it is durable.
     pub(super) async fn record(&self, event: &Event<'_>) -> Result<RecordId, AuditError> {
-        let id = {
+        let ids = self.record_all(std::slice::from_ref(event)).await?;
+        Ok(ids[0])
+    }
+
+    /// Records `events` in one batch and waits until all of them are durable. Where one is refused, those before it may
+    /// be in the log, which the caller must not act on.
+    pub(super) async fn record_all(&self, events: &[Event<'_>]) -> Result<Vec<RecordId>, AuditError> {
+        let ids = {
             let mut appender = lock(&self.appender);
-            let id = appender.append(event, Ack::Durable)?;
+            let ids = events.iter().map(|event| appender.append(event, Ack::Durable)).collect::<Vec<_>>();
             appender.submit();
-            id
+            ids.into_iter().collect::<Result<Vec<_>, _>>()?
         };
+        let Some(id) = ids.last().copied() else { return Ok(ids) };
         let mut progress = self.progress.clone();
         let durable =
             progress.wait_for(|progress| progress.durable >= id.core_seq || progress.failure.is_some());
         match tokio::time::timeout(DURABLE_TIMEOUT, durable).await {
-            Ok(Ok(progress)) if progress.durable >= id.core_seq => Ok(id),
+            Ok(Ok(progress)) if progress.durable >= id.core_seq => Ok(ids),
             Ok(Ok(progress)) => match &progress.failure {
                 Some(failure) => Err(AuditError::Refused(failure.clone())),
                 None => Err(AuditError::DeadlinePassed),

@@ -13,10 +13,12 @@ mod error;
 mod evidence;
 mod guard;
 mod issue;
+mod issuing;
 mod observe;
 mod revoke;
 mod server;
 mod state;
+mod unlock;
 mod view_feed;
 
 #[cfg(test)]
@@ -24,5 +26,5 @@ mod tests;
 
 pub use issue::IssuePolicy;
 pub use server::{ControlError, serve};
-pub use state::{ChainBreak, ChainReport, Dependency, Issuing, State};
+pub use state::{ChainBreak, ChainReport, Dependency, Issuing, State, Unlock};
 pub use view_feed::fill_view;

@@ -22,6 +22,7 @@ use super::error::{ApiError, ErrorKind};
 use super::guard::{self, Guard};
 use super::observe;
 use super::state::{ACTIONS_MAX, Shared, State};
+use super::unlock;
 use super::view_feed::purge_expired;
 
 /// Connections at once. Operators and issuers hold a few; more wait in the kernel's queue.
@@ -129,6 +130,7 @@ fn router(shared: Arc<Shared>, local: SocketAddr) -> Router {
     Router::new()
         .route("/v1/tokens", post(actions::issue))
         .route("/v1/tokens/{id}/revoke", post(actions::revoke))
+        .route("/v1/hsm/unlock", post(unlock::unlock))
         .route("/v1/audit/verify-chain", get(observe::verify_chain))
         .route("/metrics", get(observe::metrics))
         .route("/livez", get(observe::livez))

@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use edgate_hsm::{Signer, TokenSigning};
 use serde::Serialize;
 use tokio::sync::Semaphore;
+use zeroize::Zeroizing;
 
 use super::evidence::Evidence;
 use super::issue::IssuePolicy;
@@ -39,9 +41,14 @@ pub struct State {
     pub readiness: Arc<dyn Fn() -> Vec<Dependency> + Send + Sync>,
     /// Names, besides loopback's and the listener's own address, that `Host` may give; without port, lower case.
     pub host_names: Vec<String>,
+    /// Hands an operator's PIN to the token that waits for it; blocks. `None` on a node without a token.
+    pub unlock: Option<Unlock>,
     /// The time.
     pub now: fn() -> UnixSeconds,
 }
+
+/// Tries one PIN; the error is in words.
+pub type Unlock = Arc<dyn Fn(Zeroizing<String>) -> Result<(), String> + Send + Sync>;
 
 /// How a node issues tokens.
 pub struct Issuing {
@@ -51,6 +58,8 @@ pub struct Issuing {
     pub kid: String,
     /// Which of the configured issuers this node issues as.
     pub own: usize,
+    /// How long one signature may take, its wait in the queue included.
+    pub sign_timeout: Duration,
     /// How it issues.
     pub policy: IssuePolicy,
 }
@@ -103,6 +112,9 @@ pub(super) struct Shared {
     pub(super) metrics: Arc<dyn Fn(&mut String) + Send + Sync>,
     pub(super) readiness: Arc<dyn Fn() -> Vec<Dependency> + Send + Sync>,
     pub(super) host_names: Vec<String>,
+    pub(super) unlock: Option<Unlock>,
+    /// One PIN at a time: each may cost one of few tries.
+    pub(super) unlocking: Arc<Semaphore>,
     pub(super) now: fn() -> UnixSeconds,
     /// One permit per action under way; shutdown waits for all of them.
     pub(super) actions: Arc<Semaphore>,
@@ -127,6 +139,8 @@ impl Shared {
             metrics: state.metrics,
             readiness: state.readiness,
             host_names: state.host_names,
+            unlock: state.unlock,
+            unlocking: Arc::new(Semaphore::new(1)),
             now: state.now,
             actions: Arc::new(Semaphore::new(ACTIONS_MAX as usize)),
             verifications: Arc::new(Semaphore::new(1)),

@@ -1,15 +1,8 @@
 //! The audit log as the daemon opens it: settings, checkpoint key, first and last words, and what an operator decides
 //! about a log that it refuses.
 
-use std::time::{Duration, Instant};
-
-use edgate_hsm::{AuditCheckpoint, Purpose, Signer, SoftwareKey};
-
-use super::{RECORD_TIMEOUT, StartError};
-use crate::audit::{
-    self, Ack, Appender, CheckpointSigner, Decision, Event, OnFailure, Recovery, SetAside, SignError,
-    StartEvent, Torn,
-};
+use super::{RECORD_TIMEOUT, StartError, keys};
+use crate::audit::{self, Ack, Appender, Decision, Event, OnFailure, Recovery, SetAside, StartEvent, Torn};
 use crate::config::{self, Config};
 
 pub(super) fn on_failure(config: &Config) -> OnFailure {
@@ -31,28 +24,13 @@ pub(super) fn audit_settings(config: &Config, create: bool) -> audit::Settings {
         segment_bytes: config.audit.segment_bytes,
         flush_interval: config.audit.flush_interval,
         unflushed_age_max: config.audit.unflushed_age_max,
+        unsigned_age_max: config.audit.unsigned_age_max,
         queue_events: QUEUE_EVENTS,
         queue_bytes: QUEUE_BYTES,
         on_failure: on_failure(config),
         create,
         ..audit::Settings::new(&config.audit.dir, &config.audit.origin)
     }
-}
-
-/// How long one checkpoint may take to sign; the next one is due a second after the last.
-const CHECKPOINT_TIMEOUT: Duration = Duration::from_secs(5);
-
-pub(super) fn checkpoint_signer(config: &Config) -> Result<CheckpointSigner, StartError> {
-    let key = SoftwareKey::load(&config.audit.checkpoint_key_file, Purpose::AuditCheckpoint)?;
-    let signer = Signer::<AuditCheckpoint>::software(key)?;
-    Ok(CheckpointSigner {
-        verifying_key: signer.public_key(),
-        sign: Box::new(move |message| {
-            signer
-                .sign(message, Instant::now() + CHECKPOINT_TIMEOUT)
-                .map_err(|error| SignError(error.to_string()))
-        }),
-    })
 }
 
 pub(super) fn record_start(recorder: &mut Appender, shards: u16, detail: &str) -> Result<(), StartError> {
@@ -82,6 +60,6 @@ pub(super) fn report_recovery(recovery: &Recovery) {
 pub fn set_aside(config: &Config, authority: &str, reason: &str) -> Result<Option<SetAside>, StartError> {
     let time = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%SZ").to_string();
     let decision = Decision { authority, reason, time: &time };
-    let signer = checkpoint_signer(config)?;
+    let (signer, _pool) = keys::open_checkpoint_signer(config)?;
     Ok(audit::succeed(&audit_settings(config, true), &decision, Some(signer))?)
 }

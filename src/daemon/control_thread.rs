@@ -6,11 +6,13 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use edgate_hsm::Pool;
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 
-use super::observe::revocation_dependency;
-use super::{OwnKey, StartError, now};
+use super::keys::OwnKey;
+use super::observe::{hsm_dependency, revocation_dependency};
+use super::{StartError, hsm_metrics, now};
 use crate::audit::verify::{Options, verify_dir};
 use crate::audit::{Appender, CheckpointKey, Log, LogWatch, hex};
 use crate::config::Config;
@@ -67,15 +69,17 @@ pub(super) struct Ingredients<'a> {
     pub(super) appender: Appender,
     pub(super) metrics: Metrics,
     pub(super) log: &'a Log,
+    pub(super) pool: Option<Arc<Pool>>,
 }
 
 impl Ingredients<'_> {
     pub(super) fn into_state(self) -> State {
-        let Self { config, policy, own, store, view, appender, metrics, log } = self;
+        let Self { config, policy, own, store, view, appender, metrics, log, pool } = self;
         let issuing = own.zip(config.signing.as_ref()).map(|(own, signing)| Issuing {
             kid: own.published.kid,
             signer: own.signer,
             own: signing.issuer,
+            sign_timeout: config.hsm.as_ref().map_or(SIGN_TIMEOUT, |hsm| hsm.sign_timeout),
             policy: IssuePolicy {
                 default_audiences: signing.default_audience.iter().cloned().collect(),
                 default_ttl_s: signing.default_ttl_s,
@@ -84,6 +88,10 @@ impl Ingredients<'_> {
         });
         let (dir, watch) = (config.audit.dir.clone(), log.watch());
         let seen = Arc::clone(&view);
+        let (scraped, asked) = (pool.clone(), pool.clone());
+        let unlock = pool.map(|pool| -> control::Unlock {
+            Arc::new(move |pin| pool.unlock(pin).map_err(|error| error.to_string()))
+        });
         State {
             issuing,
             issuers: policy.profiles.clone(),
@@ -91,14 +99,26 @@ impl Ingredients<'_> {
             view,
             appender,
             verify_chain: Arc::new(move || verify_chain(&dir, &watch)),
-            metrics: Arc::new(move |out| out.push_str(metrics.render().trim_end_matches("# EOF\n"))),
+            metrics: Arc::new(move |out| {
+                out.push_str(metrics.render().trim_end_matches("# EOF\n"));
+                if let Some(pool) = &scraped {
+                    hsm_metrics::render(pool, out);
+                }
+            }),
+            unlock,
             // The control plane asks its own appender and store how they are.
-            readiness: Arc::new(move || vec![revocation_dependency(&seen)]),
+            readiness: Arc::new(move || {
+                let token = asked.iter().map(|pool| hsm_dependency(pool));
+                std::iter::once(revocation_dependency(&seen)).chain(token).collect()
+            }),
             host_names: config.control.allowed_hosts.iter().map(|name| name.to_ascii_lowercase()).collect(),
             now,
         }
     }
 }
+
+/// How long a signature by a key in a file may take: it is made at once.
+const SIGN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The longest a verification waits for the flush of what was recorded before it; then it looks at less.
 const FLUSH_WAIT: Duration = Duration::from_secs(2);

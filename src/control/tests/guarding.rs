@@ -63,15 +63,15 @@ fn a_body_must_be_json_by_its_type() {
 fn an_oversized_body_is_refused_declared_or_chunked() {
     let dir = tempfile::tempdir().unwrap();
     let node = Node::start(dir.path());
-    let body = format!(r#"{{"agent_id":"a","scope":["a"],"task":"{}"}}"#, "x".repeat(70_000));
-    node.post("/v1/tokens", &body).expect_error(413, "request_too_large", "longer than 65536 bytes");
+    let body = format!(r#"{{"agent_id":"a","scope":["a"],"task":"{}"}}"#, "x".repeat(270_000));
+    node.post("/v1/tokens", &body).expect_error(413, "request_too_large", "longer than 262144 bytes");
     let chunk = format!("1000\r\n{}\r\n", "x".repeat(0x1000));
     let chunked = node.send(&format!(
         "POST /v1/tokens HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nConnection: close\r\n\
          Transfer-Encoding: chunked\r\n\r\n{}0\r\n\r\n",
-        chunk.repeat(17)
+        chunk.repeat(65)
     ));
-    chunked.expect_error(413, "request_too_large", "longer than 65536 bytes");
+    chunked.expect_error(413, "request_too_large", "longer than 262144 bytes");
     node.stop();
 }
 

@@ -197,6 +197,7 @@ fn state(
             kid: crate::keys::thumbprint(&signer.public_key()),
             signer,
             own: 1,
+            sign_timeout: Duration::from_secs(5),
             policy: IssuePolicy {
                 default_audiences: vec!["https://api.test".into()],
                 default_ttl_s: 120,
@@ -210,6 +211,7 @@ fn state(
         verify_chain: Arc::new(|| Ok(ChainReport { records: 7, head: "ab".repeat(32), first_break: None })),
         metrics: Arc::new(|text| text.push_str("# TYPE other counter\nother 1\n")),
         readiness: Arc::new(|| vec![Dependency { name: "shards", ready: true, detail: String::new() }]),
+        unlock: None,
         host_names: vec!["control.internal".into()],
         now: || NOW,
     }

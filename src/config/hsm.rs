@@ -1,0 +1,193 @@
+//! The `[hsm]` table, and where a key lives: in a file, or in the token of that table.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use edgate_hsm::{PinSource, Pkcs11Uri, UriRules};
+use serde::Deserialize;
+
+use super::file::{in_range, wrong};
+use super::{ConfigError, defaults};
+
+/// The token that holds keys, and how it is used.
+#[derive(Debug, Clone)]
+pub struct Hsm {
+    /// The PKCS#11 library: `hsm.module`.
+    pub module: PathBuf,
+    /// What the library's file must hash to: `hsm.module_sha256`.
+    pub module_sha256: Option<[u8; 32]>,
+    /// The token, by label and serial: `hsm.token`.
+    pub token: Pkcs11Uri,
+    /// Where its PIN comes from: `hsm.pin_source`.
+    pub pin_source: PinSource,
+    /// Where systemd put this unit's credentials: `$CREDENTIALS_DIRECTORY`.
+    pub credentials: Option<PathBuf>,
+    /// Threads and sessions: `hsm.workers`.
+    pub workers: usize,
+    /// Jobs that may wait for each purpose: `hsm.queue_len_max`.
+    pub queue_len_max: usize,
+    /// How long one signature may take, its wait included: `hsm.sign_timeout_ms`.
+    pub sign_timeout: Duration,
+    /// How long one call into the library may take: `hsm.hang_limit_ms`.
+    pub hang_limit: Duration,
+    /// How often each key is tested: `hsm.probe_interval_ms`.
+    pub probe_interval: Duration,
+    /// Whether keys may be used that can be read out of the token: `hsm.allow_extractable`.
+    pub allow_extractable: bool,
+}
+
+/// Where a private key lives.
+#[derive(Debug, Clone)]
+pub enum KeyPlace {
+    /// In a file.
+    File(PathBuf),
+    /// In the token of `[hsm]`.
+    Token {
+        /// Its name, by `object` or `id`.
+        uri: Box<Pkcs11Uri>,
+        /// The public key it must have.
+        public_key: [u8; 32],
+    },
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct HsmTable {
+    module: PathBuf,
+    module_sha256: Option<String>,
+    token: String,
+    pin_source: String,
+    #[serde(default = "defaults::hsm_workers")]
+    workers: usize,
+    #[serde(default = "defaults::hsm_queue_len_max")]
+    queue_len_max: usize,
+    #[serde(default = "defaults::hsm_sign_timeout_ms")]
+    sign_timeout_ms: u64,
+    #[serde(default = "defaults::hsm_hang_limit_ms")]
+    hang_limit_ms: u64,
+    #[serde(default = "defaults::hsm_probe_interval_ms")]
+    probe_interval_ms: u64,
+    #[serde(default)]
+    allow_extractable: bool,
+}
+
+impl HsmTable {
+    pub(super) fn check(self) -> Result<Hsm, ConfigError> {
+        if !self.module.is_absolute() {
+            return Err(wrong(
+                "hsm.module",
+                self.module.display(),
+                "not an absolute path",
+                "write the library's full path, such as /usr/lib/softhsm/libsofthsm2.so",
+            ));
+        }
+        let module_sha256 = match &self.module_sha256 {
+            Some(text) => Some(hex32("hsm.module_sha256", text)?),
+            None => None,
+        };
+        let token = parse_uri("hsm.token", &self.token)?;
+        token.require_token().map_err(|error| refused("hsm.token", &self.token, &error))?;
+        if token.object.is_some() || token.id.is_some() || token.pin_source.is_some() {
+            return Err(wrong(
+                "hsm.token",
+                &self.token,
+                "names a key or a PIN source as well",
+                "keep token and serial; name keys at signing.key and audit.checkpoint_key, the PIN at hsm.pin_source",
+            ));
+        }
+        let Some(pin_source) = PinSource::parse(&self.pin_source) else {
+            return Err(wrong(
+                "hsm.pin_source",
+                "(not shown)",
+                "not a place where a PIN may come from",
+                "write \"credential:NAME\", \"file:/PATH\", \"fd:NUMBER\" or \"operator:\"; never the PIN itself",
+            ));
+        };
+        in_range("hsm.workers", self.workers as u64, 1, 256)?;
+        in_range("hsm.queue_len_max", self.queue_len_max as u64, 1, 65_536)?;
+        let millis = |key, value, least, most| in_range(key, value, least, most).map(Duration::from_millis);
+        Ok(Hsm {
+            module: self.module,
+            module_sha256,
+            token: token.token_only(),
+            pin_source,
+            credentials: std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from),
+            workers: self.workers,
+            queue_len_max: self.queue_len_max,
+            sign_timeout: millis("hsm.sign_timeout_ms", self.sign_timeout_ms, 10, 60_000)?,
+            hang_limit: millis("hsm.hang_limit_ms", self.hang_limit_ms, 100, 600_000)?,
+            probe_interval: millis("hsm.probe_interval_ms", self.probe_interval_ms, 50, 600_000)?,
+            allow_extractable: self.allow_extractable,
+        })
+    }
+}
+
+/// Reads where a key lives out of the three settings that can say so. `names` are theirs: file, key, public key.
+pub(super) fn key_place(
+    names: [&str; 3],
+    file: Option<PathBuf>,
+    key: Option<String>,
+    public_key: Option<String>,
+    hsm: Option<&Hsm>,
+) -> Result<KeyPlace, ConfigError> {
+    let [file_name, key_name, public_name] = names;
+    match (file, key, public_key) {
+        (Some(path), None, None) => Ok(KeyPlace::File(path)),
+        (None, Some(text), Some(public_key)) => {
+            let Some(hsm) = hsm else {
+                return Err(wrong(
+                    key_name,
+                    &text,
+                    "there is no [hsm] table",
+                    "add one with the key's token",
+                ));
+            };
+            let mut uri = parse_uri(key_name, &text)?;
+            uri.token = uri.token.or_else(|| hsm.token.token.clone());
+            uri.serial = uri.serial.or_else(|| hsm.token.serial.clone());
+            uri.require_object().map_err(|error| refused(key_name, &text, &error))?;
+            if (&uri.token, &uri.serial) != (&hsm.token.token, &hsm.token.serial) {
+                let fix = "name the key by object or id alone; its token is hsm.token";
+                return Err(wrong(key_name, &text, "the key is in another token than hsm.token", fix));
+            }
+            Ok(KeyPlace::Token { uri: Box::new(uri), public_key: hex32(public_name, &public_key)? })
+        }
+        (None, Some(text), None) => Err(wrong(
+            key_name,
+            &text,
+            format!("its public key is not pinned ({public_name})"),
+            "add the 64 hexadecimal digits that `edgate hsm keygen` or `edgate hsm list` prints for it",
+        )),
+        _ => {
+            let problem =
+                format!("exactly one of {file_name} and {key_name} (with {public_name}) must be given");
+            Err(wrong(file_name, "…", problem, "keep one of them"))
+        }
+    }
+}
+
+fn parse_uri(key: &str, text: &str) -> Result<Pkcs11Uri, ConfigError> {
+    Pkcs11Uri::parse(text, UriRules::Production).map_err(|error| refused(key, text, &error))
+}
+
+/// A URI can hold a PIN by mistake, so only its kind of mistake is shown.
+fn refused(key: &str, text: &str, error: &edgate_hsm::UriError) -> ConfigError {
+    let shown = if text.contains("pin-value") { "(not shown)" } else { text };
+    wrong(key, shown, error.to_string(), "see RFC 7512; `edgate hsm list` prints URIs to copy")
+}
+
+fn hex32(key: &str, text: &str) -> Result<[u8; 32], ConfigError> {
+    let digit = |byte: &u8| char::from(*byte).to_digit(16);
+    let mut bytes = [0; 32];
+    let (pairs, rest) = text.as_bytes().as_chunks::<2>();
+    let read = pairs.len() == bytes.len() && rest.is_empty();
+    for (byte, [high, low]) in bytes.iter_mut().zip(pairs) {
+        match (digit(high), digit(low)) {
+            (Some(high), Some(low)) if read => {
+                *byte = u8::try_from(high << 4 | low).expect("two hexadecimal digits fit a byte");
+            }
+            _ => return Err(wrong(key, text, "not 64 hexadecimal digits", "copy all of it")),
+        }
+    }
+    if read { Ok(bytes) } else { Err(wrong(key, text, "not 64 hexadecimal digits", "copy all of it")) }
+}

@@ -1,0 +1,224 @@
+//! `POST /v1/tokens`: one Agent Task Token, or many that are all issued or none.
+//!
+//! Order: every request is checked, every INTENT is durable, every token is signed (in the token or in this process, which
+//! this code cannot tell apart), every outcome is durable, then the answer. A signature whose outcome is not in the log
+//! is not handed out.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::Json;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use edgate_hsm::HsmError;
+use serde::Serialize;
+use tokio::sync::oneshot;
+
+use super::actions::Peer;
+use super::body;
+use super::error::{ApiError, ErrorKind};
+use super::evidence;
+use super::issue::{self, Draft, IssueRequest};
+use super::state::{Issuing, Shared};
+use crate::audit::{Event, IssueEvent, Phase};
+use crate::base64url;
+use crate::json;
+use crate::token;
+
+/// The most tokens one call issues: each is two durable records and a signature.
+const TOKENS_MAX: usize = 64;
+
+/// The longest request for one token of many.
+const REQUEST_BYTES_MAX: usize = 32 * 1024;
+
+#[derive(Serialize)]
+struct Issued {
+    token: String,
+    id: String,
+    issued_at: u64,
+    expires_at: u64,
+    kid: String,
+}
+
+#[derive(Serialize)]
+struct IssuedMany {
+    tokens: Vec<Issued>,
+}
+
+/// A token that waits for its signature.
+struct Unsigned<'a> {
+    draft: Draft<'a>,
+    jti: String,
+    signing_input: String,
+}
+
+pub(super) async fn issue(shared: Arc<Shared>, peer: Peer, bytes: Vec<u8>) -> Result<Response, ApiError> {
+    let Some(issuing) = &shared.issuing else {
+        let description = "this node only verifies: it has no [signing] table, so it issues no tokens";
+        return Err(ApiError::new(ErrorKind::NotFound, description));
+    };
+    match read_many(&bytes)? {
+        None => {
+            let mut issued = issue_all(&shared, issuing, peer, &[&bytes], false).await?;
+            let issued = issued.pop().expect("one request, one token");
+            Ok((StatusCode::CREATED, Json(issued)).into_response())
+        }
+        Some(requests) => {
+            let requests: Vec<&[u8]> = requests.iter().map(String::as_bytes).collect();
+            let tokens = issue_all(&shared, issuing, peer, &requests, true).await?;
+            Ok((StatusCode::CREATED, Json(IssuedMany { tokens })).into_response())
+        }
+    }
+}
+
+/// The requests of `{"tokens": [{…}, …]}`; `None` for a body that is one request itself.
+fn read_many(bytes: &[u8]) -> Result<Option<Vec<String>>, ApiError> {
+    let mut scratch = json::Scratch::default();
+    let mut many = None;
+    let mut other = false;
+    let read = body::read_object(bytes, &mut scratch, "tokens", |reader, name| {
+        if name == "tokens" {
+            many = Some(body::objects(reader, name, TOKENS_MAX, REQUEST_BYTES_MAX)?);
+            return Ok(true);
+        }
+        other = true;
+        Ok(false)
+    });
+    match many {
+        // Whatever is wrong with the body of one token is said where that is read.
+        None if other || read.is_ok() => Ok(None),
+        _ => {
+            read?;
+            Ok(many.map(|many| many.into_iter().map(str::to_owned).collect()))
+        }
+    }
+}
+
+async fn issue_all(
+    shared: &Shared,
+    issuing: &Issuing,
+    peer: Peer,
+    requests: &[&[u8]],
+    numbered: bool,
+) -> Result<Vec<Issued>, ApiError> {
+    let at = |index: usize| {
+        move |error: ApiError| {
+            if !numbered {
+                return error;
+            }
+            ApiError::new(error.kind, format!("tokens[{index}]: {}; no token was issued", error.description))
+        }
+    };
+    let own = &shared.issuers[issuing.own];
+    let mut scratches: Vec<json::Scratch> = requests.iter().map(|_| json::Scratch::default()).collect();
+    let mut unsigned = Vec::with_capacity(requests.len());
+    for (index, (request, scratch)) in requests.iter().zip(&mut scratches).enumerate() {
+        let request = IssueRequest::parse(request, scratch).map_err(at(index))?;
+        let draft = Draft::new(request, &issuing.policy, (shared.now)()).map_err(at(index))?;
+        let jti = random_jti()?;
+        let signing_input = token::signing_input(&issuing.kid, &draft.claims(&own.issuer, &jti))
+            .map_err(|error| at(index)(issue::encode_error(error)))?;
+        unsigned.push(Unsigned { draft, jti, signing_input });
+    }
+
+    let actor = peer.actor();
+    let intents: Vec<Event<'_>> = unsigned
+        .iter()
+        .map(|one| {
+            Event::Issue(IssueEvent {
+                phase: Phase::Intent,
+                actor: &actor,
+                issuer: &own.name,
+                kid: &issuing.kid,
+                tenant: &own.tenant,
+                subject: one.draft.request.agent_id,
+                jti: &one.jti,
+                issued_at: one.draft.issued_at,
+                expires: one.draft.expires_at,
+                scope: &one.draft.request.scope,
+                intent: None,
+                failure: None,
+            })
+        })
+        .collect();
+    let intent_ids = shared
+        .evidence
+        .record_all(&intents)
+        .await
+        .map_err(|error| evidence::unavailable(&error, "no token was issued"))?;
+
+    let signed = sign_all(issuing, unsigned.iter().map(|one| one.signing_input.as_bytes())).await;
+    let outcomes: Vec<Event<'_>> = intents
+        .iter()
+        .zip(&intent_ids)
+        .map(|(intent, id)| {
+            let Event::Issue(intent) = intent else { unreachable!("made above") };
+            let (phase, failure) = match &signed {
+                Ok(_) => (Phase::Done, None),
+                Err(_) => (Phase::Failed, Some("signing_unavailable")),
+            };
+            Event::Issue(IssueEvent { phase, failure, intent: Some(*id), ..*intent })
+        })
+        .collect();
+    let recorded = shared.evidence.record_all(&outcomes).await;
+    let signatures = signed.map_err(|error| signing_unavailable(&error))?;
+    // A token whose issue is not in the log is not handed out; it dies here.
+    recorded.map_err(|error| evidence::unavailable(&error, "no token was handed out"))?;
+    let issued = unsigned.into_iter().zip(signatures).map(|(one, signature)| {
+        shared.counters.issued.increment();
+        Issued {
+            issued_at: one.draft.issued_at.0,
+            expires_at: one.draft.expires_at.0,
+            id: one.jti,
+            token: token::assemble(one.signing_input, &signature),
+            kid: issuing.kid.clone(),
+        }
+    });
+    Ok(issued.collect())
+}
+
+/// Has every message signed within the key's time; all of them or none. Never blocks: a key in a token answers from a
+/// thread of its pool.
+async fn sign_all(
+    issuing: &Issuing,
+    messages: impl Iterator<Item = &[u8]>,
+) -> Result<Vec<[u8; 64]>, HsmError> {
+    let deadline = Instant::now() + issuing.sign_timeout;
+    let mut answers = Vec::new();
+    for message in messages {
+        let (answer, answered) = oneshot::channel();
+        issuing.signer.submit(message.to_vec(), deadline, move |signature| drop(answer.send(signature)))?;
+        answers.push(answered);
+    }
+    let mut signatures = Vec::with_capacity(answers.len());
+    for answered in answers {
+        // The pool answers exactly once; one that is dropped instead is a pool that was closed.
+        signatures.push(answered.await.unwrap_or(Err(HsmError::Stopped))?);
+    }
+    Ok(signatures)
+}
+
+/// What a client is told: that verification is not concerned, and when to come again. The cause is the operator's.
+fn signing_unavailable(error: &HsmError) -> ApiError {
+    tracing::error!(%error, "cannot sign a token");
+    match error {
+        HsmError::Overloaded { .. } => ApiError::new(
+            ErrorKind::Overloaded,
+            "more tokens are waiting for the signing key than may wait; no token was issued",
+        ),
+        _ => ApiError::new(
+            ErrorKind::SigningUnavailable,
+            "the signing key cannot be used now; no token was issued, and verification is not affected",
+        ),
+    }
+}
+
+/// 128 random bits: nobody guesses it, and no two tokens share it.
+fn random_jti() -> Result<String, ApiError> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).map_err(|error| {
+        tracing::error!(%error, "the system gives no random bytes");
+        ApiError::new(ErrorKind::SigningUnavailable, "the system gives no random bytes; no token was issued")
+    })?;
+    Ok(base64url::encode(&bytes))
+}

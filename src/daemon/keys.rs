@@ -1,0 +1,175 @@
+//! This node's own keys: from files, or from the token of `[hsm]` through one session pool.
+//!
+//! Nothing on the verify path waits for them. A token that is away at the start is no reason not to start: its keys are
+//! pinned, so that checkpoints and issued tokens wait for it while decisions go on.
+
+use std::io::Read as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use edgate_hsm::{
+    AuditCheckpoint, HsmError, KeyPurpose, PinPolicy, Pool, PoolSettings, Signer, SoftwareKey, TokenSigning,
+};
+use sha2::{Digest as _, Sha256};
+
+use super::StartError;
+use crate::audit::{CheckpointSigner, SignError};
+use crate::config::{Config, Hsm, KeyPlace};
+use crate::keys::{PublishedKey, thumbprint};
+use crate::verify::VerifyingKey;
+
+/// How long one checkpoint may take to sign; the next one is due a second after the last.
+const CHECKPOINT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a start waits for a token to show and prove one key. A token that is away is looked for afterwards.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The keys of this node, and the pool that some of them live in.
+pub(super) struct NodeKeys {
+    pub(super) pool: Option<Arc<Pool>>,
+    pub(super) own: Option<OwnKey>,
+    pub(super) checkpoint: CheckpointSigner,
+}
+
+/// This node's signing key, and its public half as it is published.
+pub(super) struct OwnKey {
+    pub(super) signer: Signer<TokenSigning>,
+    pub(super) published: PublishedKey,
+}
+
+impl NodeKeys {
+    /// Opens every key of the configuration; logs in to the token if one is configured. Blocks.
+    pub(super) fn open(config: &Config) -> Result<Self, StartError> {
+        let pool = match &config.hsm {
+            Some(hsm) => {
+                check_module(hsm)?;
+                Some(Arc::new(Pool::start(pool_settings(hsm, &config.database))?))
+            }
+            None => None,
+        };
+        let own = match &config.signing {
+            Some(signing) => {
+                let signer = signer::<TokenSigning>(&signing.key, pool.as_deref())?;
+                let published = publish(&signer.public_key())?;
+                Some(OwnKey { signer, published })
+            }
+            None => None,
+        };
+        let checkpoint = checkpoint_signer(signer(&config.audit.checkpoint_key, pool.as_deref())?);
+        Ok(Self { pool, own, checkpoint })
+    }
+
+    /// What can be said about the keys without logging in: files are read, the module is looked at, pinned public keys
+    /// are taken at their word. Returns the own key as it would be published.
+    pub(super) fn check(config: &Config) -> Result<Option<PublishedKey>, StartError> {
+        if let Some(hsm) = &config.hsm {
+            check_module(hsm)?;
+        }
+        public_key::<AuditCheckpoint>(&config.audit.checkpoint_key)?;
+        let Some(signing) = &config.signing else { return Ok(None) };
+        publish(&public_key::<TokenSigning>(&signing.key)?).map(Some)
+    }
+}
+
+fn publish(public_key: &[u8; 32]) -> Result<PublishedKey, StartError> {
+    let verifying_key = VerifyingKey::register(public_key).map_err(StartError::OwnKey)?;
+    Ok(PublishedKey { kid: thumbprint(public_key), verifying_key })
+}
+
+fn public_key<P: KeyPurpose>(place: &KeyPlace) -> Result<[u8; 32], StartError> {
+    match place {
+        KeyPlace::File(path) => Ok(Signer::<P>::software(SoftwareKey::load(path, P::PURPOSE)?)?.public_key()),
+        KeyPlace::Token { public_key, .. } => Ok(*public_key),
+    }
+}
+
+fn signer<P: KeyPurpose>(place: &KeyPlace, pool: Option<&Pool>) -> Result<Signer<P>, StartError> {
+    match place {
+        KeyPlace::File(path) => Ok(Signer::software(SoftwareKey::load(path, P::PURPOSE)?)?),
+        KeyPlace::Token { uri, public_key } => {
+            let pool = pool.expect("the configuration refuses a key in a token without [hsm]");
+            Ok(pool.signing_key(uri, Some(*public_key), Instant::now() + OPEN_TIMEOUT)?)
+        }
+    }
+}
+
+/// The checkpoint key of this configuration, for a command that needs no other.
+pub(super) fn open_checkpoint_signer(
+    config: &Config,
+) -> Result<(CheckpointSigner, Option<Arc<Pool>>), StartError> {
+    let pool = match (&config.hsm, &config.audit.checkpoint_key) {
+        (Some(hsm), KeyPlace::Token { .. }) => {
+            check_module(hsm)?;
+            Some(Arc::new(Pool::start(pool_settings(hsm, &config.database))?))
+        }
+        _ => None,
+    };
+    let signer = checkpoint_signer(signer(&config.audit.checkpoint_key, pool.as_deref())?);
+    Ok((signer, pool))
+}
+
+fn checkpoint_signer(signer: Signer<AuditCheckpoint>) -> CheckpointSigner {
+    CheckpointSigner {
+        verifying_key: signer.public_key(),
+        sign: Box::new(move |message| {
+            signer
+                .sign(message, Instant::now() + CHECKPOINT_TIMEOUT)
+                .map_err(|error| SignError(error.to_string()))
+        }),
+    }
+}
+
+/// `database` lies in the service's state folder, where rejected PINs are remembered too.
+fn pool_settings(hsm: &Hsm, database: &Path) -> PoolSettings {
+    let pin = PinPolicy {
+        source: hsm.pin_source.clone(),
+        credentials: hsm.credentials.clone(),
+        guard_folder: database.parent().unwrap_or(Path::new(".")).to_owned(),
+    };
+    PoolSettings {
+        workers: hsm.workers,
+        queue_len_max: hsm.queue_len_max,
+        hang_limit: hsm.hang_limit,
+        probe_interval: hsm.probe_interval,
+        allow_extractable: hsm.allow_extractable,
+        ..PoolSettings::new(hsm.module.clone(), hsm.token.clone(), pin)
+    }
+}
+
+/// The library runs with all our rights: nobody but root and we ourselves may have written it, and where its digest is
+/// configured it is that very file.
+fn check_module(hsm: &Hsm) -> Result<(), StartError> {
+    let refuse = |problem: String| HsmError::Module { path: hsm.module.clone(), problem };
+    let mut file =
+        std::fs::File::open(&hsm.module).map_err(|error| refuse(format!("cannot open it: {error}")))?;
+    let metadata = file.metadata().map_err(|error| refuse(format!("cannot look at it: {error}")))?;
+    let ours = rustix::process::geteuid().as_raw();
+    if metadata.uid() != 0 && metadata.uid() != ours {
+        return Err(
+            refuse(format!("it belongs to user id {}; it must belong to root", metadata.uid())).into()
+        );
+    }
+    if metadata.mode() & 0o022 != 0 {
+        let mode = metadata.mode() & 0o7777;
+        return Err(refuse(format!("mode {mode:04o} lets others write it: chmod go-w")).into());
+    }
+    if let Some(expected) = &hsm.module_sha256 {
+        let mut hasher = Sha256::new();
+        let mut buffer = vec![0; 1 << 16];
+        loop {
+            match file.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(read) => hasher.update(&buffer[..read]),
+                Err(error) => return Err(refuse(format!("cannot read it: {error}")).into()),
+            }
+        }
+        let found: [u8; 32] = hasher.finalize().into();
+        if found != *expected {
+            let found = crate::audit::hex(&found);
+            return Err(refuse(format!("its SHA-256 is {found}, not hsm.module_sha256")).into());
+        }
+    }
+    Ok(())
+}
