@@ -15,7 +15,7 @@ use super::{
     open::resume,
     record::HEADER_BYTES,
     schema::{self, Kind},
-    sim::{Barrier, Crash, Fail, Random, Sim},
+    sim::{Barrier, Crash, Effect, Fail, Random, Sim},
     verify::{Class, Options, Report, verify_segments},
     walk::read_record,
     writer::{FlushJob, Writer, finish_record},
@@ -329,6 +329,35 @@ fn a_crash_at_every_operation_of_recovery_is_survived() {
 }
 
 #[test]
+fn a_crash_while_recovering_from_a_crash_while_recovering_is_survived() {
+    let mut crashes = 0;
+    for seed in 0..30 {
+        let mut random = Random(seed);
+        let sim = Sim::new(seed);
+        let mut ledger = Ledger::default();
+        sim.crash_at(60 + random.below(60));
+        let _ = run(&sim, &mut random, &mut ledger, 60, false);
+        let first = sim.after(Crash::Power);
+        for at in (1..30).step_by(2) {
+            // Thrice in all, at any operation of each.
+            let mut next = first.after(Crash::Kill);
+            for at in [at, 1 + random.below(25)] {
+                next.crash_at(at);
+                let resumed = resume(&folder(&next), &settings(), clock());
+                assert!(next.crashed() || resumed.is_ok(), "seed {seed}: {:?}", resumed.err());
+                crashes += u64::from(next.crashed());
+                next = next.after(Crash::Power);
+            }
+            resume(&folder(&next), &settings(), clock())
+                .unwrap_or_else(|error| panic!("seed {seed}, operation {at}: {error}"));
+            judge(&next, &mut ledger.clone(), Crash::Power)
+                .unwrap_or_else(|error| panic!("seed {seed}, operation {at}: {error}"));
+        }
+    }
+    assert!(crashes > 300, "{crashes}");
+}
+
+#[test]
 fn a_writer_without_any_one_of_its_barriers_is_caught() {
     for barrier in [Barrier::SyncData, Barrier::Names, Barrier::QuarantineNames] {
         let caught = (0..3000).find_map(|seed| lives(seed, Some(barrier)).err());
@@ -339,11 +368,14 @@ fn a_writer_without_any_one_of_its_barriers_is_caught() {
 #[test]
 fn a_failing_call_is_never_followed_by_an_acknowledgement() {
     let errors = [io::ErrorKind::StorageFull, io::ErrorKind::Interrupted, io::ErrorKind::Other];
-    for (sticky, applied) in [(false, false), (false, true), (true, false), (true, true)] {
+    let effects = [Effect::Nothing, Effect::Half, Effect::All];
+    for (sticky, effect) in
+        [false, true].into_iter().flat_map(|sticky| effects.map(|effect| (sticky, effect)))
+    {
         for at in 1.. {
             let mut random = Random(9);
             let sim = Sim::new(at);
-            sim.fail(Fail { at, sticky, applied, error: errors[usize::try_from(at % 3).unwrap()] });
+            sim.fail(Fail { at, sticky, effect, error: errors[usize::try_from(at % 3).unwrap()] });
             let mut ledger = Ledger::default();
             let before = sim.operations();
             let end = run(&sim, &mut random, &mut ledger, 60, true);
@@ -354,7 +386,7 @@ fn a_failing_call_is_never_followed_by_an_acknowledgement() {
             // The process ends; the machine goes on, with a cache that may lie about the failed flush.
             for crash in [Crash::Kill, Crash::Power] {
                 let after = sim.after(crash);
-                let story = format!("call {at}, sticky {sticky}, applied {applied}, then {crash:?}");
+                let story = format!("call {at}, sticky {sticky}, {effect:?}, then {crash:?}");
                 match resume(&folder(&after), &settings(), clock()) {
                     Ok(_) => judge(&after, &mut ledger.clone(), Crash::Power)
                         .unwrap_or_else(|error| panic!("{story}: {error}")),

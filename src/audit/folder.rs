@@ -217,3 +217,90 @@ const EMERGENCY: &str = "emergency";
 
 /// Size of a page and of the writes that zero a segment.
 const PAGE_BYTES: usize = 4096;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::audit::sim::{Crash, Effect, Fail, Sim};
+
+    /// What a power cut leaves right after `act` has returned, for many power cuts.
+    fn after(act: impl Fn(&Folder), look: impl Fn(&Sim, &Folder)) {
+        for seed in 0..50 {
+            let sim = Sim::new(seed);
+            act(&Folder::new(Box::new(sim.clone())));
+            let left = sim.after(Crash::Power);
+            look(&left, &Folder::new(Box::new(left.clone())));
+        }
+    }
+
+    fn indices(folder: &Folder) -> Vec<u64> {
+        folder.segments().unwrap().iter().map(|segment| segment.index).collect()
+    }
+
+    #[test]
+    fn a_prepared_segment_is_there_with_every_zero() {
+        after(
+            |folder| drop(folder.prepare(1, 16384).unwrap()),
+            |_, left| {
+                assert_eq!(indices(left), [1]);
+                assert_eq!(left.read(1).unwrap(), vec![0; 16384]);
+            },
+        );
+    }
+
+    #[test]
+    fn a_segment_that_could_not_be_made_can_be_made_later() {
+        for (at, effect) in (1..7).flat_map(|at| [Effect::Nothing, Effect::All].map(|effect| (at, effect))) {
+            let sim = Sim::new(at);
+            let folder = Folder::new(Box::new(sim.clone()));
+            sim.fail(Fail { at, sticky: false, effect, error: io::ErrorKind::StorageFull });
+            // Created, all the same, by a call that says that it failed: then there is a file of that name.
+            let created = (at, effect) == (1, Effect::All);
+            let made = folder.prepare(1, 8192);
+            assert!(made.is_err() == (at < 7), "call {at}");
+            assert_eq!(folder.prepare(1, 8192).is_ok(), !created, "call {at}, {effect:?}");
+        }
+    }
+
+    #[test]
+    fn a_segment_that_was_removed_or_finished_stays_so() {
+        after(
+            |folder| {
+                (1..=2).for_each(|index| drop(folder.prepare(index, 8192).unwrap()));
+                folder.finish(1, Some(4096)).unwrap();
+                folder.remove(2).unwrap();
+            },
+            |_, left| {
+                let expected = SegmentFile { index: 1, bytes: 4096, finished: true };
+                assert_eq!(left.segments().unwrap(), [expected]);
+            },
+        );
+    }
+
+    #[test]
+    fn the_emergency_segment_keeps_its_number() {
+        after(
+            |folder| {
+                let reserve = folder.reserve(8192).unwrap();
+                drop(folder.adopt(reserve, 7).unwrap());
+            },
+            |_, left| assert_eq!((indices(left), left.read(7).unwrap()), (vec![7], vec![0; 8192])),
+        );
+    }
+
+    #[test]
+    fn what_is_in_quarantine_stays_there_and_nowhere_else() {
+        after(
+            |folder| {
+                folder.prepare(3, 4096).unwrap().sink.write(0, b"a torn segment").unwrap();
+                folder.quarantine_segment(3, "segment").unwrap();
+                folder.quarantine_bytes("bytes", b"a torn tail").unwrap();
+            },
+            |left, folder| {
+                assert_eq!(indices(folder), [0; 0]);
+                assert!(left.keeps(b"a torn tail"));
+                assert!(left.read("quarantine/segment").is_ok());
+            },
+        );
+    }
+}

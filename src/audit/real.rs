@@ -57,20 +57,21 @@ impl Medium for RealMedium {
         Ok(Arc::new(RealFile { file, path: self.path.clone(), sink: self.sink }))
     }
 
-    /// First whatever is only in the page cache is written out, then the bytes are read with `O_DIRECT`: after a
-    /// failed flush the cache may hold pages that the disk does not, marked clean.
+    /// First whatever is only in the page cache is written out; then the cache is asked to forget, and the bytes are read
+    /// with `O_DIRECT`: after a failed flush the cache may hold pages that the disk does not, marked clean, and whoever
+    /// verifies or follows the log later reads through it.
     fn read(&self, name: &str) -> io::Result<Vec<u8>> {
         let path = self.path.join(name);
         let file = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(&path)?;
         file.sync_all()?;
+        let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed);
         let len = usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?;
         let direct =
             OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_DIRECT).open(&path);
         if let Ok(bytes) = direct.and_then(|direct| read_direct(&direct, len)) {
             return Ok(bytes);
         }
-        // No direct reads on this file system: ask the cache to forget instead.
-        let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed);
+        // No direct reads on this file system.
         let mut bytes = Vec::with_capacity(len);
         file.take(len as u64).read_to_end(&mut bytes)?;
         Ok(bytes)

@@ -24,9 +24,17 @@ pub(super) struct Fail {
     pub(super) at: u64,
     /// All later operations of the medium fail too.
     pub(super) sticky: bool,
-    /// It took effect all the same.
-    pub(super) applied: bool,
+    pub(super) effect: Effect,
     pub(super) error: io::ErrorKind,
+}
+
+/// What a failed operation did all the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Effect {
+    Nothing,
+    /// The first half of what was to be written: a short write, and then the error.
+    Half,
+    All,
 }
 
 /// A barrier the medium pretends to keep: what remains when a line of the writer is deleted.
@@ -141,10 +149,7 @@ impl Sim {
     /// Whether any file holds exactly these bytes somewhere.
     pub(super) fn keeps(&self, bytes: &[u8]) -> bool {
         let state = self.lock();
-        state.names.values().any(|inode| {
-            let cache = &state.inodes[*inode].cache;
-            cache.windows(bytes.len()).any(|window| window == bytes)
-        })
+        state.names.values().any(|inode| memchr::memmem::find(&state.inodes[*inode].cache, bytes).is_some())
     }
 
     /// Changes a stored byte behind everyone's back.
@@ -169,9 +174,9 @@ impl Sim {
 /// What to do with an operation.
 enum Fate {
     Done,
-    /// It fails, before or after it took effect.
+    /// It fails, before, while or after it took effect.
     Failed {
-        applied: bool,
+        effect: Effect,
         error: io::Error,
     },
 }
@@ -185,11 +190,12 @@ impl State {
         if self.crashed {
             // The operation under way when the machine stops may or may not have happened.
             let applied = self.crash_at == Some(self.operations) && self.random.below(2) == 0;
-            return Fate::Failed { applied, error: io::Error::other("crashed") };
+            let effect = if applied { Effect::All } else { Effect::Nothing };
+            return Fate::Failed { effect, error: io::Error::other("crashed") };
         }
         match self.fail {
             Some(fail) if fail.at == self.operations || (fail.sticky && self.operations > fail.at) => {
-                Fate::Failed { applied: fail.applied, error: fail.error.into() }
+                Fate::Failed { effect: fail.effect, error: fail.error.into() }
             }
             _ => Fate::Done,
         }
@@ -198,8 +204,29 @@ impl State {
     fn run<T: Default>(&mut self, effect: impl FnOnce(&mut Self) -> io::Result<T>) -> io::Result<T> {
         match self.operation() {
             Fate::Done => effect(self),
-            Fate::Failed { applied: true, error } => effect(self).and(Err(error)),
-            Fate::Failed { applied: false, error } => Err(error),
+            Fate::Failed { effect: Effect::All, error } => effect(self).and(Err(error)),
+            Fate::Failed { error, .. } => Err(error),
+        }
+    }
+
+    /// A write, which may come to half.
+    fn write(&mut self, inode: usize, offset: usize, bytes: &[u8]) -> io::Result<()> {
+        match self.operation() {
+            Fate::Done => {
+                self.inodes[inode].write(offset, bytes);
+                Ok(())
+            }
+            Fate::Failed { effect, error } => {
+                let len = match effect {
+                    Effect::Nothing => 0,
+                    Effect::Half => bytes.len() / 2,
+                    Effect::All => bytes.len(),
+                };
+                if len > 0 {
+                    self.inodes[inode].write(offset, &bytes[..len]);
+                }
+                Err(error)
+            }
         }
     }
 
@@ -371,10 +398,7 @@ impl MediumFile for SimFile {
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.sim.lock().run(|state| {
-            state.inodes[self.inode].write(usize::try_from(offset).unwrap(), bytes);
-            Ok(())
-        })
+        self.sim.lock().write(self.inode, usize::try_from(offset).unwrap(), bytes)
     }
 
     fn sync(&self) -> io::Result<()> {
@@ -419,10 +443,7 @@ impl Sink for SimSink {
         let inode = self.file.inode;
         let offset = usize::try_from(offset).unwrap();
         let crashed_before = state.crashed;
-        let result = state.run(|state| {
-            state.inodes[inode].write(offset, bytes);
-            Ok(())
-        });
+        let result = state.write(inode, offset, bytes);
         if result.is_err() && state.crashed && !crashed_before {
             // The process died in the middle of the copy.
             let kept = usize::try_from(state.random.below(bytes.len() as u64)).unwrap();

@@ -11,7 +11,7 @@ use std::{
     io::{Read as _, Write as _},
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, MutexGuard},
     thread::JoinHandle,
 };
 
@@ -37,6 +37,8 @@ pub struct Journal {
     /// What a machine that is not cut off sees.
     pub content: Vec<u8>,
     pub entries: Vec<Entry>,
+    /// Writes fail, and change nothing.
+    refuses: bool,
 }
 
 impl Device {
@@ -56,7 +58,7 @@ impl Device {
         if !mounted {
             return None;
         }
-        let journal = Arc::new(Mutex::new(Journal { content, entries: Vec::new() }));
+        let journal = Arc::new(Mutex::new(Journal { content, entries: Vec::new(), refuses: false }));
         let served = Arc::clone(&journal);
         let server = std::thread::spawn(move || serve(fuse, &served));
         let mut device = Self { journal, loop_device: None, server: Some(server), folder };
@@ -69,6 +71,21 @@ impl Device {
     /// The block device.
     pub fn path(&self) -> PathBuf {
         self.loop_device.as_deref().expect("a device that was returned is attached").into()
+    }
+
+    /// Lets writes fail, or no longer.
+    pub fn refuse_writes(&self, refuses: bool) {
+        self.journal.lock().unwrap().refuses = refuses;
+    }
+
+    /// A disk that answers nothing until what is returned is dropped.
+    pub fn hold(&self) -> MutexGuard<'_, Journal> {
+        self.journal.lock().unwrap()
+    }
+
+    /// What is on the disk now.
+    pub fn content(&self) -> Vec<u8> {
+        self.journal.lock().unwrap().content.clone()
     }
 
     /// How many writes and flushes there were.
@@ -164,10 +181,14 @@ fn answer(request: &[u8], journal: &Mutex<Journal>) -> Option<Vec<u8>> {
             let (offset, len) = (usize::try_from(long(body + 8)).unwrap(), word(body + 16));
             let bytes = request[body + 40..body + 40 + len as usize].to_vec();
             let mut journal = journal.lock().unwrap();
-            journal.content[offset..offset + bytes.len()].copy_from_slice(&bytes);
-            journal.entries.push(Entry::Write { offset, bytes });
-            out.extend_from_slice(&len.to_le_bytes());
-            out.extend_from_slice(&0_u32.to_le_bytes());
+            if journal.refuses {
+                error = -libc::EIO;
+            } else {
+                journal.content[offset..offset + bytes.len()].copy_from_slice(&bytes);
+                journal.entries.push(Entry::Write { offset, bytes });
+                out.extend_from_slice(&len.to_le_bytes());
+                out.extend_from_slice(&0_u32.to_le_bytes());
+            }
         }
         FSYNC => journal.lock().unwrap().entries.push(Entry::Flush),
         FLUSH | RELEASE | DESTROY => {}

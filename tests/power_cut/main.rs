@@ -9,8 +9,14 @@
 mod device;
 #[path = "../support/disk.rs"]
 mod disk;
+mod failing;
 
-use std::{fs, path::Path, process::Command, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
 
 use device::{Device, Entry, write_image};
 use disk::{FileSystem, Mounted, refused};
@@ -18,6 +24,7 @@ use edgate::audit::{
     Ack, Event, Opened, Settings, SinkKind, StopEvent, Tail, open,
     verify::{Options, verify_dir},
 };
+use tempfile::TempDir;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -52,23 +59,15 @@ struct Story {
 }
 
 impl Story {
+    /// Nothing recorded: for its judgement alone.
+    fn of(kind: FileSystem, sink: SinkKind) -> Self {
+        Self { kind, sink, before: Vec::new(), entries: Vec::new(), acknowledged: Vec::new() }
+    }
+
     /// Runs a log on a device that remembers.
     fn record(kind: FileSystem, sink: SinkKind) -> Option<Self> {
-        let folder = tempfile::tempdir().unwrap();
-        let image = folder.path().join("image");
-        if !kind.format(&image, MEGABYTES) {
-            return refused(&format!("make an {} image", kind.name()));
-        }
-        let Some(device) = Device::new(fs::read(&image).unwrap()) else {
-            return refused("serve a block device through /dev/fuse");
-        };
-        let at = folder.path().join("mnt");
-        fs::create_dir(&at).unwrap();
-        let mounted = Command::new("mount").arg("-t").arg(kind.name()).args([&device.path(), &at]).output();
-        if !mounted.is_ok_and(|output| output.status.success()) {
-            return refused(&format!("mount {}", kind.name()));
-        }
-        let unmount = Unmount(&at);
+        let running = Running::new(kind)?;
+        let (device, at) = (&running.device, running.path());
         let dir = at.join("audit");
         fs::create_dir(&dir).unwrap();
         fs::File::open(&dir).unwrap().sync_all().unwrap();
@@ -97,7 +96,7 @@ impl Story {
             }
         }
         let entries = device.entries();
-        drop(unmount);
+        drop(running);
         Some(Self { kind, sink, before, entries, acknowledged })
     }
 
@@ -200,11 +199,43 @@ enum Keep {
     Sectors(Random),
 }
 
-struct Unmount<'a>(&'a Path);
+/// A file system on a device that remembers.
+struct Running {
+    device: Device,
+    folder: TempDir,
+}
 
-impl Drop for Unmount<'_> {
+impl Running {
+    fn new(kind: FileSystem) -> Option<Self> {
+        let folder = tempfile::tempdir().unwrap();
+        let image = folder.path().join("image");
+        if !kind.format(&image, MEGABYTES) {
+            return refused(&format!("make an {} image", kind.name()));
+        }
+        let Some(device) = Device::new(fs::read(&image).unwrap()) else {
+            return refused("serve a block device through /dev/fuse");
+        };
+        fs::create_dir(folder.path().join("mnt")).unwrap();
+        let running = Self { device, folder };
+        let mount = Command::new("mount")
+            .arg("-t")
+            .arg(kind.name())
+            .args([&running.device.path(), &running.path()])
+            .output();
+        if !mount.is_ok_and(|output| output.status.success()) {
+            return refused(&format!("mount {}", kind.name()));
+        }
+        Some(running)
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.path().join("mnt")
+    }
+}
+
+impl Drop for Running {
     fn drop(&mut self) {
-        let _ = Command::new("umount").arg(self.0).output();
+        let _ = Command::new("umount").arg(self.path()).output();
     }
 }
 

@@ -78,7 +78,7 @@ impl Mounted {
     /// Takes every free block.
     pub fn fill(&self) {
         let hog = fs::File::create(self.path().join("hog")).unwrap();
-        for size in [1 << 20, 64 << 10, 4096] {
+        for size in [1 << 20, 64 << 10, 4096, 1024] {
             let mut len = hog.metadata().unwrap().len();
             while rustix::fs::fallocate(&hog, rustix::fs::FallocateFlags::empty(), len, size).is_ok() {
                 len += size;
