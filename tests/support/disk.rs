@@ -78,13 +78,14 @@ impl Mounted {
     /// Takes every free block.
     pub fn fill(&self) {
         let hog = fs::File::create(self.path().join("hog")).unwrap();
-        for size in [1 << 20, 64 << 10, 4096, 1024] {
-            let mut len = hog.metadata().unwrap().len();
+        let mut len = 0;
+        // What was removed before is free only once the file system has committed that: look again afterwards.
+        for size in [1 << 20, 64 << 10, 4096, 1024, 1024, 1024] {
             while rustix::fs::fallocate(&hog, rustix::fs::FallocateFlags::empty(), len, size).is_ok() {
                 len += size;
             }
+            let _ = rustix::fs::syncfs(&hog);
         }
-        let _ = hog.sync_all();
     }
 
     /// Gives them back.
