@@ -101,6 +101,19 @@ fn a_renamed_segment_is_noticed() {
 }
 
 #[test]
+fn a_segment_that_swapped_names_with_the_next_is_noticed() {
+    changed_from_outside(
+        |path| {
+            let next = path.with_file_name("0000000002.seg");
+            crate::until("the next segment", || next.exists());
+            let here = rustix::fs::CWD;
+            rustix::fs::renameat_with(here, path, here, next, rustix::fs::RenameFlags::EXCHANGE).unwrap();
+        },
+        &[FailureKind::Replaced],
+    );
+}
+
+#[test]
 fn a_segment_with_a_second_name_is_noticed() {
     changed_from_outside(
         |path| fs::hard_link(path, path.with_extension("link")).unwrap(),
@@ -139,6 +152,12 @@ fn recovers_with(dir: &Path, durable: usize) {
     let Opened { log, .. } = open(&settings(dir), 1).unwrap();
     log.close(PATIENCE).unwrap();
     whole(dir);
+    for entry in fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()) {
+        if entry.extension().is_some_and(|extension| extension == "seg") {
+            let mode = fs::metadata(&entry).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o400, "{} is finished by the next start or its close", entry.display());
+        }
+    }
     let stored = records(dir).iter().filter(|(kind, _)| kind == "decision").count();
     assert!(stored >= durable, "{stored} of {durable} durable events are there");
 }
