@@ -27,7 +27,7 @@ use super::{
     settings::{OnFailure, Settings},
     status::{Progress, Status},
     tag::TagKey,
-    writer::{Identity, WRITER, Writer},
+    writer::{Head, Identity, WRITER, Writer},
 };
 
 /// An open log.
@@ -101,12 +101,29 @@ pub fn open_signed(
     };
     let folder = Arc::new(Folder::new(Box::new(RealMedium::new(dir, sink))));
     let clock = Clock::system();
-    let (writer, mut recovery) = resume(&folder, settings, clock)?;
+    let signer = signer.map(|signer| {
+        let key = CheckpointKey { name: settings.origin.clone(), verifying_key: signer.verifying_key };
+        (signer, key)
+    });
+    // What was signed is compared before anything is written: a log that was rolled back stays as it was found.
+    let mut vouched = None;
+    let (writer, mut recovery) = resume_if(&folder, settings, clock, &mut |genesis, size| {
+        if let Some((_, key)) = &signer {
+            let begun = genesis.is_some();
+            let follower =
+                Follower::resume(dir, key, genesis.unwrap_or(Head { size: 0, hash: [0; 32] }), size)?;
+            // A log that is only about to begin has no chain to follow yet.
+            vouched = begun.then_some(follower);
+        }
+        Ok(())
+    })?;
     recovery.created = created;
     let sealing = signer
-        .map(|signer| {
-            let key = CheckpointKey { name: settings.origin.clone(), verifying_key: signer.verifying_key };
-            let follower = Follower::resume(dir, &key, writer.genesis(), recovery.size)?;
+        .map(|(signer, key)| {
+            let follower = match vouched {
+                Some(follower) => follower,
+                None => Follower::resume(dir, &key, writer.genesis(), recovery.size)?,
+            };
             replace_file(dir, KEY_FILE, format!("{}\n", key.to_text()).as_bytes())
                 .map_err(io("publish the checkpoint key in"))?;
             Ok((signer, key, follower))
@@ -125,17 +142,27 @@ struct Parts {
     sealing: Option<(CheckpointSigner, CheckpointKey, Follower)>,
 }
 
-/// Recovers and makes the log ready to be written: the new segment, and what it says about the old ones, is durable
-/// before this returns.
+/// As [`resume_if`], for a log that nothing outside of it vouches for.
 pub(super) fn resume(
     folder: &Folder,
     settings: &Settings,
     clock: Clock,
 ) -> Result<(Writer, Recovery), AuditError> {
+    resume_if(folder, settings, clock, &mut |_, _| Ok(()))
+}
+
+/// Recovers and makes the log ready to be written: the new segment, and what it says about the old ones, is durable
+/// before this returns. `vouch` is asked before anything is changed; see [`recover`].
+fn resume_if(
+    folder: &Folder,
+    settings: &Settings,
+    clock: Clock,
+    vouch: &mut dyn FnMut(Option<Head>, u64) -> Result<(), AuditError>,
+) -> Result<(Writer, Recovery), AuditError> {
     let dir = &settings.dir;
     let io = |what| move |source: io::Error| AuditError::io(what, dir, source);
     let Resume { log, mut head, next_index, prev, unfinished, report } =
-        recover(folder, dir, &settings.origin)?;
+        recover(folder, dir, &settings.origin, vouch)?;
     let random = || getrandom::u64().map_err(|error| io("draw random numbers for")(io::Error::other(error)));
     let log_id = match log {
         Some((_, log_id)) => log_id,

@@ -78,9 +78,20 @@ struct Walked {
 }
 
 /// Reads the folder, sets torn bytes aside and says where to go on.
-pub(super) fn recover(folder: &Folder, dir: &Path, origin: &str) -> Result<Resume, AuditError> {
+///
+/// `vouch` is asked before anything is changed, with the start of the chain, if there is one, and the number of good
+/// records: a log that it refuses stays as it was found.
+pub(super) fn recover(
+    folder: &Folder,
+    dir: &Path,
+    origin: &str,
+    vouch: &mut dyn FnMut(Option<Head>, u64) -> Result<(), AuditError>,
+) -> Result<Resume, AuditError> {
     let io = |what| move |source: io::Error| AuditError::io(what, dir, source);
     let (loaded, walked) = examine(folder, dir, Some(origin))?;
+    let genesis =
+        walked.log.as_ref().map(|(origin, log_id)| Head { size: 0, hash: genesis_hash(origin, log_id) });
+    vouch(genesis, walked.head.size)?;
     set_aside(folder, &loaded, walked).map_err(io("set torn bytes aside in"))
 }
 

@@ -232,11 +232,21 @@ fn a_closed_log_whose_tail_was_cut_is_not_continued() {
             &log.bytes[..cut],
             "and not repaired"
         );
+        assert_eq!(segments(folder.path()), [segment_name(1)], "cut at {cut}: nothing is written beside it");
     }
     // Not a segment left: the folder does not count as a new one.
     fs::remove_file(folder.path().join(segment_name(1))).unwrap();
     let refused = reopen(folder.path()).map(|opened| opened.recovery);
     assert!(matches!(refused, Err(AuditError::RolledBack { .. })), "{refused:?}");
+    assert_eq!(segments(folder.path()), Vec::<String>::new(), "and none is begun");
+}
+
+/// The names of the segments in a folder.
+fn segments(dir: &Path) -> Vec<String> {
+    let names = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<_> = names.filter(|name| name.ends_with(".seg")).collect();
+    names.sort();
+    names
 }
 
 #[test]
