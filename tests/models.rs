@@ -1,4 +1,4 @@
-//! The log's wake-ups and acknowledgements under every interleaving of their threads, with the weak memory of the C11 model
+//! The log's wake-ups and acknowledgements under the interleavings of their threads, with the weak memory of the C11 model
 //! (loom). The very files of the log are compiled here with a model checker's primitives in the place of the system's.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
@@ -75,7 +75,7 @@ mod doorbell;
 use acks::Acks;
 use doorbell::Doorbell;
 
-/// Every interleaving with so many preemptions; more find nothing that these do not (CHESS, Musuvathi and Qadeer 2007).
+/// Every interleaving with up to so many preemptions; what needs more of them is not seen.
 fn bounded() -> loom::model::Builder {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(3);

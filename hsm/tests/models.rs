@@ -1,4 +1,4 @@
-//! The gate around a PKCS#11 module, and the answer of a job, under every interleaving of their threads (loom). The very files
+//! The gate around a PKCS#11 module, and the answer of a job, under the interleavings of their threads (loom). The very files
 //! of the crate are compiled here with a model checker's primitives in the place of the system's.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
@@ -30,7 +30,7 @@ fn soon() -> Instant {
 
 #[test]
 fn nobody_is_inside_while_the_module_is_initialised_anew() {
-    // Every interleaving with so many preemptions of three threads.
+    // Every interleaving of three threads with up to so many preemptions.
     let mut bounded = loom::model::Builder::new();
     bounded.preemption_bound = Some(2);
     bounded.check(|| {

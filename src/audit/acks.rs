@@ -1,6 +1,6 @@
 //! How far the log has come with one appender's records, told by the log's threads to the owner.
 //!
-//! `tests/models.rs` tries every interleaving of both sides.
+//! `tests/models.rs` tries the interleavings of both sides.
 
 use std::task::Waker;
 

@@ -1,6 +1,6 @@
 //! How those who hand work over wake the one thread that takes it, and pay nothing while it is awake.
 //!
-//! `tests/models.rs` tries every interleaving of both sides.
+//! `tests/models.rs` tries the interleavings of both sides.
 
 use std::time::Duration;
 

@@ -2,7 +2,7 @@
 //!
 //! `C_Finalize` while another thread is in a call crashes SoftHSM and opencryptoki, so every call is made inside the
 //! gate and re-initialisation happens only once it is closed and empty. A call that never returns keeps it from ever
-//! being empty; closing then gives up, and opens again for the rest. `hsm/tests/models.rs` tries every interleaving.
+//! being empty; closing then gives up, and opens again for the rest. `hsm/tests/models.rs` tries interleavings.
 
 use std::time::Instant;
 

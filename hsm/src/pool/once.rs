@@ -1,4 +1,4 @@
-//! Something that is taken exactly once, by whoever comes first. `hsm/tests/models.rs` tries every interleaving.
+//! Something that is taken exactly once, by whoever comes first. `hsm/tests/models.rs` tries the interleavings.
 
 use super::sync::{Mutex, PoisonError};
 
