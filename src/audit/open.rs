@@ -20,14 +20,14 @@ use super::{
     map::MAP_SINK,
     note::CheckpointKey,
     real::{Lock, RealMedium, list_segments, sink_for},
-    recover::{Recovery, Resume, digest_of, recover},
+    recover::{Recovery, Resume, Vouch, digest_of, recover},
     schema::Kind,
     sealer::{Cadence, CheckpointSigner, Follower, Sealer, replace_file},
     sequencer::{Sequencer, Stop, run_flusher},
     settings::{OnFailure, Settings},
     status::{Progress, Status},
     tag::TagKey,
-    writer::{Head, Identity, WRITER, Writer},
+    writer::{Identity, WRITER, Writer},
 };
 
 /// An open log.
@@ -106,24 +106,16 @@ pub fn open_signed(
         (signer, key)
     });
     // What was signed is compared before anything is written: a log that was rolled back stays as it was found.
-    let mut vouched = None;
-    let (writer, mut recovery) = resume_if(&folder, settings, clock, &mut |genesis, size| {
-        if let Some((_, key)) = &signer {
-            let begun = genesis.is_some();
-            let follower =
-                Follower::resume(dir, key, genesis.unwrap_or(Head { size: 0, hash: [0; 32] }), size)?;
-            // A log that is only about to begin has no chain to follow yet.
-            vouched = begun.then_some(follower);
-        }
+    let mut follower = None;
+    let (writer, mut recovery) = resume_if(&folder, settings, clock, &mut |size| {
+        follower = signer.as_ref().map(|(_, key)| Follower::resume(dir, key, size)).transpose()?;
         Ok(())
     })?;
     recovery.created = created;
     let sealing = signer
-        .map(|(signer, key)| {
-            let follower = match vouched {
-                Some(follower) => follower,
-                None => Follower::resume(dir, &key, writer.genesis(), recovery.size)?,
-            };
+        .zip(follower)
+        .map(|((signer, key), mut follower)| {
+            follower.begin(writer.genesis());
             replace_file(dir, KEY_FILE, format!("{}\n", key.to_text()).as_bytes())
                 .map_err(io("publish the checkpoint key in"))?;
             Ok((signer, key, follower))
@@ -148,7 +140,7 @@ pub(super) fn resume(
     settings: &Settings,
     clock: Clock,
 ) -> Result<(Writer, Recovery), AuditError> {
-    resume_if(folder, settings, clock, &mut |_, _| Ok(()))
+    resume_if(folder, settings, clock, &mut |_| Ok(()))
 }
 
 /// Recovers and makes the log ready to be written: the new segment, and what it says about the old ones, is durable
@@ -157,7 +149,7 @@ fn resume_if(
     folder: &Folder,
     settings: &Settings,
     clock: Clock,
-    vouch: &mut dyn FnMut(Option<Head>, u64) -> Result<(), AuditError>,
+    vouch: Vouch<'_>,
 ) -> Result<(Writer, Recovery), AuditError> {
     let dir = &settings.dir;
     let io = |what| move |source: io::Error| AuditError::io(what, dir, source);

@@ -83,7 +83,7 @@ pub fn lay_out(events: &[Event<'_>]) -> Vec<u8> {
 /// As opening a log.
 pub fn recover_only(dir: &Path, origin: &str) -> Result<u64, AuditError> {
     let folder = Folder::new(Box::new(RealMedium::new(dir, SinkKind::Map)));
-    Ok(recover(&folder, dir, origin, &mut |_, _| Ok(()))?.head.size)
+    Ok(recover(&folder, dir, origin, &mut |_| Ok(()))?.head.size)
 }
 
 /// Reads a segment as recovery does.

@@ -60,6 +60,9 @@ pub(super) struct Resume {
     pub(super) report: Recovery,
 }
 
+/// Compares the number of good records with what was signed.
+pub(super) type Vouch<'a> = &'a mut dyn FnMut(u64) -> Result<(), AuditError>;
+
 /// One segment as read.
 struct Loaded {
     file: SegmentFile,
@@ -79,25 +82,23 @@ struct Walked {
 
 /// Reads the folder, sets torn bytes aside and says where to go on.
 ///
-/// `vouch` is asked before anything is changed, with the start of the chain, if there is one, and the number of good
-/// records: a log that it refuses stays as it was found.
+/// `vouch` is asked before anything is changed: a log that it refuses stays as it was found.
 pub(super) fn recover(
     folder: &Folder,
     dir: &Path,
     origin: &str,
-    vouch: &mut dyn FnMut(Option<Head>, u64) -> Result<(), AuditError>,
+    vouch: Vouch<'_>,
 ) -> Result<Resume, AuditError> {
     let io = |what| move |source: io::Error| AuditError::io(what, dir, source);
     let (loaded, walked) = examine(folder, dir, Some(origin))?;
-    let genesis =
-        walked.log.as_ref().map(|(origin, log_id)| Head { size: 0, hash: genesis_hash(origin, log_id) });
-    vouch(genesis, walked.head.size)?;
+    vouch(walked.head.size)?;
     set_aside(folder, &loaded, walked).map_err(io("set torn bytes aside in"))
 }
 
 /// Whether a start would go on with this log; changes nothing. Its name is not asked for.
-pub(super) fn would_resume(folder: &Folder, dir: &Path) -> Result<(), AuditError> {
-    examine(folder, dir, None).map(drop)
+pub(super) fn would_resume(folder: &Folder, dir: &Path, vouch: Vouch<'_>) -> Result<(), AuditError> {
+    let (_, walked) = examine(folder, dir, None)?;
+    vouch(walked.head.size)
 }
 
 /// Reads what is not known to be finished and judges how it ends.

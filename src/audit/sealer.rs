@@ -228,20 +228,16 @@ pub(super) struct Follower {
 }
 
 impl Follower {
-    /// Starts behind the last published checkpoint if it belongs to this log, else at the very beginning.
+    /// Starts behind the last published checkpoint if it belongs to this log, else at the very beginning, which
+    /// [`Self::begin`] must then state.
     ///
     /// # Errors
     /// [`AuditError::RolledBack`] when the log is shorter than, or differs from, what was signed.
-    pub(super) fn resume(
-        dir: &Path,
-        key: &CheckpointKey,
-        first: Head,
-        size: u64,
-    ) -> Result<Self, AuditError> {
+    pub(super) fn resume(dir: &Path, key: &CheckpointKey, size: u64) -> Result<Self, AuditError> {
         let fresh = Self {
             dir: dir.to_owned(),
             tree: CompactRange::new(0),
-            head: first,
+            head: Head { size: 0, hash: [0; 32] },
             segment: super::recover::FIRST_SEGMENT,
             offset: 0,
             at: 0,
@@ -273,6 +269,13 @@ impl Follower {
             Err(error) => {
                 Err(rolled_back(format!("record {} is not the signed one: {error}", head.size - 1)))
             }
+        }
+    }
+
+    /// States what the chain of this log begins with: a log that a start has only now begun has no name before.
+    pub(super) fn begin(&mut self, genesis: Head) {
+        if self.head.size == 0 {
+            self.head = genesis;
         }
     }
 

@@ -6,8 +6,7 @@
 //! binds every byte of what was set aside by a digest.
 
 use std::{
-    fs::{self, File},
-    io::{self, Read as _},
+    fs, io,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -24,7 +23,7 @@ use super::{
     record::Hash,
     recover::would_resume,
     schema::Kind,
-    sealer::CheckpointSigner,
+    sealer::{CheckpointSigner, Follower},
     settings::Settings,
     verify::{Options, verify_dir},
 };
@@ -141,10 +140,18 @@ fn damage_of(dir: &Path) -> Result<(String, Damage), AuditError> {
     }
     let sink = sink_for(dir).map_err(io("ask for the file system of"))?.0;
     let folder = Folder::new(Box::new(RealMedium::new(dir, sink)));
-    match would_resume(&folder, dir) {
+    // What a start compares before it goes on, with the key that the log itself names.
+    let mut vouch = |size| {
+        let own = options.keys.iter().filter(|key| key.name == report.origin);
+        own.map(|key| Follower::resume(dir, key, size).map(drop)).collect()
+    };
+    match would_resume(&folder, dir, &mut vouch) {
         Ok(()) => Err(AuditError::NothingToDecide { path: dir.to_owned() }),
         Err(AuditError::Damaged { segment, offset, seq, cause, .. }) => {
             Ok((report.origin, Damage { place: (segment, offset, seq), text: cause }))
+        }
+        Err(AuditError::RolledBack { cause, .. }) => {
+            Ok((report.origin, Damage { place: (0, 0, report.size), text: format!("rolled back: {cause}") }))
         }
         Err(error) => Err(error),
     }
@@ -154,19 +161,9 @@ fn damage_of(dir: &Path) -> Result<(String, Damage), AuditError> {
 fn digest_of_segments(dir: &Path) -> io::Result<(Hash, u64)> {
     let (mut all, mut bytes) = (Sha256::new(), 0);
     for segment in list_segments(dir)? {
-        let mut file = File::open(dir.join(segment_name(segment.index)))?;
-        let mut one = Sha256::new();
-        let mut buffer = vec![0; BUFFER_BYTES];
-        loop {
-            match file.read(&mut buffer)? {
-                0 => break,
-                read => {
-                    one.update(&buffer[..read]);
-                    bytes += read as u64;
-                }
-            }
-        }
-        all.update(one.finalize());
+        let segment = fs::read(dir.join(segment_name(segment.index)))?;
+        bytes += segment.len() as u64;
+        all.update(Sha256::digest(&segment));
     }
     Ok((all.finalize().into(), bytes))
 }
@@ -191,6 +188,3 @@ fn restrict(dir: &Path) -> io::Result<()> {
 
 /// How long the successor's first records may take to reach the disk.
 const PATIENCE: Duration = Duration::from_secs(30);
-
-/// Bytes hashed at a time.
-const BUFFER_BYTES: usize = 1 << 20;

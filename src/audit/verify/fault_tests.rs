@@ -12,7 +12,7 @@ use super::{
     tests::{Log2, SECOND, append, open_log, options, signer, small_log, verify, wait_signed, write},
     *,
 };
-use crate::audit::{AuditError, Opened, Settings, sim::Random};
+use crate::audit::{AuditError, Decision, Opened, Settings, sim::Random, succeed};
 
 /// A closed log of some segments, and what stands in each of its files.
 struct Long {
@@ -265,22 +265,24 @@ fn a_crashed_log_is_continued_only_behind_what_was_signed() {
     assert!(log.records() >= signed, "only what is durable is signed");
     let (mut refused, mut continued) = (0, 0);
     for cut in 1..=log.records() {
-        let copy = tempfile::tempdir().unwrap();
+        let parent = tempfile::tempdir().unwrap();
+        let copy = parent.path().join("audit");
+        fs::create_dir(&copy).unwrap();
         for entry in fs::read_dir(folder.path()).unwrap() {
             let entry = entry.unwrap();
             if entry.file_type().unwrap().is_file() {
-                fs::copy(entry.path(), copy.path().join(entry.file_name())).unwrap();
+                fs::copy(entry.path(), copy.join(entry.file_name())).unwrap();
             }
         }
         let mut bytes = whole.clone();
         bytes[log.offsets[cut]..].fill(0);
-        fs::write(copy.path().join(segment_name(1)), &bytes).unwrap();
-        match reopen(copy.path()) {
+        fs::write(copy.join(segment_name(1)), &bytes).unwrap();
+        match reopen(&copy) {
             Ok(opened) => {
                 assert!(cut >= signed, "{cut} records are left of {signed} signed ones");
                 assert!(opened.recovery.size >= signed as u64);
                 opened.log.close(SECOND).unwrap();
-                assert_eq!(verify(copy.path()).breaks, vec![]);
+                assert_eq!(verify(&copy).breaks, vec![]);
                 continued += 1;
             }
             Err(error) => {
@@ -288,6 +290,13 @@ fn a_crashed_log_is_continued_only_behind_what_was_signed() {
                     cut < signed && matches!(error, AuditError::RolledBack { .. }),
                     "{cut} of {signed}: {error}"
                 );
+                // The way out that the refusal names is open, also where the signed note itself was taken away.
+                fs::remove_file(copy.join("checkpoint")).unwrap();
+                let decision = Decision { authority: "ticket 7", reason: "an old image", time: "20261127" };
+                let successor = Settings { create: true, ..Settings::new(&copy, "test.example/log/2") };
+                let done = succeed(&successor, &decision, None).unwrap().unwrap();
+                assert!(done.damage.contains("rolled back: "), "{}", done.damage);
+                assert_eq!(fs::read(done.folder.join(segment_name(1))).unwrap(), bytes, "kept as it was");
                 refused += 1;
             }
         }
