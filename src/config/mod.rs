@@ -129,7 +129,7 @@ pub struct Audit {
     pub flush_interval: Duration,
     /// How long a flush may take before verify calls are refused: `audit.unflushed_age_max_ms`.
     pub unflushed_age_max: Duration,
-    /// How long an answer may wait for its record: `audit.ack_timeout_ms`.
+    /// How long an answer may wait for its record, from when the log was given it: `audit.ack_timeout_ms`.
     pub ack_timeout: Duration,
     /// How long nothing may be signed before verify calls are refused: `audit.unsigned_age_max_s`.
     pub unsigned_age_max: Duration,

@@ -97,6 +97,8 @@ struct Awaiting {
     // How many tokens it decides.
     questions: usize,
     arrived: Instant,
+    // When its record was handed to the log: what came before was the shard's own time, not the log's.
+    recorded: Instant,
     outbox: Rc<Outbox>,
 }
 
@@ -249,6 +251,8 @@ impl Decider {
 
         let items: Vec<Item<'_>> = admitted.iter().flatten().flat_map(Admitted::items).collect();
         self.verifier.verify(&items, &mut self.verdicts);
+        // Read once per batch: settling and recording one takes far less than the log may.
+        let recorded_at = Instant::now();
         let mut verdicts = self.verdicts.drain(..);
 
         for (job, admitted) in jobs.iter().zip(admitted) {
@@ -294,7 +298,13 @@ impl Decider {
             match recorded {
                 Ok(id) => {
                     debug_assert_eq!(id, decision_id, "the log names a record as it said it would");
-                    self.awaiting.push_back(Awaiting { core_seq: id.core_seq, questions, arrived, outbox });
+                    self.awaiting.push_back(Awaiting {
+                        core_seq: id.core_seq,
+                        questions,
+                        arrived,
+                        recorded: recorded_at,
+                        outbox,
+                    });
                 }
                 Err(_) => {
                     // Not recorded, so not given, unless the operator wants it given and counted.
@@ -322,12 +332,13 @@ impl Decider {
         }
     }
 
-    /// Takes back the answers that would wait longer than they may, and says that the log stalls. Their records may
-    /// still be acknowledged later, which then concerns nobody: what is recorded includes what is delivered.
+    /// Takes back the answers whose records the log would hold longer than it may, and says that it stalls. Their
+    /// records may still be acknowledged later, which then concerns nobody: what is recorded includes what is
+    /// delivered. The log's time counts from the record: a shard that is merely busy does not shut the log's gate.
     fn give_up(&mut self, turn: &Turn) {
         let mut last = None;
         while let Some(answer) = self.awaiting.front() {
-            let waited = answer.arrived.elapsed();
+            let waited = answer.recorded.elapsed();
             // Looked at once a tick: what would be late at the next one is late now.
             if waited + TICK <= self.ack_timeout {
                 break;

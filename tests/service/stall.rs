@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use serde_json::json;
 
-use crate::support::{Edgate, PATIENCE, have};
+use crate::support::{Connection, Edgate, PATIENCE, have};
 
 /// Every flush takes this long while a [`Hold`] lasts.
 const DELAY_US: u64 = 1_500_000;
@@ -94,4 +94,32 @@ fn a_disk_that_hangs_denies_by_name_and_service_resumes_without_a_restart() {
         );
         assert!(String::from_utf8_lossy(&gaps.stdout).contains("\"stalled\""), "{audit}: {gaps:?}");
     }
+}
+
+#[test]
+fn a_busy_shard_is_not_taken_for_a_log_that_hangs() {
+    const CALLERS: usize = 48;
+    const TOKENS_PER_CALL: usize = 256;
+    let edgate = Edgate::start_with("shards = 1", "ack_timeout_ms = 200");
+    let tokens: Vec<_> =
+        (0..TOKENS_PER_CALL).map(|number| edgate.issuer.token(&number.to_string())).collect();
+    let body = json!({ "tokens": tokens }).to_string();
+    let request = format!(
+        "POST /v1/tokens/verify HTTP/1.1\r\nHost: t\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    // All are asked before the first is read: the shard owes far more than it decides in the log's time.
+    let mut callers: Vec<_> = (0..CALLERS).map(|_| Connection::open(edgate.data)).collect();
+    for caller in &mut callers {
+        caller.send(request.as_bytes());
+    }
+    for caller in &mut callers {
+        let answer = caller.receive().unwrap();
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        let results = answer.json()["results"].as_array().unwrap().clone();
+        assert_eq!(results.len(), TOKENS_PER_CALL);
+        assert!(results.iter().all(|result| result["valid"] == true), "{}", answer.body);
+    }
+    assert!(edgate.metric("audit_unacknowledged_total") < 1.0);
+    assert_eq!(edgate.get("/readyz", "").status, 200);
 }
