@@ -11,6 +11,7 @@ mod engine;
 mod hsm_metrics;
 mod keys;
 mod observe;
+mod release;
 mod softhsm;
 
 use std::path::{Path, PathBuf};
@@ -34,6 +35,7 @@ use crate::store::{OpenMode, Store, StoreError};
 use crate::verify::KeyRejection;
 
 pub use audit_log::set_aside;
+pub use release::release_checks;
 pub use softhsm::prepare as prepare_softhsm;
 
 use audit_log::{audit_settings, on_failure, record_start, report_recovery};

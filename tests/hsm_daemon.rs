@@ -17,13 +17,6 @@ use support::{AUDIENCE, EDGATE, ISSUER, Issuer, PATIENCE, Response, exchange, ha
 
 const PIN: &str = "4711-edgate";
 
-const MODULES: [&str; 4] = [
-    "/usr/lib/softhsm/libsofthsm2.so",
-    "/usr/lib/x86_64-linux-gnu/softhsm/libsofthsm2.so",
-    "/usr/lib64/pkcs11/libsofthsm2.so",
-    "/usr/lib64/softhsm/libsofthsm.so",
-];
-
 /// A folder with a token, its two keys, and a configuration that names them.
 struct Stage {
     dir: tempfile::TempDir,
@@ -39,7 +32,7 @@ impl Stage {
         if !have("softhsm2-util") {
             return None;
         }
-        let real = MODULES.iter().map(PathBuf::from).find(|path| path.exists()).unwrap();
+        let real = edgate_hsm::installed_softhsm().unwrap();
         let module = match faults {
             true => std::env::current_exe().unwrap().with_file_name(edgate_hsm_shim::FILE_NAME),
             false => real.clone(),

@@ -14,10 +14,10 @@ mod admin;
 mod error;
 mod pin;
 mod pin_guard;
-mod pinned;
 mod pkcs11;
 mod pool;
 mod purpose;
+mod release;
 mod signer;
 mod software;
 mod uri;
@@ -31,10 +31,12 @@ pub use error::{EXIT_OPERATOR, HsmError};
 pub use pin::{PIN_BYTES_MAX, PinError, PinSource};
 pub use pin_guard::{Attempt, GuardError, PinGuard};
 pub use pkcs11::{
-    CallError, Class, LoginRefusal, Module, PinPolicy, TokenFlags, TokenSeen, edwards_point, is_edwards25519,
+    CallError, Class, LoginRefusal, Module, PinPolicy, TokenFlags, TokenSeen, edwards_point,
+    installed_softhsm, is_edwards25519,
 };
 pub use pool::{BUCKETS_US, Durations, Pool, PoolMetrics, PoolSettings, TokenStanding};
 pub use purpose::{AuditCheckpoint, KeyPurpose, Purpose, TlsServer, TokenSigning};
+pub use release::{ReleaseCheck, ReleaseChecks};
 pub use signer::Signer;
 pub use software::SoftwareKey;
 pub use uri::{ObjectKind, Pkcs11Uri, URI_BYTES_MAX, UriError, UriRules};

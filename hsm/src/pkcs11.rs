@@ -25,7 +25,7 @@ pub(crate) use key::{EC_PARAMS_NAME, EC_PARAMS_OID, KeyRules, find_one, find_sig
 pub use key::{edwards_point, is_edwards25519};
 pub(crate) use login::{Login, log_in};
 pub use login::{LoginRefusal, PinPolicy};
-pub use module::Module;
+pub use module::{Module, installed_softhsm};
 pub(crate) use token::find_token;
 pub(crate) use token::list_tokens;
 pub use token::{TokenFlags, TokenSeen};

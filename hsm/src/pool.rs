@@ -35,9 +35,8 @@ pub(crate) use keeper::probe_message;
 pub use metrics::{BUCKETS_US, Durations, PoolMetrics};
 use shared::{Shared, Slot, Standing, lock};
 
-use crate::pinned::PinnedVerifier;
 use crate::pkcs11::{KeyRules, Module, PinPolicy};
-use crate::{HsmError, KeyPurpose, Pkcs11Uri, Purpose, Signer};
+use crate::{HsmError, KeyPurpose, Pkcs11Uri, Purpose, ReleaseChecks, Signer};
 
 /// What a pool works with.
 #[derive(Debug, Clone)]
@@ -63,6 +62,8 @@ pub struct PoolSettings {
     pub start_timeout: Duration,
     /// Use keys that can be read out of the token.
     pub allow_extractable: bool,
+    /// What each signature must pass before it leaves.
+    pub checks: ReleaseChecks,
 }
 
 /// Whether a token can be used, for people and scrapers.
@@ -105,6 +106,7 @@ impl PoolSettings {
             reinit_interval: Duration::from_secs(30),
             start_timeout: Duration::from_secs(30),
             allow_extractable: false,
+            checks: ReleaseChecks::strict(),
         }
     }
 
@@ -197,12 +199,12 @@ impl Pool {
             }
         }
         let bytes = public_key.ok_or_else(|| HsmError::Unpinned { key: Box::new(uri.clone()) })?;
-        let pinned_verifier = PinnedVerifier::new(&bytes).ok_or_else(|| HsmError::KeyAttribute {
+        let public_half = self.shared.settings.checks.pin(&bytes).ok_or_else(|| HsmError::KeyAttribute {
             key: Box::new(uri.clone()),
             problem: "its public key is not a usable Ed25519 key",
         })?;
-        let verifying_key = *pinned_verifier.key();
-        let key = self.adopt(exact, P::PURPOSE, KeyKind::Signing(pinned_verifier))?;
+        let verifying_key = *public_half.key();
+        let key = self.adopt(exact, P::PURPOSE, KeyKind::Signing(Box::new(public_half)))?;
         if let Err(error) = self.prove(&key, deadline)
             && !(pinned.is_some() && is_absence(&error))
         {

@@ -14,6 +14,8 @@ use edgate_hsm::{
 use serde_json::{Value, json};
 
 use super::{EXIT_INPUT, EXIT_NO, EXIT_YES, Output, complain, print_line};
+use crate::daemon::release_checks;
+use crate::verify::Engine;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum HsmCommand {
@@ -311,6 +313,7 @@ fn bench(arguments: &BenchArguments) -> Result<u8, Failure> {
     let bare = admin.raw_rate(&key, arguments.workers.max(1), lasting)?;
     let settings = PoolSettings {
         workers: arguments.workers,
+        checks: release_checks(Engine::Auto),
         ..PoolSettings::new(named.module.clone(), named.uri.token_only(), named.pin)
     };
     let pool = Pool::start(settings)?;

@@ -91,7 +91,7 @@ impl EngineCare {
     }
 }
 
-fn engine(config: &Config) -> Engine {
+pub(super) fn engine(config: &Config) -> Engine {
     match config.verify.engine {
         config::Engine::Auto => Engine::Auto,
         config::Engine::Portable => Engine::Portable,

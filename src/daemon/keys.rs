@@ -15,6 +15,8 @@ use edgate_hsm::{
 use sha2::{Digest as _, Sha256};
 
 use super::StartError;
+use super::engine::engine;
+use super::release::release_checks;
 use crate::audit::{CheckpointSigner, SignError};
 use crate::config::{Config, Hsm, KeyPlace};
 use crate::keys::{PublishedKey, thumbprint};
@@ -43,10 +45,7 @@ impl NodeKeys {
     /// Opens every key of the configuration; logs in to the token if one is configured. Blocks.
     pub(super) fn open(config: &Config) -> Result<Self, StartError> {
         let pool = match &config.hsm {
-            Some(hsm) => {
-                check_module(hsm)?;
-                Some(Arc::new(Pool::start(pool_settings(hsm, &config.database))?))
-            }
+            Some(hsm) => Some(start_pool(hsm, config)?),
             None => None,
         };
         let own = match &config.signing {
@@ -100,10 +99,7 @@ pub(super) fn open_checkpoint_signer(
     config: &Config,
 ) -> Result<(CheckpointSigner, Option<Arc<Pool>>), StartError> {
     let pool = match (&config.hsm, &config.audit.checkpoint_key) {
-        (Some(hsm), KeyPlace::Token { .. }) => {
-            check_module(hsm)?;
-            Some(Arc::new(Pool::start(pool_settings(hsm, &config.database))?))
-        }
+        (Some(hsm), KeyPlace::Token { .. }) => Some(start_pool(hsm, config)?),
         _ => None,
     };
     let signer = checkpoint_signer(signer(&config.audit.checkpoint_key, pool.as_deref())?);
@@ -121,21 +117,25 @@ fn checkpoint_signer(signer: Signer<AuditCheckpoint>) -> CheckpointSigner {
     }
 }
 
-/// `database` lies in the service's state folder, where rejected PINs are remembered too.
-fn pool_settings(hsm: &Hsm, database: &Path) -> PoolSettings {
+/// Looks at the module and logs in. Blocks.
+fn start_pool(hsm: &Hsm, config: &Config) -> Result<Arc<Pool>, StartError> {
+    check_module(hsm)?;
     let pin = PinPolicy {
         source: hsm.pin_source.clone(),
         credentials: hsm.credentials.clone(),
-        guard_folder: database.parent().unwrap_or(Path::new(".")).to_owned(),
+        // The service's state folder, where rejected PINs are remembered too.
+        guard_folder: config.database.parent().unwrap_or(Path::new(".")).to_owned(),
     };
-    PoolSettings {
+    let settings = PoolSettings {
         workers: hsm.workers,
         queue_len_max: hsm.queue_len_max,
         hang_limit: hsm.hang_limit,
         probe_interval: hsm.probe_interval,
         allow_extractable: hsm.allow_extractable,
+        checks: release_checks(engine(config)),
         ..PoolSettings::new(hsm.module.clone(), hsm.token.clone(), pin)
-    }
+    };
+    Ok(Arc::new(Pool::start(settings)?))
 }
 
 /// The library runs with all our rights: nobody but root and we ourselves may have written it, and where its digest is
@@ -156,16 +156,9 @@ fn check_module(hsm: &Hsm) -> Result<(), StartError> {
         return Err(refuse(format!("mode {mode:04o} lets others write it: chmod go-w")).into());
     }
     if let Some(expected) = &hsm.module_sha256 {
-        let mut hasher = Sha256::new();
-        let mut buffer = vec![0; 1 << 16];
-        loop {
-            match file.read(&mut buffer) {
-                Ok(0) => break,
-                Ok(read) => hasher.update(&buffer[..read]),
-                Err(error) => return Err(refuse(format!("cannot read it: {error}")).into()),
-            }
-        }
-        let found: [u8; 32] = hasher.finalize().into();
+        let mut library = Vec::new();
+        file.read_to_end(&mut library).map_err(|error| refuse(format!("cannot read it: {error}")))?;
+        let found: [u8; 32] = Sha256::digest(&library).into();
         if found != *expected {
             let found = crate::audit::hex(&found);
             return Err(refuse(format!("its SHA-256 is {found}, not hsm.module_sha256")).into());

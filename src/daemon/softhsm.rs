@@ -8,7 +8,7 @@ use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::process::CommandExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use edgate_hsm::{Admin, KeyName, KeySeen, PinPolicy, PinSource, Pkcs11Uri, Purpose};
@@ -16,14 +16,6 @@ use edgate_hsm::{Admin, KeyName, KeySeen, PinPolicy, PinSource, Pkcs11Uri, Purpo
 use super::StartError;
 use crate::audit::hex;
 use crate::config::{DevKey, DevToken};
-
-/// Where distributions put the module.
-const MODULES: [&str; 4] = [
-    "/usr/lib/softhsm/libsofthsm2.so",
-    "/usr/lib/x86_64-linux-gnu/softhsm/libsofthsm2.so",
-    "/usr/lib64/pkcs11/libsofthsm2.so",
-    "/usr/lib64/softhsm/libsofthsm.so",
-];
 
 /// How SoftHSM is told where its configuration is.
 const CONF_VARIABLE: &str = "SOFTHSM2_CONF";
@@ -37,7 +29,7 @@ const LABEL: &str = "edgate-dev";
 /// [`StartError::SoftHsm`], with what to install or to remove.
 pub fn prepare(dir: &Path) -> Result<DevToken, StartError> {
     let failed = |problem: String| StartError::SoftHsm { problem };
-    let module = MODULES.iter().map(PathBuf::from).find(|path| path.exists()).ok_or_else(|| {
+    let module = edgate_hsm::installed_softhsm().ok_or_else(|| {
         failed("its module is not installed: apt-get install softhsm2, or dnf install softhsm".to_owned())
     })?;
     super::make_folder(dir)?;
@@ -71,7 +63,7 @@ pub fn prepare(dir: &Path) -> Result<DevToken, StartError> {
 fn key(admin: &Admin, purpose: Purpose) -> Result<DevKey, StartError> {
     let failed = |problem: &str| StartError::SoftHsm { problem: problem.to_owned() };
     let name = KeyName::new(purpose, "dev").ok_or_else(|| failed("a key cannot be named"))?;
-    let label = format!("edgate/{}/dev", purpose.name());
+    let label = name.label();
     let of_label = |key: &KeySeen| key.uri.object.as_deref() == Some(&*label);
     // The public half is an object of its own, of the same label.
     let found = admin.keys()?.into_iter().filter(of_label).find_map(|key| key.public_key);

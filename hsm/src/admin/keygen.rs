@@ -33,7 +33,9 @@ impl KeyName {
         (plain && (1..=64).contains(&name.len())).then(|| Self { purpose, name: name.to_owned() })
     }
 
-    fn label(&self) -> String {
+    /// As the token shows it.
+    #[must_use]
+    pub fn label(&self) -> String {
         format!("edgate/{}/{}", self.purpose, self.name)
     }
 }

@@ -140,3 +140,16 @@ impl HsmError {
         }
     }
 }
+
+/// SoftHSM's module, where distributions put it; `None` if it is not installed.
+#[must_use]
+pub fn installed_softhsm() -> Option<PathBuf> {
+    SOFTHSM_PLACES.iter().map(PathBuf::from).find(|path| path.exists())
+}
+
+const SOFTHSM_PLACES: [&str; 4] = [
+    "/usr/lib/softhsm/libsofthsm2.so",
+    "/usr/lib/x86_64-linux-gnu/softhsm/libsofthsm2.so",
+    "/usr/lib64/pkcs11/libsofthsm2.so",
+    "/usr/lib64/softhsm/libsofthsm.so",
+];

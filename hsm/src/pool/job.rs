@@ -7,7 +7,7 @@ use std::time::Instant;
 use zeroize::Zeroizing;
 
 use super::once::Once;
-use crate::pinned::PinnedVerifier;
+use crate::release::Pinned;
 use crate::{HsmError, Pkcs11Uri, Purpose};
 
 /// A key in the token with what is known of it outside.
@@ -27,7 +27,7 @@ pub(crate) struct PinnedKey {
 #[derive(Debug)]
 pub(crate) enum KeyKind {
     /// Ed25519; every signature is verified under this key before it leaves.
-    Signing(PinnedVerifier),
+    Signing(Box<Pinned>),
     /// AES-256.
     Wrapping,
 }

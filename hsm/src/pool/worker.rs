@@ -278,7 +278,7 @@ fn read_id(session: &Session, handle: ObjectHandle) -> Result<Vec<u8>, CallError
 /// The only way out for a signature made in a token.
 pub(super) fn verify(key: &PinnedKey, message: &[u8], signature: &[u8; 64]) -> bool {
     match &key.kind {
-        KeyKind::Signing(pinned) => pinned.verify(message, signature),
+        KeyKind::Signing(pinned) => pinned.verifies(message, signature),
         KeyKind::Wrapping => false,
     }
 }

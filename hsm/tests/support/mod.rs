@@ -17,16 +17,8 @@ pub(crate) const PIN: &str = "4711-edgate";
 const CHILD: &str = "EDGATE_HSM_TEST_CHILD";
 const FOLDER: &str = "EDGATE_HSM_TEST_FOLDER";
 
-/// Where distributions put SoftHSM.
-const MODULES: [&str; 4] = [
-    "/usr/lib/softhsm/libsofthsm2.so",
-    "/usr/lib/x86_64-linux-gnu/softhsm/libsofthsm2.so",
-    "/usr/lib64/pkcs11/libsofthsm2.so",
-    "/usr/lib64/softhsm/libsofthsm.so",
-];
-
 pub(crate) fn softhsm() -> Option<PathBuf> {
-    let module = MODULES.iter().map(Path::new).find(|path| path.exists()).map(Path::to_owned);
+    let module = edgate_hsm::installed_softhsm();
     let tool = Command::new("softhsm2-util").arg("--version").output().is_ok();
     if module.is_none() || !tool {
         skip("SoftHSM is not installed (apt-get install softhsm2)");
