@@ -142,8 +142,8 @@ fn damage_of(dir: &Path) -> Result<(String, Damage), AuditError> {
     let folder = Folder::new(Box::new(RealMedium::new(dir, sink)));
     // What a start compares before it goes on, with the key that the log itself names.
     let mut vouch = |size| {
-        let own = options.keys.iter().filter(|key| key.name == report.origin);
-        own.map(|key| Follower::resume(dir, key, size).map(drop)).collect()
+        let mut own = options.keys.iter().filter(|key| key.name == report.origin);
+        own.try_for_each(|key| Follower::resume(dir, key, size).map(drop))
     };
     match would_resume(&folder, dir, &mut vouch) {
         Ok(()) => Err(AuditError::NothingToDecide { path: dir.to_owned() }),

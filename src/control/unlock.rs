@@ -8,19 +8,17 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::{Extension, Request, State};
 use axum::response::{IntoResponse, Response};
+use edgate_hsm::PIN_BYTES_MAX;
 use serde::Serialize;
-use zeroize::{Zeroize as _, Zeroizing};
+use zeroize::Zeroizing;
 
 use super::actions::{self, Peer};
-use super::body::{self, BodyError};
+use super::body;
 use super::error::{ApiError, ErrorKind};
 use super::evidence;
 use super::state::Shared;
 use crate::audit::{AdminEvent, Event, Phase};
 use crate::json;
-
-/// The longest PIN: what the longest-known token takes.
-const PIN_BYTES_MAX: usize = 255;
 
 #[derive(Serialize)]
 struct Unlocked {
@@ -47,22 +45,17 @@ fn read_pin(bytes: &[u8]) -> Result<Zeroizing<String>, ApiError> {
         if name != "pin" {
             return Ok(false);
         }
-        let text = body::text(reader, name, PIN_BYTES_MAX)?;
-        if text.is_empty() || text.contains(char::is_control) {
-            return Err(BodyError::Rule("\"pin\" is empty or holds control characters".to_owned()));
-        }
-        pin.push_str(text);
+        pin.push_str(body::text(reader, name, PIN_BYTES_MAX)?);
         Ok(true)
     })?;
     if pin.is_empty() {
-        return Err(ApiError::invalid("\"pin\" is missing"));
+        return Err(ApiError::invalid("\"pin\" is missing or empty"));
     }
     Ok(pin)
 }
 
-async fn try_pin(shared: Arc<Shared>, peer: Peer, mut pin: Zeroizing<String>) -> Result<Response, ApiError> {
+async fn try_pin(shared: Arc<Shared>, peer: Peer, pin: Zeroizing<String>) -> Result<Response, ApiError> {
     let Some(unlock) = shared.unlock.clone() else {
-        pin.zeroize();
         return Err(ApiError::new(
             ErrorKind::NotFound,
             "this node has no [hsm] table: there is nothing to unlock",
