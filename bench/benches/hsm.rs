@@ -14,10 +14,14 @@ use std::time::{Duration, Instant};
 use criterion::Criterion;
 use edgate::daemon::release_checks;
 use edgate::verify::Engine;
-use edgate_hsm::{Pool, Purpose, TokenSigning, pooled_rate};
+use edgate_hsm::{Callers, Pool, PoolSettings, Purpose, TokenSigning, pooled_rate};
 use support::{Stage, soon, stage, stage_with_faults};
 
 const ROUNDS: usize = 31;
+/// Workers of a pool, and threads of a bare loop.
+const THREADS: [usize; 3] = [1, 2, 4];
+/// 64 signatures under way: asked for one by one, and sixteen in a call.
+const CALLERS: [Callers; 2] = [Callers { count: 64, together: 1 }, Callers { count: 4, together: 16 }];
 const LASTING: Duration = Duration::from_millis(300);
 
 fn main() {
@@ -31,45 +35,62 @@ fn main() {
     }
 }
 
-/// The pool against the best bare loop on the same token.
+/// The pool against bare loops on the same token, with as many threads and with the best number of them.
 fn pool() {
     stage("pool", |stage| {
         let token = stage.make_token("bench");
         let key = stage.make_key(&token, Purpose::TokenSigning, "1");
         let admin = stage.admin(&token);
-        let dalek = ed25519_dalek::SigningKey::from_bytes(&[1; 32]);
-        let signature = ed25519_dalek::Signer::sign(&dalek, b"message");
-        let started = Instant::now();
-        for _ in 0..5000 {
-            dalek.verifying_key().verify_strict(black_box(b"message"), &signature).unwrap();
-        }
-        println!("verify_strict: {:.0} us", started.elapsed().as_secs_f64() * 1e6 / 5000.0);
-        for threads in [1, 2, 4] {
-            let mut settings = stage.settings(&token);
-            (settings.workers, settings.probe_interval) = (threads, Duration::from_secs(10));
-            settings.checks = release_checks(Engine::Auto);
+        println!("verify_strict: {:.0} us", verify_strict_us());
+        let pools = THREADS.map(|workers| {
+            let probe_interval = Duration::from_secs(10);
+            let checks = release_checks(Engine::Auto);
+            let settings = PoolSettings { workers, probe_interval, checks, ..stage.settings(&token) };
             let pool = Pool::start(settings).unwrap();
             let signer = pool.signing_key::<TokenSigning>(&key.uri, None, soon()).unwrap();
-            let (mut bare, mut pooled) = (Vec::new(), Vec::new());
-            for _ in 0..ROUNDS {
-                bare.push(admin.raw_rate(&key.uri, threads, LASTING).unwrap());
-                pooled.push(pooled_rate(&signer, 64, LASTING).unwrap());
+            (pool, signer)
+        });
+        let mut bare = THREADS.map(|_| Vec::new());
+        let mut pooled = THREADS.map(|_| CALLERS.map(|_| Vec::new()));
+        for _ in 0..ROUNDS {
+            for (number, threads) in THREADS.into_iter().enumerate() {
+                bare[number].push(admin.raw_rate(&key.uri, threads, LASTING).unwrap());
+                for (rates, callers) in pooled[number].iter_mut().zip(CALLERS) {
+                    rates.push(pooled_rate(&pools[number].1, callers, LASTING).unwrap());
+                }
             }
-            // Round by round: what slows the machine slows both halves of one.
-            let ratios = spread(pooled.iter().zip(&bare).map(|(pooled, bare)| pooled / bare).collect());
-            let (bare, pooled) = (spread(bare), spread(pooled));
-            let verified = pool.metrics().verify;
-            let count = verified.buckets.iter().sum::<u64>().max(1);
+        }
+        let best = bare.iter().max_by(|one, other| median(one).total_cmp(&median(other))).unwrap();
+        for (number, threads) in THREADS.into_iter().enumerate() {
+            let verified = pools[number].0.metrics().verify;
+            let us = verified.sum.as_secs_f64() * 1e6 / verified.buckets.iter().sum::<u64>() as f64;
             println!(
-                "verification before release: {:.0} us",
-                verified.sum.as_secs_f64() * 1e6 / count as f64
+                "{threads} threads: bare {:.0} /s; the check takes {us:.0} us",
+                spread(bare[number].clone())
             );
-            println!(
-                "{threads} threads: bare {bare} /s, pool {pooled} /s, ratio {:.3} ({:.3}..{:.3})",
-                ratios.median, ratios.least, ratios.greatest
-            );
+            for (rates, Callers { count, together }) in pooled[number].iter().zip(CALLERS) {
+                // Round by round: what slows the machine slows both halves of one.
+                let against =
+                    |other: &[f64]| spread(rates.iter().zip(other).map(|(pool, bare)| pool / bare).collect());
+                println!(
+                    "  pool, {count} callers of {together}: {:.0} /s; / bare {:.3}; / best bare {:.3}",
+                    spread(rates.clone()),
+                    against(&bare[number]),
+                    against(best),
+                );
+            }
         }
     });
+}
+
+fn verify_strict_us() -> f64 {
+    let key = ed25519_dalek::SigningKey::from_bytes(&[1; 32]);
+    let signature = ed25519_dalek::Signer::sign(&key, b"message");
+    let started = Instant::now();
+    for _ in 0..5000 {
+        key.verifying_key().verify_strict(black_box(b"message"), &signature).unwrap();
+    }
+    started.elapsed().as_secs_f64() * 1e6 / 5000.0
 }
 
 /// Two calls per signature against cryptoki's three.
@@ -121,6 +142,10 @@ struct Spread {
     greatest: f64,
 }
 
+fn median(values: &[f64]) -> f64 {
+    spread(values.to_vec()).median
+}
+
 fn spread(mut values: Vec<f64>) -> Spread {
     values.sort_by(f64::total_cmp);
     Spread { least: values[0], median: values[values.len() / 2], greatest: values[values.len() - 1] }
@@ -128,6 +153,7 @@ fn spread(mut values: Vec<f64>) -> Spread {
 
 impl std::fmt::Display for Spread {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:.0} ({:.0}..{:.0})", self.median, self.least, self.greatest)
+        let digits = f.precision().unwrap_or(0);
+        write!(f, "{:.*} ({:.*}..{:.*})", digits, self.median, digits, self.least, digits, self.greatest)
     }
 }

@@ -13,7 +13,7 @@ use cryptoki::session::Session;
 
 pub use doctor::{Finding, REPORT_PREFIX, Report, Verdict};
 pub use keygen::{GeneratedKey, KeyName};
-pub use rate::{SignPaths, pooled_rate};
+pub use rate::{Callers, SignPaths, pooled_rate};
 
 use crate::pkcs11::{
     CallError, Inside, Module, PinPolicy, TokenSeen, edwards_point, find_token, list_tokens, log_in,

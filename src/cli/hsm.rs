@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand, ValueEnum};
 use edgate_hsm::{
-    Admin, AuditCheckpoint, HsmError, KeyName, KeyPurpose, PinPolicy, PinSource, Pkcs11Uri, Pool,
+    Admin, AuditCheckpoint, Callers, HsmError, KeyName, KeyPurpose, PinPolicy, PinSource, Pkcs11Uri, Pool,
     PoolSettings, Purpose, Report, TlsServer, TokenSigning, UriRules,
 };
 use serde_json::{Value, json};
@@ -339,7 +339,7 @@ fn bench(arguments: &BenchArguments) -> Result<u8, Failure> {
 fn pooled_rate(pool: &Pool, key: &Pkcs11Uri, lasting: Duration) -> Result<f64, Failure> {
     fn measure<P: KeyPurpose>(pool: &Pool, key: &Pkcs11Uri, lasting: Duration) -> Result<f64, HsmError> {
         let signer = pool.signing_key::<P>(key, None, Instant::now() + PATIENCE)?;
-        edgate_hsm::pooled_rate(&signer, 64, lasting)
+        edgate_hsm::pooled_rate(&signer, Callers { count: 64, together: 1 }, lasting)
     }
     match measure::<TokenSigning>(pool, key, lasting) {
         Err(HsmError::KeyInUse { found: Purpose::AuditCheckpoint, .. }) => {

@@ -1,7 +1,7 @@
 //! How fast a token signs: bare, and through the pool.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Barrier, mpsc};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Barrier, mpsc};
 use std::time::{Duration, Instant};
 
 use cryptoki::mechanism::Mechanism;
@@ -95,35 +95,53 @@ impl Admin {
     }
 }
 
-/// Signatures per second through a signer with `in_flight` of them under way at any time, for `lasting`.
+/// Callers that keep a pool busy for its rate to be measured.
+#[derive(Debug, Clone, Copy)]
+pub struct Callers {
+    /// How many there are, each waiting for what it asked for before it asks for more.
+    pub count: usize,
+    /// Signatures that each asks for at a time, as a call for so many tokens does; at least 1.
+    pub together: usize,
+}
+
+/// Signatures per second through a signer with `callers`, for `lasting`.
 ///
 /// # Errors
 /// The first signature that failed.
 pub fn pooled_rate<P: KeyPurpose>(
     signer: &Signer<P>,
-    in_flight: usize,
+    callers: Callers,
     lasting: Duration,
 ) -> Result<f64, HsmError> {
     let (done, outcomes) = mpsc::channel();
     let number = AtomicU64::new(0);
-    let submit = || {
-        let done = done.clone();
-        let message = number.fetch_add(1, Ordering::Relaxed).to_le_bytes().to_vec();
-        let deadline = Instant::now() + PATIENCE;
-        // The receiver lives until all are answered.
-        signer.submit(message, deadline, move |outcome| drop(done.send(outcome)))
+    let ask = || {
+        let left = Arc::new(AtomicUsize::new(callers.together));
+        for _ in 0..callers.together {
+            let (done, left) = (done.clone(), Arc::clone(&left));
+            let message = number.fetch_add(1, Ordering::Relaxed).to_le_bytes().to_vec();
+            let complete = move |outcome: Result<_, HsmError>| {
+                let last = left.fetch_sub(1, Ordering::AcqRel) == 1;
+                // The receiver lives until all are answered, or one has failed.
+                if last || outcome.is_err() {
+                    drop(done.send(outcome.map(drop)));
+                }
+            };
+            signer.submit(message, Instant::now() + PATIENCE, complete)?;
+        }
+        Ok::<_, HsmError>(())
     };
     let started = Instant::now();
-    for _ in 0..in_flight {
-        submit()?;
+    for _ in 0..callers.count {
+        ask()?;
     }
-    let (mut open, mut count, mut end) = (in_flight, 0_u64, None);
+    let (mut open, mut count, mut end) = (callers.count, 0_u64, None);
     while open > 0 {
         outcomes.recv().map_err(|_| HsmError::Stopped)??;
         open -= 1;
         if started.elapsed() < lasting {
-            count += 1;
-            submit()?;
+            count += callers.together as u64;
+            ask()?;
             open += 1;
         } else if end.is_none() {
             end = Some(started.elapsed());
