@@ -40,18 +40,18 @@ enum End {
     Done,
 }
 
-fn settings() -> Settings {
+pub(super) fn settings() -> Settings {
     let mut settings = Settings::new("/sim", "test.example/sim");
     settings.segment_bytes = 8192;
     settings.flush_interval = Duration::ZERO;
     settings
 }
 
-fn folder(sim: &Sim) -> Folder {
+pub(super) fn folder(sim: &Sim) -> Folder {
     Folder::new(Box::new(sim.clone()))
 }
 
-fn clock() -> Clock {
+pub(super) fn clock() -> Clock {
     Clock::new(|| Reading { wall_ns: 1_000, mono_ns: 1_000 })
 }
 
@@ -150,7 +150,7 @@ fn append(
 }
 
 /// An event whose number is its `core_seq - 1`, with a body of some length.
-fn push_event(batch: &mut Vec<u8>, number: u64, length: usize) {
+pub(super) fn push_event(batch: &mut Vec<u8>, number: u64, length: usize) {
     let start = batch.len();
     batch.resize(start + HEADER_BYTES, 0);
     let mut body = super::body::Body::begin(batch);

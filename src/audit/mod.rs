@@ -69,6 +69,8 @@ mod crash_tests;
 #[cfg(test)]
 mod format_tests;
 #[cfg(test)]
+mod recover_tests;
+#[cfg(test)]
 mod sim;
 #[cfg(test)]
 mod succeed_tests;

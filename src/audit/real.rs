@@ -332,4 +332,24 @@ mod tests {
             assert_eq!(segment_index(other), None);
         }
     }
+
+    #[test]
+    fn a_name_that_leads_to_a_copy_of_the_same_mode_or_to_two_files_is_noticed_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let medium = RealMedium::new(folder.path(), SinkKind::Pwrite);
+        let (name, aside) = (segment_name(1), folder.path().join("aside"));
+        let file = medium.create(&name).unwrap();
+        file.write_at(b"ours", 0).unwrap();
+        file.check_named(&name).unwrap();
+
+        let path = folder.path().join(&name);
+        fs::rename(&path, &aside).unwrap();
+        fs::copy(&aside, &path).unwrap();
+        let error = file.check_named(&name).unwrap_err().to_string();
+        assert_eq!(error, "the name leads to another file");
+
+        fs::rename(&aside, &path).unwrap();
+        fs::hard_link(&path, &aside).unwrap();
+        assert_eq!(file.check_named(&name).unwrap_err().to_string(), "it has a second name");
+    }
 }

@@ -455,3 +455,7 @@ const TREE_FILE: &str = "checkpoint.tree";
 /// Bytes read at a time.
 const FOLLOW_BYTES: usize = 256 * 1024;
 const _: () = assert!(FOLLOW_BYTES > 2 * BODY_BYTES_MAX, "the longest record fits");
+
+#[cfg(test)]
+#[path = "sealer_tests.rs"]
+mod tests;

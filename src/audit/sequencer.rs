@@ -357,3 +357,7 @@ const CLOSE_WAIT: Duration = Duration::from_secs(2);
 
 /// The smallest segment: one record of the longest kind, its neighbours, and the reserve.
 pub(super) const SEGMENT_BYTES_MIN: u64 = 2 * super::record::BODY_BYTES_MAX as u64 + 4096 + RESERVED_BYTES;
+
+#[cfg(test)]
+#[path = "sequencer_tests.rs"]
+mod tests;

@@ -152,12 +152,24 @@ impl Sim {
         state.names.values().any(|inode| memchr::memmem::find(&state.inodes[*inode].cache, bytes).is_some())
     }
 
-    /// Changes a stored byte behind everyone's back.
-    pub(super) fn corrupt(&self, name: &str, offset: usize) {
+    /// Makes a finished segment an unfinished one, as if the power had failed before that was durable.
+    pub(super) fn unfinish(&self, name: &str) {
         let mut state = self.lock();
         let inode = state.names[name];
-        state.inodes[inode].cache[offset] ^= 1;
-        state.inodes[inode].stable[offset] ^= 1;
+        state.inodes[inode].read_only = false;
+    }
+
+    /// Changes a stored byte behind everyone's back.
+    pub(super) fn corrupt(&self, name: &str, offset: usize) {
+        self.flip(name, offset, 0);
+    }
+
+    /// Changes a stored bit behind everyone's back.
+    pub(super) fn flip(&self, name: &str, offset: usize, bit: u32) {
+        let mut state = self.lock();
+        let inode = state.names[name];
+        state.inodes[inode].cache[offset] ^= 1 << bit;
+        state.inodes[inode].stable[offset] ^= 1 << bit;
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
