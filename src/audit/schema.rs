@@ -361,52 +361,20 @@ pub enum BodyError {
 /// Reads a body strictly under the schema its header names.
 ///
 /// # Errors
-/// The first way in which the body does not fit.
+/// The first way in which the body does not fit; what is no deterministic CBOR at all comes first.
 pub fn read_body(kind: u16, schema: u16, body: &[u8]) -> Result<Body<'_>, BodyError> {
-    // Today each kind has one schema, of the same number.
-    let kind =
-        Kind::from_code(kind).filter(|kind| kind.code() == schema).ok_or(BodyError::SchemaUnknown(schema))?;
-    match cbor::decode(body)? {
-        Value::Map(entries) => fit(kind.fields(), entries),
-        _ => Err(BodyError::NotAMap),
-    }
+    let fields = fields_of(kind, schema)?;
+    let value = cbor::decode(body)?;
+    check_body(kind, schema, body)?;
+    let Value::Map(entries) = value else { return Err(BodyError::NotAMap) };
+    let field_of = |key| fields.iter().find(|field| field.key == key).ok_or(BodyError::FieldUnknown(key));
+    entries.into_iter().map(|(key, value)| Ok((field_of(key)?, value))).collect()
 }
 
-fn fit<'a>(fields: &'static [Field], entries: Vec<(u64, Value<'a>)>) -> Result<Body<'a>, BodyError> {
-    let mut body = Vec::with_capacity(entries.len());
-    let mut rest = fields.iter();
-    for (key, value) in entries {
-        let field = loop {
-            match rest.next() {
-                Some(field) if field.key == key => break field,
-                Some(field) if field.key > key => return Err(BodyError::FieldUnknown(key)),
-                Some(field) if field.required => return Err(BodyError::FieldMissing(field.name)),
-                Some(_) => {}
-                None => return Err(BodyError::FieldUnknown(key)),
-            }
-        };
-        if !has_shape(&value, field.shape) {
-            return Err(BodyError::WrongShape(field.name));
-        }
-        body.push((field, value));
-    }
-    match rest.find(|field| field.required) {
-        Some(field) => Err(BodyError::FieldMissing(field.name)),
-        None => Ok(body),
-    }
-}
-
-fn has_shape(value: &Value<'_>, shape: Shape) -> bool {
-    match (shape, value) {
-        (Shape::Bool, Value::Bool(_)) | (Shape::Text, Value::Text(_)) | (Shape::Uint, Value::Uint(_)) => true,
-        (Shape::Bytes(len), Value::Bytes(bytes)) => len.is_none_or(|len| len == bytes.len()),
-        (Shape::Texts, Value::Array(values)) => values.iter().all(|value| matches!(value, Value::Text(_))),
-        (Shape::Items(fields), Value::Array(items)) => items.iter().all(|item| match item {
-            Value::Map(entries) => fit(fields, entries.clone()).is_ok(),
-            _ => false,
-        }),
-        _ => false,
-    }
+/// The fields of a kind's body. Today each kind has one schema, of the same number.
+fn fields_of(kind: u16, schema: u16) -> Result<&'static [Field], BodyError> {
+    let kind = Kind::from_code(kind).filter(|kind| kind.code() == schema);
+    kind.map(Kind::fields).ok_or(BodyError::SchemaUnknown(schema))
 }
 
 /// The number of field `key`; `None` when absent or not a number.

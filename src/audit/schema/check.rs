@@ -1,20 +1,19 @@
 //! A body held against its schema without keeping anything of it.
 
 use super::super::cbor::Reader;
-use super::{BodyError, Field, Kind, Shape};
+use super::{BodyError, Field, Shape, fields_of};
 
-/// Checks a body as [`read_body`](super::read_body) does, without keeping anything of it: no allocation, for the walk over a whole log.
+/// Checks a body against its schema without keeping anything of it: no allocation, for the walk over a whole log.
 ///
 /// # Errors
-/// A way in which the body does not fit; where several rules are broken not always the one [`read_body`](super::read_body) names.
+/// The first way in which the body does not fit.
 pub fn check_body(kind: u16, schema: u16, body: &[u8]) -> Result<(), BodyError> {
-    let kind =
-        Kind::from_code(kind).filter(|kind| kind.code() == schema).ok_or(BodyError::SchemaUnknown(schema))?;
+    let fields = fields_of(kind, schema)?;
     let mut reader = Reader::new(body);
     if reader.major() != Some(MAJOR_MAP) {
         return Err(BodyError::NotAMap);
     }
-    check_fields(&mut reader, kind.fields())?;
+    check_fields(&mut reader, fields)?;
     Ok(reader.end()?)
 }
 
@@ -60,7 +59,7 @@ fn check_shape(reader: &mut Reader<'_>, field: &'static Field) -> Result<(), Bod
                 if reader.major() != Some(MAJOR_MAP) {
                     return wrong;
                 }
-                check_fields(reader, fields)?;
+                check_fields(reader, fields).or(wrong)?;
             }
         }
         (Shape::Text, Some(MAJOR_TEXT)) => reader.text().map(drop)?,
