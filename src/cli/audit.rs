@@ -175,10 +175,11 @@ fn tail(arguments: &TailArguments) -> Result<u8, AuditError> {
                     complain(format_args!("passed over damage at {damage}; `edgate audit verify` says more"));
                 }
                 tries = 0;
-                match arguments.output.json {
-                    _ if !wanted(&entry) => {}
-                    true => print_line(entry.to_json()),
-                    false => print_line(entry.to_text()),
+                if wanted(&entry) {
+                    match arguments.output.json {
+                        true => print_line(entry.to_json()),
+                        false => print_line(entry.to_text()),
+                    }
                 }
             }
             None => {
@@ -252,7 +253,7 @@ fn verify(arguments: &VerifyArguments) -> u8 {
         Ok(report) => {
             print_report(&report, arguments);
             if let (Some(path), Some(trusted)) = (&arguments.state, &report.trusted)
-                && let Err(error) = write_state(path, &trusted.to_text())
+                && let Err(error) = trusted.store(path)
             {
                 complain(format_args!("cannot keep the state in {}: {error}", path.display()));
                 return EXIT_FAILURE;
@@ -268,22 +269,12 @@ fn verify(arguments: &VerifyArguments) -> u8 {
 
 /// The state an earlier run left; `None` before the first.
 fn read_state(path: &Path) -> Result<Option<Trusted>, String> {
-    match std::fs::read_to_string(path) {
-        Ok(text) => Trusted::from_text(&text).map(Some).ok_or_else(|| {
+    Trusted::load(path).map_err(|error| match error.kind() {
+        std::io::ErrorKind::InvalidData => {
             format!("{}: not the state of a verification; move it away to begin anew", path.display())
-        }),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(format!("cannot read {}: {error}", path.display())),
-    }
-}
-
-/// Replaces the state whole: an interrupted run leaves the one before.
-fn write_state(path: &Path, text: &str) -> std::io::Result<()> {
-    let mut draft = path.as_os_str().to_owned();
-    draft.push(".new");
-    std::fs::write(&draft, text)?;
-    std::fs::File::open(&draft)?.sync_all()?;
-    std::fs::rename(&draft, path)
+        }
+        _ => format!("cannot read {}: {error}", path.display()),
+    })
 }
 
 /// The key given, or the copy beside the log.

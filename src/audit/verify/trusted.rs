@@ -1,9 +1,11 @@
 //! A state that a verification established and a later one starts from, so that a log is read once.
 
+use std::{ffi::OsStr, fs, io, path::Path};
+
 use super::super::{
     merkle::CompactRange,
     record::Hash,
-    sealer::{hex, unhex},
+    sealer::{hex, replace_file, unhex},
 };
 
 /// A state of the log that a verification established and a later one may start from.
@@ -25,17 +27,37 @@ pub struct Trusted {
 const TITLE: &str = "edgate verify state v1";
 
 impl Trusted {
+    /// The state that an earlier verification left at `path`; `None` before the first.
+    ///
+    /// # Errors
+    /// What the system refuses, and `InvalidData` for a file that is not such a state.
+    pub fn load(path: &Path) -> io::Result<Option<Self>> {
+        match fs::read_to_string(path) {
+            Ok(text) => Self::from_text(&text).map(Some).ok_or(io::ErrorKind::InvalidData.into()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Replaces the state at `path` whole: an interrupted run leaves the one before.
+    ///
+    /// # Errors
+    /// What the system refuses.
+    pub fn store(&self, path: &Path) -> io::Result<()> {
+        let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let name = path.file_name().and_then(OsStr::to_str).ok_or(io::ErrorKind::InvalidFilename)?;
+        replace_file(dir, name, self.to_text().as_bytes())
+    }
+
     /// The text form: title, origin, segment, size, hash and tree, a line each. Whoever can change it can hide a change of
     /// everything before it: keep it where the log's writer cannot.
-    #[must_use]
-    pub fn to_text(&self) -> String {
+    fn to_text(&self) -> String {
         let Self { origin, segment, size, hash, tree } = self;
         format!("{TITLE}\n{origin}\n{segment}\n{size}\n{}\n{}\n", hex(hash), hex(&tree.to_bytes()))
     }
 
     /// Reads the text form; `None` if it is not one.
-    #[must_use]
-    pub fn from_text(text: &str) -> Option<Self> {
+    fn from_text(text: &str) -> Option<Self> {
         let mut lines = text.strip_suffix('\n')?.split('\n');
         if lines.next()? != TITLE {
             return None;
