@@ -6,14 +6,16 @@
 mod support;
 
 use std::fs;
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use support::{AUDIENCE, EDGATE, ISSUER, Issuer, PATIENCE, Response, exchange, have};
+use support::{
+    AUDIENCE, Connection, EDGATE, ISSUER, Issuer, PATIENCE, Response, exchange, have, listening, post, until,
+};
 
 const PIN: &str = "4711-edgate";
 
@@ -154,23 +156,11 @@ impl Stage {
     }
 
     fn start(&self) -> Daemon<'_> {
-        let stderr = fs::File::options().create(true).append(true).open(self.path("stderr")).unwrap();
-        let mut child = self
-            .command(EDGATE)
-            .args(["serve", "--json", "--config"])
-            .arg(self.path("edgate.toml"))
-            .stdout(Stdio::piped())
-            .stderr(stderr)
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let Ok(ready) = serde_json::from_str::<Value>(&line) else {
+        let (mut child, listening) = support::serve(self.command(EDGATE), self.dir.path());
+        let Some((data, control)) = listening else {
             let _ = child.wait();
             panic!("the daemon did not start: {}", self.said());
         };
-        let address = |value: &Value| value.as_str().unwrap().parse().unwrap();
-        let (data, control) = (address(&ready["data"][0]), address(&ready["control"]));
         Daemon { stage: self, child, data, control }
     }
 
@@ -188,9 +178,7 @@ struct Daemon<'a> {
 
 impl Daemon<'_> {
     fn post(&self, path: &str, body: &Value) -> Response {
-        let body = body.to_string();
-        let head = format!("POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n");
-        exchange(self.control, format!("{head}Content-Length: {}\r\n\r\n{body}", body.len()).as_bytes())
+        post(self.control, path, body)
     }
 
     fn get(&self, address: std::net::SocketAddr, path: &str, headers: &str) -> Response {
@@ -226,14 +214,6 @@ impl Drop for Daemon<'_> {
         if std::thread::panicking() {
             eprintln!("--- the daemon said:\n{}", self.stage.said());
         }
-    }
-}
-
-fn until(what: &str, mut done: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !done() {
-        assert!(Instant::now() < deadline, "{what} did not happen");
-        std::thread::yield_now();
     }
 }
 
@@ -338,6 +318,55 @@ fn calls_that_hang_cost_no_verification_and_no_deadline() {
     assert!(daemon.metric("hsm_deadline_passed_total") + daemon.metric("hsm_workers_lost_total") >= 1.0);
     stage.faults("");
     until("issuing", || daemon.issue().status == 201);
+}
+
+/// Not a test of correctness: prints a ratio for bench/README.md. Run it in release, alone on the machine:
+/// `cargo nextest run --release -p edgate --test hsm_daemon --run-ignored only --no-capture`.
+#[test]
+#[ignore = "a measurement"]
+fn measure_verification_while_every_signing_call_hangs() {
+    const ROUNDS: usize = 11;
+    let Some(stage) = Stage::new(true) else { return };
+    stage.configure("hang_limit_ms = 500\nsign_timeout_ms = 700", "");
+    stage.faults("");
+    let daemon = stage.start();
+    until("issuing", || daemon.issue().status == 201);
+    let tokens: Vec<_> = (0..1000).map(|number| stage.issuer.token(&number.to_string())).collect();
+    let mut connection = Connection::open(daemon.data);
+    let mut rate = || {
+        let (started, mut answered) = (Instant::now(), 0_u32);
+        while started.elapsed() < Duration::from_secs(1) {
+            for tokens in tokens.chunks(50) {
+                let requests: String = tokens
+                    .iter()
+                    .map(|token| {
+                        format!(
+                            "GET /auth/nginx HTTP/1.1\r\nHost: t\r\nAuthorization: Bearer {token}\r\n\r\n"
+                        )
+                    })
+                    .collect();
+                connection.send(requests.as_bytes());
+                for _ in tokens {
+                    assert_eq!(connection.receive().unwrap().status, 200);
+                    answered += 1;
+                }
+            }
+        }
+        f64::from(answered) / started.elapsed().as_secs_f64()
+    };
+    let mut ratios = Vec::new();
+    for _ in 0..ROUNDS {
+        let healthy = rate();
+        stage.faults("C_Sign hang\nC_SignInit hang\n");
+        assert_eq!(daemon.issue().status, 503);
+        let hanging = rate();
+        println!("{healthy:.0}/s healthy, {hanging:.0}/s while signing hangs: {:.3}", hanging / healthy);
+        ratios.push(hanging / healthy);
+        stage.faults("");
+        until("issuing", || daemon.issue().status == 201);
+    }
+    ratios.sort_by(f64::total_cmp);
+    println!("median {:.3} ({:.3}..{:.3})", ratios[ROUNDS / 2], ratios[0], ratios[ROUNDS - 1]);
 }
 
 #[test]
@@ -516,18 +545,11 @@ fn dev_shows_the_whole_thing_on_softhsm_with_one_command() {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let Ok(ready) = serde_json::from_str::<Value>(&line) else {
+        let Some((at, control)) = listening(&mut child) else {
             panic!("{:?}", child.wait_with_output().unwrap());
         };
-        let control = ready["control"].as_str().unwrap().parse().unwrap();
-        let body = json!({"agent_id": "agent-1", "scope": ["orders.read"]}).to_string();
-        let head = "POST /v1/tokens HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n";
-        let issued =
-            exchange(control, format!("{head}Content-Length: {}\r\n\r\n{body}", body.len()).as_bytes());
+        let issued = post(control, "/v1/tokens", &json!({"agent_id": "agent-1", "scope": ["orders.read"]}));
         assert_eq!(issued.status, 201, "{issued:?}");
-        let at = ready["data"][0].as_str().unwrap().parse().unwrap();
         let issued = issued.json();
         let token = issued["token"].as_str().unwrap();
         let request = format!("GET /auth/nginx HTTP/1.1\r\nHost: t\r\nAuthorization: Bearer {token}\r\n\r\n");

@@ -10,14 +10,13 @@ mod support;
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
-use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
 
 use edgate::audit::Tail;
-use serde_json::{Value, json};
+use serde_json::json;
 use support::{Connection, EDGATE, Issuer, PATIENCE, decision_ids, write_config};
 use tempfile::TempDir;
 
@@ -96,20 +95,7 @@ impl Node {
             // -D: our child is the daemon, strace stands beside it. Not --seccomp-bpf: with it signals are not injected.
             command.args(["-D", "-f", "-q"]).args(strace).arg(EDGATE);
         }
-        let stderr =
-            fs::File::options().create(true).append(true).open(self.dir.path().join("stderr")).unwrap();
-        let mut child = command
-            .args(["serve", "--json", "--config"])
-            .arg(self.dir.path().join("edgate.toml"))
-            .stdout(Stdio::piped())
-            .stderr(stderr)
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let address = |value: &Value| value.as_str().unwrap().parse().unwrap();
-        let ready = serde_json::from_str::<Value>(&line).ok();
-        let listening = ready.map(|ready| (address(&ready["data"][0]), address(&ready["control"])));
+        let (child, listening) = support::serve(command, self.dir.path());
         Traced { child, listening }
     }
 

@@ -232,10 +232,17 @@ fn recovery(criterion: &mut Criterion) {
 
 /// 64 writers, each waiting for its own durable acknowledgement before it goes on, against one bare `fdatasync`.
 fn durable(_criterion: &mut Criterion) {
+    for sink in [SinkKind::Map, SinkKind::Pwrite] {
+        durable_by(sink);
+    }
+}
+
+fn durable_by(sink: SinkKind) {
     let dir = folder();
     let log_dir = dir.path().join("log");
     let raw = raw_fdatasync(&dir.path().join("raw"));
-    let Opened { mut appenders, log, .. } = open(&settings(&log_dir), 64).expect("a log");
+    let Opened { mut appenders, log, .. } =
+        open(&Settings { sink: Some(sink), ..settings(&log_dir) }, 64).expect("a log");
     settle();
     let mut waiting: Vec<(u64, Instant)> = Vec::new();
     let mut times = Vec::new();
@@ -266,7 +273,7 @@ fn durable(_criterion: &mut Criterion) {
     times.sort_unstable();
     let at = |part: f64| times[(times.len() as f64 * part) as usize];
     println!(
-        "audit/durable: 64 writers p50 {:?} p99 {:?} ({} acks in 3 s, {:.1} per flush); bare fdatasync p50 {:?} p99 {:?}; ratio {:.2}",
+        "audit/durable {sink:?}: 64 writers p50 {:?} p99 {:?} ({} acks in 3 s, {:.1} per flush); bare fdatasync p50 {:?} p99 {:?}; ratio {:.2}",
         at(0.5),
         at(0.99),
         times.len(),
@@ -276,7 +283,7 @@ fn durable(_criterion: &mut Criterion) {
         at(0.5).as_secs_f64() / raw.0.as_secs_f64(),
     );
     println!(
-        "audit/device: {device} bytes written per commit of {payload} bytes (bound: {})",
+        "audit/device {sink:?}: {device} bytes written per commit of {payload} bytes (bound: {})",
         2 * payload.next_multiple_of(4096) + 8192
     );
     log.close(PATIENCE).expect("closed");

@@ -97,6 +97,25 @@ fn more_commits_behind_the_end_than_a_crash_can_leave_are_no_torn_tail() {
 }
 
 #[test]
+fn a_record_that_a_commit_knew_to_be_durable_is_no_torn_tail() {
+    let sim = Sim::new(1);
+    let folder = folder(&sim);
+    let (mut writer, _) = resume(&folder, &settings(), clock()).unwrap();
+    let end = usize::try_from(writer.position().1).unwrap();
+    // Two commits, no more than a crash can leave behind the end; but the second knows of the first.
+    for number in 0..2 {
+        let mut batch = Vec::new();
+        push_event(&mut batch, number, 10);
+        writer.append(&mut batch).unwrap();
+        let job = writer.begin_commit().unwrap();
+        job.run().unwrap();
+        writer.end_commit(job.head.size);
+    }
+    sim.corrupt(&segment_name(1), end + 70);
+    assert!(refusal(&sim).contains("everything below record"), "{}", refusal(&sim));
+}
+
+#[test]
 fn bytes_behind_a_seal_and_a_finished_segment_that_cannot_be_read_are_damage() {
     let sim = Sim::new(1);
     let folder = folder(&sim);

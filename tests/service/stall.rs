@@ -4,11 +4,10 @@
 
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
-use std::time::Instant;
 
 use serde_json::json;
 
-use crate::support::{Connection, Edgate, PATIENCE, have};
+use crate::support::{Connection, Edgate, have, until};
 
 /// Every flush takes this long while a [`Hold`] lasts.
 const DELAY_US: u64 = 1_500_000;
@@ -38,13 +37,6 @@ impl Drop for Hold {
         let pid = rustix::process::Pid::from_child(&self.0);
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
         let _ = self.0.wait();
-    }
-}
-
-fn until(what: &str, mut done: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !done() {
-        assert!(Instant::now() < deadline, "{what} did not happen");
     }
 }
 

@@ -7,7 +7,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL;
@@ -171,12 +171,7 @@ impl Edgate {
     }
 
     pub fn post(&self, address: SocketAddr, path: &str, body: &Value) -> Response {
-        let body = body.to_string();
-        let request = format!(
-            "POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
-            body.len()
-        );
-        exchange(address, request.as_bytes())
+        post(address, path, body)
     }
 
     /// The control listener.
@@ -258,22 +253,50 @@ pub fn decision_ids(dir: &Path) -> std::collections::HashSet<String> {
 
 /// Starts the daemon and waits for its ready line.
 fn spawn(dir: &Path) -> (Child, SocketAddr, SocketAddr) {
-    let stderr = fs::File::options().create(true).append(true).open(dir.join("stderr")).unwrap();
-    let mut child = Command::new(EDGATE)
-        .args(["serve", "--json", "--config"])
-        .arg(dir.join("edgate.toml"))
-        .stdout(Stdio::piped())
-        .stderr(stderr)
-        .spawn()
-        .unwrap();
-    let mut line = String::new();
-    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-    let Ok(ready) = serde_json::from_str::<Value>(&line) else {
+    let (mut child, listening) = serve(Command::new(EDGATE), dir);
+    let Some((data, control)) = listening else {
         let _ = child.wait();
         panic!("the daemon did not start: {}", fs::read_to_string(dir.join("stderr")).unwrap());
     };
+    (child, data, control)
+}
+
+/// Starts the daemon of `dir` by this command and waits for its ready line: the first data and the control listener, or
+/// `None` if it ends before. What it says on standard error is in the file `stderr` of the folder.
+pub fn serve(mut command: Command, dir: &Path) -> (Child, Option<(SocketAddr, SocketAddr)>) {
+    let stderr = fs::File::options().create(true).append(true).open(dir.join("stderr")).unwrap();
+    command.args(["serve", "--json", "--config"]).arg(dir.join("edgate.toml")).stderr(stderr);
+    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+    let listening = listening(&mut child);
+    (child, listening)
+}
+
+/// Reads the ready line of a daemon whose standard output is piped.
+pub fn listening(child: &mut Child) -> Option<(SocketAddr, SocketAddr)> {
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let ready: Value = serde_json::from_str(&line).ok()?;
     let address = |value: &Value| value.as_str().unwrap().parse().unwrap();
-    (child, address(&ready["data"][0]), address(&ready["control"]))
+    Some((address(&ready["data"][0]), address(&ready["control"])))
+}
+
+/// Waits until something is so that must become so.
+pub fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !done() {
+        assert!(Instant::now() < deadline, "{what} did not happen");
+        std::thread::yield_now();
+    }
+}
+
+/// `POST` of a JSON body on a new connection.
+pub fn post(address: SocketAddr, path: &str, body: &Value) -> Response {
+    let body = body.to_string();
+    let request = format!(
+        "POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    exchange(address, request.as_bytes())
 }
 
 /// One HTTP response.
