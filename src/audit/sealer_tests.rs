@@ -2,10 +2,12 @@
 
 use std::path::Path;
 
+use ed25519_dalek::{Signer as _, SigningKey};
+
 use super::*;
 use crate::audit::{
-    Ack, Event, Settings, StopEvent, open,
-    record::{Link, chain},
+    Ack, Event, Settings, StopEvent, open, open_signed,
+    record::{Hash, Link, chain},
     walk::{SegmentOpen, genesis_hash},
 };
 
@@ -30,13 +32,43 @@ fn log(dir: &Path) -> (Vec<u8>, Vec<usize>) {
     (bytes, starts)
 }
 
-/// Follows the stored bytes up to `durable`.
-fn follow(dir: &Path, bytes: &[u8], durable: Head) -> Result<(), SealError> {
+/// A follower that has read the stored bytes up to `durable`.
+fn followed(dir: &Path, bytes: &[u8], durable: Head) -> Result<Follower, SealError> {
     let open = SegmentOpen::read(&read_record(bytes, 0).unwrap()).unwrap();
-    let key = CheckpointKey { name: open.origin.clone(), verifying_key: [0; 32] };
-    let mut follower = Follower::resume(dir, &key, durable.size).unwrap();
+    let mut follower = Follower::resume(dir, &signing_key().1, durable.size).unwrap();
     follower.begin(Head { size: 0, hash: genesis_hash(&open.origin, &open.log_id) });
-    follower.follow(durable)
+    follower.follow(durable)?;
+    Ok(follower)
+}
+
+fn signing_key() -> (SigningKey, CheckpointKey) {
+    let key = SigningKey::from_bytes(&[3; 32]);
+    let verifying_key = key.verifying_key().to_bytes();
+    (key, CheckpointKey { name: "test.example/log".to_owned(), verifying_key })
+}
+
+/// What a start says of a log for which `follower` would vouch with this hash of its last record.
+fn vouched(dir: &Path, follower: &Follower, hash: Hash) -> Result<Follower, AuditError> {
+    let (signing, key) = signing_key();
+    let (size, root) = (follower.tree.end(), follower.tree.root().unwrap());
+    let checkpoint = Checkpoint { origin: key.name.clone(), size, root };
+    let note = checkpoint.to_note(&key, &signing.sign(checkpoint.to_text().as_bytes()).to_bytes());
+    let tree = hex(&follower.tree.to_bytes());
+    fs::write(dir.join(TREE_FILE), format!("{size}\n{}\n{tree}\n\n{note}", hex(&hash))).unwrap();
+    Follower::resume(dir, &key, size)
+}
+
+#[test]
+fn a_log_whose_signed_record_is_another_one_was_rolled_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let (bytes, starts) = log(folder.path());
+    let last = head(&read_record(&bytes, *starts.last().unwrap()).unwrap());
+    let follower = followed(folder.path(), &bytes, last).unwrap();
+    assert_eq!(vouched(folder.path(), &follower, last.hash).unwrap().head, last);
+    match vouched(folder.path(), &follower, [7; 32]) {
+        Err(AuditError::RolledBack { cause, .. }) => assert!(cause.contains("its hash differs"), "{cause}"),
+        other => panic!("{:?}", other.map(|follower| follower.head)),
+    }
 }
 
 fn head(record: &crate::audit::walk::Record<'_>) -> Head {
@@ -44,13 +76,30 @@ fn head(record: &crate::audit::walk::Record<'_>) -> Head {
 }
 
 #[test]
+fn a_checkpoint_signed_by_another_key_is_not_published() {
+    let folder = tempfile::tempdir().unwrap();
+    let other = SigningKey::from_bytes(&[4; 32]);
+    let signer = CheckpointSigner {
+        verifying_key: signing_key().1.verifying_key,
+        sign: Box::new(move |message| Ok(other.sign(message).to_bytes())),
+    };
+    let settings = Settings { create: true, ..Settings::new(folder.path(), "test.example/log") };
+    let mut opened = open_signed(&settings, 1, Some(signer)).unwrap();
+    let id = opened.appenders[0].append(&Event::Stop(StopEvent { reason: "one" }), Ack::Durable).unwrap();
+    opened.appenders[0].wait(id, Ack::Durable, PATIENCE).unwrap();
+    // The last try to sign is part of the close.
+    opened.log.close(PATIENCE).unwrap();
+    assert!(!folder.path().join(CHECKPOINT_FILE).exists() && !folder.path().join(TREE_FILE).exists());
+}
+
+#[test]
 fn what_is_stored_must_end_as_it_was_chained() {
     let folder = tempfile::tempdir().unwrap();
     let (bytes, starts) = log(folder.path());
     let last = read_record(&bytes, *starts.last().unwrap()).unwrap();
-    follow(folder.path(), &bytes, head(&last)).unwrap();
+    followed(folder.path(), &bytes, head(&last)).unwrap();
     let other = Head { hash: [7; 32], ..head(&last) };
-    let error = follow(folder.path(), &bytes, other).unwrap_err();
+    let error = followed(folder.path(), &bytes, other).map(drop).unwrap_err();
     assert!(
         matches!(&error, SealError::Stored(failure) if failure.detail.contains("not the one that was chained")),
         "{error:?}"
@@ -73,7 +122,8 @@ fn a_stored_record_that_is_whole_but_not_the_next_one_is_not_signed() {
         fs::remove_file(&path).unwrap();
         fs::write(&path, &bytes).unwrap();
         // As if the sequencer had meant it so: the link alone can tell.
-        let error = follow(folder.path(), &bytes, Head { size: header.seq + 1, hash }).unwrap_err();
+        let durable = Head { size: header.seq + 1, hash };
+        let error = followed(folder.path(), &bytes, durable).map(drop).unwrap_err();
         assert!(
             matches!(&error, SealError::Stored(failure) if failure.detail.contains("does not continue the chain")),
             "{error:?}"
