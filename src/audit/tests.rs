@@ -96,6 +96,21 @@ fn a_folder_without_a_log_is_not_given_one_by_a_typo() {
 }
 
 #[test]
+fn a_live_segment_that_is_renamed_is_noticed_without_a_write() {
+    let folder = tempfile::tempdir().unwrap();
+    let Opened { mut appenders, log, .. } = open(&settings(folder.path()), 1).unwrap();
+    let id = appenders[0].append(&Event::Stop(StopEvent { reason: "test" }), Ack::Durable).unwrap();
+    appenders[0].wait(id, Ack::Durable, SECOND).unwrap();
+    let name = folder::segment_name(log.status().segment);
+    fs::rename(folder.path().join(name), folder.path().join("aside")).unwrap();
+    let until = std::time::Instant::now() + SECOND;
+    while log.status().failure.is_none_or(|failure| failure.kind != FailureKind::Replaced) {
+        assert!(std::time::Instant::now() < until, "{:?}", log.status());
+        std::thread::yield_now();
+    }
+}
+
+#[test]
 fn two_processes_cannot_open_one_log() {
     let folder = tempfile::tempdir().unwrap();
     let first = open(&settings(folder.path()), 1).unwrap();
