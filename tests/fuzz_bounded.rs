@@ -208,6 +208,7 @@ bounded! {
     a_forward_authentication_query_is_understood_or_refused: "forward_auth", 10_000;
     a_json_text_is_judged_as_another_library_judges_it: "json", 20_000;
     a_key_set_is_usable_or_says_why_not: "jwks", 6_000;
+    a_pkcs11_uri_has_one_form_and_never_shows_its_pin: "pkcs11_uri", 10_000;
     a_record_has_one_name: "record_id", 20_000;
     a_request_body_ends_where_it_ends_however_it_arrives: "request_body", 10_000;
     a_request_head_means_the_same_to_every_reader: "request_head", 20_000;

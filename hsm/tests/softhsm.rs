@@ -186,6 +186,66 @@ fn a_token_folder_that_is_moved_away_and_back_heals() {
     });
 }
 
+/// Gives up root, for this thread and those it starts: permissions mean nothing to root. The stage becomes nobody's.
+fn become_nobody(stage: &Stage) {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let nobody = rustix::process::Uid::from_raw(65534);
+    let group = rustix::process::Gid::from_raw(65534);
+    let mut folders = vec![stage.folder.clone()];
+    while let Some(path) = folders.pop() {
+        rustix::fs::chown(&path, Some(nobody), Some(group)).unwrap();
+        if path.is_dir() {
+            folders.extend(std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+        }
+    }
+    rustix::thread::set_thread_uid(nobody).unwrap();
+}
+
+fn set_mode(path: &std::path::Path, mode: u32) {
+    use std::os::unix::fs::PermissionsExt as _;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+}
+
+#[test]
+fn a_token_folder_that_cannot_be_read_takes_the_token_down_and_heals() {
+    stage("a_token_folder_that_cannot_be_read_takes_the_token_down_and_heals", |stage| {
+        let token = stage.make_token("edgate");
+        let key = stage.make_key(&token, Purpose::TokenSigning, "1");
+        become_nobody(stage);
+        let pool = Pool::start(stage.settings(&token)).unwrap();
+        let signer = pool.signing_key::<TokenSigning>(&key.uri, None, soon()).unwrap();
+        set_mode(&stage.token_folder(), 0);
+        wait_for(&pool, is_down);
+        let error = signer.sign(b"m", soon()).unwrap_err();
+        assert!(matches!(error, HsmError::Unavailable { .. }) && !error.needs_operator(), "{error}");
+        set_mode(&stage.token_folder(), 0o700);
+        wait_for(&pool, is_ready);
+        assert_signs(&signer);
+    });
+}
+
+#[test]
+fn a_token_that_is_read_only_signs_and_takes_no_key() {
+    stage("a_token_that_is_read_only_signs_and_takes_no_key", |stage| {
+        let token = stage.make_token("edgate");
+        let key = stage.make_key(&token, Purpose::TokenSigning, "1");
+        become_nobody(stage);
+        let folder = stage.token_folder();
+        set_mode(&folder, 0o500);
+        let admin = stage.admin(&token);
+        let name = edgate_hsm::KeyName::new(Purpose::AuditCheckpoint, "1").unwrap();
+        let error = admin.generate(&name).unwrap_err();
+        assert!(matches!(error, HsmError::Call(_)), "{error}");
+        drop(admin);
+        let pool = Pool::start(stage.settings(&token)).unwrap();
+        let signer = pool.signing_key::<TokenSigning>(&key.uri, None, soon()).unwrap();
+        assert_signs(&signer);
+        set_mode(&folder, 0o700);
+    });
+}
+
 #[test]
 fn garbled_key_files_take_the_token_down_and_restored_ones_bring_it_back() {
     stage("garbled_key_files_take_the_token_down_and_restored_ones_bring_it_back", |stage| {

@@ -12,6 +12,7 @@ mod edits;
 mod http;
 mod log;
 mod token;
+mod uri;
 
 pub use audit::{audit_body, audit_note, audit_record, audit_tree, record_id};
 pub use calls::{forward_auth, verify_call};
@@ -20,6 +21,7 @@ pub use documents::{config, json, jwks};
 pub use http::{request_body, request_head};
 pub use log::{audit_log, audit_recovery, write_sample};
 pub use token::compact_jws;
+pub use uri::pkcs11_uri;
 
 /// A body under its name, which is also that of its program and of its corpus.
 pub type Target = (&'static str, fn(&[u8]));
@@ -38,6 +40,7 @@ pub const TARGETS: &[Target] = &[
     ("forward_auth", forward_auth),
     ("json", json),
     ("jwks", jwks),
+    ("pkcs11_uri", pkcs11_uri),
     ("record_id", record_id),
     ("request_body", request_body),
     ("request_head", request_head),
