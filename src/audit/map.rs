@@ -119,6 +119,7 @@ unsafe impl Sync for Previous {}
 static PREVIOUS: Previous = Previous(UnsafeCell::new(MaybeUninit::uninit()));
 
 fn install() {
+    PAGE_BYTES.store(rustix::param::page_size(), Ordering::Relaxed);
     // SAFETY: an all-zero sigaction is a valid value; every field that matters is set below.
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
     action.sa_sigaction = on_sigbus as *const () as usize;
@@ -143,13 +144,14 @@ extern "C" fn on_sigbus(_signal: libc::c_int, info: *mut libc::siginfo_t, _conte
     // SAFETY: as above; with these codes a SIGBUS carries the address that was accessed.
     let address = unsafe { (*info).si_addr() } as usize;
     for guard in GUARDS.iter().filter(|guard| guard.covers(address)) {
-        let page = address & !(PAGE_BYTES - 1);
+        let page_bytes = PAGE_BYTES.load(Ordering::Relaxed);
+        let page = address & !(page_bytes - 1);
         // SAFETY: the page lies inside a map that its `MapSink` still owns (`covers`); replacing it by an anonymous
         // one keeps the range mapped and writable, which is all that `MmapMut` relies on.
         let laid = unsafe {
             libc::mmap(
                 page as *mut libc::c_void,
-                PAGE_BYTES,
+                page_bytes,
                 libc::PROT_READ | libc::PROT_WRITE,
                 libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED,
                 -1,
@@ -173,15 +175,18 @@ fn restore_previous() {
 /// What this sink calls itself in SEGMENT_OPEN and in the metrics.
 pub(super) const MAP_SINK: &str = "mmap";
 
-/// A batch of this many bytes touches at least three pages.
-const POPULATE_BYTES_MIN: usize = 3 * PAGE_BYTES;
+/// A batch of this many bytes touches at least three of the smallest pages of any machine.
+const POPULATE_BYTES_MIN: usize = 3 * 4096;
 
-/// Faults are handled page by page; the smallest page of any machine we run on.
-const PAGE_BYTES: usize = 4096;
+/// The machine's page size, by which faults are handled: set by `install`, before our handler can run.
+static PAGE_BYTES: AtomicUsize = AtomicUsize::new(4096);
 
 #[cfg(test)]
 mod tests {
-    use std::{os::unix::process::ExitStatusExt as _, process::Command};
+    use std::{
+        os::unix::{fs::FileExt as _, process::ExitStatusExt as _},
+        process::Command,
+    };
 
     use super::*;
 
@@ -202,6 +207,43 @@ mod tests {
         assert!(sink.write(0, b"never again").is_err());
         let (_other, mut other) = mapped();
         other.write(0, b"another map is not concerned").unwrap();
+    }
+
+    /// The safe model: a vector, and a file that is written with the usual calls.
+    #[test]
+    fn a_map_stores_what_a_plain_buffer_and_a_plain_file_would() {
+        let mut random = crate::audit::sim::Random(1);
+        let mut below = |bound: usize| usize::try_from(random.below(bound as u64)).unwrap();
+        for round in 0..200_u32 {
+            let (file, mut sink) = mapped();
+            let (plain, mut model) = (tempfile::tempfile().unwrap(), vec![0; 16384]);
+            plain.set_len(16384).unwrap();
+            for _ in 0..below(40) {
+                // At any place, also one that ends behind the map; long enough, now and then, to be populated first.
+                let offset = below(16384 + 64);
+                let longest = [16, 400, 16384][below(3)];
+                let len = below(longest);
+                let bytes: Vec<u8> = (0..len).map(|_| u8::try_from(below(256)).unwrap()).collect();
+                let stored = sink.write(offset as u64, &bytes);
+                match model.get_mut(offset..offset + len) {
+                    Some(place) => {
+                        stored.unwrap();
+                        place.copy_from_slice(&bytes);
+                        plain.write_all_at(&bytes, offset as u64).unwrap();
+                    }
+                    None => assert_eq!(stored.unwrap_err().kind(), io::ErrorKind::WriteZero),
+                }
+            }
+            let read = |file: &File| {
+                let mut bytes = vec![0; 16384];
+                file.read_exact_at(&mut bytes, 0).unwrap();
+                bytes
+            };
+            // Read while it is mapped, and after.
+            assert!(read(&file) == model && read(&plain) == model, "round {round}");
+            drop(sink);
+            assert!(read(&file) == model, "round {round}, unmapped");
+        }
     }
 
     #[test]
