@@ -81,7 +81,7 @@ def run(stage):
         return "(it hangs)"
     if process.returncode == 0:
         return "built"
-    failed = re.search(r"^\s*(?:FAIL|SIGABRT|SIGSEGV|SIGBUS|TIMEOUT)\S* \[.*?\].*? (\S+)$", output, re.M)
+    failed = re.search(r"^\s*(?:FAIL|SIG\w+|ABORT SIG \d+|TIMEOUT) \[.*?\].*? (\S+)$", output, re.M)
     if failed:
         return failed.group(1)
     sys.stderr.write(output[-3000:])
