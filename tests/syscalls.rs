@@ -113,12 +113,7 @@ impl Node {
                 Some((status, _)) => return Err(format!("a good token was answered with {status}")),
             }
             if number == REQUESTS / 2 {
-                let body = json!({"agent_id": "a", "scope": ["b"]}).to_string();
-                let request = format!(
-                    "POST /v1/tokens HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n\
-                     Content-Length: {}\r\n\r\n{body}",
-                    body.len()
-                );
+                let request = support::post_request("/v1/tokens", &json!({"agent_id": "a", "scope": ["b"]}));
                 match ask(control, &request)? {
                     Some((200 | 201, _)) => self.issued += 1,
                     Some((500 | 503, _)) | None => {}

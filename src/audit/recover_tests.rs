@@ -6,10 +6,10 @@ use super::{
     crash_tests::{clock, folder, push_event, settings},
     folder::segment_name,
     open::resume,
-    record::{HEADER_BYTES, Link, chain},
+    record::{HEADER_BYTES, Hash, Link, chain},
     schema::{self, Kind},
     sim::{Crash, Sim},
-    walk::read_record,
+    walk::{Record, read_record},
 };
 
 /// A log that was killed while it was written: some events, all of them durable, in one segment.
@@ -25,8 +25,19 @@ fn killed(events: u64) -> Sim {
     sim
 }
 
+/// The record that `bytes` begin with, whole in itself, but with another number or another predecessor; and its hash.
+pub(super) fn forge(record: &Record<'_>, bytes: &[u8], seq_off: u64, hash_off: u8) -> (Vec<u8>, Hash) {
+    let header = &record.header;
+    let mut forged = bytes[..HEADER_BYTES + record.body.len()].to_vec();
+    let mut prev_hash = header.prev_hash;
+    prev_hash[0] ^= hash_off;
+    let link = Link { seq: header.seq + seq_off, wall_ns: header.wall_ns, mono_ns: header.mono_ns };
+    let hash = chain(&mut forged, link, &prev_hash);
+    (forged, hash)
+}
+
 /// The stored records of one segment: where each starts, and its kind.
-fn records(bytes: &[u8]) -> Vec<(usize, Option<Kind>)> {
+pub(super) fn records(bytes: &[u8]) -> Vec<(usize, Option<Kind>)> {
     let (mut offset, mut found) = (0, Vec::new());
     while let Ok(record) = read_record(bytes, offset) {
         found.push((offset, record.kind()));
@@ -171,15 +182,7 @@ fn a_record_with_another_number_or_another_predecessor_does_not_continue_the_cha
         let (at, kind) = all[all.len() - 2];
         assert_eq!(kind, Some(Kind::Stop));
         let record = read_record(&bytes, at).unwrap();
-        let mut forged = bytes[at..at + HEADER_BYTES + record.body.len()].to_vec();
-        let mut prev_hash = record.header.prev_hash;
-        prev_hash[0] ^= hash_off;
-        let link = Link {
-            seq: record.header.seq + seq_off,
-            wall_ns: record.header.wall_ns,
-            mono_ns: record.header.mono_ns,
-        };
-        chain(&mut forged, link, &prev_hash);
+        let (forged, _) = forge(&record, &bytes[at..], seq_off, hash_off);
         put(&sim, 1, at, &forged);
         let (_, report) = resume(&folder(&sim), &settings(), clock()).unwrap();
         assert_eq!(report.size, record.header.seq, "the chain ends before it");

@@ -7,7 +7,8 @@ use ed25519_dalek::{Signer as _, SigningKey};
 use super::*;
 use crate::audit::{
     Ack, Event, Settings, StopEvent, open, open_signed,
-    record::{Hash, Link, chain},
+    record::Hash,
+    recover_tests::{forge, records},
     walk::{SegmentOpen, genesis_hash},
 };
 
@@ -24,11 +25,7 @@ fn log(dir: &Path) -> (Vec<u8>, Vec<usize>) {
     }
     opened.log.close(PATIENCE).unwrap();
     let bytes = fs::read(dir.join(segment_name(1))).unwrap();
-    let mut starts = vec![0];
-    while let Ok(record) = read_record(&bytes, *starts.last().unwrap()) {
-        starts.push(record.next);
-    }
-    starts.pop();
+    let starts = records(&bytes).into_iter().map(|(start, _)| start).collect();
     (bytes, starts)
 }
 
@@ -48,13 +45,13 @@ fn signing_key() -> (SigningKey, CheckpointKey) {
 }
 
 /// What a start says of a log for which `follower` would vouch with this hash of its last record.
-fn vouched(dir: &Path, follower: &Follower, hash: Hash) -> Result<Follower, AuditError> {
+fn vouched(dir: &Path, follower: &mut Follower, hash: Hash) -> Result<Follower, AuditError> {
     let (signing, key) = signing_key();
     let (size, root) = (follower.tree.end(), follower.tree.root().unwrap());
     let checkpoint = Checkpoint { origin: key.name.clone(), size, root };
     let note = checkpoint.to_note(&key, &signing.sign(checkpoint.to_text().as_bytes()).to_bytes());
-    let tree = hex(&follower.tree.to_bytes());
-    fs::write(dir.join(TREE_FILE), format!("{size}\n{}\n{tree}\n\n{note}", hex(&hash))).unwrap();
+    follower.head.hash = hash;
+    fs::write(dir.join(TREE_FILE), follower.to_text(&note)).unwrap();
     Follower::resume(dir, &key, size)
 }
 
@@ -63,9 +60,9 @@ fn a_log_whose_signed_record_is_another_one_was_rolled_back() {
     let folder = tempfile::tempdir().unwrap();
     let (bytes, starts) = log(folder.path());
     let last = head(&read_record(&bytes, *starts.last().unwrap()).unwrap());
-    let follower = followed(folder.path(), &bytes, last).unwrap();
-    assert_eq!(vouched(folder.path(), &follower, last.hash).unwrap().head, last);
-    match vouched(folder.path(), &follower, [7; 32]) {
+    let mut follower = followed(folder.path(), &bytes, last).unwrap();
+    assert_eq!(vouched(folder.path(), &mut follower, last.hash).unwrap().head, last);
+    match vouched(folder.path(), &mut follower, [7; 32]) {
         Err(AuditError::RolledBack { cause, .. }) => assert!(cause.contains("its hash differs"), "{cause}"),
         other => panic!("{:?}", other.map(|follower| follower.head)),
     }
@@ -113,16 +110,14 @@ fn a_stored_record_that_is_whole_but_not_the_next_one_is_not_signed() {
         let (mut bytes, starts) = log(folder.path());
         let at = starts[starts.len() - 2];
         let record = read_record(&bytes, at).unwrap();
-        let (header, end) = (record.header, at + HEADER_BYTES + record.body.len());
-        let mut prev_hash = header.prev_hash;
-        prev_hash[0] ^= hash_off;
-        let link = Link { seq: header.seq + seq_off, wall_ns: header.wall_ns, mono_ns: header.mono_ns };
-        let hash = chain(&mut bytes[at..end], link, &prev_hash);
+        let seq = record.header.seq;
+        let (forged, hash) = forge(&record, &bytes[at..], seq_off, hash_off);
+        bytes[at..at + forged.len()].copy_from_slice(&forged);
         let path = folder.path().join(segment_name(1));
         fs::remove_file(&path).unwrap();
         fs::write(&path, &bytes).unwrap();
         // As if the sequencer had meant it so: the link alone can tell.
-        let durable = Head { size: header.seq + 1, hash };
+        let durable = Head { size: seq + 1, hash };
         let error = followed(folder.path(), &bytes, durable).map(drop).unwrap_err();
         assert!(
             matches!(&error, SealError::Stored(failure) if failure.detail.contains("does not continue the chain")),

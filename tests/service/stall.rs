@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 
 use serde_json::json;
 
-use crate::support::{Connection, Edgate, have, until};
+use crate::support::{Connection, Edgate, have, post_request, until};
 
 /// Every flush takes this long while a [`Hold`] lasts.
 const DELAY_US: u64 = 1_500_000;
@@ -95,11 +95,7 @@ fn a_busy_shard_is_not_taken_for_a_log_that_hangs() {
     let edgate = Edgate::start_with("shards = 1", "ack_timeout_ms = 200");
     let tokens: Vec<_> =
         (0..TOKENS_PER_CALL).map(|number| edgate.issuer.token(&number.to_string())).collect();
-    let body = json!({ "tokens": tokens }).to_string();
-    let request = format!(
-        "POST /v1/tokens/verify HTTP/1.1\r\nHost: t\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
-        body.len()
-    );
+    let request = post_request("/v1/tokens/verify", &json!({ "tokens": tokens }));
     // All are asked before the first is read: the shard owes far more than it decides in the log's time.
     let mut callers: Vec<_> = (0..CALLERS).map(|_| Connection::open(edgate.data)).collect();
     for caller in &mut callers {

@@ -291,12 +291,16 @@ pub fn until(what: &str, mut done: impl FnMut() -> bool) {
 
 /// `POST` of a JSON body on a new connection.
 pub fn post(address: SocketAddr, path: &str, body: &Value) -> Response {
+    exchange(address, post_request(path, body).as_bytes())
+}
+
+/// The bytes of a `POST` of a JSON body.
+pub fn post_request(path: &str, body: &Value) -> String {
     let body = body.to_string();
-    let request = format!(
+    format!(
         "POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
         body.len()
-    );
-    exchange(address, request.as_bytes())
+    )
 }
 
 /// One HTTP response.
