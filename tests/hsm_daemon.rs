@@ -13,9 +13,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use support::{
-    AUDIENCE, Connection, EDGATE, ISSUER, Issuer, PATIENCE, Response, exchange, have, listening, post, until,
-};
+use support::{AUDIENCE, EDGATE, ISSUER, Issuer, PATIENCE, Response, exchange, have, listening, post, until};
 
 const PIN: &str = "4711-edgate";
 
@@ -318,55 +316,6 @@ fn calls_that_hang_cost_no_verification_and_no_deadline() {
     assert!(daemon.metric("hsm_deadline_passed_total") + daemon.metric("hsm_workers_lost_total") >= 1.0);
     stage.faults("");
     until("issuing", || daemon.issue().status == 201);
-}
-
-/// Not a test of correctness: prints a ratio for bench/README.md. Run it in release, alone on the machine:
-/// `cargo nextest run --release -p edgate --test hsm_daemon --run-ignored only --no-capture`.
-#[test]
-#[ignore = "a measurement"]
-fn measure_verification_while_every_signing_call_hangs() {
-    const ROUNDS: usize = 11;
-    let Some(stage) = Stage::new(true) else { return };
-    stage.configure("hang_limit_ms = 500\nsign_timeout_ms = 700", "");
-    stage.faults("");
-    let daemon = stage.start();
-    until("issuing", || daemon.issue().status == 201);
-    let tokens: Vec<_> = (0..1000).map(|number| stage.issuer.token(&number.to_string())).collect();
-    let mut connection = Connection::open(daemon.data);
-    let mut rate = || {
-        let (started, mut answered) = (Instant::now(), 0_u32);
-        while started.elapsed() < Duration::from_secs(1) {
-            for tokens in tokens.chunks(50) {
-                let requests: String = tokens
-                    .iter()
-                    .map(|token| {
-                        format!(
-                            "GET /auth/nginx HTTP/1.1\r\nHost: t\r\nAuthorization: Bearer {token}\r\n\r\n"
-                        )
-                    })
-                    .collect();
-                connection.send(requests.as_bytes());
-                for _ in tokens {
-                    assert_eq!(connection.receive().unwrap().status, 200);
-                    answered += 1;
-                }
-            }
-        }
-        f64::from(answered) / started.elapsed().as_secs_f64()
-    };
-    let mut ratios = Vec::new();
-    for _ in 0..ROUNDS {
-        let healthy = rate();
-        stage.faults("C_Sign hang\nC_SignInit hang\n");
-        assert_eq!(daemon.issue().status, 503);
-        let hanging = rate();
-        println!("{healthy:.0}/s healthy, {hanging:.0}/s while signing hangs: {:.3}", hanging / healthy);
-        ratios.push(hanging / healthy);
-        stage.faults("");
-        until("issuing", || daemon.issue().status == 201);
-    }
-    ratios.sort_by(f64::total_cmp);
-    println!("median {:.3} ({:.3}..{:.3})", ratios[ROUNDS / 2], ratios[0], ratios[ROUNDS - 1]);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Signing through the pool against the bare module, and two calls against three.
+//! Signing through the pool against the bare module, two calls against three, and what a token that hangs costs.
 //!
 //! `cargo bench -p edgate-bench --bench hsm`. Needs SoftHSM; makes its own token in a temporary folder. Contestants run in turn and
 //! the median round counts, because on a shared machine the clock drifts more between runs than the difference.
@@ -9,12 +9,23 @@
 mod support;
 
 use std::hint::black_box;
-use std::time::{Duration, Instant};
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Command, ExitCode};
+use std::time::{Duration, Instant, SystemTime};
 
+use clap::Parser as _;
 use criterion::Criterion;
+use edgate::cli::{self, Arguments};
 use edgate::daemon::release_checks;
 use edgate::verify::Engine;
-use edgate_hsm::{Callers, Pool, PoolSettings, Purpose, TokenSigning, pooled_rate};
+use edgate_bench::att::{Algorithm, Minter};
+use edgate_bench::load::client::{self, Bound, Pace, Plan};
+use edgate_bench::load::pool::{Pool as Requests, Target, Tokens};
+use edgate_bench::load::servers::{Server, free_address};
+use edgate_bench::load::summary::median;
+use edgate_bench::ratio::Ratio;
+use edgate_hsm::{Callers, GeneratedKey, Pkcs11Uri, Pool, PoolSettings, Purpose, TokenSigning, pooled_rate};
 use support::{Stage, soon, stage, stage_with_faults};
 
 const ROUNDS: usize = 31;
@@ -23,16 +34,28 @@ const THREADS: [usize; 3] = [1, 2, 4];
 /// 64 signatures under way: asked for one by one, and sixteen in a call.
 const CALLERS: [Callers; 2] = [Callers { count: 64, together: 1 }, Callers { count: 4, together: 16 }];
 const LASTING: Duration = Duration::from_millis(300);
+/// Decisions in one round with the daemon.
+const DECISIONS: u64 = 30_000;
+/// How long the token may take to heal.
+const PATIENCE: Duration = Duration::from_secs(60);
+const ISSUER: &str = "https://issuer.bench";
+const AUDIENCE: &str = "bench";
+/// Set where this program stands for `edgate`: a bench has no path to another package's program.
+const AS_EDGATE: &str = "EDGATE_BENCH_AS_EDGATE";
 
-fn main() {
+fn main() -> ExitCode {
+    if std::env::var_os(AS_EDGATE).is_some() {
+        return cli::run(Arguments::parse());
+    }
     // Each in its own process, as the tests: `stage` runs this program again.
     let name = std::env::args().skip_while(|argument| argument != "--exact").nth(1);
-    let benches: [(&str, fn()); 3] = [("pool", pool), ("paths", paths), ("sign", sign)];
+    let benches: [(&str, fn()); 4] = [("pool", pool), ("paths", paths), ("hanging", hanging), ("sign", sign)];
     for (bench, run) in benches {
         if name.as_deref().is_none_or(|name| name == bench) {
             run();
         }
     }
+    ExitCode::SUCCESS
 }
 
 /// The pool against bare loops on the same token, with as many threads and with the best number of them.
@@ -64,23 +87,22 @@ fn pool() {
         for (number, threads) in THREADS.into_iter().enumerate() {
             let verified = pools[number].0.metrics().verify;
             let us = verified.sum.as_secs_f64() * 1e6 / verified.buckets.iter().sum::<u64>() as f64;
-            println!(
-                "{threads} threads: bare {:.0} /s; the check takes {us:.0} us",
-                spread(bare[number].clone())
-            );
+            println!("{threads} threads: bare {:.0} /s; the check takes {us:.0} us", median(&bare[number]));
             for (rates, Callers { count, together }) in pooled[number].iter().zip(CALLERS) {
-                // Round by round: what slows the machine slows both halves of one.
-                let against =
-                    |other: &[f64]| spread(rates.iter().zip(other).map(|(pool, bare)| pool / bare).collect());
                 println!(
                     "  pool, {count} callers of {together}: {:.0} /s; / bare {:.3}; / best bare {:.3}",
-                    spread(rates.clone()),
-                    against(&bare[number]),
-                    against(best),
+                    median(rates),
+                    round_by_round(rates, &bare[number]),
+                    round_by_round(rates, best),
                 );
             }
         }
     });
+}
+
+/// What slows the machine slows both halves of a round.
+fn round_by_round(ours: &[f64], theirs: &[f64]) -> Ratio {
+    Ratio::of(&ours.iter().zip(theirs).map(|(ours, theirs)| ours / theirs).collect::<Vec<_>>())
 }
 
 fn verify_strict_us() -> f64 {
@@ -107,11 +129,13 @@ fn paths() {
             stage.faults(faults);
             let times = (0..ROUNDS).map(|_| admin.sign_paths(&key.uri, 300).unwrap()).collect::<Vec<_>>();
             let us = |duration: Duration| duration.as_secs_f64() * 1e6;
-            let two = spread(times.iter().map(|paths| us(paths.two_calls)).collect());
-            let three = spread(times.iter().map(|paths| us(paths.three_calls.unwrap())).collect());
+            let two: Vec<_> = times.iter().map(|paths| us(paths.two_calls)).collect();
+            let three: Vec<_> = times.iter().map(|paths| us(paths.three_calls.unwrap())).collect();
             println!(
-                "{what}: two calls {two} us, three calls {three} us, ratio {:.3}",
-                two.median / three.median
+                "{what}: two calls {:.0} us, three calls {:.0} us, ratio {:.3}",
+                median(&two),
+                median(&three),
+                round_by_round(&two, &three)
             );
         }
         stage.faults("");
@@ -135,25 +159,117 @@ fn sign() {
     });
 }
 
-/// The median with the least and the greatest.
-struct Spread {
-    least: f64,
-    median: f64,
-    greatest: f64,
+/// Verification by the whole daemon while every signing call hangs, against the same daemon with a healthy token.
+fn hanging() {
+    stage_with_faults("hanging", |stage| {
+        let token = stage.make_token("bench");
+        let signing = stage.make_key(&token, Purpose::TokenSigning, "1");
+        let checkpoint = stage.make_key(&token, Purpose::AuditCheckpoint, "1");
+        let key = ed25519_dalek::SigningKey::from_bytes(&[1; 32]);
+        let minter = Minter::new(key, Algorithm::Ed25519, "bench", ISSUER, AUDIENCE);
+        let (data, control) = (free_address().unwrap(), free_address().unwrap());
+        let config = stage.folder.join("edgate.toml");
+        let text = config_text(stage, &token, [&signing, &checkpoint], [data, control], &minter);
+        std::fs::write(&config, text).unwrap();
+        stage.faults("");
+        assert!(edgate(&["init", config.to_str().unwrap()]).status().unwrap().success());
+        let command = edgate(&["serve", "--config", config.to_str().unwrap()]);
+        let server = Server::start("edgate", command, data, &stage.folder.join("output"), (0, 1)).unwrap();
+        let target = Target::parse(&format!("http://{data}/auth/nginx")).unwrap();
+        let issued_at = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+        let tokens = Tokens { count: 10_000, bad_share: 0.0, issued_at, lifetime: 3600, seed: 1 };
+        let requests = Requests::mint(&target, &minter, &tokens);
+        let plan = Plan {
+            connections: 64,
+            pipeline: 1,
+            pace: Pace::Closed,
+            bound: Bound::Requests(DECISIONS),
+            warmup: 5_000,
+            server_pid: None,
+            answer_timeout: Duration::from_secs(5),
+        };
+        let rate = || {
+            let outcome = client::run(&plan, &target, &requests).unwrap();
+            assert!(outcome.mismatches == 0 && outcome.lost == 0, "{:?}", outcome.complaints);
+            DECISIONS as f64 / outcome.elapsed.as_secs_f64()
+        };
+        let issue_until = |status| {
+            let until = Instant::now() + PATIENCE;
+            while issue(control) != status {
+                assert!(Instant::now() < until, "issuing is not answered with {status}");
+            }
+        };
+        let (mut healthy, mut hanging) = (Vec::new(), Vec::new());
+        for _ in 0..ROUNDS {
+            issue_until(201);
+            healthy.push(rate());
+            stage.faults("C_Sign hang\nC_SignInit hang\n");
+            issue_until(503);
+            hanging.push(rate());
+            stage.faults("");
+        }
+        server.stop().unwrap();
+        println!(
+            "verification: {:.0} /s healthy, {:.0} /s while every signing call hangs, ratio {:.3}",
+            median(&healthy),
+            median(&hanging),
+            round_by_round(&hanging, &healthy)
+        );
+    });
 }
 
-fn median(values: &[f64]) -> f64 {
-    spread(values.to_vec()).median
+/// This program as the daemon's: see `main`.
+fn edgate(arguments: &[&str]) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.env(AS_EDGATE, "1").args(arguments);
+    command
 }
 
-fn spread(mut values: Vec<f64>) -> Spread {
-    values.sort_by(f64::total_cmp);
-    Spread { least: values[0], median: values[values.len() / 2], greatest: values[values.len() - 1] }
+fn config_text(
+    stage: &Stage,
+    token: &Pkcs11Uri,
+    [signing, checkpoint]: [&GeneratedKey; 2],
+    [data, control]: [SocketAddr; 2],
+    minter: &Minter,
+) -> String {
+    let path = |name: &str| stage.folder.join(name).display().to_string();
+    let public = |key: &GeneratedKey| edgate::audit::hex(&key.public_key.unwrap());
+    let named =
+        |key: &GeneratedKey| Pkcs11Uri { object: key.uri.object.clone(), ..Pkcs11Uri::empty() }.to_string();
+    format!(
+        "[server]\nlisten = [\"{data}\"]\nshards = 1\n[control]\nlisten = \"{control}\"\n\
+         [state]\ndatabase = {database:?}\n\
+         [hsm]\nmodule = {module:?}\ntoken = \"{token}\"\npin_source = \"file:{pin}\"\n\
+         probe_interval_ms = 200\nhang_limit_ms = 500\nsign_timeout_ms = 700\n\
+         [audit]\ndir = {audit:?}\norigin = \"edgate.bench/log\"\n\
+         checkpoint_key = \"{checkpoint}\"\ncheckpoint_public_key = \"{checkpoint_public}\"\n\
+         [signing]\nkey = \"{signing}\"\npublic_key = \"{signing_public}\"\nissuer = \"own\"\n\
+         default_audience = \"{AUDIENCE}\"\n\
+         [[issuers]]\nname = \"own\"\nissuer = \"https://own.bench\"\naudiences = [\"{AUDIENCE}\"]\nkeys = \"signing_key\"\n\
+         [[issuers]]\nname = \"bench\"\nissuer = \"{ISSUER}\"\naudiences = [\"{AUDIENCE}\"]\njwks = '{jwks}'\n",
+        database = path("state/state.db"),
+        module = stage.module.display().to_string(),
+        pin = path("pin"),
+        audit = path("audit"),
+        checkpoint = named(checkpoint),
+        checkpoint_public = public(checkpoint),
+        signing = named(signing),
+        signing_public = public(signing),
+        jwks = minter.jwks(),
+    )
 }
 
-impl std::fmt::Display for Spread {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let digits = f.precision().unwrap_or(0);
-        write!(f, "{:.*} ({:.*}..{:.*})", digits, self.median, digits, self.least, digits, self.greatest)
-    }
+/// Asks for one token; the status of the answer.
+fn issue(control: SocketAddr) -> u16 {
+    let body = r#"{"agent_id":"agent-1","scope":["orders.read"]}"#;
+    let mut stream = TcpStream::connect(control).unwrap();
+    write!(
+        stream,
+        "POST /v1/tokens HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
+    .unwrap();
+    let mut line = String::new();
+    BufReader::new(stream).read_line(&mut line).unwrap();
+    line.split(' ').nth(1).unwrap().parse().unwrap()
 }

@@ -34,16 +34,25 @@ pub fn interleaved(rounds: usize, slice: Duration, mut ours: impl FnMut(), mut p
             per_call(slice, &mut peer) / own
         })
         .collect();
-    Ratio {
-        median: median(&ratios),
-        least: ratios.iter().copied().fold(f64::INFINITY, f64::min),
-        most: ratios.iter().copied().fold(0.0, f64::max),
+    Ratio::of(&ratios)
+}
+
+impl Ratio {
+    /// The ratios of several rounds, each of two things measured in turn.
+    #[must_use]
+    pub fn of(rounds: &[f64]) -> Self {
+        Self {
+            median: median(rounds),
+            least: rounds.iter().copied().fold(f64::INFINITY, f64::min),
+            most: rounds.iter().copied().fold(0.0, f64::max),
+        }
     }
 }
 
 impl fmt::Display for Ratio {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:.2}x ({:.2}..{:.2})", self.median, self.least, self.most)
+        let digits = f.precision().unwrap_or(2);
+        write!(f, "{:.digits$}x ({:.digits$}..{:.digits$})", self.median, self.least, self.most)
     }
 }
 
