@@ -17,7 +17,7 @@ mod softhsm;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use edgate_hsm::{HsmError, Pool, Purpose, SoftwareKey};
@@ -29,7 +29,7 @@ use crate::config::{self, Config, KeyPlace, Listen};
 use crate::control;
 use crate::decision::UnixSeconds;
 use crate::metrics::{Metrics, ShardMetrics};
-use crate::revocation::View;
+use crate::revocation::{Freshness, View};
 use crate::shard::{self, BindError, DriverInUse, Policy, PolicyError};
 use crate::store::{OpenMode, Store, StoreError};
 use crate::verify::KeyRejection;
@@ -276,7 +276,11 @@ impl Daemon {
 
         let runtime = control_runtime()?;
         let store = runtime.block_on(Store::open(&config.database, OpenMode::Existing))?;
-        let view = Arc::new(View::new(&random_seed()?));
+        let view = Arc::new(View::new(
+            &random_seed()?,
+            mark_life_s(config),
+            Freshness::authoritative(Instant::now()),
+        ));
         runtime.block_on(control::fill_view(&store, &view, now(), |_| {}))?;
 
         // One ring for each shard, for the daemon, for the engine's alarms, and for the control plane.
@@ -384,6 +388,11 @@ fn control_runtime() -> Result<tokio::runtime::Runtime, StartError> {
         .thread_name("control")
         .build()
         .map_err(|error| StartError::System { what: "start the control runtime", error })
+}
+
+/// How long after its `iat` any issuer's token may pass at most.
+fn mark_life_s(config: &Config) -> u64 {
+    config.issuers.iter().map(|issuer| issuer.max_lifetime_s + issuer.leeway_s).max().unwrap_or(0)
 }
 
 fn random_seed() -> Result<[u8; 16], StartError> {

@@ -157,6 +157,12 @@ rejections! {
     Revoked = 400, "revoked";
     /// Whether the token is revoked cannot be told.
     RevocationUnknown = 401, "revocation_unknown";
+    /// The token's tenant, issuer, key or subject is disabled for the time being.
+    Disabled = 402, "disabled";
+    /// The issuer has an allow list and the token is not on it.
+    NotListed = 403, "not_listed";
+    /// The token may be used once and was used before.
+    Replayed = 404, "replayed";
 
     // 500-519: the service could not decide.
     /// The decision could not be recorded, so it was not given.

@@ -4,13 +4,13 @@
 //! Edgate's side also asks the revocation view, which the peer does not have.
 
 use std::hint::black_box;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput, criterion_group};
 use edgate::decision::{Decision, UnixSeconds};
 use edgate::keys::{IssuerIndex, KeySet, jwks};
-use edgate::revocation::View;
-use edgate::shard::{self, Admitted, Policy, Published};
+use edgate::revocation::{Freshness, View};
+use edgate::shard::{self, Admitted, Moment, Policy};
 use edgate::token::{self, Demand, Profile, ProfileKind};
 use edgate::verify::{Engine, Item, Verdict, Verifier};
 use edgate_bench::att::{Algorithm, tamper};
@@ -45,15 +45,10 @@ impl Edgate {
         );
         profile.max_lifetime_s = None;
         Self {
-            policy: Policy {
-                key_set: KeySet::new(vec![(IssuerIndex(0), set.keys)]).expect("one key"),
-                profiles: vec![profile],
-                epoch: 0,
-                published: Published::default(),
-            },
+            policy: Policy::of_one(KeySet::new(vec![(IssuerIndex(0), set.keys)]).expect("one key"), profile),
             verifier: Verifier::new(engine),
             verdicts: Vec::new(),
-            view: View::new(&[7; 16]),
+            view: View::new(&[7; 16], 0, Freshness::authoritative(Instant::now())),
             scratch: token::Scratch::default(),
         }
     }
@@ -68,12 +63,11 @@ impl Edgate {
         let items: Vec<Item<'_>> = admitted.iter().flat_map(Admitted::items).collect();
         verifier.verify(&items, verdicts);
         let mut verdicts = verdicts.drain(..);
+        let moment = Moment { policy, view, now: UnixSeconds(NOW), stale: false };
         admitted
             .into_iter()
             .map(|admitted| {
-                let now = UnixSeconds(NOW);
-                let settled =
-                    shard::settle(admitted, &mut verdicts, policy, view, now, &Demand::default(), scratch);
+                let settled = shard::settle(admitted, &mut verdicts, &moment, &Demand::default(), scratch);
                 black_box(settled.claims.as_ref().and_then(|claims| claims.sub));
                 settled.decision
             })

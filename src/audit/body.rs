@@ -113,6 +113,8 @@ fn revoke(body: &mut Body<'_>, event: &RevokeEvent<'_>, tags: &TagKey) {
     body.uint_if(10, event.revocation_epoch);
     body.intent(11, event.intent);
     body.text_if(12, event.failure.unwrap_or(""));
+    body.text_if(13, event.action);
+    body.uint_if(14, event.issued_until.map(|at| at.0));
 }
 
 fn start(body: &mut Body<'_>, event: &StartEvent<'_>) {

@@ -182,6 +182,10 @@ pub struct RevokeEvent<'a> {
     pub intent: Option<super::RecordId>,
     /// Why it failed.
     pub failure: Option<&'a str>,
+    /// `disable` or `enable`; empty where it is a revocation.
+    pub action: &'a str,
+    /// A subject or session: what was issued in or before this second is refused.
+    pub issued_until: Option<UnixSeconds>,
 }
 
 /// The start of the daemon.

@@ -275,6 +275,8 @@ kinds! {
         may(10, "revocation_epoch", Shape::Uint),
         may(11, "intent", Shape::Text),
         may(12, "failure", Shape::Text),
+        may(13, "action", Shape::Text),
+        may(14, "issued_until", Shape::Uint),
     ];
     /// The daemon started.
     Start = 36, "start", &[

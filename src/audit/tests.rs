@@ -320,6 +320,8 @@ fn every_kind_of_event_fits_its_schema() {
         revocation_epoch: Some(4),
         intent: None,
         failure: None,
+        action: "",
+        issued_until: None,
     };
     let secret = "a-value-that-must-not-be-stored";
     let hidden = DecisionEvent { subject: Some(secret), jti: Some(secret), ..decision(1) };

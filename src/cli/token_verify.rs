@@ -1,7 +1,7 @@
 //! `edgate token verify`: tokens, offline, through the functions the shards run.
 
 use std::path::PathBuf;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use clap::{Args, ValueEnum};
 use serde_json::value::RawValue;
@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 use crate::decision::{Rejection, UnixSeconds};
 use crate::json::{self, JsonError};
 use crate::keys::{IssuerIndex, KeySet, jwks};
-use crate::revocation::View;
-use crate::shard::{self, Admitted, Policy, Published, Settled};
+use crate::revocation::{Freshness, View};
+use crate::shard::{self, Admitted, Moment, Policy, Settled};
 use crate::token::{self, Algorithm, ClaimName, Demand, Profile, ProfileKind};
 use crate::verify::{Engine, Item, Verifier};
 
@@ -180,13 +180,13 @@ impl Session {
             ),
         };
         Ok(Self {
-            policy: Policy { key_set, profiles: vec![profile], epoch: 0, published: Published::default() },
+            policy: Policy::of_one(key_set, profile),
             scopes: arguments.scope.clone(),
             now,
             json: arguments.output.json,
             verifier: Verifier::new(Engine::Auto),
             // Nothing is revoked offline: the seed protects nothing.
-            view: View::new(&[0; 16]),
+            view: View::new(&[0; 16], 0, Freshness::authoritative(Instant::now())),
             scratch: token::Scratch::default(),
             index: 0,
             refused: 0,
@@ -204,17 +204,12 @@ impl Session {
         let mut verdicts = verdicts.into_iter();
         let scopes: Vec<&str> = self.scopes.iter().map(String::as_str).collect();
         let demand = Demand { audience: None, scopes: &scopes };
+        let moment = Moment { policy: &self.policy, view: &self.view, now: self.now, stale: false };
         for (line, admitted) in batch.iter().zip(admitted) {
             let settled = match admitted {
-                Some(Ok(admitted)) => shard::settle(
-                    admitted,
-                    &mut verdicts,
-                    &self.policy,
-                    &self.view,
-                    self.now,
-                    &demand,
-                    &mut self.scratch,
-                ),
+                Some(Ok(admitted)) => {
+                    shard::settle(admitted, &mut verdicts, &moment, &demand, &mut self.scratch)
+                }
                 Some(Err(rejection)) => Settled::not_admitted(rejection),
                 None => {
                     let reason = *line.as_ref().err().unwrap_or(&"");

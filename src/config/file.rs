@@ -9,6 +9,7 @@ use serde::Deserialize;
 use super::defaults;
 use super::hsm::{Hsm, HsmTable, key_place};
 use super::issuers::{IssuerTable, check_issuers};
+use super::revocation::RevocationTable;
 use super::{
     Audit, Config, ConfigError, Control, Driver, Engine, Issuer, KeySource, Listen, OnAuditFailure, Server,
     Signing, Verify, VerifyAck,
@@ -30,6 +31,8 @@ pub(super) struct File {
     audit: AuditTable,
     #[serde(default)]
     verify: VerifyTable,
+    #[serde(default)]
+    revocation: RevocationTable,
     hsm: Option<HsmTable>,
     signing: Option<SigningTable>,
     #[serde(default)]
@@ -172,10 +175,12 @@ impl File {
                 "add one, or give the issuer jwks_file or jwks",
             ));
         }
+        let revocation = self.revocation.check()?;
         Ok(Config {
             server: self.server.check()?,
             control: self.control.check()?,
             audit: self.audit.check(hsm.as_ref())?,
+            revocation,
             hsm,
             database: self.state.database,
             verify: self.verify.check()?,

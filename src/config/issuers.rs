@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde::Deserialize;
 
 use super::file::{in_range, not_empty, wrong};
-use super::{ConfigError, Issuer, KeySource, TokenProfile, defaults};
+use super::{ConfigError, Issuer, KeySource, OnStale, RevocationRules, TokenProfile, defaults};
 
 /// The claims that can be required; `token` has the same list (`the_claims_that_can_be_required_are_known`).
 const CLAIMS: &[&str] = &[
@@ -53,6 +53,12 @@ pub(super) struct IssuerTable {
     types: Option<Vec<String>>,
     #[serde(default)]
     padded: bool,
+    #[serde(default)]
+    on_stale: OnStale,
+    #[serde(default)]
+    allow_list: bool,
+    #[serde(default)]
+    single_use: bool,
 }
 
 pub(super) fn check_issuers(tables: Vec<IssuerTable>) -> Result<Vec<Issuer>, ConfigError> {
@@ -148,6 +154,11 @@ impl IssuerTable {
             required_claims: self.required_claims,
             types: self.types,
             padded: self.padded,
+            revocation: RevocationRules {
+                on_stale: self.on_stale,
+                allow_list: self.allow_list,
+                single_use: self.single_use,
+            },
             name: self.name,
         })
     }

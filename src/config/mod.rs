@@ -8,6 +8,7 @@ mod dev;
 mod file;
 mod hsm;
 mod issuers;
+mod revocation;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -16,6 +17,7 @@ use std::time::Duration;
 
 pub use dev::{DevKey, DevToken};
 pub use hsm::{Hsm, KeyPlace};
+pub use revocation::{OnStale, Redis, RedisServers, Revocation, RevocationRules, SecretSource};
 
 /// The exit status for a configuration that cannot be used (`EX_CONFIG` of sysexits.h).
 pub const EXIT_CONFIG: u8 = 78;
@@ -33,6 +35,8 @@ pub struct Config {
     pub database: PathBuf,
     /// The verification engine.
     pub verify: Verify,
+    /// Revocation.
+    pub revocation: Revocation,
     /// The token that holds keys, if one does.
     pub hsm: Option<Hsm>,
     /// The issuing key and its policy, if this node issues tokens.
@@ -222,6 +226,8 @@ pub struct Issuer {
     pub types: Option<Vec<String>>,
     /// Whether segments may end in `=` (AWS load balancers write them so).
     pub padded: bool,
+    /// What revocation asks of its tokens.
+    pub revocation: RevocationRules,
 }
 
 /// The kinds of token with rules of their own.

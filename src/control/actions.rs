@@ -13,16 +13,13 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
 use super::body;
+use super::changing::{self, Changed};
 use super::error::{ApiError, ErrorKind};
-use super::evidence;
 use super::issuing;
 use super::revoke::{self, RevokeRequest};
 use super::state::Shared;
-use crate::audit::{Event, Phase, RevokeEvent};
-use crate::decision::UnixSeconds;
 use crate::json;
-use crate::revocation::Revocation;
-use crate::store::{Recorded, StoredRevocation};
+use crate::store::Recorded;
 
 /// Who is at the other end of the connection.
 #[derive(Debug, Clone, Copy)]
@@ -100,96 +97,18 @@ async fn revoke_token(
 ) -> Result<Response, ApiError> {
     let mut scratch = json::Scratch::default();
     let request = RevokeRequest::parse(&bytes, &mut scratch)?;
-    let now = (shared.now)();
-    let profile = request.profile(&shared.issuers, shared.issuing.as_ref().map(|issuing| issuing.own))?;
-    let forget_at = request.forget_at(profile, now)?;
-
-    let actor = peer.actor();
-    let intent = RevokeEvent {
-        phase: Phase::Intent,
-        actor: &actor,
-        target_kind: "jti",
-        target: &jti,
-        issuer: &profile.name,
-        tenant: &profile.tenant,
-        reason: Some(request.reason).filter(|reason| !reason.is_empty()),
-        until: Some(forget_at),
-        revocation_epoch: None,
-        intent: None,
-        failure: None,
-    };
-    let intent_id = shared
-        .evidence
-        .record(&Event::Revoke(intent))
-        .await
-        .map_err(|error| evidence::unavailable(&error, "the token is not revoked"))?;
-
-    let stored = StoredRevocation {
-        tenant: profile.tenant.clone(),
-        issuer: profile.issuer.clone(),
-        jti: jti.clone(),
-        expires_at: forget_at,
-        revoked_at: now,
-        reason: request.reason.to_owned(),
-        actor: actor.clone(),
-    };
-    let recorded = match shared.store.revoke(&stored).await {
-        Ok(recorded) => recorded,
-        Err(error) => {
-            tracing::error!(%error, "cannot store a revocation");
-            let failure = Some("store_unavailable");
-            let outcome = RevokeEvent { phase: Phase::Failed, intent: Some(intent_id), failure, ..intent };
-            if let Err(error) = shared.evidence.record(&Event::Revoke(outcome)).await {
-                tracing::error!(%error, "cannot record that a revocation failed");
-            }
-            let description = "the state database takes no writes now; the token is not revoked";
-            return Err(ApiError::new(ErrorKind::StoreUnavailable, description));
-        }
-    };
-    let (already_revoked, revoked_at, forget_at) = match recorded {
-        Recorded::New => (false, now, forget_at),
-        Recorded::Already { revoked_at, expires_at } => (true, revoked_at, expires_at),
-    };
-    let revocation_epoch = apply(&shared, &stored, forget_at, now).await;
-
-    let outcome = RevokeEvent {
-        phase: Phase::Done,
-        until: Some(forget_at),
-        revocation_epoch: Some(revocation_epoch),
-        intent: Some(intent_id),
-        ..intent
-    };
-    shared.evidence.record(&Event::Revoke(outcome)).await.map_err(|error| {
-        evidence::unavailable(&error, "the token is revoked, but that could not be recorded: ask again")
-    })?;
-    shared.counters.revoked.increment();
+    let own = shared.issuing.as_ref().map(|issuing| issuing.own);
+    let wanted = request.token(&jti, &shared.issuers, own, (shared.now)(), &peer.actor())?;
+    let Changed { epoch, mut recorded } = changing::change(&shared, vec![wanted]).await?;
+    let Recorded { already, stands } = recorded.pop().expect("one was wanted");
     let revoked = Revoked {
         id: jti,
-        issuer: stored.issuer,
-        tenant: stored.tenant,
-        revoked_at: revoked_at.0,
-        forget_at: forget_at.0,
-        already_revoked,
-        revocation_epoch,
+        issuer: stands.issuer,
+        tenant: stands.tenant,
+        revoked_at: stands.changed_at.0,
+        forget_at: stands.forget_at.0,
+        already_revoked: already,
+        revocation_epoch: epoch,
     };
     Ok(Json(revoked).into_response())
-}
-
-/// Puts a stored revocation into the view. On a blocking thread, because the view may have to allocate its next table.
-async fn apply(
-    shared: &Arc<Shared>,
-    stored: &StoredRevocation,
-    forget_at: UnixSeconds,
-    now: UnixSeconds,
-) -> u64 {
-    let (view, stored) = (Arc::clone(&shared.view), stored.clone());
-    let apply = move || {
-        let StoredRevocation { tenant, issuer, jti, .. } = &stored;
-        view.apply([Revocation { tenant, issuer, jti, expires_at: forget_at }], now)
-    };
-    // It is stored already, so it must reach the view: should the runtime refuse a thread, it is done right here.
-    match tokio::task::spawn_blocking(apply.clone()).await {
-        Ok(epoch) => epoch,
-        Err(_) => apply(),
-    }
 }

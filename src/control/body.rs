@@ -95,15 +95,25 @@ pub(super) fn read_object<'a>(
 
 /// A string of at most `bytes_max` bytes without control characters.
 pub(super) fn text<'a>(reader: &mut Reader<'a>, name: &str, bytes_max: usize) -> Result<&'a str, BodyError> {
+    let text = any_text(reader, name, bytes_max)?;
+    if text.chars().any(char::is_control) {
+        return Err(BodyError::Rule(format!("\"{name}\" contains a control character")));
+    }
+    Ok(text)
+}
+
+/// A string of at most `bytes_max` bytes, of any characters: what a token may be called, however odd.
+pub(super) fn any_text<'a>(
+    reader: &mut Reader<'a>,
+    name: &str,
+    bytes_max: usize,
+) -> Result<&'a str, BodyError> {
     if reader.kind()? != Kind::String {
         return Err(BodyError::Rule(format!("\"{name}\" must be a string")));
     }
     let text = reader.string()?;
     if text.len() > bytes_max {
         return Err(BodyError::Rule(format!("\"{name}\" is longer than {bytes_max} bytes")));
-    }
-    if text.chars().any(char::is_control) {
-        return Err(BodyError::Rule(format!("\"{name}\" contains a control character")));
     }
     Ok(text)
 }
@@ -131,6 +141,34 @@ pub(super) fn object<'a>(
         return Err(BodyError::Rule(format!("\"{name}\" is longer than {bytes_max} bytes")));
     }
     Ok(raw)
+}
+
+/// The requests of `{"MEMBER": [{…}, …]}`, as received; `None` for a body that is one request itself.
+pub(super) fn one_or_many(
+    bytes: &[u8],
+    member: &str,
+    count_max: usize,
+    bytes_max: usize,
+) -> Result<Option<Vec<String>>, ApiError> {
+    let mut scratch = json::Scratch::default();
+    let mut many = None;
+    let mut other = false;
+    let read = read_object(bytes, &mut scratch, member, |reader, name| {
+        if name == member {
+            many = Some(objects(reader, name, count_max, bytes_max)?);
+            return Ok(true);
+        }
+        other = true;
+        Ok(false)
+    });
+    match many {
+        // Whatever is wrong with the body of one is said where that is read.
+        None if other || read.is_ok() => Ok(None),
+        _ => {
+            read?;
+            Ok(many.map(|many| many.into_iter().map(str::to_owned).collect()))
+        }
+    }
 }
 
 /// An array of 1 to `count_max` JSON objects of at most `bytes_max` bytes each, as received.

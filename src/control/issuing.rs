@@ -57,7 +57,7 @@ pub(super) async fn issue(shared: Arc<Shared>, peer: Peer, bytes: Vec<u8>) -> Re
         let description = "this node only verifies: it has no [signing] table, so it issues no tokens";
         return Err(ApiError::new(ErrorKind::NotFound, description));
     };
-    match read_many(&bytes)? {
+    match body::one_or_many(&bytes, "tokens", TOKENS_MAX, REQUEST_BYTES_MAX)? {
         None => {
             let mut issued = issue_all(&shared, issuing, peer, &[&bytes], false).await?;
             let issued = issued.pop().expect("one request, one token");
@@ -67,29 +67,6 @@ pub(super) async fn issue(shared: Arc<Shared>, peer: Peer, bytes: Vec<u8>) -> Re
             let requests: Vec<&[u8]> = requests.iter().map(String::as_bytes).collect();
             let tokens = issue_all(&shared, issuing, peer, &requests, true).await?;
             Ok((StatusCode::CREATED, Json(IssuedMany { tokens })).into_response())
-        }
-    }
-}
-
-/// The requests of `{"tokens": [{…}, …]}`; `None` for a body that is one request itself.
-fn read_many(bytes: &[u8]) -> Result<Option<Vec<String>>, ApiError> {
-    let mut scratch = json::Scratch::default();
-    let mut many = None;
-    let mut other = false;
-    let read = body::read_object(bytes, &mut scratch, "tokens", |reader, name| {
-        if name == "tokens" {
-            many = Some(body::objects(reader, name, TOKENS_MAX, REQUEST_BYTES_MAX)?);
-            return Ok(true);
-        }
-        other = true;
-        Ok(false)
-    });
-    match many {
-        // Whatever is wrong with the body of one token is said where that is read.
-        None if other || read.is_ok() => Ok(None),
-        _ => {
-            read?;
-            Ok(many.map(|many| many.into_iter().map(str::to_owned).collect()))
         }
     }
 }

@@ -9,12 +9,14 @@
 
 mod actions;
 mod body;
+mod changing;
 mod error;
 mod evidence;
 mod guard;
 mod issue;
 mod issuing;
 mod observe;
+mod revocations;
 mod revoke;
 mod server;
 mod state;

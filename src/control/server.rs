@@ -21,6 +21,7 @@ use super::actions::{self, Peer};
 use super::error::{ApiError, ErrorKind};
 use super::guard::{self, Guard};
 use super::observe;
+use super::revocations;
 use super::state::{ACTIONS_MAX, Shared, State};
 use super::unlock;
 use super::view_feed::purge_expired;
@@ -130,6 +131,8 @@ fn router(shared: Arc<Shared>, local: SocketAddr) -> Router {
     Router::new()
         .route("/v1/tokens", post(actions::issue))
         .route("/v1/tokens/{id}/revoke", post(actions::revoke))
+        .route("/v1/revocations", get(revocations::list).post(revocations::change))
+        .route("/v1/revocations/status", get(revocations::status))
         .route("/v1/hsm/unlock", post(unlock::unlock))
         .route("/v1/audit/verify-chain", get(observe::verify_chain))
         .route("/metrics", get(observe::metrics))
@@ -144,8 +147,8 @@ fn router(shared: Arc<Shared>, local: SocketAddr) -> Router {
 async fn not_found() -> ApiError {
     ApiError::new(
         ErrorKind::NotFound,
-        "nothing is here; the control listener has POST /v1/tokens, POST /v1/tokens/{id}/revoke, GET \
-         /v1/audit/verify-chain, /metrics, /livez and /readyz (tokens are verified on the data listener)",
+        "nothing is here; the control listener has POST /v1/tokens, POST /v1/tokens/{id}/revoke, \
+         /v1/revocations, GET /v1/audit/verify-chain, /metrics, /livez and /readyz (tokens are verified on the data listener)",
     )
 }
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 use tokio::time::MissedTickBehavior;
 
 use crate::decision::UnixSeconds;
-use crate::revocation::{PURGE_DELAY_S, Revocation, View};
-use crate::store::{LoadProgress, Store, StoreError, StoredRevocation};
+use crate::revocation::{PURGE_DELAY_S, View};
+use crate::store::{LoadProgress, Store, StoreError, StoredChange};
 
 /// How long a revocation stays on disk after it expired: if the clock was ahead by up to a day and is set right, a
 /// restart still finds it.
@@ -30,13 +30,15 @@ pub async fn fill_view(
     mut progress: impl FnMut(LoadProgress),
 ) -> Result<u64, StoreError> {
     let from = UnixSeconds(now.0.saturating_sub(PURGE_DELAY_S));
-    view.reserve(usize::try_from(store.revocation_count(from).await?).unwrap_or(usize::MAX));
-    store
-        .load_revocations(from, |batch, done| {
-            view.apply(batch.iter().map(revocation), now);
+    view.reserve(usize::try_from(store.change_count(from).await?).unwrap_or(usize::MAX));
+    let loaded = store
+        .load_changes(from, |batch, done| {
+            view.apply(batch.iter().filter_map(StoredChange::change), 0, now);
             progress(done);
         })
-        .await
+        .await?;
+    view.apply([], store.revocation_epoch().await?, now);
+    Ok(loaded)
 }
 
 /// Lets expired revocations leave, once a minute, for as long as it is polled.
@@ -47,13 +49,8 @@ pub(super) async fn purge_expired(store: Store, view: Arc<View>, now: fn() -> Un
         minutes.tick().await;
         view.purge(now(), PURGE_SLOTS);
         let horizon = UnixSeconds(now().0.saturating_sub(ROW_DELAY_S));
-        if let Err(error) = store.purge_revocations(horizon).await {
+        if let Err(error) = store.purge_changes(horizon).await {
             tracing::warn!(%error, "cannot purge expired revocations; trying again in a minute");
         }
     }
-}
-
-fn revocation(stored: &StoredRevocation) -> Revocation<'_> {
-    let StoredRevocation { tenant, issuer, jti, expires_at, .. } = stored;
-    Revocation { tenant, issuer, jti, expires_at: *expires_at }
 }

@@ -13,19 +13,39 @@ use crate::decision::UnixSeconds;
 const SEED: [u8; 16] = *b"a seed for tests";
 const NOW: UnixSeconds = UnixSeconds(1_800_000_000);
 
-fn revocation(jti: &str, expires_at: u64) -> Revocation<'_> {
-    Revocation { tenant: "acme", issuer: "https://issuer.example", jti, expires_at: UnixSeconds(expires_at) }
+const ISSUER: &str = "https://issuer.example";
+const MARK_LIFE_S: u64 = 3600;
+
+fn view() -> View {
+    View::new(&SEED, MARK_LIFE_S, Freshness::authoritative(std::time::Instant::now()))
+}
+
+fn revocation(jti: &str, expires_at: u64) -> Change<'_> {
+    let effect = Effect::RefusedUntil(UnixSeconds(expires_at));
+    Change::new(TargetKind::Token, "acme", ISSUER, jti, effect, 0).unwrap()
+}
+
+fn identity(jti: &str) -> Identity<'_> {
+    Identity {
+        tenant: "acme",
+        issuer: ISSUER,
+        kid: "key-1",
+        jti: Some(jti),
+        subject: Some("agent-1"),
+        session: Some("session-1"),
+        issued_at: Some(NOW),
+    }
 }
 
 fn check(view: &View, jti: &str, now: UnixSeconds) -> Status {
-    view.check("acme", "https://issuer.example", jti, now)
+    view.check(&identity(jti), now)
 }
 
 #[test]
 fn a_revoked_token_is_revoked_until_it_expires() {
-    let view = View::new(&SEED);
+    let view = view();
     assert_eq!(check(&view, "one", NOW), Status::Clear);
-    view.apply([revocation("one", NOW.0 + 10)], NOW);
+    view.apply([revocation("one", NOW.0 + 10)], 0, NOW);
     assert_eq!(check(&view, "one", NOW), Status::Revoked);
     assert_eq!(check(&view, "one", NOW.saturating_add(9)), Status::Revoked);
     assert_eq!(check(&view, "one", NOW.saturating_add(10)), Status::Clear);
@@ -34,42 +54,131 @@ fn a_revoked_token_is_revoked_until_it_expires() {
 
 #[test]
 fn another_tenant_or_issuer_with_the_same_jti_is_untouched() {
-    let view = View::new(&SEED);
-    view.apply([revocation("one", NOW.0 + 10)], NOW);
-    assert_eq!(view.check("other", "https://issuer.example", "one", NOW), Status::Clear);
-    assert_eq!(view.check("acme", "https://issuer.example/", "one", NOW), Status::Clear);
+    let view = view();
+    view.apply([revocation("one", NOW.0 + 10)], 0, NOW);
+    assert_eq!(view.check(&Identity { tenant: "other", ..identity("one") }, NOW), Status::Clear);
+    assert_eq!(
+        view.check(&Identity { issuer: "https://issuer.example/", ..identity("one") }, NOW),
+        Status::Clear
+    );
 }
 
 #[test]
 fn applying_again_keeps_the_later_expiry() {
-    let view = View::new(&SEED);
-    view.apply([revocation("one", NOW.0 + 100)], NOW);
-    view.apply([revocation("one", NOW.0 + 10)], NOW);
+    let view = view();
+    view.apply([revocation("one", NOW.0 + 100)], 0, NOW);
+    view.apply([revocation("one", NOW.0 + 10)], 0, NOW);
     assert_eq!(check(&view, "one", NOW.saturating_add(50)), Status::Revoked);
     assert_eq!(view.len(), 1);
 }
 
 #[test]
-fn each_batch_raises_the_epoch_by_one() {
-    let view = View::new(&SEED);
+fn the_epoch_is_the_highest_applied() {
+    let view = view();
     assert_eq!(view.epoch(), 0);
-    assert_eq!(view.apply([revocation("one", NOW.0 + 10), revocation("two", NOW.0 + 10)], NOW), 1);
-    assert_eq!(view.apply([], NOW), 2);
-    assert_eq!(view.epoch(), 2);
+    view.apply([revocation("one", NOW.0 + 10), revocation("two", NOW.0 + 10)], 7, NOW);
+    view.apply([], 5, NOW);
+    assert_eq!(view.epoch(), 7);
+}
+
+fn mark(kind: TargetKind, name: &str, issued_until: u64) -> Change<'_> {
+    Change::new(kind, "acme", ISSUER, name, Effect::IssuedUntil(UnixSeconds(issued_until)), 0).unwrap()
+}
+
+#[test]
+fn a_watermark_refuses_what_was_issued_in_or_before_its_second_and_nothing_else() {
+    for (kind, name) in [(TargetKind::Subject, "agent-1"), (TargetKind::Session, "session-1")] {
+        let view = view();
+        view.apply([mark(kind, name, NOW.0)], 1, NOW);
+        let issued = |second| Identity { issued_at: second, ..identity("any") };
+        assert_eq!(view.check(&issued(Some(NOW)), NOW), Status::Revoked);
+        assert_eq!(view.check(&issued(Some(NOW.saturating_add(1))), NOW), Status::Clear);
+        assert_eq!(view.check(&issued(None), NOW), Status::Revoked, "no iat: issued before everything");
+        let another = Identity { subject: Some("agent-2"), session: None, ..identity("any") };
+        assert_eq!(view.check(&another, NOW), Status::Clear);
+        assert_eq!(view.check(&Identity { tenant: "other", ..identity("any") }, NOW), Status::Clear);
+        // A watermark never goes back.
+        view.apply([mark(kind, name, NOW.0 - 100)], 2, NOW);
+        assert_eq!(view.check(&identity("any"), NOW), Status::Revoked);
+    }
+}
+
+#[test]
+fn a_watermark_leaves_when_nothing_it_refuses_can_be_valid() {
+    let view = view();
+    view.apply([mark(TargetKind::Subject, "agent-1", NOW.0)], 1, NOW);
+    view.purge(NOW.saturating_add(MARK_LIFE_S + PURGE_DELAY_S), usize::MAX);
+    assert_eq!(view.check(&identity("any"), NOW), Status::Revoked);
+    view.purge(NOW.saturating_add(MARK_LIFE_S + PURGE_DELAY_S + 1), usize::MAX);
+    assert_eq!(view.check(&identity("any"), NOW), Status::Clear);
+    assert!(view.is_empty());
+}
+
+fn switch(kind: TargetKind, state: Switch, epoch: u64) -> Change<'static> {
+    let (issuer, name) = match kind {
+        TargetKind::Tenant => ("", ""),
+        TargetKind::Issuer => (ISSUER, ""),
+        TargetKind::Kid => (ISSUER, "key-1"),
+        _ => (ISSUER, "agent-1"),
+    };
+    Change::new(kind, "acme", issuer, name, Effect::Switched(state), epoch).unwrap()
+}
+
+#[test]
+fn what_a_token_depends_on_is_disabled_and_enabled_and_revoked_for_good() {
+    for kind in [TargetKind::Tenant, TargetKind::Issuer, TargetKind::Kid, TargetKind::Subject] {
+        let view = view();
+        let status = || check(&view, "any", NOW);
+        view.apply([switch(kind, Switch::Disabled, 1)], 1, NOW);
+        assert_eq!(status(), Status::Disabled, "{}", kind.name());
+        let elsewhere = Identity { tenant: "other", ..identity("any") };
+        assert_eq!(view.check(&elsewhere, NOW), Status::Clear);
+        view.apply([switch(kind, Switch::Enabled, 3)], 3, NOW);
+        assert_eq!(status(), Status::Clear);
+        // It was done before it was enabled, and only arrives late.
+        view.apply([switch(kind, Switch::Disabled, 2)], 3, NOW);
+        assert_eq!(status(), Status::Clear, "{}", kind.name());
+        if kind != TargetKind::Subject {
+            view.apply([switch(kind, Switch::Revoked, 4)], 4, NOW);
+            view.apply([switch(kind, Switch::Enabled, 5)], 5, NOW);
+            assert_eq!(status(), Status::Revoked, "{}", kind.name());
+        }
+    }
+}
+
+#[test]
+fn parts_that_do_not_go_together_make_no_change() {
+    let until = Effect::RefusedUntil(NOW);
+    let mark = Effect::IssuedUntil(NOW);
+    let revoked = Effect::Switched(Switch::Revoked);
+    for (kind, tenant, issuer, name, effect) in [
+        (TargetKind::Token, "t", "i", "", until),
+        (TargetKind::Token, "t", "", "j", until),
+        (TargetKind::Token, "", "i", "j", until),
+        (TargetKind::Token, "t", "i", "j", mark),
+        (TargetKind::Token, "t", "i", "j", revoked),
+        (TargetKind::Subject, "t", "i", "s", revoked),
+        (TargetKind::Session, "t", "i", "s", Effect::Switched(Switch::Disabled)),
+        (TargetKind::Kid, "t", "i", "k", mark),
+        (TargetKind::Issuer, "t", "i", "name", revoked),
+        (TargetKind::Tenant, "t", "i", "", revoked),
+    ] {
+        assert_eq!(Change::new(kind, tenant, issuer, name, effect, 1), None, "{kind:?} {effect:?}");
+    }
 }
 
 #[test]
 fn a_time_beyond_2106_never_expires() {
-    let view = View::new(&SEED);
-    view.apply([revocation("one", u64::MAX)], NOW);
+    let view = view();
+    view.apply([revocation("one", u64::MAX)], 0, NOW);
     view.purge(UnixSeconds(1 << 40), usize::MAX);
     assert_eq!(check(&view, "one", UnixSeconds(1 << 40)), Status::Revoked);
 }
 
 #[test]
 fn setting_the_clock_back_within_the_purge_delay_revives_nothing() {
-    let view = View::new(&SEED);
-    view.apply([revocation("one", NOW.0 + 10)], NOW);
+    let view = view();
+    view.apply([revocation("one", NOW.0 + 10)], 0, NOW);
     view.purge(NOW.saturating_add(10 + PURGE_DELAY_S), usize::MAX);
     assert_eq!(check(&view, "one", NOW), Status::Revoked);
     view.purge(NOW.saturating_add(11 + PURGE_DELAY_S), usize::MAX);
@@ -79,12 +188,12 @@ fn setting_the_clock_back_within_the_purge_delay_revives_nothing() {
 
 #[test]
 fn memory_stays_bounded_while_tokens_come_and_go() {
-    let view = View::new(&SEED);
+    let view = view();
     let mut largest = 0;
     for second in 0..200_u64 {
         let now = NOW.saturating_add(second * 60);
         for i in 0..100 {
-            view.apply([revocation(&format!("{second}-{i}"), now.0 + 60)], now);
+            view.apply([revocation(&format!("{second}-{i}"), now.0 + 60)], 0, now);
         }
         largest = largest.max(view.bytes());
     }
@@ -94,9 +203,9 @@ fn memory_stays_bounded_while_tokens_come_and_go() {
 
 #[test]
 fn forty_bytes_per_entry_are_enough_at_any_size() {
-    let view = View::new(&SEED);
+    let view = view();
     for i in 0..200_000_usize {
-        view.apply([revocation(&i.to_string(), NOW.0 + 60)], NOW);
+        view.apply([revocation(&i.to_string(), NOW.0 + 60)], 0, NOW);
         // While a table is being drained both stand in memory; between moves the promise holds.
         if i > 1000 && !view.is_moving() {
             assert!(view.bytes() <= 40 * (i + 1), "{} bytes for {} entries", view.bytes(), i + 1);
@@ -107,12 +216,12 @@ fn forty_bytes_per_entry_are_enough_at_any_size() {
 
 #[test]
 fn reserving_keeps_what_is_there() {
-    let view = View::new(&SEED);
-    view.apply([revocation("one", NOW.0 + 10)], NOW);
+    let view = view();
+    view.apply([revocation("one", NOW.0 + 10)], 0, NOW);
     view.reserve(100_000);
     let bytes = view.bytes();
     let names: Vec<String> = (0..100_000).map(|i| i.to_string()).collect();
-    view.apply(names.iter().map(|jti| revocation(jti, NOW.0 + 10)), NOW);
+    view.apply(names.iter().map(|jti| revocation(jti, NOW.0 + 10)), 0, NOW);
     assert_eq!(view.bytes(), bytes);
     assert_eq!(check(&view, "one", NOW), Status::Revoked);
     assert_eq!(view.len(), 100_001);
@@ -123,8 +232,8 @@ fn reserving_keeps_what_is_there() {
 #[test]
 fn readers_never_miss_a_live_entry_nor_see_one_that_is_not() {
     const BATCHES: u64 = 3000;
-    let view = Arc::new(View::new(&SEED));
-    view.apply([revocation("permanent", NOW.0 + 1_000_000)], NOW);
+    let view = Arc::new(view());
+    view.apply([revocation("permanent", NOW.0 + 1_000_000)], 0, NOW);
     let announced = Arc::new(AtomicU64::new(0));
     let clock = Arc::new(AtomicU64::new(NOW.0));
     let done = Arc::new(AtomicBool::new(false));
@@ -160,7 +269,7 @@ fn readers_never_miss_a_live_entry_nor_see_one_that_is_not() {
     for batch in 0..BATCHES {
         let now = NOW.saturating_add(batch);
         let names: Vec<String> = (0..10).map(|i| format!("{batch}-{i}")).collect();
-        view.apply(names.iter().map(|jti| revocation(jti, now.0 + 60)), now);
+        view.apply(names.iter().map(|jti| revocation(jti, now.0 + 60)), batch + 1, now);
         announced.store(batch + 1, Ordering::Release);
         clock.store(now.0, Ordering::Release);
     }
@@ -222,6 +331,7 @@ impl Model {
                 );
             }
             (Status::Revoked, false) => panic!("{jti} is not revoked at {now}, but the view says so"),
+            (Status::Disabled, _) => panic!("nothing was disabled"),
         }
     }
 }
@@ -231,20 +341,20 @@ proptest! {
 
     #[test]
     fn the_view_agrees_with_a_map_whichever_way_time_moves(steps in prop::collection::vec(step(), 1..200)) {
-        let view = View::new(&SEED);
+        let view = view();
         let mut model = Model::default();
         let mut now = NOW.0;
         for step in steps {
             match step {
                 Step::Revoke { jti, lifetime } => {
                     let expires_at = now.saturating_add_signed(lifetime);
-                    view.apply([revocation(&jti.to_string(), expires_at)], UnixSeconds(now));
+                    view.apply([revocation(&jti.to_string(), expires_at)], 0, UnixSeconds(now));
                     model.revoke(jti, expires_at, now);
                 }
                 Step::RevokeMany { first, count, lifetime } => {
                     let expires_at = now.saturating_add_signed(lifetime);
                     let names: Vec<String> = (first..first + count).map(|jti| jti.to_string()).collect();
-                    view.apply(names.iter().map(|jti| revocation(jti, expires_at)), UnixSeconds(now));
+                    view.apply(names.iter().map(|jti| revocation(jti, expires_at)), 0, UnixSeconds(now));
                     (first..first + count).for_each(|jti| model.revoke(jti, expires_at, now));
                 }
                 Step::Check { jti, offset } => model.compare(&view, jti, now.saturating_add_signed(offset)),

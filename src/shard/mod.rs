@@ -34,7 +34,7 @@ use crate::verify::Verifier;
 
 pub use listen::{BindError, Sockets, bind, unlink};
 pub use policy::{JWKS_MAX_AGE_S, Policy, PolicyError, Published};
-pub use request::{Admitted, Settled, admit, settle};
+pub use request::{Admitted, Moment, Settled, admit, settle};
 
 use clock::{Clock, TICK};
 use turn::{Decider, Recording, Turn};

@@ -1,8 +1,9 @@
 //! What every shard decides by: an immutable snapshot, swapped whole.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
-use crate::config::{self, KeySource};
+use crate::config::{self, KeySource, RevocationRules};
 use crate::keys::jwks::{self, Jwks, JwksError};
 use crate::keys::{IssuerIndex, KeySet, KeySetError, PublishedKey, RegisteredKey};
 use crate::token::{Algorithm, AlgorithmSet, ClaimName, Profile, ProfileKind, TypeSet};
@@ -14,6 +15,10 @@ pub struct Policy {
     pub key_set: KeySet,
     /// The rules, one per issuer; [`IssuerIndex`] counts them.
     pub profiles: Vec<Profile>,
+    /// What revocation asks of each issuer's tokens, in the order of the profiles.
+    pub rules: Vec<RevocationRules>,
+    /// How old the revocation view may be.
+    pub staleness_max: Duration,
     /// Which snapshot this is: written into each record.
     pub epoch: u32,
     /// The JWKS this node publishes: its own keys.
@@ -87,8 +92,29 @@ impl Policy {
             key_lists.push((index, issuer_keys(issuer, own)?));
             profiles.push(profile(issuer));
         }
+        let rules = config.issuers.iter().map(|issuer| issuer.revocation).collect();
         let published = Published::new(own);
-        Ok(Self { key_set: KeySet::new(key_lists)?, profiles, epoch, published })
+        let staleness_max = config.revocation.staleness_max;
+        Ok(Self { key_set: KeySet::new(key_lists)?, profiles, rules, staleness_max, epoch, published })
+    }
+
+    /// What revocation asks of the tokens of the issuer that `key` belongs to.
+    #[must_use]
+    pub fn rules(&self, key: &RegisteredKey) -> RevocationRules {
+        self.rules[usize::from(key.issuer().0)]
+    }
+
+    /// The policy of one issuer whose tokens are judged by the view alone: for the command line, benches and tests.
+    #[must_use]
+    pub fn of_one(key_set: KeySet, profile: Profile) -> Self {
+        Self {
+            key_set,
+            profiles: vec![profile],
+            rules: vec![RevocationRules::default()],
+            staleness_max: Duration::MAX,
+            epoch: 0,
+            published: Published::default(),
+        }
     }
 
     /// The rules of the issuer that `key` belongs to.

@@ -5,11 +5,25 @@
 
 use crate::decision::{Decision, Rejection, UnixSeconds};
 use crate::keys::RegisteredKey;
-use crate::revocation::{Status, View};
+use crate::revocation::{Answer, Asked, Identity, Inquiry, Status, View};
 use crate::token::{self, Claims, CompactJws, Demand, Padding, Profile, VerifiedJws};
 use crate::verify::{Item, ItemKey, Verdict};
 
 use super::Policy;
+use crate::config::OnStale;
+
+/// What a batch is decided by.
+#[derive(Clone, Copy)]
+pub struct Moment<'p, 'v> {
+    /// The issuers, their keys and rules.
+    pub policy: &'p Policy,
+    /// What is revoked, as far as this node knows.
+    pub view: &'v View,
+    /// The time.
+    pub now: UnixSeconds,
+    /// Whether the view is older than it may be.
+    pub stale: bool,
+}
 
 /// A token that may be verified: well formed, and with at least one key that could have signed it.
 #[derive(Debug)]
@@ -30,6 +44,10 @@ pub struct Settled<'s, 'p> {
     pub profile: Option<&'p Profile>,
     /// What the token says, once its signature is verified.
     pub claims: Option<Claims<'s>>,
+    /// What must be asked of the registry before an acceptance may be given; see [`Settled::answered`].
+    pub asked: Asked,
+    /// Whether it was accepted by a view older than it may be, as its issuer's rules allow.
+    pub stale: bool,
 }
 
 /// First half: from bytes to what must be verified.
@@ -72,12 +90,11 @@ impl<'a> Admitted<'a, '_> {
 pub fn settle<'s, 'p>(
     admitted: Admitted<'_, 'p>,
     verdicts: &mut impl Iterator<Item = Verdict>,
-    policy: &'p Policy,
-    view: &View,
-    now: UnixSeconds,
+    moment: &Moment<'p, '_>,
     demand: &Demand<'_>,
     scratch: &'s mut token::Scratch,
 ) -> Settled<'s, 'p> {
+    let Moment { policy, view, now, stale } = *moment;
     let Admitted { jws, candidates } = admitted;
     let mut proof = None;
     let mut refused = Rejection::KeyUnknown;
@@ -87,13 +104,20 @@ pub fn settle<'s, 'p>(
             Verdict::Rejected(rejection) => refused = rejection.into(),
         }
     }
+    let not_admitted = Settled::not_admitted(refused);
     let Some((key, verified)) = proof else {
         let key = candidates.first();
         let profile = key.map(|key| policy.profile(key));
-        return Settled { decision: refused.into(), key, profile, claims: None };
+        return Settled { key, profile, ..not_admitted };
     };
     let profile = policy.profile(key);
-    let settled = |decision, claims| Settled { decision, key: Some(key), profile: Some(profile), claims };
+    let settled = |decision, claims| Settled {
+        decision,
+        key: Some(key),
+        profile: Some(profile),
+        claims,
+        ..not_admitted
+    };
 
     let claims = match VerifiedJws::new(jws, verified).claims(scratch) {
         Ok(claims) => claims,
@@ -104,18 +128,74 @@ pub fn settle<'s, 'p>(
         return settled(rejection.into(), Some(claims));
     }
     // A token without a name cannot be revoked by name; whether it needs one is the profile's to say.
-    if let (Some(jti), Some(issuer)) = (claims.jti, claims.iss)
-        && view.check(&profile.tenant, issuer, jti.0, now) == Status::Revoked
-    {
-        return settled(Rejection::Revoked.into(), Some(claims));
+    match view.check(&identity(key, profile, &claims), now) {
+        Status::Clear => {}
+        Status::Disabled => return settled(Rejection::Disabled.into(), Some(claims)),
+        Status::Revoked => return settled(Rejection::Revoked.into(), Some(claims)),
     }
-    settled(Decision::Accepted, Some(claims))
+    let rules = policy.rules(key);
+    let asked = Asked {
+        revoked: stale && rules.on_stale == OnStale::Lookup,
+        listed: rules.allow_list,
+        unused: rules.single_use,
+    };
+    if stale && rules.on_stale == OnStale::Deny {
+        return settled(Rejection::RevocationUnknown.into(), Some(claims));
+    }
+    // Lists of names say nothing about a token without one.
+    if (asked.listed || asked.unused) && claims.jti.is_none() {
+        return settled(Rejection::ClaimMissing.into(), Some(claims));
+    }
+    let stale = stale && !asked.revoked;
+    Settled { asked, stale, ..settled(Decision::Accepted, Some(claims)) }
+}
+
+fn identity<'a>(key: &'a RegisteredKey, profile: &'a Profile, claims: &'a Claims<'_>) -> Identity<'a> {
+    Identity {
+        tenant: &profile.tenant,
+        issuer: &profile.issuer,
+        kid: key.kid(),
+        jti: claims.jti.map(|jti| jti.0),
+        subject: claims.sub,
+        session: claims.sid,
+        issued_at: claims.iat,
+    }
 }
 
 impl Settled<'_, '_> {
     /// A token that was not admitted.
     #[must_use]
     pub fn not_admitted(rejection: Rejection) -> Self {
-        Self { decision: rejection.into(), key: None, profile: None, claims: None }
+        let asked = Asked::default();
+        Self { decision: rejection.into(), key: None, profile: None, claims: None, asked, stale: false }
+    }
+
+    /// What must be asked before this acceptance may be given.
+    #[must_use]
+    pub fn inquiry(&self) -> Option<Inquiry> {
+        let (Some(key), Some(profile), Some(claims)) = (self.key, self.profile, &self.claims) else {
+            return None;
+        };
+        let until = claims.exp.unwrap_or(UnixSeconds(u64::MAX)).saturating_add(profile.leeway_s);
+        self.asked.is_any().then(|| Inquiry::new(&identity(key, profile, claims), until, self.asked))
+    }
+
+    /// The decision once what was asked is answered; `None`: nobody answered.
+    #[must_use]
+    pub fn answered(self, answer: Option<Answer>) -> Self {
+        // A refusal stands: it was found after the question went out.
+        if self.decision != Decision::Accepted {
+            return self;
+        }
+        let decision = match answer {
+            None if !self.asked.is_any() => Decision::Accepted,
+            Some(Answer::Clear) => Decision::Accepted,
+            None | Some(Answer::Unknown) => Rejection::RevocationUnknown.into(),
+            Some(Answer::Revoked) => Rejection::Revoked.into(),
+            Some(Answer::Disabled) => Rejection::Disabled.into(),
+            Some(Answer::NotListed) => Rejection::NotListed.into(),
+            Some(Answer::Replayed) => Rejection::Replayed.into(),
+        };
+        Self { decision, ..self }
     }
 }

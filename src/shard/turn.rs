@@ -29,7 +29,7 @@ use super::Policy;
 use super::bulk::Bulk;
 use super::clock::TICK;
 use super::outbox::Outbox;
-use super::request::{self, Admitted, Settled};
+use super::request::{self, Admitted, Moment, Settled};
 
 /// The most questions decided together; more that arrive in a turn follow in a second batch.
 const BATCH_LEN_MAX: usize = 1024;
@@ -254,6 +254,7 @@ impl Decider {
         // Read once per batch: settling and recording one takes far less than the log may.
         let recorded_at = Instant::now();
         let mut verdicts = self.verdicts.drain(..);
+        let moment = Moment { policy, view: &self.view, now, stale: false };
 
         for (job, admitted) in jobs.iter().zip(admitted) {
             let text = |range: &Range<usize>| std::str::from_utf8(&arena[range.clone()]).unwrap_or_default();
@@ -261,10 +262,7 @@ impl Decider {
                 text(&job.scopes).split(' ').filter(|name| !name.is_empty()).collect();
             let demand = Demand { audience: job.audience.as_ref().map(text), scopes: &scopes };
             let settled = match admitted {
-                Ok(admitted) => {
-                    let view = &self.view;
-                    request::settle(admitted, &mut verdicts, policy, view, now, &demand, &mut self.scratch)
-                }
+                Ok(admitted) => request::settle(admitted, &mut verdicts, &moment, &demand, &mut self.scratch),
                 Err(rejection) => Settled::not_admitted(rejection),
             };
 

@@ -4,10 +4,10 @@
 //! to what PostgreSQL understands too (`$n` parameters, `ON CONFLICT`, row values), and every table has its tenant
 //! column. The audit log is not here; it has its own files.
 
+mod changes;
 mod error;
 mod open;
-mod revocations;
 
+pub use changes::{ListFilter, LoadProgress, Recorded, StoredChange};
 pub use error::StoreError;
 pub use open::{OpenMode, Store};
-pub use revocations::{LoadProgress, Recorded, StoredRevocation};

@@ -17,8 +17,10 @@ use sqlx::sqlite::{
 use super::StoreError;
 
 /// The schema's history, oldest first. Never edit one that was released; add another.
-const MIGRATIONS: &[(i64, &str, &str)] =
-    &[(1, "revocations", include_str!("migrations/0001_revocations.sql"))];
+const MIGRATIONS: &[(i64, &str, &str)] = &[
+    (1, "revocations", include_str!("migrations/0001_revocations.sql")),
+    (2, "changes", include_str!("migrations/0002_changes.sql")),
+];
 
 /// How long a write waits for another process that holds the file (a backup, an operator's shell).
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);

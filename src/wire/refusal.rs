@@ -46,7 +46,10 @@ pub const fn refusal(rejection: Rejection) -> Refusal {
         | Rejection::NotYetValid
         | Rejection::IssuedInFuture
         | Rejection::LifetimeTooLong
-        | Rejection::Revoked => Refusal { status: 401, error: Some("invalid_token") },
+        | Rejection::Revoked
+        | Rejection::Disabled
+        | Rejection::NotListed
+        | Rejection::Replayed => Refusal { status: 401, error: Some("invalid_token") },
         Rejection::ScopeMissing => Refusal { status: 403, error: Some("insufficient_scope") },
         Rejection::RevocationUnknown
         | Rejection::AuditUnavailable

@@ -211,7 +211,7 @@ fn a_bad_revoke_request_is_told_what_is_wrong() {
         (&past, "is in the past"),
         (&future, "later than any token of this issuer may expire"),
         (&long, "\"reason\" is longer than 512 bytes"),
-        (r#"{"jti":"x"}"#, "unknown member \"jti\"; known are issuer"),
+        (r#"{"jti":"x"}"#, "unknown member \"jti\"; known are kind"),
         (r#"{"expires_at":"soon"}"#, "\"expires_at\" must be a whole number"),
         ("null", "one JSON object"),
     ];
@@ -219,7 +219,7 @@ fn a_bad_revoke_request_is_told_what_is_wrong() {
         node.post("/v1/tokens/one/revoke", body).expect_error(400, "invalid_request", part);
     }
     let whole = "/v1/tokens/eyJhbGciOiJFZERTQSJ9.e30.c2ln/revoke";
-    node.post(whole, "").expect_error(400, "invalid_request", "the path holds a whole token");
+    node.post(whole, "").expect_error(400, "invalid_request", "this is a whole token");
     let long = format!("/v1/tokens/{}/revoke", "x".repeat(6200));
     node.post(&long, "").expect_error(400, "invalid_request", "must be 1 to 6144 bytes");
     assert_eq!(node.status_of(ISSUER, "one", NOW), Status::Clear);

@@ -9,7 +9,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use edgate_hsm::{Purpose, Signer, SoftwareKey};
 use tokio::sync::oneshot;
@@ -17,7 +17,7 @@ use tokio::sync::oneshot;
 use super::*;
 use crate::audit;
 use crate::decision::UnixSeconds;
-use crate::revocation::{Status, View};
+use crate::revocation::{Freshness, Identity, Status, View};
 use crate::store::{OpenMode, Store};
 use crate::token::{Profile, ProfileKind};
 
@@ -58,7 +58,7 @@ impl Node {
         };
         let audit::Opened { mut appenders, log, .. } = audit::open(&settings, 0).unwrap();
         let appender = appenders.pop().unwrap();
-        let view = Arc::new(View::new(b"a seed for tests"));
+        let view = Arc::new(View::new(b"a seed for tests", 86_400, Freshness::authoritative(Instant::now())));
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel();
@@ -86,7 +86,7 @@ impl Node {
     }
 
     fn status_of(&self, issuer: &str, jti: &str, now: UnixSeconds) -> Status {
-        self.view.check("acme", issuer, jti, now)
+        status_of(&self.view, issuer, jti, now)
     }
 
     fn get(&self, path: &str) -> Answer {
@@ -116,6 +116,19 @@ impl Node {
         let _ = stream.read_to_string(&mut text);
         Answer::parse(&text)
     }
+}
+
+fn status_of(view: &View, issuer: &str, jti: &str, now: UnixSeconds) -> Status {
+    let identity = Identity {
+        tenant: "acme",
+        issuer,
+        kid: "key",
+        jti: Some(jti),
+        subject: None,
+        session: None,
+        issued_at: Some(NOW),
+    };
+    view.check(&identity, now)
 }
 
 /// Kind and phase of every issue and revoke in the log of a stopped node, in order.

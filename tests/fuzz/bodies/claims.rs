@@ -1,13 +1,14 @@
 //! Claims: the bytes are signed with a trusted key, so that they reach what only verified payloads reach.
 
 use std::cell::RefCell;
+use std::time::Instant;
 
 use ed25519_dalek::{Signer as _, SigningKey};
 use edgate::decision::{Decision, Rejection, UnixSeconds};
 use edgate::json::{self, Reader};
 use edgate::keys::{IssuerIndex, KeySet, PublishedKey};
-use edgate::revocation::{Revocation, View};
-use edgate::shard::{Policy, Published, Settled, admit, settle};
+use edgate::revocation::{Change, Effect, Freshness, TargetKind, View};
+use edgate::shard::{Moment, Policy, Settled, admit, settle};
 use edgate::token::{self, Demand, Profile, ProfileKind, Scratch};
 use edgate::verify::{Engine, Item, Verifier, VerifyingKey};
 use edgate::wire::{AnswerWriter, Connection, IDENTITY_HEADERS, Identity, Place, write_forward_reply};
@@ -44,20 +45,13 @@ impl Gate {
             vec![AUDIENCE.to_owned()],
         );
         (profile.leeway_s, profile.max_lifetime_s) = (LEEWAY_S, Some(LIFETIME_S));
-        let view = View::new(&[0; 16]);
-        let expires_at = UnixSeconds(NOW + LIFETIME_S);
-        view.apply(
-            [Revocation { tenant: "tenant", issuer: ISSUER, jti: "revoked", expires_at }],
-            UnixSeconds(NOW),
-        );
+        let view = View::new(&[0; 16], 0, Freshness::authoritative(Instant::now()));
+        let until = Effect::RefusedUntil(UnixSeconds(NOW + LIFETIME_S));
+        let revoked = Change::new(TargetKind::Token, "tenant", ISSUER, "revoked", until, 1);
+        view.apply(revoked, 1, UnixSeconds(NOW));
         Self {
             signing_key,
-            policy: Policy {
-                key_set: KeySet::new(vec![(IssuerIndex(0), keys)]).expect("one key"),
-                profiles: vec![profile],
-                epoch: 0,
-                published: Published::default(),
-            },
+            policy: Policy::of_one(KeySet::new(vec![(IssuerIndex(0), keys)]).expect("one key"), profile),
             view,
             verifier: Verifier::new(Engine::Auto),
             scratch: Scratch::default(),
@@ -82,7 +76,8 @@ impl Gate {
         verifier.verify(&items, &mut verdicts);
         let demand = Demand { audience: None, scopes: &[SCOPE] };
         let mut verdicts = verdicts.into_iter();
-        then(&settle(admitted, &mut verdicts, policy, view, UnixSeconds(NOW), &demand, scratch))
+        let moment = Moment { policy, view, now: UnixSeconds(NOW), stale: false };
+        then(&settle(admitted, &mut verdicts, &moment, &demand, scratch))
     }
 }
 

@@ -1,0 +1,124 @@
+//! The one way in which something is revoked, disabled or enabled.
+//!
+//! Order: every INTENT is durable, the state database has all of it or none, the view has it, every outcome is durable,
+//! then the caller is answered. A client that hangs up does not stop that half-way.
+
+use std::sync::Arc;
+
+use super::error::{ApiError, ErrorKind};
+use super::evidence;
+use super::state::Shared;
+use crate::audit::{Event, Phase, RevokeEvent};
+use crate::revocation::{Effect, Switch, TargetKind};
+use crate::store::{Recorded, StoredChange};
+
+/// What one call may change: each is two durable records.
+pub(super) const CHANGES_MAX: usize = 256;
+
+/// What was done.
+#[derive(Debug)]
+pub(super) struct Changed {
+    /// The revocation epoch that has all of it.
+    pub(super) epoch: u64,
+    /// What stands now, in the order asked for.
+    pub(super) recorded: Vec<Recorded>,
+}
+
+/// Makes `wanted` happen, all or none of it. Must run inside [`run`](super::actions::run).
+pub(super) async fn change(shared: &Arc<Shared>, wanted: Vec<StoredChange>) -> Result<Changed, ApiError> {
+    let nothing = "nothing was changed";
+    let intents: Vec<Event<'_>> = wanted.iter().map(|one| Event::Revoke(intent(shared, one))).collect();
+    let recorded = shared.evidence.record_all(&intents).await;
+    let intent_ids = recorded.map_err(|error| evidence::unavailable(&error, nothing))?;
+    let outcomes = |of: &dyn Fn(usize, RevokeEvent<'_>) -> RevokeEvent<'_>| -> Vec<Event<'_>> {
+        let outcome = |(i, one)| {
+            Event::Revoke(of(i, RevokeEvent { intent: Some(intent_ids[i]), ..intent(shared, one) }))
+        };
+        wanted.iter().enumerate().map(outcome).collect()
+    };
+
+    let (epoch, recorded) = match shared.store.record_changes(&wanted, shared.view.epoch()).await {
+        Ok(done) => done,
+        Err(error) => {
+            tracing::error!(%error, "cannot store a revocation");
+            let failed = outcomes(&|_, event| RevokeEvent {
+                phase: Phase::Failed,
+                failure: Some("store_unavailable"),
+                ..event
+            });
+            if let Err(error) = shared.evidence.record_all(&failed).await {
+                tracing::error!(%error, "cannot record that a revocation failed");
+            }
+            let description = format!("the state database takes no writes now; {nothing}");
+            return Err(ApiError::new(ErrorKind::StoreUnavailable, description));
+        }
+    };
+    apply(shared, recorded.iter().map(|one| one.stands.clone()).collect(), epoch).await;
+
+    let done = outcomes(&|i, event| RevokeEvent {
+        phase: Phase::Done,
+        until: until(&recorded[i].stands),
+        revocation_epoch: Some(epoch),
+        ..event
+    });
+    shared.evidence.record_all(&done).await.map_err(|error| {
+        evidence::unavailable(&error, "it is done, but that could not be recorded: ask again")
+    })?;
+    for _ in &recorded {
+        shared.counters.revoked.increment();
+    }
+    Ok(Changed { epoch, recorded })
+}
+
+fn intent<'a>(shared: &'a Shared, wanted: &'a StoredChange) -> RevokeEvent<'a> {
+    let named =
+        |profile: &&crate::token::Profile| profile.issuer == wanted.issuer && profile.tenant == wanted.tenant;
+    RevokeEvent {
+        phase: Phase::Intent,
+        actor: &wanted.actor,
+        target_kind: match wanted.kind {
+            TargetKind::Token => "jti",
+            kind => kind.name(),
+        },
+        target: match wanted.kind {
+            TargetKind::Issuer => &wanted.issuer,
+            TargetKind::Tenant => &wanted.tenant,
+            _ => &wanted.name,
+        },
+        issuer: shared.issuers.iter().find(named).map_or("", |profile| &profile.name),
+        tenant: &wanted.tenant,
+        reason: Some(wanted.reason.as_str()).filter(|reason| !reason.is_empty()),
+        until: until(wanted),
+        revocation_epoch: None,
+        intent: None,
+        failure: None,
+        action: match wanted.effect {
+            Effect::Switched(Switch::Disabled) => "disable",
+            Effect::Switched(Switch::Enabled) => "enable",
+            Effect::IssuedUntil(_) | Effect::RefusedUntil(_) | Effect::Switched(Switch::Revoked) => "",
+        },
+        issued_until: match wanted.effect {
+            Effect::IssuedUntil(second) => Some(second),
+            Effect::RefusedUntil(_) | Effect::Switched(_) => None,
+        },
+    }
+}
+
+/// When it may be forgotten; a switch never is.
+fn until(change: &StoredChange) -> Option<crate::decision::UnixSeconds> {
+    (!matches!(change.effect, Effect::Switched(_))).then_some(change.forget_at)
+}
+
+/// Puts stored changes into the view. On a blocking thread, because the view may have to allocate its next table.
+async fn apply(shared: &Arc<Shared>, stored: Vec<StoredChange>, epoch: u64) {
+    let (view, now) = (Arc::clone(&shared.view), (shared.now)());
+    let stored = Arc::new(stored);
+    let apply = {
+        let stored = Arc::clone(&stored);
+        move || view.apply(stored.iter().filter_map(StoredChange::change), epoch, now)
+    };
+    // It is stored already, so it must reach the view: should the runtime refuse a thread, it is done right here.
+    if tokio::task::spawn_blocking(apply.clone()).await.is_err() {
+        apply();
+    }
+}

@@ -1,0 +1,414 @@
+//! What is revoked, on disk.
+
+use sqlx::sqlite::{SqliteConnection, SqliteRow};
+use sqlx::{Acquire as _, Row};
+
+use super::{Store, StoreError};
+use crate::decision::UnixSeconds;
+use crate::revocation::{Change, Effect, Switch, TargetKind};
+
+/// Rows read at once while the view is filled.
+const LOAD_ROWS: i64 = 20_000;
+
+/// Rows deleted in one transaction, so that a revocation never waits long behind the purge.
+const PURGE_ROWS: i64 = 1000;
+
+/// One change of what is revoked, as stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredChange {
+    /// What kind of thing changed.
+    pub kind: TargetKind,
+    /// Its tenant.
+    pub tenant: String,
+    /// Its `iss`; empty for a tenant.
+    pub issuer: String,
+    /// Its `jti`, `sub`, `sid` or `kid`; empty for an issuer or a tenant.
+    pub name: String,
+    /// What became of it.
+    pub effect: Effect,
+    /// From this second on the row says nothing any more.
+    pub forget_at: UnixSeconds,
+    /// When it was changed.
+    pub changed_at: UnixSeconds,
+    /// Why, in the words of who did it; may be empty.
+    pub reason: String,
+    /// Who did it.
+    pub actor: String,
+    /// The revocation epoch it made.
+    pub epoch: u64,
+}
+
+/// What recording a change found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recorded {
+    /// Whether it stood already, so that nothing changed but, at most, until when.
+    pub already: bool,
+    /// What stands now: the first revocation's time, reason and actor.
+    pub stands: StoredChange,
+}
+
+/// How far the load at start has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LoadProgress {
+    /// Rows read so far.
+    pub loaded: u64,
+    /// Rows there were when the load began.
+    pub total: u64,
+}
+
+/// Which changes to list.
+#[derive(Debug, Clone, Default)]
+pub struct ListFilter {
+    /// Only of this kind.
+    pub kind: Option<TargetKind>,
+    /// Only of this tenant.
+    pub tenant: Option<String>,
+    /// Only of this issuer.
+    pub issuer: Option<String>,
+    /// Only older than this epoch: where the page before ended.
+    pub before: Option<u64>,
+}
+
+impl StoredChange {
+    /// The change, as the view takes it; `None` if the row's parts do not go together, which only another program
+    /// writes.
+    #[must_use]
+    pub fn change(&self) -> Option<Change<'_>> {
+        Change::new(self.kind, &self.tenant, &self.issuer, &self.name, self.effect, self.epoch)
+    }
+
+    /// What stands once `self`, which is older, and `newer` are both known; their order does not matter but for
+    /// switches of one epoch.
+    fn merged(&self, newer: &Self) -> Self {
+        let replaced = match (self.effect, newer.effect) {
+            (Effect::Switched(Switch::Revoked), _) => false,
+            (Effect::Switched(old), Effect::Switched(new)) => {
+                old != new && (newer.epoch >= self.epoch || new == Switch::Revoked)
+            }
+            // A watermark that moves is another revocation; a token is revoked once.
+            (Effect::IssuedUntil(old), Effect::IssuedUntil(new)) => new > old,
+            _ => false,
+        };
+        let told = if replaced { newer } else { self };
+        let effect = match (told.effect, newer.effect) {
+            (Effect::RefusedUntil(old), Effect::RefusedUntil(new)) => Effect::RefusedUntil(old.max(new)),
+            (effect, _) => effect,
+        };
+        let forget_at = self.forget_at.max(newer.forget_at);
+        Self { effect, forget_at, epoch: self.epoch.max(newer.epoch), ..told.clone() }
+    }
+}
+
+impl Store {
+    /// Records changes durably, all or none, under one new epoch: above every one this node knows, and above `floor`.
+    ///
+    /// # Errors
+    /// What SQLite said; nothing was recorded then.
+    pub async fn record_changes(
+        &self,
+        changes: &[StoredChange],
+        floor: u64,
+    ) -> Result<(u64, Vec<Recorded>), StoreError> {
+        let error = || StoreError::statement("record revocations");
+        let mut transaction = self.pool.begin().await.map_err(error())?;
+        let epoch: i64 = sqlx::query_scalar(
+            "UPDATE revocation_epoch SET epoch = CASE WHEN epoch < $1 THEN $1 ELSE epoch END + 1 RETURNING epoch",
+        )
+        .bind(stored_number(floor))
+        .fetch_one(&mut *transaction)
+        .await
+        .map_err(error())?;
+        let epoch = epoch.cast_unsigned();
+        let mut recorded = Vec::with_capacity(changes.len());
+        for change in changes {
+            let change = StoredChange { epoch, ..change.clone() };
+            recorded.push(put(&mut transaction, &change, false).await.map_err(error())?);
+        }
+        transaction.commit().await.map_err(error())?;
+        Ok((epoch, recorded))
+    }
+
+    /// Takes changes that other nodes made, with their epochs.
+    ///
+    /// # Errors
+    /// What SQLite said; none was taken then.
+    pub async fn merge_changes(&self, changes: &[StoredChange]) -> Result<(), StoreError> {
+        let error = || StoreError::statement("store other nodes' revocations");
+        let mut transaction = self.pool.begin().await.map_err(error())?;
+        for change in changes {
+            put(&mut transaction, change, true).await.map_err(error())?;
+        }
+        let highest = changes.iter().map(|change| change.epoch).max().unwrap_or(0);
+        raise_epoch(&mut transaction, highest).await.map_err(error())?;
+        transaction.commit().await.map_err(error())
+    }
+
+    /// Notes that Redis has what was recorded here under the epoch `local`, and calls it `shared`.
+    ///
+    /// # Errors
+    /// What SQLite said.
+    pub async fn mark_published(&self, local: u64, shared: u64) -> Result<(), StoreError> {
+        let error = || StoreError::statement("note that revocations were published");
+        let mut transaction = self.pool.begin().await.map_err(error())?;
+        sqlx::query("UPDATE changes SET published = 1, epoch = $2 WHERE published = 0 AND epoch = $1")
+            .bind(stored_number(local))
+            .bind(stored_number(shared))
+            .execute(&mut *transaction)
+            .await
+            .map_err(error())?;
+        raise_epoch(&mut transaction, shared).await.map_err(error())?;
+        transaction.commit().await.map_err(error())
+    }
+
+    /// The highest revocation epoch this node gave out or saw.
+    ///
+    /// # Errors
+    /// What SQLite said.
+    pub async fn revocation_epoch(&self) -> Result<u64, StoreError> {
+        let epoch: i64 = sqlx::query_scalar("SELECT epoch FROM revocation_epoch")
+            .fetch_one(&self.pool)
+            .await
+            .map_err(StoreError::statement("read the revocation epoch"))?;
+        Ok(epoch.cast_unsigned())
+    }
+
+    /// Number of changes in force at `now`, to size the view before it is filled.
+    ///
+    /// # Errors
+    /// What SQLite said.
+    pub async fn change_count(&self, now: UnixSeconds) -> Result<u64, StoreError> {
+        let count: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM changes WHERE forget_at > $1")
+            .bind(seconds(now))
+            .fetch_one(&self.pool)
+            .await
+            .map_err(StoreError::statement("count revocations"))?;
+        Ok(count.cast_unsigned())
+    }
+
+    /// Hands every change in force at `now` to `take`, in batches in the order of the primary key.
+    ///
+    /// Changes recorded meanwhile may or may not be among them; whoever records one applies it too.
+    ///
+    /// # Errors
+    /// What SQLite said; `take` has seen a part then.
+    pub async fn load_changes(
+        &self,
+        now: UnixSeconds,
+        mut take: impl FnMut(&[StoredChange], LoadProgress),
+    ) -> Result<u64, StoreError> {
+        let error = || StoreError::statement("load revocations");
+        let total = self.change_count(now).await?;
+        let mut progress = LoadProgress { loaded: 0, total };
+        // Every key is greater: tenants are never empty.
+        let mut after = (String::new(), "", String::new(), String::new(), 0_i64);
+        loop {
+            let rows = sqlx::query(
+                "SELECT * FROM changes WHERE (tenant, kind, issuer, name, switched) > ($1, $2, $3, $4, $5) \
+                 AND forget_at > $6 ORDER BY tenant, kind, issuer, name, switched LIMIT $7",
+            )
+            .bind(&after.0)
+            .bind(after.1)
+            .bind(&after.2)
+            .bind(&after.3)
+            .bind(after.4)
+            .bind(seconds(now))
+            .bind(LOAD_ROWS)
+            .fetch_all(&self.pool)
+            .await
+            .map_err(error())?;
+            let batch = rows.iter().map(stored).collect::<Result<Vec<_>, _>>().map_err(error())?;
+            let Some(last) = batch.last() else { return Ok(progress.loaded) };
+            progress.loaded += batch.len() as u64;
+            take(&batch, progress);
+            let last = last.clone();
+            after = (last.tenant, last.kind.name(), last.issuer, last.name, switched(last.effect));
+        }
+    }
+
+    /// The latest changes first, at most `count_max`.
+    ///
+    /// # Errors
+    /// What SQLite said.
+    pub async fn list_changes(
+        &self,
+        filter: &ListFilter,
+        now: UnixSeconds,
+        count_max: u32,
+    ) -> Result<Vec<StoredChange>, StoreError> {
+        let error = || StoreError::statement("list revocations");
+        let rows = sqlx::query(
+            "SELECT * FROM changes WHERE forget_at > $1 AND ($2 IS NULL OR kind = $2) AND ($3 IS NULL OR tenant = $3) \
+             AND ($4 IS NULL OR issuer = $4) AND ($5 IS NULL OR epoch < $5) \
+             ORDER BY epoch DESC, tenant, kind, issuer, name LIMIT $6",
+        )
+        .bind(seconds(now))
+        .bind(filter.kind.map(TargetKind::name))
+        .bind(&filter.tenant)
+        .bind(&filter.issuer)
+        .bind(filter.before.map(stored_number))
+        .bind(i64::from(count_max))
+        .fetch_all(&self.pool)
+        .await
+        .map_err(error())?;
+        rows.iter().map(stored).collect::<Result<_, _>>().map_err(error())
+    }
+
+    /// Deletes what said nothing any more before `horizon`; returns how many rows went.
+    ///
+    /// # Errors
+    /// What SQLite said; earlier batches are gone then, which is harmless.
+    pub async fn purge_changes(&self, horizon: UnixSeconds) -> Result<u64, StoreError> {
+        let mut purged = 0;
+        loop {
+            let deleted = sqlx::query(
+                "DELETE FROM changes WHERE (tenant, kind, issuer, name, switched) IN \
+                 (SELECT tenant, kind, issuer, name, switched FROM changes WHERE forget_at < $1 LIMIT $2)",
+            )
+            .bind(seconds(horizon))
+            .bind(PURGE_ROWS)
+            .execute(&self.pool)
+            .await
+            .map_err(StoreError::statement("purge revocations"))?
+            .rows_affected();
+            purged += deleted;
+            if deleted == 0 {
+                return Ok(purged);
+            }
+        }
+    }
+}
+
+/// Writes a change beside what is known of its target; `shared`: Redis has it already.
+async fn put(
+    connection: &mut SqliteConnection,
+    change: &StoredChange,
+    shared: bool,
+) -> Result<Recorded, sqlx::Error> {
+    let inserted =
+        insert("INSERT INTO changes", "ON CONFLICT DO NOTHING", connection, change, shared).await?;
+    if inserted == 1 {
+        return Ok(Recorded { already: false, stands: change.clone() });
+    }
+    let row = sqlx::query(
+        "SELECT * FROM changes WHERE tenant = $1 AND kind = $2 AND issuer = $3 AND name = $4 AND switched = $5",
+    )
+    .bind(&change.tenant)
+    .bind(change.kind.name())
+    .bind(&change.issuer)
+    .bind(&change.name)
+    .bind(switched(change.effect))
+    .fetch_one(&mut *connection)
+    .await?;
+    let known = stored(&row)?;
+    let was_shared: i64 = row.try_get("published")?;
+    let stands = known.merged(change);
+    let already = match (known.effect, stands.effect) {
+        (Effect::RefusedUntil(_), _) => true,
+        (before, after) => before == after,
+    };
+    // What Redis gave us says nothing about a part that only we know.
+    let shared = shared && (was_shared == 1 || stands.effect == change.effect);
+    insert("REPLACE INTO changes", "", connection, &stands, shared).await?;
+    Ok(Recorded { already, stands })
+}
+
+async fn insert(
+    verb: &'static str,
+    conflict: &'static str,
+    connection: &mut SqliteConnection,
+    change: &StoredChange,
+    shared: bool,
+) -> Result<u64, sqlx::Error> {
+    const COLUMNS: &str = "(tenant, kind, issuer, name, switched, effect, second, forget_at, changed_at, reason, actor, \
+         epoch, published) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)";
+    let (effect, second) = effect_columns(change.effect);
+    let statement = format!("{verb} {COLUMNS} {conflict}");
+    // Made of constants above; every value is bound.
+    let written = sqlx::query(sqlx::AssertSqlSafe(statement))
+        .bind(&change.tenant)
+        .bind(change.kind.name())
+        .bind(&change.issuer)
+        .bind(&change.name)
+        .bind(switched(change.effect))
+        .bind(effect)
+        .bind(seconds(second))
+        .bind(seconds(change.forget_at))
+        .bind(seconds(change.changed_at))
+        .bind(&change.reason)
+        .bind(&change.actor)
+        .bind(stored_number(change.epoch))
+        .bind(i64::from(shared))
+        .execute(connection.acquire().await?)
+        .await?;
+    Ok(written.rows_affected())
+}
+
+async fn raise_epoch(connection: &mut SqliteConnection, epoch: u64) -> Result<(), sqlx::Error> {
+    sqlx::query("UPDATE revocation_epoch SET epoch = $1 WHERE epoch < $1")
+        .bind(stored_number(epoch))
+        .execute(connection)
+        .await
+        .map(|_| ())
+}
+
+fn effect_columns(effect: Effect) -> (&'static str, UnixSeconds) {
+    match effect {
+        Effect::IssuedUntil(second) => ("issued_until", second),
+        Effect::RefusedUntil(second) => ("refused_until", second),
+        Effect::Switched(state) => (state.name(), UnixSeconds(0)),
+    }
+}
+
+fn switched(effect: Effect) -> i64 {
+    i64::from(matches!(effect, Effect::Switched(_)))
+}
+
+fn stored(row: &SqliteRow) -> Result<StoredChange, sqlx::Error> {
+    let unreadable = |column: &str| sqlx::Error::ColumnDecode {
+        index: column.to_owned(),
+        source: "not a value that edgate writes".into(),
+    };
+    let kind: String = row.try_get("kind")?;
+    let effect: String = row.try_get("effect")?;
+    let second = time(row, "second")?;
+    let effect = match effect.as_str() {
+        "issued_until" => Effect::IssuedUntil(second),
+        "refused_until" => Effect::RefusedUntil(second),
+        state => Effect::Switched(Switch::from_name(state).ok_or_else(|| unreadable("effect"))?),
+    };
+    let epoch: i64 = row.try_get("epoch")?;
+    Ok(StoredChange {
+        kind: TargetKind::from_name(&kind).ok_or_else(|| unreadable("kind"))?,
+        tenant: row.try_get("tenant")?,
+        issuer: row.try_get("issuer")?,
+        name: row.try_get("name")?,
+        effect,
+        forget_at: time(row, "forget_at")?,
+        changed_at: time(row, "changed_at")?,
+        reason: row.try_get("reason")?,
+        actor: row.try_get("actor")?,
+        epoch: epoch.cast_unsigned(),
+    })
+}
+
+fn time(row: &SqliteRow, column: &str) -> Result<UnixSeconds, sqlx::Error> {
+    let seconds: i64 = row.try_get(column)?;
+    // "Never" is stored as the end of the type.
+    Ok(if seconds == i64::MAX {
+        UnixSeconds(u64::MAX)
+    } else {
+        UnixSeconds(u64::try_from(seconds).unwrap_or(0))
+    })
+}
+
+/// As stored; times beyond the type's end stop there.
+fn seconds(time: UnixSeconds) -> i64 {
+    stored_number(time.0)
+}
+
+fn stored_number(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests;
