@@ -7,6 +7,7 @@
 mod changes;
 mod error;
 mod open;
+mod shared;
 
 pub use changes::{ListFilter, LoadProgress, Recorded, StoredChange};
 pub use error::StoreError;
