@@ -402,7 +402,7 @@ fn time(row: &SqliteRow, column: &str) -> Result<UnixSeconds, sqlx::Error> {
 }
 
 /// As stored; times beyond the type's end stop there.
-fn seconds(time: UnixSeconds) -> i64 {
+pub(super) fn seconds(time: UnixSeconds) -> i64 {
     stored_number(time.0)
 }
 

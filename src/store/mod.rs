@@ -6,8 +6,10 @@
 
 mod changes;
 mod error;
+mod nonces;
 mod open;
 
 pub use changes::{ListFilter, LoadProgress, Recorded, StoredChange};
 pub use error::StoreError;
+pub use nonces::Listed;
 pub use open::{OpenMode, Store};
