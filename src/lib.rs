@@ -6,6 +6,7 @@
 pub mod audit; // the hash chain: sequencer, segments, recovery
 pub mod base64url; // one text per sequence of bytes; for token and keys
 pub mod cli;
+pub mod cluster; // Redis as the truth that nodes share: publish, follow, ask
 pub mod config; // TOML -> checked types; the only place that reads settings or environment
 pub mod control; // the control plane: issue, revoke, audit, metrics
 pub mod daemon; // start-up and shutdown, in order

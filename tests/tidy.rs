@@ -12,12 +12,39 @@ use std::path::{Path, PathBuf};
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("audit", &[]),
     ("base64url", &[]),
-    ("cli", &["audit", "config", "control", "daemon", "keys", "revocation", "shard", "token", "verify"]),
+    (
+        "cli",
+        &[
+            "audit",
+            "cluster",
+            "config",
+            "control",
+            "daemon",
+            "keys",
+            "revocation",
+            "shard",
+            "token",
+            "verify",
+        ],
+    ),
+    ("cluster", &["config", "revocation", "store"]),
     ("config", &[]),
-    ("control", &["audit", "revocation", "store", "token"]),
+    ("control", &["audit", "cluster", "revocation", "store", "token"]),
     (
         "daemon",
-        &["audit", "config", "control", "keys", "metrics", "revocation", "shard", "store", "token", "verify"],
+        &[
+            "audit",
+            "cluster",
+            "config",
+            "control",
+            "keys",
+            "metrics",
+            "revocation",
+            "shard",
+            "store",
+            "token",
+            "verify",
+        ],
     ),
     ("decision", &[]),
     ("json", &[]),
@@ -36,7 +63,9 @@ const SHARED: &[&str] = &["decision", "json", "base64url"];
 /// Crates that only these rooms may name.
 const CRATE_HOMES: &[(&str, &[&str])] = &[
     ("monoio", &["shard", "daemon"]),
-    ("tokio", &["control", "daemon", "store"]),
+    // `cluster` waits for the store through the runtime it is given.
+    ("tokio", &["cluster", "control", "daemon", "store"]),
+    ("redis", &["cluster"]),
     ("axum", &["control", "daemon"]),
     ("sqlx", &["store"]),
     ("clap", &["cli", "main"]),

@@ -308,6 +308,10 @@ async fn put(
     };
     // What Redis gave us says nothing about a part that only we know.
     let shared = shared && (was_shared == 1 || stands.effect == change.effect);
+    // Most of what is read back from Redis is known: then nothing is written.
+    if stands == known && shared == (was_shared == 1) {
+        return Ok(Recorded { already, stands });
+    }
     insert("REPLACE INTO changes", "", connection, &stands, shared).await?;
     Ok(Recorded { already, stands })
 }
@@ -363,7 +367,7 @@ fn switched(effect: Effect) -> i64 {
     i64::from(matches!(effect, Effect::Switched(_)))
 }
 
-fn stored(row: &SqliteRow) -> Result<StoredChange, sqlx::Error> {
+pub(super) fn stored(row: &SqliteRow) -> Result<StoredChange, sqlx::Error> {
     let unreadable = |column: &str| sqlx::Error::ColumnDecode {
         index: column.to_owned(),
         source: "not a value that edgate writes".into(),

@@ -8,6 +8,7 @@ mod changes;
 mod error;
 mod nonces;
 mod open;
+mod shared;
 
 pub use changes::{ListFilter, LoadProgress, Recorded, StoredChange};
 pub use error::StoreError;
