@@ -9,6 +9,7 @@ mod control_thread;
 mod dev;
 mod engine;
 mod hsm_metrics;
+mod judge;
 mod keys;
 mod observe;
 mod registrar;
@@ -36,6 +37,7 @@ use crate::store::{OpenMode, Store, StoreError};
 use crate::verify::KeyRejection;
 
 pub use audit_log::set_aside;
+pub(crate) use judge::judge;
 pub use release::release_checks;
 pub use softhsm::prepare as prepare_softhsm;
 
@@ -356,6 +358,7 @@ impl Daemon {
             policy: &policy.load(),
             own,
             store,
+            judge: judge(Arc::clone(&policy), Arc::clone(&view), care.verifier()?),
             view,
             appender: control_appender,
             metrics,
