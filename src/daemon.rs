@@ -9,8 +9,10 @@ mod control_thread;
 mod dev;
 mod engine;
 mod hsm_metrics;
+mod judge;
 mod keys;
 mod observe;
+mod registrar;
 mod release;
 mod softhsm;
 
@@ -29,12 +31,13 @@ use crate::config::{self, Config, KeyPlace, Listen};
 use crate::control;
 use crate::decision::UnixSeconds;
 use crate::metrics::{Metrics, ShardMetrics};
-use crate::revocation::{Freshness, View};
-use crate::shard::{self, BindError, DriverInUse, Policy, PolicyError};
+use crate::revocation::{self, Freshness, View};
+use crate::shard::{self, BindError, DriverInUse, Policy, PolicyError, Waits};
 use crate::store::{OpenMode, Store, StoreError};
 use crate::verify::KeyRejection;
 
 pub use audit_log::set_aside;
+pub(crate) use judge::judge;
 pub use release::release_checks;
 pub use softhsm::prepare as prepare_softhsm;
 
@@ -43,6 +46,7 @@ use control_thread::{ControlThread, Ingredients};
 use engine::EngineCare;
 use keys::NodeKeys;
 use observe::{data_readiness, readings};
+use registrar::LocalRegistry;
 
 /// How long start and stop records may take to reach the disk.
 const RECORD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -310,9 +314,18 @@ impl Daemon {
         let kernel = care.verifier()?.engine_name();
         record_start(&mut recorder, shards, &format!("{kernel}, {driver}"))?;
 
+        let (registrar, inquirers) = revocation::registry(shards);
+        let registry = LocalRegistry {
+            store: store.clone(),
+            view: Arc::clone(&view),
+            runtime: runtime.handle().clone(),
+        };
+        registrar::spawn(registrar, Box::new(registry))?;
+
         let settings = Arc::new(config.server.clone());
         let mut threads = Vec::with_capacity(usize::from(shards));
-        for (number, (sockets, appender)) in (0..shards).zip(sockets.into_iter().zip(appenders)) {
+        let parts = sockets.into_iter().zip(appenders).zip(inquirers);
+        for (number, ((sockets, appender), inquirer)) in (0..shards).zip(parts) {
             let parts = shard::Parts {
                 number,
                 sockets,
@@ -323,6 +336,11 @@ impl Daemon {
                 ack,
                 ack_timeout: config.audit.ack_timeout,
                 on_failure: on_failure(config),
+                waits: Waits {
+                    inquirer: Some(inquirer),
+                    lookup_timeout: config.revocation.lookup_timeout,
+                    epoch_wait: config.revocation.epoch_wait,
+                },
                 verifier: care.verifier()?,
                 metrics: Arc::clone(&metrics[usize::from(number)]),
                 control: Arc::clone(&steering),
@@ -340,6 +358,7 @@ impl Daemon {
             policy: &policy.load(),
             own,
             store,
+            judge: judge(Arc::clone(&policy), Arc::clone(&view), care.verifier()?),
             view,
             appender: control_appender,
             metrics,

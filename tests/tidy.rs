@@ -52,7 +52,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("metrics", &[]),
     ("revocation", &[]),
     ("shard", &["audit", "config", "keys", "metrics", "revocation", "token", "verify", "wire"]),
-    ("store", &[]),
+    ("store", &["revocation"]),
     ("token", &["verify"]),
     ("verify", &[]),
     ("wire", &[]),

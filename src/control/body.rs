@@ -40,16 +40,21 @@ fn is_too_large(error: &axum::Error) -> bool {
 
 /// A body must say that it is JSON: a page in a browser cannot send that across origins without asking first.
 pub(super) fn check_content_type(headers: &HeaderMap) -> Result<(), ApiError> {
+    check_media_type(headers, "application/json")
+}
+
+/// A body must say that it is of this type.
+pub(super) fn check_media_type(headers: &HeaderMap, wanted: &str) -> Result<(), ApiError> {
     let found = headers.get(header::CONTENT_TYPE).map(|value| value.to_str().unwrap_or("(not text)"));
     let essence = found.map(|value| value.split(';').next().unwrap_or_default().trim());
     match essence {
-        Some(essence) if essence.eq_ignore_ascii_case("application/json") => Ok(()),
+        Some(essence) if essence.eq_ignore_ascii_case(wanted) => Ok(()),
         Some(other) => Err(ApiError::new(
             ErrorKind::UnsupportedMediaType,
-            format!("Content-Type is {:?}; send application/json", shortened(other)),
+            format!("Content-Type is {:?}; send {wanted}", shortened(other)),
         )),
         None => {
-            let description = "Content-Type is missing; send application/json";
+            let description = format!("Content-Type is missing; send {wanted}");
             Err(ApiError::new(ErrorKind::UnsupportedMediaType, description))
         }
     }

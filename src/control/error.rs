@@ -39,14 +39,16 @@ pub(super) enum ErrorKind {
     SigningUnavailable,
     /// The state database cannot be used now.
     StoreUnavailable,
-    /// The body is not declared as JSON.
+    /// The body is not declared as what is wanted here.
     UnsupportedMediaType,
+    /// The token is of a kind that cannot be revoked by itself (RFC 7009 §2.2.1).
+    UnsupportedTokenType,
 }
 
 impl ErrorKind {
     fn status(self) -> StatusCode {
         match self {
-            Self::InvalidRequest => StatusCode::BAD_REQUEST,
+            Self::InvalidRequest | Self::UnsupportedTokenType => StatusCode::BAD_REQUEST,
             Self::ForeignOrigin => StatusCode::FORBIDDEN,
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
@@ -75,6 +77,7 @@ impl ErrorKind {
             Self::SigningUnavailable => "signing_unavailable",
             Self::StoreUnavailable => "store_unavailable",
             Self::UnsupportedMediaType => "unsupported_media_type",
+            Self::UnsupportedTokenType => "unsupported_token_type",
         }
     }
 }

@@ -61,6 +61,18 @@ impl Guard {
                 ));
             }
         }
+        // A form may be sent across sites without asking first. Browsers that send no `Origin` with one send this (Fetch
+        // Metadata). Only looking is not meant: a link to /metrics in a wiki may be followed.
+        if !request.method().is_safe()
+            && let Some(site) = request.headers().get("sec-fetch-site")
+            && !matches!(site.as_bytes(), b"same-origin" | b"none")
+        {
+            let site = shortened(site.to_str().unwrap_or("(not text)"));
+            return Err(ApiError::new(
+                ErrorKind::ForeignOrigin,
+                format!("Sec-Fetch-Site \"{site}\" is another site; its pages may not use this listener"),
+            ));
+        }
         Ok(())
     }
 

@@ -5,7 +5,7 @@
 //! then its outcome is durable, then the answer. A client that hangs up does not stop that sequence half-way.
 //!
 //! The listener has no callers' authentication of its own yet, so it belongs on loopback. Against a browser on the
-//! same machine it checks `Host` (DNS rebinding), `Origin` and the JSON content type (cross-site requests).
+//! same machine it checks `Host` (DNS rebinding), `Origin`, `Sec-Fetch-Site` and the content type (cross-site requests).
 
 mod actions;
 mod body;
@@ -15,6 +15,7 @@ mod evidence;
 mod guard;
 mod issue;
 mod issuing;
+mod oauth;
 mod observe;
 mod revocations;
 mod revoke;
@@ -28,5 +29,5 @@ mod tests;
 
 pub use issue::IssuePolicy;
 pub use server::{ControlError, serve};
-pub use state::{ChainBreak, ChainReport, Dependency, Issuing, State, Unlock};
+pub use state::{ChainBreak, ChainReport, Dependency, Issuing, Judge, Judged, JudgedToken, State, Unlock};
 pub use view_feed::fill_view;

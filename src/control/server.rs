@@ -20,6 +20,7 @@ use tokio::sync::Semaphore;
 use super::actions::{self, Peer};
 use super::error::{ApiError, ErrorKind};
 use super::guard::{self, Guard};
+use super::oauth;
 use super::observe;
 use super::revocations;
 use super::state::{ACTIONS_MAX, Shared, State};
@@ -133,6 +134,7 @@ fn router(shared: Arc<Shared>, local: SocketAddr) -> Router {
         .route("/v1/tokens/{id}/revoke", post(actions::revoke))
         .route("/v1/revocations", get(revocations::list).post(revocations::change))
         .route("/v1/revocations/status", get(revocations::status))
+        .route("/oauth/revoke", post(oauth::revoke))
         .route("/v1/hsm/unlock", post(unlock::unlock))
         .route("/v1/audit/verify-chain", get(observe::verify_chain))
         .route("/metrics", get(observe::metrics))
@@ -148,7 +150,7 @@ async fn not_found() -> ApiError {
     ApiError::new(
         ErrorKind::NotFound,
         "nothing is here; the control listener has POST /v1/tokens, POST /v1/tokens/{id}/revoke, \
-         /v1/revocations, GET /v1/audit/verify-chain, /metrics, /livez and /readyz (tokens are verified on the data listener)",
+         /v1/revocations, POST /oauth/revoke, GET /v1/audit/verify-chain, /metrics, /livez and /readyz (tokens are verified on the data listener)",
     )
 }
 

@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 use super::evidence::Evidence;
 use super::issue::IssuePolicy;
 use crate::audit::Appender;
-use crate::decision::UnixSeconds;
+use crate::decision::{Decision, UnixSeconds};
 use crate::revocation::View;
 use crate::store::Store;
 use crate::token::Profile;
@@ -30,6 +30,8 @@ pub struct State {
     pub store: Store,
     /// What shards check.
     pub view: Arc<View>,
+    /// Judges a token as shards do; takes microseconds.
+    pub judge: Judge,
     /// The control plane's way into the audit log.
     pub appender: Appender,
     /// Verifies the audit log; blocks, on a thread made for it.
@@ -45,6 +47,31 @@ pub struct State {
     pub unlock: Option<Unlock>,
     /// The time.
     pub now: fn() -> UnixSeconds,
+}
+
+/// Judges the text of a token at a time.
+pub type Judge = Arc<dyn Fn(&[u8], UnixSeconds) -> Judged + Send + Sync>;
+
+/// What shards would say of a token.
+#[derive(Debug)]
+pub struct Judged {
+    /// The decision, without any demand of a caller's.
+    pub decision: Decision,
+    /// Which token it is; only where its signature was verified, by a key of the issuer that it names.
+    pub token: Option<JudgedToken>,
+}
+
+/// A token whose signature was verified.
+#[derive(Debug)]
+pub struct JudgedToken {
+    /// The tenant of its issuer.
+    pub tenant: String,
+    /// Its `iss`.
+    pub issuer: String,
+    /// Its own name.
+    pub jti: Option<String>,
+    /// From this second on it is refused as expired: its `exp` plus the leeway.
+    pub refused_from: UnixSeconds,
 }
 
 /// Tries one PIN; the error is in words.
@@ -107,6 +134,7 @@ pub(super) struct Shared {
     pub(super) issuers: Vec<Profile>,
     pub(super) store: Store,
     pub(super) view: Arc<View>,
+    pub(super) judge: Judge,
     pub(super) evidence: Evidence,
     pub(super) verify_chain: Arc<dyn Fn() -> Result<ChainReport, String> + Send + Sync>,
     pub(super) metrics: Arc<dyn Fn(&mut String) + Send + Sync>,
@@ -126,7 +154,7 @@ pub(super) struct Shared {
 impl Shared {
     /// Must be called inside the runtime that serves.
     pub(super) fn new(state: State) -> Self {
-        let State { issuing, issuers, store, view, appender, .. } = state;
+        let State { issuing, issuers, store, view, judge, appender, .. } = state;
         let known = issuing.as_ref().is_none_or(|issuing| issuing.own < issuers.len());
         assert!(known, "the own issuer is one of the configured ones");
         Self {
@@ -134,6 +162,7 @@ impl Shared {
             issuers,
             store,
             view,
+            judge,
             evidence: Evidence::start(appender),
             verify_chain: state.verify_chain,
             metrics: state.metrics,

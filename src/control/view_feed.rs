@@ -49,7 +49,11 @@ pub(super) async fn purge_expired(store: Store, view: Arc<View>, now: fn() -> Un
         minutes.tick().await;
         view.purge(now(), PURGE_SLOTS);
         let horizon = UnixSeconds(now().0.saturating_sub(ROW_DELAY_S));
-        if let Err(error) = store.purge_changes(horizon).await {
+        let purged = match store.purge_changes(horizon).await {
+            Ok(_) => store.purge_nonces(horizon).await,
+            failed => failed,
+        };
+        if let Err(error) = purged {
             tracing::warn!(%error, "cannot purge expired revocations; trying again in a minute");
         }
     }

@@ -262,9 +262,9 @@ mod tests {
         assert_eq!(first.ask(vec![inquiry("good"), inquiry("bad")]), Some(0));
         assert_eq!(second.ask(vec![inquiry("bad")]), Some(0));
         assert_eq!(first.ask(vec![inquiry("short"), inquiry("good")]), Some(1));
-        let Inquirer { requests, replies: mine, .. } = first;
-        let Inquirer { replies: theirs, .. } = second;
-        drop(requests);
+        let (mine, theirs) = (Arc::clone(&first.replies), Arc::clone(&second.replies));
+        // The registrar ends with the last of them.
+        drop((first, second));
         thread::spawn(move || registrar.run(&mut Echo)).join().unwrap();
         let got = |replies: &Replies| {
             let answers = replies.queue.pop().unwrap();

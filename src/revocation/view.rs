@@ -2,8 +2,10 @@
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Waker;
 
 use arc_swap::ArcSwap;
+use crossbeam::queue::ArrayQueue;
 
 use super::PURGE_DELAY_S;
 use super::change::{Change, Effect, Switch, TargetKind};
@@ -60,6 +62,8 @@ pub struct View {
     freshness: Freshness,
     // The highest revocation epoch applied. Written after what it stands for is visible.
     epoch: AtomicU64,
+    // Who waits for a higher epoch; emptied by whoever applies one.
+    waiting: ArrayQueue<Waker>,
 }
 
 impl View {
@@ -80,6 +84,7 @@ impl View {
             mark_life_s,
             freshness,
             epoch: AtomicU64::new(0),
+            waiting: ArrayQueue::new(WAITING_MAX),
         }
     }
 
@@ -140,6 +145,12 @@ impl View {
     #[must_use]
     pub fn epoch(&self) -> u64 {
         self.epoch.load(Ordering::Acquire)
+    }
+
+    /// Has `waker` woken once, after the next batch that is applied. Register first, then look at [`View::epoch`]. Where
+    /// too many wait already nothing happens: who waits must also look now and then.
+    pub fn wake_after_next(&self, waker: &Waker) {
+        let _ = self.waiting.push(waker.clone());
     }
 
     /// How far this node may lag behind what has been revoked.
@@ -212,6 +223,12 @@ impl View {
             self.switches.store(Arc::new(switches));
         }
         self.epoch.fetch_max(epoch, Ordering::AcqRel);
+        // Who registers again meanwhile is woken by the next batch.
+        for _ in 0..self.waiting.len() {
+            if let Some(waker) = self.waiting.pop() {
+                waker.wake();
+            }
+        }
     }
 
     /// Makes room for `tokens` in all, so that filling the view does not grow it step by step.
@@ -250,3 +267,6 @@ fn time_of(second: u32) -> UnixSeconds {
 }
 
 const SECOND_NEVER: u32 = u32::MAX;
+
+/// Shards that wait for an epoch, each at most once between two of its turns.
+const WAITING_MAX: usize = 4096;

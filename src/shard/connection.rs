@@ -14,7 +14,7 @@ use crate::decision::Rejection;
 use crate::metrics::bump;
 use crate::wire::{
     self, BodyReader, Connection, ForwardAuth, Framing, HEAD_BYTES_MAX, HttpError, Method, Place, Reply,
-    RequestHead, VerifyCallError, Version, write_reply,
+    RequestHead, Terms, VerifyCallError, Version, write_reply,
 };
 
 use super::Shard;
@@ -247,6 +247,7 @@ impl<S: AsyncReadRent + AsyncWriteRent> Session<S> {
             form: Form::Forward(form.connection),
             peer: self.peer,
             arrived: self.arrived,
+            min_epoch: head.min_epoch,
         };
         self.outbox.expect(Owed::Forward(form.connection));
         self.shard.turn.ask(&question, &self.outbox);
@@ -257,7 +258,7 @@ impl<S: AsyncReadRent + AsyncWriteRent> Session<S> {
             self.settle_questions().await;
             return self.plain(415, "", "send the call as Content-Type: application/json\n", form);
         }
-        if let Err(error) = self.ask_call(body, form) {
+        if let Err(error) = self.ask_call(body, head.min_epoch, form) {
             self.settle_questions().await;
             let text = wire::error_json("invalid_request", &error.to_string());
             let headers = "Cache-Control: no-store\r\n";
@@ -266,7 +267,7 @@ impl<S: AsyncReadRent + AsyncWriteRent> Session<S> {
     }
 
     /// Asks about every token of a verify call.
-    fn ask_call(&self, body: &[u8], form: ReplyForm) -> Result<(), VerifyCallError> {
+    fn ask_call(&self, body: &[u8], min_epoch: Option<u64>, form: ReplyForm) -> Result<(), VerifyCallError> {
         let mut scratch = self.shard.json.borrow_mut();
         let call = wire::parse_verify_call(body, &mut scratch)?;
         let count = call.tokens.len();
@@ -286,6 +287,7 @@ impl<S: AsyncReadRent + AsyncWriteRent> Session<S> {
                 }),
                 peer: self.peer,
                 arrived: self.arrived,
+                min_epoch,
             };
             self.shard.turn.ask(&question, &self.outbox);
         }
@@ -319,7 +321,7 @@ impl<S: AsyncReadRent + AsyncWriteRent> Session<S> {
                 let rejection = Rejection::AuditUnavailable;
                 self.outbox.with_bytes(|out| match owed {
                     Owed::Forward(connection) => {
-                        wire::write_forward_reply(out, &Err(rejection), "", "", connection);
+                        wire::write_forward_reply(out, &Err(rejection), "", "", Terms::default(), connection);
                     }
                     Owed::Verify(connection) => wire::write_unavailable(out, rejection, connection),
                 });

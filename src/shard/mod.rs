@@ -8,6 +8,8 @@
 mod bulk;
 mod clock;
 mod connection;
+mod decider;
+mod held;
 mod listen;
 mod outbox;
 mod policy;
@@ -32,12 +34,14 @@ use crate::metrics::{ShardMetrics, bump};
 use crate::revocation::View;
 use crate::verify::Verifier;
 
+pub use held::Waits;
 pub use listen::{BindError, Sockets, bind, unlink};
 pub use policy::{JWKS_MAX_AGE_S, Policy, PolicyError, Published};
 pub use request::{Admitted, Moment, Settled, admit, settle};
 
 use clock::{Clock, TICK};
-use turn::{Decider, Recording, Turn};
+use decider::{Decider, Recording};
+use turn::Turn;
 
 /// What one shard is made of; moved into its thread.
 pub struct Parts {
@@ -59,6 +63,8 @@ pub struct Parts {
     pub ack_timeout: Duration,
     /// What becomes of a decision that cannot be recorded.
     pub on_failure: OnFailure,
+    /// How questions may wait that cannot be decided in their turn.
+    pub waits: Waits,
     /// Its verifier.
     pub verifier: Verifier,
     /// Its counters.
@@ -228,7 +234,7 @@ async fn serve(parts: Parts) -> std::io::Result<()> {
         ack_timeout: parts.ack_timeout,
         on_failure: parts.on_failure,
     };
-    let decider = Decider::new(parts.verifier, recording, parts.view, parts.metrics);
+    let decider = Decider::new(parts.verifier, recording, parts.waits, parts.view, parts.metrics);
     monoio::spawn(decide(decider, Rc::clone(&shard)));
 
     let mut acceptors = Vec::new();

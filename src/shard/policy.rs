@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::config::{self, KeySource, RevocationRules};
+use crate::config::{self, KeySource, OnStale, RevocationRules};
 use crate::keys::jwks::{self, Jwks, JwksError};
 use crate::keys::{IssuerIndex, KeySet, KeySetError, PublishedKey, RegisteredKey};
 use crate::token::{Algorithm, AlgorithmSet, ClaimName, Profile, ProfileKind, TypeSet};
@@ -19,10 +19,15 @@ pub struct Policy {
     pub rules: Vec<RevocationRules>,
     /// How old the revocation view may be.
     pub staleness_max: Duration,
+    /// How long a proxy may keep an acceptance at most, in seconds; 0: nothing is said about that.
+    pub cache_s: u64,
     /// Which snapshot this is: written into each record.
     pub epoch: u32,
     /// The JWKS this node publishes: its own keys.
     pub published: Published,
+    // Whether the registry may have to be asked: always, and while the view is older than it may be.
+    asks: bool,
+    asks_when_stale: bool,
 }
 
 /// A document ready to be served.
@@ -92,10 +97,26 @@ impl Policy {
             key_lists.push((index, issuer_keys(issuer, own)?));
             profiles.push(profile(issuer));
         }
-        let rules = config.issuers.iter().map(|issuer| issuer.revocation).collect();
+        let rules: Vec<RevocationRules> = config.issuers.iter().map(|issuer| issuer.revocation).collect();
         let published = Published::new(own);
-        let staleness_max = config.revocation.staleness_max;
-        Ok(Self { key_set: KeySet::new(key_lists)?, profiles, rules, staleness_max, epoch, published })
+        let (staleness_max, cache_s) = (config.revocation.staleness_max, config.revocation.cache_s);
+        Ok(Self {
+            key_set: KeySet::new(key_lists)?,
+            profiles,
+            asks: rules.iter().any(|rules| rules.allow_list || rules.single_use),
+            asks_when_stale: rules.iter().any(|rules| rules.on_stale == OnStale::Lookup),
+            rules,
+            staleness_max,
+            cache_s,
+            epoch,
+            published,
+        })
+    }
+
+    /// Whether the registry may have to be asked about a token; `stale`: whether the view is older than it may be.
+    #[must_use]
+    pub fn may_ask(&self, stale: bool) -> bool {
+        self.asks || (stale && self.asks_when_stale)
     }
 
     /// What revocation asks of the tokens of the issuer that `key` belongs to.
@@ -112,8 +133,11 @@ impl Policy {
             profiles: vec![profile],
             rules: vec![RevocationRules::default()],
             staleness_max: Duration::MAX,
+            cache_s: 0,
             epoch: 0,
             published: Published::default(),
+            asks: false,
+            asks_when_stale: false,
         }
     }
 

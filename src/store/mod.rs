@@ -6,9 +6,11 @@
 
 mod changes;
 mod error;
+mod nonces;
 mod open;
 mod shared;
 
 pub use changes::{ListFilter, LoadProgress, Recorded, StoredChange};
 pub use error::StoreError;
+pub use nonces::Listed;
 pub use open::{OpenMode, Store};

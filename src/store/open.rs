@@ -204,7 +204,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("state.db");
         let store = Store::open(&path, OpenMode::Create).await.unwrap();
-        sqlx::query("UPDATE _sqlx_migrations SET version = 9999").execute(&store.pool).await.unwrap();
+        sqlx::query("UPDATE _sqlx_migrations SET version = 9999 WHERE version = 1")
+            .execute(&store.pool)
+            .await
+            .unwrap();
         store.close().await;
         let error = Store::open(&path, OpenMode::Existing).await.unwrap_err();
         assert!(matches!(error, StoreError::Migrate { .. }), "{error}");

@@ -111,6 +111,8 @@ pub struct RequestHead<'a> {
     pub if_none_match: Option<&'a [u8]>,
     /// The value of `Content-Type`, if one was sent.
     pub content_type: Option<&'a [u8]>,
+    /// The number in `X-Edgate-Min-Epoch`, if it was sent.
+    pub min_epoch: Option<u64>,
     /// How many bytes of the buffer the head took.
     pub head_bytes: usize,
 }
@@ -168,6 +170,7 @@ pub fn parse_head(bytes: &[u8]) -> Result<Option<RequestHead<'_>>, HttpError> {
         authorization_repeated: fields.authorization_repeated,
         if_none_match: fields.if_none_match,
         content_type: fields.content_type,
+        min_epoch: fields.min_epoch,
         head_bytes,
     }))
 }
@@ -196,6 +199,7 @@ struct Fields<'a> {
     hosts: u32,
     if_none_match: Option<&'a [u8]>,
     keep: bool,
+    min_epoch: Option<u64>,
     transfer_coded: bool,
 }
 
@@ -233,6 +237,14 @@ impl<'a> Fields<'a> {
                         parse_length(value).ok_or(HttpError::Malformed("Content-Length is not a number"))?,
                     );
                 }
+                18 if name.eq_ignore_ascii_case("x-edgate-min-epoch") => {
+                    if fields.min_epoch.is_some() {
+                        return Err(HttpError::Malformed("X-Edgate-Min-Epoch sent twice"));
+                    }
+                    let number = parse_length(value);
+                    fields.min_epoch =
+                        Some(number.ok_or(HttpError::Malformed("X-Edgate-Min-Epoch is not a number"))?);
+                }
                 17 if name.eq_ignore_ascii_case("transfer-encoding") => {
                     if fields.transfer_coded || !value.eq_ignore_ascii_case(b"chunked") {
                         return Err(HttpError::Malformed("Transfer-Encoding is not one chunked"));
@@ -264,7 +276,7 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// A `Content-Length` value: digits only, below 2^63 (RFC 9110 §8.6).
+/// A `Content-Length` value or an epoch: digits only, below 2^63 (RFC 9110 §8.6).
 fn parse_length(value: &[u8]) -> Option<u64> {
     if value.is_empty() || value.len() > 18 || !value.iter().all(u8::is_ascii_digit) {
         return None;
@@ -340,6 +352,20 @@ mod tests {
                 .unwrap();
         assert!(head.authorization_repeated);
         assert_eq!(head.authorization, None);
+    }
+
+    #[test]
+    fn the_epoch_demanded_is_one_number() {
+        let epoch = |lines: &str| {
+            let text = format!("GET / HTTP/1.1\r\nHost: x\r\n{lines}\r\n");
+            head(&text).map(|head| head.unwrap().min_epoch)
+        };
+        assert_eq!(epoch(""), Ok(None));
+        assert_eq!(epoch("x-edgate-min-epoch: 42\r\n"), Ok(Some(42)));
+        for value in ["", "-1", "4 2", "0x1", "latest", "9999999999999999999"] {
+            assert!(epoch(&format!("X-Edgate-Min-Epoch: {value}\r\n")).is_err(), "{value:?}");
+        }
+        assert!(epoch("X-Edgate-Min-Epoch: 1\r\nX-Edgate-Min-Epoch: 1\r\n").is_err());
     }
 
     #[test]

@@ -15,7 +15,7 @@ pub use body::{Body, BodyReader};
 pub use http::{Framing, HEAD_BYTES_MAX, HEADERS_MAX, HttpError, Method, RequestHead, Version, parse_head};
 pub use nginx::{FORWARD_SCOPES_MAX, ForwardAuth, IDENTITY_HEADERS, forward_token, write_forward_reply};
 pub use refusal::{Refusal, refusal};
-pub use reply::{Connection, Reply, write_reply};
+pub use reply::{Connection, EPOCH_HEADER, Reply, Terms, write_reply};
 pub use verify_call::{
     AnswerWriter, Place, SCOPES_PER_CALL_MAX, TOKENS_PER_CALL_MAX, VerifyCall, VerifyCallError, error_json,
     is_json, parse_verify_call, write_unavailable,

@@ -13,7 +13,7 @@ use crate::decision::Rejection;
 use super::Identity;
 use super::http::RequestHead;
 use super::refusal::refusal;
-use super::reply::{Connection, write_connection, write_decimal, write_status_line};
+use super::reply::{Connection, Terms, write_connection, write_decimal, write_status_line};
 
 /// The identity headers of an allow answer, in the order sent.
 pub const IDENTITY_HEADERS: &[&str] = &[
@@ -108,12 +108,13 @@ fn bearer_token(authorization: &[u8]) -> Result<&[u8], Rejection> {
 /// Appends the answer to a forward-authentication request.
 ///
 /// `outcome` is the identity of an accepted token, or why it was refused; `scopes` are the demanded ones, named to
-/// the client when they are missing.
+/// the client when they are missing; `terms` say how long it holds.
 pub fn write_forward_reply(
     out: &mut Vec<u8>,
     outcome: &Result<Identity<'_>, Rejection>,
     scopes: &str,
     decision_id: &str,
+    terms: Terms,
     connection: Connection,
 ) {
     match outcome {
@@ -159,6 +160,7 @@ pub fn write_forward_reply(
         }
     }
     write_field(out, "X-Auth-Decision-Id: ", decision_id);
+    terms.write(out);
     out.extend_from_slice(b"Content-Length: 0\r\n");
     write_connection(out, connection);
     out.extend_from_slice(b"\r\n");
@@ -195,7 +197,7 @@ mod tests {
 
     fn reply(outcome: &Result<Identity<'_>, Rejection>) -> String {
         let mut out = Vec::new();
-        write_forward_reply(&mut out, outcome, "a b", "id", Connection::KeepAlive);
+        write_forward_reply(&mut out, outcome, "a b", "id", Terms::default(), Connection::KeepAlive);
         String::from_utf8(out).unwrap()
     }
 
@@ -223,6 +225,22 @@ mod tests {
         assert!(text.contains("X-Auth-Task: %20padded%20\r\n"));
         assert!(text.contains("X-Auth-Scope: a.b c\r\n"));
         assert!(text.ends_with("Content-Length: 0\r\n\r\n"));
+    }
+
+    #[test]
+    fn an_answer_says_how_long_it_holds_and_under_which_epoch_only_when_asked() {
+        let with = |terms| {
+            let mut out = Vec::new();
+            let refused = Err(Rejection::Revoked);
+            write_forward_reply(&mut out, &refused, "", "id", terms, Connection::KeepAlive);
+            String::from_utf8(out).unwrap()
+        };
+        let silent = with(Terms::default());
+        assert!(!silent.contains("Cache-Control") && !silent.contains("Epoch"), "{silent}");
+        let told = with(Terms { epoch: Some(7), max_age_s: Some(3) });
+        assert!(told.contains("\r\nCache-Control: private, max-age=3\r\nX-Edgate-Epoch: 7\r\n"), "{told}");
+        let never = with(Terms { epoch: None, max_age_s: Some(0) });
+        assert!(never.contains("\r\nCache-Control: no-store\r\n"), "{never}");
     }
 
     #[test]

@@ -11,6 +11,39 @@ pub enum Connection {
     KeepAlive,
 }
 
+/// The header with which an answer tells the revocation epoch it was given under.
+pub const EPOCH_HEADER: &str = "X-Edgate-Epoch";
+
+/// On what terms an answer about a token is given.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Terms {
+    /// The revocation epoch it was given under, if the caller asked.
+    pub epoch: Option<u64>,
+    /// For how many seconds a proxy may keep an acceptance; `None`: nothing is said about that.
+    pub max_age_s: Option<u64>,
+}
+
+impl Terms {
+    /// Appends the header lines that say so.
+    pub(super) fn write(self, out: &mut Vec<u8>) {
+        match self.max_age_s {
+            None => {}
+            Some(0) => out.extend_from_slice(b"Cache-Control: no-store\r\n"),
+            Some(seconds) => {
+                out.extend_from_slice(b"Cache-Control: private, max-age=");
+                write_decimal(out, seconds);
+                out.extend_from_slice(b"\r\n");
+            }
+        }
+        if let Some(epoch) = self.epoch {
+            out.extend_from_slice(EPOCH_HEADER.as_bytes());
+            out.extend_from_slice(b": ");
+            write_decimal(out, epoch);
+            out.extend_from_slice(b"\r\n");
+        }
+    }
+}
+
 /// One reply: status, further header lines, body.
 #[derive(Debug, Clone, Copy)]
 pub struct Reply<'a> {

@@ -5,12 +5,14 @@
 //! one is an object, to many `{"decision_id": …, "results": […]}` in the same order. The status is 200 whenever every token was
 //! decided, accepted or not; 503 if one could not be.
 
+use std::borrow::Cow;
+
 use crate::decision::Rejection;
 use crate::json::{self, JsonError, Kind, Reader};
 
 use super::Identity;
 use super::refusal::refusal;
-use super::reply::{Connection, Reply, write_decimal, write_reply};
+use super::reply::{Connection, EPOCH_HEADER, Reply, Terms, write_decimal, write_reply};
 
 /// The most tokens of one call.
 pub const TOKENS_PER_CALL_MAX: usize = 256;
@@ -194,8 +196,15 @@ impl<'b> AnswerWriter<'b> {
         Self { out, body }
     }
 
-    /// Appends one result; with the last one the reply is written to `out`.
-    pub fn write(&mut self, outcome: &Result<Identity<'_>, Rejection>, decision_id: &str, place: Place) {
+    /// Appends one result; with the last one the reply is written to `out`, with the epoch of its terms; no verdict of
+    /// a call is ever kept.
+    pub fn write(
+        &mut self,
+        outcome: &Result<Identity<'_>, Rejection>,
+        decision_id: &str,
+        terms: Terms,
+        place: Place,
+    ) {
         if place.first {
             self.body.clear();
             // The first byte remembers whether any token could not be decided.
@@ -228,9 +237,13 @@ impl<'b> AnswerWriter<'b> {
             }
             self.body.push(b'\n');
             let status = if self.body[0] == 0 { 200 } else { 503 };
+            let headers = match terms.epoch {
+                None => Cow::Borrowed(NO_STORE),
+                Some(epoch) => Cow::Owned(format!("{NO_STORE}{EPOCH_HEADER}: {epoch}\r\n")),
+            };
             let reply = Reply {
                 status,
-                headers: NO_STORE,
+                headers: &headers,
                 content_type: Some("application/json"),
                 body: &self.body[1..],
                 head_only: false,
@@ -342,8 +355,8 @@ mod tests {
         };
         let (mut out, mut body) = (Vec::new(), Vec::new());
         let mut writer = AnswerWriter::new(&mut out, &mut body);
-        writer.write(&Ok(identity), "1", place(true, false, true));
-        writer.write(&Err(Rejection::Expired), "1", place(false, true, true));
+        writer.write(&Ok(identity), "1", Terms::default(), place(true, false, true));
+        writer.write(&Err(Rejection::Expired), "1", Terms::default(), place(false, true, true));
         let text = String::from_utf8(out).unwrap();
         assert!(text.starts_with("HTTP/1.1 200 OK\r\n"), "{text}");
         let json: serde_json::Value = serde_json::from_str(text.split_once("\r\n\r\n").unwrap().1).unwrap();
@@ -361,8 +374,8 @@ mod tests {
     fn one_token_that_could_not_be_decided_makes_the_call_unavailable() {
         let (mut out, mut body) = (Vec::new(), Vec::new());
         let mut writer = AnswerWriter::new(&mut out, &mut body);
-        writer.write(&Err(Rejection::Expired), "1", place(true, false, true));
-        writer.write(&Err(Rejection::RevocationUnknown), "1", place(false, true, true));
+        writer.write(&Err(Rejection::Expired), "1", Terms::default(), place(true, false, true));
+        writer.write(&Err(Rejection::RevocationUnknown), "1", Terms::default(), place(false, true, true));
         assert!(out.starts_with(b"HTTP/1.1 503 "));
     }
 }

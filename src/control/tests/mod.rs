@@ -3,6 +3,7 @@
 mod actions;
 mod guarding;
 mod life;
+mod oauth;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -11,15 +12,21 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
+use ed25519_dalek::{Signer as _, SigningKey};
 use edgate_hsm::{Purpose, Signer, SoftwareKey};
 use tokio::sync::oneshot;
 
 use super::*;
 use crate::audit;
+use crate::base64url;
 use crate::decision::UnixSeconds;
+use crate::keys::{IssuerIndex, KeySet, PublishedKey};
 use crate::revocation::{Freshness, Identity, Status, View};
+use crate::shard::Policy;
 use crate::store::{OpenMode, Store};
 use crate::token::{Profile, ProfileKind};
+use crate::verify::{Engine, Verifier, VerifyingKey};
 
 const NOW: UnixSeconds = UnixSeconds(1_800_000_000);
 const ISSUER: &str = "https://edgate.test";
@@ -188,6 +195,39 @@ impl Answer {
     }
 }
 
+/// The partner's signing key; its `kid` is `partner-key`.
+fn partner_key() -> SigningKey {
+    SigningKey::from_bytes(&[7; 32])
+}
+
+/// A compact JWS over `claims`, with `header`, by `key`.
+fn signed(key: &SigningKey, header: &serde_json::Value, claims: &serde_json::Value) -> String {
+    let part = |value: &serde_json::Value| base64url::encode(value.to_string().as_bytes());
+    let input = format!("{}.{}", part(header), part(claims));
+    let signature = base64url::encode(&key.sign(input.as_bytes()).to_bytes());
+    format!("{input}.{signature}")
+}
+
+/// What judges tokens of `profiles`: the partner's, and our own by `own`.
+fn judge(profiles: &[Profile], own: &[u8; 32], view: &Arc<View>) -> Judge {
+    let published = |kid: &str, key: &[u8; 32]| PublishedKey {
+        kid: kid.to_owned(),
+        verifying_key: VerifyingKey::register(key).unwrap(),
+    };
+    let keys = [
+        published("partner-key", partner_key().verifying_key().as_bytes()),
+        published(&crate::keys::thumbprint(own), own),
+    ];
+    let lists = (0..).map(IssuerIndex).zip(keys.map(|key| vec![key])).collect();
+    let policy = Policy {
+        profiles: profiles.to_vec(),
+        rules: vec![crate::config::RevocationRules::default(); profiles.len()],
+        ..Policy::of_one(KeySet::new(lists).unwrap(), profiles[0].clone())
+    };
+    let policy = Arc::new(ArcSwap::from_pointee(policy));
+    crate::daemon::judge(policy, Arc::clone(view), Verifier::new(Engine::Portable))
+}
+
 fn state(
     signer: Signer<edgate_hsm::TokenSigning>,
     store: Store,
@@ -205,7 +245,9 @@ fn state(
             vec!["https://api.test".into()],
         )
     };
+    let issuers = vec![profile("partner", PARTNER, PARTNER_LIFETIME_S), profile("edgate", ISSUER, 600)];
     State {
+        judge: judge(&issuers, &signer.public_key(), &view),
         issuing: Some(Issuing {
             kid: crate::keys::thumbprint(&signer.public_key()),
             signer,
@@ -217,7 +259,7 @@ fn state(
                 max_ttl_s: 600,
             },
         }),
-        issuers: vec![profile("partner", PARTNER, PARTNER_LIFETIME_S), profile("edgate", ISSUER, 600)],
+        issuers,
         store,
         view,
         appender,

@@ -135,7 +135,7 @@ async fn what_arrives_late_from_other_nodes_does_not_undo_what_is_newer() {
     let store = store(&dir).await;
     let enabled = StoredChange { epoch: 9, ..switch(TargetKind::Kid, Switch::Enabled, "new") };
     let disabled = StoredChange { epoch: 8, ..switch(TargetKind::Kid, Switch::Disabled, "old") };
-    store.merge_changes(&[enabled.clone()]).await.unwrap();
+    store.merge_changes(std::slice::from_ref(&enabled)).await.unwrap();
     store.merge_changes(&[disabled]).await.unwrap();
     assert_eq!(all(&store, NOW).await, [enabled]);
     assert_eq!(store.revocation_epoch().await.unwrap(), 9);

@@ -3,7 +3,7 @@
 use edgate::decision::Rejection;
 use edgate::json::{self, Reader};
 use edgate::wire::{
-    Connection, FORWARD_SCOPES_MAX, ForwardAuth, SCOPES_PER_CALL_MAX, TOKENS_PER_CALL_MAX, VerifyCall,
+    Connection, FORWARD_SCOPES_MAX, ForwardAuth, SCOPES_PER_CALL_MAX, TOKENS_PER_CALL_MAX, Terms, VerifyCall,
     VerifyCallError, error_json, parse_verify_call, write_forward_reply,
 };
 use serde_json::{Value, json};
@@ -99,6 +99,7 @@ pub fn forward_auth(query: &[u8]) {
         &Err(Rejection::ScopeMissing),
         &demands.scopes,
         "id",
+        Terms::default(),
         Connection::KeepAlive,
     );
     let challenge = super::token::reply_headers(&reply, 403);

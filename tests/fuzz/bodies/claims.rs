@@ -11,7 +11,7 @@ use edgate::revocation::{Change, Effect, Freshness, TargetKind, View};
 use edgate::shard::{Moment, Policy, Settled, admit, settle};
 use edgate::token::{self, Demand, Profile, ProfileKind, Scratch};
 use edgate::verify::{Engine, Item, Verifier, VerifyingKey};
-use edgate::wire::{AnswerWriter, Connection, IDENTITY_HEADERS, Identity, Place, write_forward_reply};
+use edgate::wire::{AnswerWriter, Connection, IDENTITY_HEADERS, Identity, Place, Terms, write_forward_reply};
 use edgate::{base64url, shard};
 use serde_json::Value;
 
@@ -206,7 +206,7 @@ fn answers(settled: &Settled<'_, '_>) {
         claims_json: claims.json.as_bytes(),
     };
     let mut reply = Vec::new();
-    write_forward_reply(&mut reply, &Ok(identity), "", "id", Connection::KeepAlive);
+    write_forward_reply(&mut reply, &Ok(identity), "", "id", Terms::default(), Connection::KeepAlive);
     let headers = super::token::reply_headers(&reply, 200);
     let names: Vec<&str> =
         headers.iter().map(|(name, _)| name.as_str()).take(IDENTITY_HEADERS.len()).collect();
@@ -218,7 +218,7 @@ fn answers(settled: &Settled<'_, '_>) {
     let (mut out, mut body) = (Vec::new(), Vec::new());
     let place =
         Place { first: true, last: true, many: false, claims: true, connection: Connection::KeepAlive };
-    AnswerWriter::new(&mut out, &mut body).write(&Ok(identity), "id", place);
+    AnswerWriter::new(&mut out, &mut body).write(&Ok(identity), "id", Terms::default(), place);
     let end = out.windows(4).position(|end| end == b"\r\n\r\n").expect("a reply has a head") + 4;
     let answer: Value = serde_json::from_slice(&out[end..]).expect("an answer is JSON");
     assert_eq!(answer["agent"], identity.subject);

@@ -1,0 +1,54 @@
+//! The data plane's judgement, lent to the control plane: the same `admit`, verification and `settle`.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwap;
+
+use crate::control::{Judge, Judged, JudgedToken};
+use crate::decision::UnixSeconds;
+use crate::revocation::View;
+use crate::shard::{self, Moment, Policy, Settled};
+use crate::token::{self, Demand};
+use crate::verify::{Item, Verdict, Verifier};
+
+/// What one judgement after the other is made with.
+struct Tools {
+    verifier: Verifier,
+    scratch: token::Scratch,
+    verdicts: Vec<Verdict>,
+}
+
+/// Judges by the policy of the moment and by `view`. One token at a time: it takes tens of microseconds.
+pub(crate) fn judge(policy: Arc<ArcSwap<Policy>>, view: Arc<View>, verifier: Verifier) -> Judge {
+    let tools = Mutex::new(Tools { verifier, scratch: token::Scratch::default(), verdicts: Vec::new() });
+    Arc::new(move |text, now| {
+        let mut tools = tools.lock().unwrap_or_else(PoisonError::into_inner);
+        tools.judge(text, &policy.load(), &view, now)
+    })
+}
+
+impl Tools {
+    fn judge(&mut self, text: &[u8], policy: &Policy, view: &View, now: UnixSeconds) -> Judged {
+        let admitted = match shard::admit(text, policy, &mut self.scratch) {
+            Ok(admitted) => admitted,
+            Err(rejection) => return Judged { decision: rejection.into(), token: None },
+        };
+        let items: Vec<Item<'_>> = admitted.items().collect();
+        self.verifier.verify(&items, &mut self.verdicts);
+        let moment = Moment { policy, view, now, stale: false };
+        let (mut verdicts, demand) = (self.verdicts.drain(..), Demand::default());
+        let settled = shard::settle(admitted, &mut verdicts, &moment, &demand, &mut self.scratch);
+        Judged { decision: settled.decision, token: named(&settled) }
+    }
+}
+
+/// Whose token it is. Claims are there only if the signature was verified; `iss` must still be that of the key's issuer.
+fn named(settled: &Settled<'_, '_>) -> Option<JudgedToken> {
+    let (profile, claims) = (settled.profile?, settled.claims.as_ref()?);
+    (claims.iss == Some(profile.issuer.as_str())).then_some(JudgedToken {
+        tenant: profile.tenant.clone(),
+        issuer: profile.issuer.clone(),
+        jti: claims.jti.map(|jti| jti.0.to_owned()),
+        refused_from: claims.exp?.saturating_add(profile.leeway_s),
+    })
+}

@@ -1,0 +1,434 @@
+//! Decides what was asked in a turn: admit, verify, settle, record, reply; and releases answers once they are recorded.
+
+use std::collections::VecDeque;
+use std::fmt::Write as _;
+use std::ops::{ControlFlow, Range};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Context;
+use std::time::{Duration, Instant, SystemTime};
+
+use smallvec::SmallVec;
+
+use crate::audit::{Ack, Appender, BatchEvent, DecisionEvent, Event, OnFailure};
+use crate::decision::{Decision, Rejection, UnixSeconds};
+use crate::keys::RegisteredKey;
+use crate::metrics::{ShardMetrics, bump};
+use crate::revocation::{Answer, Inquiry, View};
+use crate::token::{self, Demand};
+use crate::verify::{Item, Verdict, Verifier};
+use crate::wire::{self, Identity, Terms};
+
+use super::Policy;
+use super::bulk::Bulk;
+use super::clock::TICK;
+use super::held::{AskedUnder, Due, Held, Waits};
+use super::outbox::Outbox;
+use super::request::{self, Admitted, Moment, Settled};
+use super::turn::{Asked, Form, Job, Turn};
+
+/// The most questions decided together; more that arrive in a turn follow in a second batch.
+const BATCH_LEN_MAX: usize = 1024;
+
+/// An answer that waits for its record.
+struct Awaiting {
+    core_seq: u64,
+    // How many tokens it decides.
+    questions: usize,
+    arrived: Instant,
+    // When its record was handed to the log: what came before was the shard's own time, not the log's.
+    recorded: Instant,
+    outbox: Rc<Outbox>,
+}
+
+/// How decisions are recorded, and what becomes of those that cannot be.
+pub(super) struct Recording {
+    pub(super) appender: Appender,
+    pub(super) ack: Ack,
+    pub(super) ack_timeout: Duration,
+    pub(super) on_failure: OnFailure,
+}
+
+/// Decides what was asked. Owned by the shard's deciding task, polled whenever questions or acknowledgements arrived.
+pub(super) struct Decider {
+    verifier: Verifier,
+    appender: Appender,
+    ack: Ack,
+    ack_timeout: Duration,
+    on_failure: OnFailure,
+    view: Arc<View>,
+    metrics: Arc<ShardMetrics>,
+    scratch: token::Scratch,
+    verdicts: Vec<Verdict>,
+    // The questions' memory while they are decided; swapped with the turn's.
+    spare: Asked,
+    held: Held,
+    awaiting: VecDeque<Awaiting>,
+    decision_id: String,
+    bulk: Bulk,
+}
+
+impl Decider {
+    pub(super) fn new(
+        verifier: Verifier,
+        recording: Recording,
+        waits: Waits,
+        view: Arc<View>,
+        metrics: Arc<ShardMetrics>,
+    ) -> Self {
+        let Recording { appender, ack, ack_timeout, on_failure } = recording;
+        Self {
+            verifier,
+            appender,
+            ack,
+            ack_timeout,
+            on_failure,
+            held: Held::new(waits, Arc::clone(&view)),
+            view,
+            metrics,
+            scratch: token::Scratch::default(),
+            verdicts: Vec::new(),
+            spare: Asked::default(),
+            awaiting: VecDeque::new(),
+            decision_id: String::new(),
+            bulk: Bulk::default(),
+        }
+    }
+
+    /// Decides what was asked, releases what is recorded, and arranges to be woken for more.
+    ///
+    /// `Break` says that the log has failed for good and the operator wants the daemon to stop then.
+    pub(super) fn poll(&mut self, turn: &Turn, policy: &Policy, cx: &Context<'_>) -> ControlFlow<()> {
+        *turn.waker.borrow_mut() = Some(cx.waker().clone());
+        let view = Arc::clone(&self.view);
+        if !turn.asked.borrow().jobs.is_empty() {
+            std::mem::swap(&mut *turn.asked.borrow_mut(), &mut self.spare);
+            let asked = std::mem::take(&mut self.spare);
+            let asked = self.held.for_epoch(asked, cx.waker());
+            let mut asked = self.decide_fresh(asked, turn, &moment(policy, &view));
+            asked.jobs.clear();
+            asked.arena.clear();
+            asked.came_from.clear();
+            self.spare = asked;
+        }
+        loop {
+            self.held.look(cx.waker());
+            match self.held.due() {
+                None => break,
+                Some(Due::Fresh(asked)) => drop(self.decide_fresh(asked, turn, &moment(policy, &view))),
+                Some(Due::Answered(asked, answers, under)) => {
+                    let moment = Moment { stale: under.stale, ..moment(policy, &view) };
+                    // Answers under another policy are answers to other questions.
+                    let answers = if under.policy_epoch == policy.epoch { answers } else { Vec::new() };
+                    self.decide_all(&asked, &answers, &moment, turn);
+                }
+            }
+        }
+        // Registered before the acknowledgements are read: one that comes in between is not missed.
+        self.appender.register(cx.waker());
+        self.release(turn);
+        self.give_up(turn);
+        let halts = self.on_failure == OnFailure::Halt
+            && self.appender.failure().is_some_and(|failure| failure.kind.is_permanent());
+        if halts { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+
+    /// Decides what needs no asking, after asking about the rest; returns the memory of what was decided.
+    fn decide_fresh(&mut self, mut asked: Asked, turn: &Turn, moment: &Moment<'_, '_>) -> Asked {
+        if moment.policy.may_ask(moment.stale) {
+            let mut inquiries = Vec::with_capacity(asked.jobs.len());
+            for jobs in asked.jobs.chunks(BATCH_LEN_MAX) {
+                self.inquire(jobs, &asked.arena, moment, &mut inquiries);
+            }
+            let under = AskedUnder { policy_epoch: moment.policy.epoch, stale: moment.stale };
+            asked = self.held.for_registry(asked, inquiries, under);
+        }
+        self.decide_all(&asked, &[], moment, turn);
+        asked
+    }
+
+    /// Finds out which of these tokens would be accepted if the registry agrees. Nothing is recorded or answered: they are
+    /// verified once more when the answers are there, which costs less than keeping all of their claims.
+    fn inquire(
+        &mut self,
+        jobs: &[Job],
+        arena: &[u8],
+        moment: &Moment<'_, '_>,
+        inquiries: &mut Vec<Option<Inquiry>>,
+    ) {
+        let admitted = self.admit_and_verify(jobs, arena, moment.policy);
+        let mut verdicts = self.verdicts.drain(..);
+        for (job, admitted) in jobs.iter().zip(admitted) {
+            let settled = settle(job, arena, admitted, &mut verdicts, moment, &mut self.scratch);
+            inquiries.push(settled.inquiry());
+        }
+    }
+
+    /// Decides all of `asked`. `answers` are the registry's, one place for each question, or none.
+    fn decide_all(
+        &mut self,
+        asked: &Asked,
+        answers: &[Option<Answer>],
+        moment: &Moment<'_, '_>,
+        turn: &Turn,
+    ) {
+        for (number, jobs) in asked.jobs.chunks(BATCH_LEN_MAX).enumerate() {
+            let answers = answers.get(number * BATCH_LEN_MAX..).unwrap_or_default();
+            self.decide(jobs, &asked.arena, answers, moment, turn);
+            // Once per batch: a turn of many batches does not fill the ring before the sequencer sees the first.
+            self.appender.submit();
+        }
+    }
+
+    fn admit_and_verify<'a, 'p>(
+        &mut self,
+        jobs: &[Job],
+        arena: &'a [u8],
+        policy: &'p Policy,
+    ) -> Vec<Result<Admitted<'a, 'p>, Rejection>> {
+        let admitted: Vec<Result<Admitted<'_, '_>, Rejection>> = jobs
+            .iter()
+            .map(|job| {
+                let text = &arena[job.token.clone()?];
+                request::admit(text, policy, &mut self.scratch)
+            })
+            .collect();
+        let items: Vec<Item<'_>> = admitted.iter().flatten().flat_map(Admitted::items).collect();
+        self.verifier.verify(&items, &mut self.verdicts);
+        admitted
+    }
+
+    /// The life of a batch: admit, verify, settle, record, reply.
+    fn decide(
+        &mut self,
+        jobs: &[Job],
+        arena: &[u8],
+        answers: &[Option<Answer>],
+        moment: &Moment<'_, '_>,
+        turn: &Turn,
+    ) {
+        let Moment { policy, now, .. } = *moment;
+        self.metrics.batched(jobs.len());
+        let admitted = self.admit_and_verify(jobs, arena, policy);
+        // Read once per batch: settling and recording one takes far less than the log may.
+        let recorded_at = Instant::now();
+        let mut verdicts = self.verdicts.drain(..);
+
+        for (index, (job, admitted)) in jobs.iter().zip(admitted).enumerate() {
+            // Read before the check: what the answer tells is not more than what was checked.
+            let revocation_epoch = self.view.epoch();
+            let answer = answers.get(index).copied().flatten();
+            let settled =
+                settle(job, arena, admitted, &mut verdicts, moment, &mut self.scratch).answered(answer);
+
+            let event = decision_event(job, &settled, policy, revocation_epoch);
+            // The id is known before the record is made, so that a call's first results can carry it.
+            let decision_id = self.appender.peek_id();
+            self.decision_id.clear();
+            // Writing to a String cannot fail.
+            let _ = write!(self.decision_id, "{decision_id}");
+            self.metrics.decided(settled.decision);
+            let terms = terms(job, &settled, policy, now, revocation_epoch);
+            reply(job, &settled, now, scopes_of(job, arena), &self.decision_id, terms);
+
+            let (recorded, questions) = match job.form {
+                Form::Verify(place) if place.many => {
+                    if place.first {
+                        self.bulk.clear();
+                    }
+                    self.bulk.push(&settled);
+                    if !place.last {
+                        continue;
+                    }
+                    let frame = batch_event(&event);
+                    let record = |event: &Event<'_>| self.appender.append(event, self.ack);
+                    (self.bulk.record(&frame, policy, record), self.bulk.len())
+                }
+                Form::Verify(_) | Form::Forward(_) => {
+                    (self.appender.append(&Event::Decision(event), self.ack), 1)
+                }
+            };
+            let (arrived, outbox) = (job.arrived, Rc::clone(&job.outbox));
+            match recorded {
+                Ok(id) => {
+                    debug_assert_eq!(id, decision_id, "the log names a record as it said it would");
+                    self.awaiting.push_back(Awaiting {
+                        core_seq: id.core_seq,
+                        questions,
+                        arrived,
+                        recorded: recorded_at,
+                        outbox,
+                    });
+                }
+                Err(_) => {
+                    // Not recorded, so not given, unless the operator wants it given and counted.
+                    outbox.release(self.on_failure == OnFailure::AllowWithGap);
+                    turn.close(questions);
+                }
+            }
+        }
+        assert!(verdicts.next().is_none(), "every verdict belongs to one admitted token");
+    }
+
+    /// Releases the answers whose records are acknowledged; all of them once the log has failed.
+    fn release(&mut self, turn: &Turn) {
+        let failed = self.appender.failure().is_some();
+        let acknowledged = self.appender.acknowledged(self.ack);
+        while let Some(answer) = self.awaiting.front() {
+            let recorded = answer.core_seq <= acknowledged;
+            if !recorded && !failed {
+                break;
+            }
+            self.metrics.answered(answer.arrived.elapsed());
+            answer.outbox.release(recorded || self.on_failure == OnFailure::AllowWithGap);
+            turn.close(answer.questions);
+            self.awaiting.pop_front();
+        }
+    }
+
+    /// Takes back the answers whose records the log would hold longer than it may, and says that it stalls. Their
+    /// records may still be acknowledged later, which then concerns nobody: what is recorded includes what is
+    /// delivered. The log's time counts from the record: a shard that is merely busy does not shut the log's gate.
+    fn give_up(&mut self, turn: &Turn) {
+        let mut last = None;
+        while let Some(answer) = self.awaiting.front() {
+            let waited = answer.recorded.elapsed();
+            // Looked at once a tick: what would be late at the next one is late now.
+            if waited + TICK <= self.ack_timeout {
+                break;
+            }
+            last = Some((answer.core_seq, waited));
+            bump(&self.metrics.unacknowledged);
+            answer.outbox.release(self.on_failure == OnFailure::AllowWithGap);
+            turn.close(answer.questions);
+            self.awaiting.pop_front();
+        }
+        if let Some((core_seq, waited)) = last {
+            self.appender.report_stalled(core_seq, self.ack, waited);
+        }
+    }
+}
+
+/// What this batch is decided by: the clocks are read here, once, and passed down.
+fn moment<'p, 'v>(policy: &'p Policy, view: &'v View) -> Moment<'p, 'v> {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let stale = view.freshness().age(Instant::now()) > policy.staleness_max;
+    Moment { policy, view, now: UnixSeconds(now.as_secs()), stale }
+}
+
+fn settle<'s, 'p>(
+    job: &Job,
+    arena: &[u8],
+    admitted: Result<Admitted<'_, 'p>, Rejection>,
+    verdicts: &mut impl Iterator<Item = Verdict>,
+    moment: &Moment<'p, '_>,
+    scratch: &'s mut token::Scratch,
+) -> Settled<'s, 'p> {
+    let admitted = match admitted {
+        Ok(admitted) => admitted,
+        Err(rejection) => return Settled::not_admitted(rejection),
+    };
+    let scopes: SmallVec<[&str; 16]> =
+        scopes_of(job, arena).split(' ').filter(|name| !name.is_empty()).collect();
+    let audience = job.audience.as_ref().map(|range| text(arena, range));
+    let demand = Demand { audience, scopes: &scopes };
+    request::settle(admitted, verdicts, moment, &demand, scratch)
+}
+
+fn scopes_of<'a>(job: &Job, arena: &'a [u8]) -> &'a str {
+    text(arena, &job.scopes)
+}
+
+fn text<'a>(arena: &'a [u8], range: &Range<usize>) -> &'a str {
+    std::str::from_utf8(&arena[range.clone()]).unwrap_or_default()
+}
+
+/// How long the answer holds, where proxies may keep answers, and the epoch, where it is wanted.
+///
+/// What a registry had to be asked about holds once; what a stale view said does not hold at all.
+fn terms(job: &Job, settled: &Settled<'_, '_>, policy: &Policy, now: UnixSeconds, epoch: u64) -> Terms {
+    let max_age_s = (policy.cache_s > 0).then(|| {
+        let exp = settled.claims.as_ref().and_then(|claims| claims.exp);
+        let lasts = settled.decision == Decision::Accepted && !settled.stale && !settled.asked.is_any();
+        let left = exp.map_or(0, |exp| exp.since(now));
+        if lasts { left.min(policy.cache_s) } else { 0 }
+    });
+    Terms { epoch: job.min_epoch.map(|_| epoch), max_age_s }
+}
+
+/// What goes into the record of a call about many tokens, besides its items.
+fn batch_event<'a>(last: &DecisionEvent<'a>) -> BatchEvent<'a> {
+    BatchEvent {
+        surface: last.surface,
+        tenant: "",
+        caller: last.caller,
+        client: last.client,
+        policy_epoch: last.policy_epoch,
+        revocation_epoch: last.revocation_epoch,
+        latency_us: last.latency_us,
+        items: &[],
+    }
+}
+
+/// What goes into the record of one decision.
+fn decision_event<'a>(
+    job: &Job,
+    settled: &'a Settled<'_, 'a>,
+    policy: &Policy,
+    revocation_epoch: u64,
+) -> DecisionEvent<'a> {
+    let claims = settled.claims.as_ref();
+    DecisionEvent {
+        surface: job.form.surface(),
+        decision: settled.decision,
+        issuer: settled.profile.map_or("", |profile| &profile.name),
+        kid: settled.key.map_or("", RegisteredKey::kid),
+        tenant: settled.profile.map_or("", |profile| &profile.tenant),
+        caller: "",
+        subject: claims.and_then(|claims| claims.sub),
+        jti: claims.and_then(|claims| claims.jti).map(|jti| jti.0),
+        client: job.peer,
+        policy_epoch: policy.epoch,
+        revocation_epoch,
+        latency_us: u32::try_from(job.arrived.elapsed().as_micros()).unwrap_or(u32::MAX),
+        expires: claims.and_then(|claims| claims.exp),
+    }
+}
+
+/// Leaves the answer in the connection's outbox; it is sent once it is released.
+fn reply(
+    job: &Job,
+    settled: &Settled<'_, '_>,
+    now: UnixSeconds,
+    scopes: &str,
+    decision_id: &str,
+    terms: Terms,
+) {
+    let outcome = match (settled.decision, &settled.claims, settled.profile) {
+        (Decision::Accepted, Some(claims), Some(profile)) => {
+            let expires = claims.exp.unwrap_or(now);
+            Ok(Identity {
+                subject: claims.sub.unwrap_or(""),
+                issuer: claims.iss.unwrap_or(""),
+                tenant: &profile.tenant,
+                token_id: claims.jti.map_or("", |jti| jti.0),
+                owner: claims.own.unwrap_or(""),
+                task: claims.task.unwrap_or(""),
+                scopes: &claims.scope,
+                expires_at: expires.0,
+                remaining_ttl: expires.since(now),
+                claims_json: claims.json.as_bytes(),
+            })
+        }
+        (Decision::Rejected(rejection), ..) => Err(rejection),
+        (Decision::Accepted, ..) => unreachable!("only a token with claims and a profile is accepted"),
+    };
+    match job.form {
+        Form::Forward(connection) => job.outbox.with_bytes(|out| {
+            wire::write_forward_reply(out, &outcome, scopes, decision_id, terms, connection);
+        }),
+        Form::Verify(place) => job.outbox.with_buffers(|out, body| {
+            wire::AnswerWriter::new(out, body).write(&outcome, decision_id, terms, place);
+        }),
+    }
+}

@@ -1,0 +1,199 @@
+//! Questions that cannot be decided in their turn: they wait for a revocation epoch, or for the registry's answer.
+//!
+//! What waits is a connection, since its answers keep their order: with a question that must wait, every question of the
+//! same connection waits, and nobody else's. Each wait has a deadline, after which the question is decided by what is
+//! known: that it cannot be told.
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Waker;
+use std::time::{Duration, Instant};
+
+use crate::decision::Rejection;
+use crate::revocation::{Answer, Inquirer, Inquiry, View};
+
+use super::outbox::Outbox;
+use super::turn::{Asked, Job};
+
+/// How questions may wait.
+pub struct Waits {
+    /// The way to the registry; `None` where nothing is ever asked.
+    pub inquirer: Option<Inquirer>,
+    /// How long a question waits for the registry.
+    pub lookup_timeout: Duration,
+    /// How long a question waits for its epoch.
+    pub epoch_wait: Duration,
+}
+
+/// The questions that wait.
+pub(super) struct Held {
+    waits: Waits,
+    view: Arc<View>,
+    groups: VecDeque<Group>,
+}
+
+/// Questions that wait for the same thing.
+struct Group {
+    asked: Asked,
+    cause: Cause,
+    until: Instant,
+}
+
+enum Cause {
+    /// The highest epoch that one of them demands.
+    Epoch(u64),
+    /// The answers to what was asked about them.
+    Registry {
+        ticket: Option<u64>,
+        // For each inquiry, whose question it is.
+        places: Vec<usize>,
+        answers: Option<Vec<Answer>>,
+        terms: AskedUnder,
+    },
+}
+
+/// What was true when the registry was asked: the answers say nothing about other rules.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct AskedUnder {
+    /// The policy.
+    pub(super) policy_epoch: u32,
+    /// Whether the view was older than it may be.
+    pub(super) stale: bool,
+}
+
+/// Questions that wait no longer.
+pub(super) enum Due {
+    /// To be decided like new ones.
+    Fresh(Asked),
+    /// To be decided with these answers, one place for each question.
+    Answered(Asked, Vec<Option<Answer>>, AskedUnder),
+}
+
+impl Held {
+    pub(super) fn new(waits: Waits, view: Arc<View>) -> Self {
+        Self { waits, view, groups: VecDeque::new() }
+    }
+
+    /// Holds back the connections with a question that demands an epoch to come; returns the others.
+    pub(super) fn for_epoch(&mut self, asked: Asked, waker: &Waker) -> Asked {
+        let demanded = |asked: &Asked| asked.jobs.iter().filter_map(|job| job.min_epoch).max();
+        if demanded(&asked).is_none_or(|epoch| epoch <= self.view.epoch()) {
+            return asked;
+        }
+        self.view.wake_after_next(waker);
+        let epoch = self.view.epoch();
+        let (held, rest) = asked.split(|_, job| job.min_epoch.is_some_and(|demanded| demanded > epoch));
+        if let Some(demanded) = demanded(&held) {
+            let until = Instant::now() + self.waits.epoch_wait;
+            self.groups.push_back(Group { asked: held, cause: Cause::Epoch(demanded), until });
+        }
+        rest
+    }
+
+    /// Holds back the connections with a question about which the registry must be asked, and asks; returns the others.
+    pub(super) fn for_registry(
+        &mut self,
+        asked: Asked,
+        inquiries: Vec<Option<Inquiry>>,
+        terms: AskedUnder,
+    ) -> Asked {
+        if inquiries.iter().all(Option::is_none) {
+            return asked;
+        }
+        // Questions of one connection that need no asking are held as well, so places must be counted anew.
+        let (held, rest) = asked.split(|index, _| inquiries[index].is_some());
+        let mut asking = Vec::new();
+        let mut places = Vec::new();
+        let mut inquiries: Vec<Option<Inquiry>> = inquiries;
+        for (place, index) in held.came_from.iter().enumerate() {
+            if let Some(inquiry) = inquiries[*index].take() {
+                asking.push(inquiry);
+                places.push(place);
+            }
+        }
+        let ticket = self.waits.inquirer.as_mut().and_then(|inquirer| inquirer.ask(asking));
+        let until = Instant::now() + self.waits.lookup_timeout;
+        let cause = Cause::Registry { ticket, places, answers: None, terms };
+        self.groups.push_back(Group { asked: held, cause, until });
+        rest
+    }
+
+    /// Takes the answers that have come. Register first, then look.
+    pub(super) fn look(&mut self, waker: &Waker) {
+        if self.groups.is_empty() {
+            return;
+        }
+        if self.groups.iter().any(|group| matches!(group.cause, Cause::Epoch(_))) {
+            self.view.wake_after_next(waker);
+        }
+        let Some(inquirer) = &self.waits.inquirer else { return };
+        inquirer.register(waker);
+        while let Some(come) = inquirer.answers() {
+            for group in &mut self.groups {
+                if let Cause::Registry { ticket, answers, .. } = &mut group.cause
+                    && *ticket == Some(come.ticket)
+                {
+                    *answers = Some(come.answers);
+                    break;
+                }
+            }
+        }
+    }
+
+    /// The next questions that wait no longer.
+    pub(super) fn due(&mut self) -> Option<Due> {
+        let (epoch, now) = (self.view.epoch(), Instant::now());
+        let is_due = |group: &Group| {
+            now >= group.until
+                || match &group.cause {
+                    Cause::Epoch(demanded) => *demanded <= epoch,
+                    // Not even asked: nothing will come.
+                    Cause::Registry { ticket, answers, .. } => ticket.is_none() || answers.is_some(),
+                }
+        };
+        let index = self.groups.iter().position(is_due)?;
+        let Group { mut asked, cause, .. } = self.groups.remove(index)?;
+        Some(match cause {
+            Cause::Epoch(_) => {
+                for job in &mut asked.jobs {
+                    if job.min_epoch.is_some_and(|demanded| demanded > epoch) {
+                        job.token = Err(Rejection::RevocationUnknown);
+                    }
+                    // It has waited; what it is told is the epoch it was decided under.
+                    job.min_epoch = job.min_epoch.map(|_| 0);
+                }
+                Due::Fresh(asked)
+            }
+            Cause::Registry { places, answers, terms, .. } => {
+                let mut by_job = vec![None; asked.jobs.len()];
+                for (place, answer) in places.into_iter().zip(answers.into_iter().flatten()) {
+                    by_job[place] = Some(answer);
+                }
+                Due::Answered(asked, by_job, terms)
+            }
+        })
+    }
+}
+
+impl Asked {
+    /// Takes out the connections with a question that `waits` names; the order of each connection's questions stays.
+    fn split(self, waits: impl Fn(usize, &Job) -> bool) -> (Self, Self) {
+        let holds = |outbox: &Rc<Outbox>, held: &[*const Outbox]| held.contains(&Rc::as_ptr(outbox));
+        let mut outboxes = Vec::new();
+        for (index, job) in self.jobs.iter().enumerate() {
+            if waits(index, job) && !holds(&job.outbox, &outboxes) {
+                outboxes.push(Rc::as_ptr(&job.outbox));
+            }
+        }
+        let Self { arena, jobs, .. } = self;
+        let mut held = Self { arena: arena.clone(), ..Self::default() };
+        let mut rest = Self { arena, ..Self::default() };
+        for (index, job) in jobs.into_iter().enumerate() {
+            let to = if holds(&job.outbox, &outboxes) { &mut held } else { &mut rest };
+            to.came_from.push(index);
+            to.jobs.push(job);
+        }
+        (held, rest)
+    }
+}
