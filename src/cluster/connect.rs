@@ -15,18 +15,26 @@ use super::error::ClusterError;
 use super::keys::Keys;
 use super::link::{Link, described, text};
 use super::secret;
+use super::shared::Shared;
 use crate::config::{Redis, RedisServers};
 
 /// A new connection to the primary that serves our keys.
-pub(super) fn primary(redis: &Redis) -> Result<Link, ClusterError> {
+pub(super) fn primary(shared: &Shared) -> Result<Link, ClusterError> {
+    let redis = &shared.redis;
     let password = secret::password(redis)?;
     let password = password.as_ref();
     let mut link = match &redis.servers {
         RedisServers::Single(url) => open(redis, url, password)?,
         RedisServers::Sentinel { sentinels, primary } => {
-            let (sentinel, address) =
-                first_of(sentinels, |sentinel| primary_named_by(redis, sentinel, primary, password))?;
-            open(redis, &beside(sentinel, &address), password)?
+            // The first of them may be the one that is cut off from the others.
+            let agreed = shared.votes.as_ref().and_then(|votes| votes.majority(Instant::now()));
+            let (sentinel, address) = match (agreed, sentinels.first()) {
+                (Some(address), Some(sentinel)) => (sentinel.as_str(), address),
+                _ => first_of(sentinels, |sentinel| primary_named_by(redis, sentinel, primary, &mut None))?,
+            };
+            let mut link = open(redis, &beside(sentinel, &address), password)?;
+            link.set_address(address);
+            link
         }
         RedisServers::Cluster(nodes) => {
             let key = Keys::new(&redis.namespace).tokens;
@@ -39,7 +47,7 @@ pub(super) fn primary(redis: &Redis) -> Result<Link, ClusterError> {
 }
 
 /// Host and port.
-type Address = (String, u16);
+pub(super) type Address = (String, u16);
 
 /// Asks one after the other until one knows; else what the last one said.
 fn first_of<T>(
@@ -56,20 +64,23 @@ fn first_of<T>(
     Err(last)
 }
 
-/// The primary's address, as this Sentinel knows it.
+/// The primary's address, as this Sentinel knows it. The connection is kept in `kept`, as long as it is good.
 pub(super) fn primary_named_by(
     redis: &Redis,
     sentinel: &str,
     primary: &str,
-    password: Option<&Zeroizing<String>>,
+    kept: &mut Option<Link>,
 ) -> Result<Address, ClusterError> {
     let action = "name the primary";
     let command = redis::cmd("SENTINEL").arg("GET-MASTER-ADDR-BY-NAME").arg(primary).clone();
-    // Sentinels have passwords of their own, most have none: ours is sent only where one is asked for.
-    let mut link = open(redis, sentinel, None)?;
+    let mut link = match kept.take() {
+        Some(link) => link,
+        None => open(redis, sentinel, None)?,
+    };
     let answer = match link.ask(action, &command) {
-        Err(ClusterError::Refused { code, .. }) if code == "NOAUTH" && password.is_some() => {
-            link = open(redis, sentinel, password)?;
+        // Sentinels have passwords of their own, most have none: ours is sent only where one is asked for.
+        Err(ClusterError::Refused { code, .. }) if code == "NOAUTH" && redis.password.is_some() => {
+            link = open(redis, sentinel, secret::password(redis)?.as_ref())?;
             link.ask(action, &command)
         }
         answer => answer,
@@ -79,7 +90,9 @@ pub(super) fn primary_named_by(
         return Err(ClusterError::Unreachable { server: link.server().to_owned(), action, cause });
     }
     let Value::Array(parts) = &answer else { return Err(link.unexpected(action)) };
-    address(parts.first(), parts.get(1)).ok_or_else(|| link.unexpected(action))
+    let address = address(parts.first(), parts.get(1)).ok_or_else(|| link.unexpected(action))?;
+    *kept = Some(link);
+    Ok(address)
 }
 
 /// The address of the cluster's node that holds our slot.

@@ -38,7 +38,7 @@ pub enum ClusterError {
         wanted: u32,
     },
     /// The server is no primary, so what it says may be old.
-    #[error("Redis at {server} is {role}, not the primary")]
+    #[error("Redis at {server} is not the primary: it is {role}")]
     NotPrimary {
         /// Which server.
         server: String,

@@ -10,7 +10,9 @@ use super::position::EntryId;
 use super::position::{Break, Entry, Position, parse_entries};
 use super::scan;
 use super::script::{self, Survey};
+use super::sentinels::Agreement;
 use super::shared::{Shared, Source};
+use super::status::Work;
 use crate::store::StoredChange;
 
 /// The thread `redis-follow`.
@@ -45,13 +47,13 @@ impl Follower {
     pub(super) fn run(mut self, shared: &Shared) {
         let mut backoff = Backoff::new();
         while !shared.stop.is_set() {
-            let Err(error) = connect::primary(&shared.redis)
-                .and_then(|mut link| self.follow(shared, &mut link, &mut backoff))
+            let Err(error) =
+                connect::primary(shared).and_then(|mut link| self.follow(shared, &mut link, &mut backoff))
             else {
                 return;
             };
             shared.board.note(|status| status.connected = false);
-            if shared.board.fail(&error) {
+            if shared.board.fail(Work::Follow, &error) {
                 tracing::warn!(%error, "does not follow Redis now; trying again");
             }
             backoff.failed(Instant::now());
@@ -88,8 +90,8 @@ impl Follower {
             status.connected = true;
             status.server = link.server().to_owned();
             status.reconnects += u64::from(before.is_some());
-            status.last_error = None;
         });
+        shared.board.succeed(Work::Follow);
         tracing::info!(server = link.server(), "follows Redis");
         while !shared.stop.is_set() {
             self.turn(shared, link)?;
@@ -133,7 +135,7 @@ impl Follower {
                 self.behind = (survey.last > last).then_some(survey.last);
                 let read_all = !entries.is_empty() || self.behind.is_none();
                 if read_all && entries.len() < ENTRIES_MAX {
-                    confirm(shared, &mut self.held, asked_at);
+                    confirm(shared, link, &mut self.held, asked_at)?;
                 }
                 if good > 0 {
                     shared.board.note(|status| {
@@ -151,9 +153,7 @@ impl Follower {
     /// the view: what Redis lost is still revoked.
     fn rebuild(&mut self, shared: &Shared, link: &mut Link, cause: Break) -> Result<(), ClusterError> {
         if cause == Break::Unsaved {
-            let dataset = self.position.as_ref().map(|position| position.dataset.clone());
-            self.tasks
-                .store_all(Source { origin: link.origin().to_owned(), dataset: dataset.unwrap_or_default() });
+            self.tasks.store_all();
             return Ok(());
         }
         tracing::warn!(cause = cause.words(), "rebuilds the view from every entry in Redis");
@@ -171,7 +171,10 @@ impl Follower {
             shared.view.apply(page.iter().filter_map(StoredChange::change), 0, (shared.now)());
             Ok(())
         })?;
-        raise(shared, self.held.as_mut(), epoch);
+        match &mut self.held {
+            Some(held) => held.epoch = held.epoch.max(epoch),
+            None => shared.view.apply([], epoch, (shared.now)()),
+        }
         shared.board.note(|status| {
             status.last_id = last.to_string();
             status.dataset.clone_from(&dataset);
@@ -181,9 +184,9 @@ impl Follower {
         self.position = Some(Position { dataset, last, epoch });
         self.note_loss(shared, link)?;
         if !self.loss_to_note {
-            self.tasks.reconcile(source.clone());
+            self.tasks.reconcile(source);
         }
-        self.tasks.store_all(source);
+        self.tasks.store_all();
         Ok(())
     }
 
@@ -220,7 +223,7 @@ impl Follower {
                 Ok(())
             }
             Err(error) if error.spares_connection() => {
-                shared.board.fail(&error);
+                shared.board.fail(Work::Follow, &error);
                 Ok(())
             }
             Err(error) => Err(error),
@@ -238,32 +241,43 @@ fn survey(shared: &Shared, link: &mut Link) -> Result<Survey, ClusterError> {
 fn apply(shared: &Shared, tasks: &Tasks, held: Option<&mut Held>, entries: &[Entry]) {
     let Some(epoch) = entries.iter().map(|entry| entry.epoch).max() else { return };
     let changes: Vec<StoredChange> = entries.iter().flat_map(|entry| entry.changes.clone()).collect();
-    shared.view.apply(changes.iter().filter_map(StoredChange::change), 0, (shared.now)());
-    raise(shared, held, epoch);
+    let held_back = held.is_some();
+    if let Some(held) = held {
+        held.epoch = held.epoch.max(epoch);
+    }
+    let epoch = if held_back { 0 } else { epoch };
+    shared.view.apply(changes.iter().filter_map(StoredChange::change), epoch, (shared.now)());
     if !changes.is_empty() {
         tasks.store(changes);
     }
 }
 
-/// Raises the epoch, at once or when nothing is held back any more.
-fn raise(shared: &Shared, held: Option<&mut Held>, epoch: u64) {
-    match held {
-        Some(held) => held.epoch = held.epoch.max(epoch),
-        None => shared.view.apply([], epoch, (shared.now)()),
-    }
-}
-
-/// The view holds everything that was published at `as_of`, unless other nodes are still giving things back.
-fn confirm(shared: &Shared, held: &mut Option<Held>, as_of: Instant) {
+/// The view holds everything that was published when the server was asked, if it was the primary then, and unless other
+/// nodes are still giving things back.
+fn confirm(
+    shared: &Shared,
+    link: &Link,
+    held: &mut Option<Held>,
+    asked_at: Instant,
+) -> Result<(), ClusterError> {
+    let as_of = match (&shared.votes, link.address()) {
+        (Some(votes), Some(address)) => match votes.agreement(address, Instant::now()) {
+            Agreement::Named(at) => at.min(asked_at),
+            Agreement::Unclear => return Ok(()),
+            Agreement::Another => return shared.check_named(link),
+        },
+        _ => asked_at,
+    };
     if let Some(Held { until, epoch }) = *held {
         if as_of < until {
-            return;
+            return Ok(());
         }
         *held = None;
         shared.view.apply([], epoch, (shared.now)());
         shared.trust.hold_back(false);
     }
     shared.view.freshness().confirm(as_of);
+    Ok(())
 }
 
 /// How long other nodes get to give back what Redis lost: to notice, to connect (they wait up to a second between tries)

@@ -2,19 +2,23 @@
 //! remembers.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
+use redis::Value;
 use tokio::runtime::Handle;
 
+use super::codec;
 use super::connect::{self, Backoff};
 use super::error::ClusterError;
 use super::link::Link;
 use super::scan;
 use super::script::{self, Encoded, Epochs};
 use super::shared::{Shared, Source};
+use super::status::Work;
 use crate::decision::UnixSeconds;
+use crate::revocation::TargetKind;
 use crate::store::{Store, StoredChange};
 
 /// The follower's way to the keeper. Nothing here waits.
@@ -27,7 +31,7 @@ pub(super) struct Tasks {
 #[derive(Default)]
 struct Wishes {
     reconcile: Mutex<Option<Source>>,
-    store_all: Mutex<Option<Source>>,
+    store_all: AtomicBool,
     // Changes found no room in the queue.
     missed: AtomicBool,
 }
@@ -70,8 +74,8 @@ impl Tasks {
     }
 
     /// Has every entry that Redis holds stored.
-    pub(super) fn store_all(&self, source: Source) {
-        *self.wishes.store_all.lock().unwrap_or_else(PoisonError::into_inner) = Some(source);
+    pub(super) fn store_all(&self) {
+        self.wishes.store_all.store(true, Ordering::Release);
     }
 
     /// Has Redis given what it lacks, and believed afterwards.
@@ -84,20 +88,23 @@ impl Keeper {
     /// Works until told to stop.
     pub(super) fn run(mut self, shared: &Shared) {
         let mut republish_at = Instant::now();
-        let mut purge_at = Instant::now() + PURGE_INTERVAL;
+        let mut purge_at = Instant::now();
         while !shared.stop.is_set() {
             self.store_waiting(shared, TICK);
             if self.backoff.left(Instant::now()) > Duration::ZERO {
                 continue;
             }
             let now = Instant::now();
-            let done = if let Some(source) = take(&self.wishes.reconcile) {
+            let wish = self.reconcile_wish().take();
+            let done = if let Some(source) = wish {
                 let done = self.reconcile(shared, &source);
-                self.again_unless(&done, |wishes| &wishes.reconcile, source);
+                if done.is_err() {
+                    self.wish_again(source);
+                }
                 done
-            } else if let Some(source) = take(&self.wishes.store_all) {
-                let done = self.store_all(shared, &source);
-                self.again_unless(&done, |wishes| &wishes.store_all, source);
+            } else if self.wishes.store_all.swap(false, Ordering::AcqRel) {
+                let done = self.store_all(shared);
+                self.wishes.store_all.fetch_or(done.is_err(), Ordering::AcqRel);
                 done
             } else if now >= republish_at {
                 republish_at = now + REPUBLISH_INTERVAL;
@@ -109,14 +116,17 @@ impl Keeper {
                 Ok(())
             };
             match done {
-                Ok(()) => self.backoff.succeeded(),
+                Ok(()) => {
+                    self.backoff.succeeded();
+                    shared.board.succeed(Work::Keep);
+                }
                 Err(ClusterError::Stopped) => break,
                 Err(error) => {
                     if !error.spares_connection() {
                         self.link = None;
                     }
                     self.backoff.failed(Instant::now());
-                    if shared.board.fail(&error) {
+                    if shared.board.fail(Work::Keep, &error) {
                         tracing::warn!(%error, "cannot give Redis what it lacks; trying again");
                     }
                 }
@@ -176,27 +186,37 @@ impl Keeper {
             }
         });
         let loaded = self.runtime.block_on(load);
+        let mut listed_given = 0;
+        let load = self.store.load_listed((shared.now)(), |page| {
+            for some in page.chunks(COMPARE_LEN) {
+                if failed.is_none() {
+                    match give_listed(shared, link, some) {
+                        Ok(count) => listed_given += count,
+                        Err(error) => failed = Some(error),
+                    }
+                }
+            }
+        });
+        let loaded = loaded.map(drop).and(self.runtime.block_on(load));
         if let Some(error) = failed {
             return Err(error);
         }
         if let Err(error) = loaded {
             tracing::error!(%error, "cannot read what Redis may lack; trying again");
             self.backoff.failed(Instant::now());
-            self.wish_again(|wishes| &wishes.reconcile, source.clone());
+            self.wish_again(source.clone());
             return Ok(());
         }
-        if given > 0 {
-            tracing::warn!(given, "Redis lacked revocations that this node remembers; it has them again");
+        if given + listed_given > 0 {
+            tracing::warn!(given, listed_given, "Redis lacked what this node remembers; it has that again");
         }
         shared.trust.set(Some(source.clone()));
         Ok(())
     }
 
     /// Stores every entry that Redis holds. What is known already costs a look-up.
-    fn store_all(&mut self, shared: &Shared, source: &Source) -> Result<(), ClusterError> {
-        if !self.reach(shared, source)? {
-            return Ok(());
-        }
+    fn store_all(&mut self, shared: &Shared) -> Result<(), ClusterError> {
+        self.connected(shared)?;
         let Some(mut link) = self.link.take() else { return Ok(()) };
         let done = scan::entries(shared, &mut link, |page| {
             // News waits no longer than one page.
@@ -280,24 +300,17 @@ impl Keeper {
     fn connected(&mut self, shared: &Shared) -> Result<&mut Link, ClusterError> {
         match &mut self.link {
             Some(link) => Ok(link),
-            none => Ok(none.insert(connect::primary(&shared.redis)?)),
+            none => Ok(none.insert(connect::primary(shared)?)),
         }
     }
 
-    fn again_unless(
-        &self,
-        done: &Result<(), ClusterError>,
-        slot: impl Fn(&Wishes) -> &Mutex<Option<Source>>,
-        source: Source,
-    ) {
-        if done.is_err() {
-            self.wish_again(slot, source);
-        }
+    fn reconcile_wish(&self) -> MutexGuard<'_, Option<Source>> {
+        self.wishes.reconcile.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Unless the follower has wished for something newer meanwhile.
-    fn wish_again(&self, slot: impl Fn(&Wishes) -> &Mutex<Option<Source>>, source: Source) {
-        slot(&self.wishes).lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(source);
+    fn wish_again(&self, source: Source) {
+        self.reconcile_wish().get_or_insert(source);
     }
 }
 
@@ -316,8 +329,41 @@ fn give(shared: &Shared, link: &mut Link, changes: &[StoredChange]) -> Result<us
     Ok(lacking.len())
 }
 
-fn take(slot: &Mutex<Option<Source>>) -> Option<Source> {
-    slot.lock().unwrap_or_else(PoisonError::into_inner).take()
+/// Puts those tokens on the allow list that Redis lacks there; says how many.
+fn give_listed(
+    shared: &Shared,
+    link: &mut Link,
+    listed: &[(String, String, String, UnixSeconds)],
+) -> Result<usize, ClusterError> {
+    const ACTION: &str = "compare the allow list";
+    if shared.stop.is_set() {
+        return Err(ClusterError::Stopped);
+    }
+    let mut members = Vec::with_capacity(listed.len());
+    for (tenant, issuer, jti, until) in listed {
+        let member = codec::identity(TargetKind::Token, tenant, issuer, jti);
+        members.push((member.ok_or_else(|| link.unexpected(ACTION))?, codec::score(*until)));
+    }
+    let mut command = redis::cmd("ZMSCORE");
+    command.arg(&shared.keys.listed);
+    for (member, _) in &members {
+        command.arg(member);
+    }
+    let held = match link.ask(ACTION, &command)? {
+        Value::Array(held) if held.len() == members.len() => held,
+        _ => return Err(link.unexpected(ACTION)),
+    };
+    let mut command = redis::cmd("ZADD");
+    command.arg(&shared.keys.listed).arg("GT");
+    let mut count = 0;
+    for ((member, score), _) in members.iter().zip(&held).filter(|(_, held)| **held == Value::Nil) {
+        command.arg(score).arg(member);
+        count += 1;
+    }
+    if count > 0 {
+        link.ask("put tokens on the allow list", &command)?;
+    }
+    Ok(count)
 }
 
 /// Batches of news that may wait for the state database.

@@ -15,6 +15,8 @@ pub(super) struct Link {
     timeout: Duration,
     // Names the server's process and its history: another one may have loaded other data, or followed another server.
     origin: String,
+    // Where Sentinels said that the primary is; nothing without Sentinels.
+    address: Option<(String, u16)>,
 }
 
 impl Link {
@@ -24,7 +26,7 @@ impl Link {
         server: String,
         timeout: Duration,
     ) -> Result<Self, ClusterError> {
-        let mut link = Self { connection, server, timeout, origin: String::new() };
+        let mut link = Self { connection, server, timeout, origin: String::new(), address: None };
         link.set_patience(timeout)?;
         Ok(link)
     }
@@ -35,6 +37,14 @@ impl Link {
 
     pub(super) fn origin(&self) -> &str {
         &self.origin
+    }
+
+    pub(super) fn address(&self) -> Option<&(String, u16)> {
+        self.address.as_ref()
+    }
+
+    pub(super) fn set_address(&mut self, address: (String, u16)) {
+        self.address = Some(address);
     }
 
     /// Refuses a server that is no primary, and learns which process it is.

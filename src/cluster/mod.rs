@@ -4,7 +4,7 @@
 //! view and its state database, and says how old the view is. What Redis loses (a flush, an older copy, a failover), any
 //! node gives back from its state database. Only this room names the `redis` crate. Its threads block; they are
 //! `redis-pub` (publishes), `redis-follow` (applies what others published) and `redis-keep` (stores it, gives back what
-//! Redis lacks, removes what is over). The registrar's thread asks through [`RedisRegistry`].
+//! Redis lacks, removes what is over), and one `redis-watch` for each Sentinel. The registrar's thread asks through [`RedisRegistry`].
 
 mod codec;
 mod connect;
@@ -19,6 +19,7 @@ mod registry;
 mod scan;
 mod script;
 mod secret;
+mod sentinels;
 mod shared;
 mod status;
 
@@ -29,15 +30,16 @@ use std::thread::JoinHandle;
 use tokio::runtime::Handle;
 
 pub use error::ClusterError;
-pub use publisher::{Listing, Published, Publisher};
+pub use publisher::{Published, Publisher};
 pub use registry::RedisRegistry;
 pub use status::{ClusterStatus, StatusReader};
 
-use crate::config::Redis;
+use crate::config::{Redis, RedisServers};
 use crate::decision::UnixSeconds;
 use crate::revocation::View;
 use crate::store::Store;
 use keys::Keys;
+use sentinels::Votes;
 use shared::{Shared, Stop, Trust};
 use status::Board;
 
@@ -73,6 +75,10 @@ pub fn start(ingredients: Ingredients) -> Result<Cluster, ClusterError> {
     // One provider for TLS, whatever else in the process brings another; a second call changes nothing.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let keys = Keys::new(&redis.namespace);
+    let (sentinels, primary) = match &redis.servers {
+        RedisServers::Sentinel { sentinels, primary } => (sentinels.clone(), primary.clone()),
+        RedisServers::Cluster(_) | RedisServers::Single(_) => (Vec::new(), String::new()),
+    };
     let shared = Arc::new(Shared {
         redis,
         keys,
@@ -80,6 +86,7 @@ pub fn start(ingredients: Ingredients) -> Result<Cluster, ClusterError> {
         board: Arc::new(Board::default()),
         stop: Stop::default(),
         trust: Trust::default(),
+        votes: (!sentinels.is_empty()).then(|| Votes::new(sentinels.len())),
         now,
         mark_life_s,
     });
@@ -87,6 +94,11 @@ pub fn start(ingredients: Ingredients) -> Result<Cluster, ClusterError> {
     let (tasks, keeping) = keeper::keeper(store, runtime);
     let following = follower::Follower::new(tasks);
     let mut cluster = Cluster { shared, publisher, threads: Vec::new() };
+    for (number, sentinel) in sentinels.into_iter().enumerate() {
+        let primary = primary.clone();
+        let watching = move |shared: &Shared| sentinels::watch(shared, number, &sentinel, &primary);
+        cluster.spawn("redis-watch", watching)?;
+    }
     cluster.spawn("redis-pub", move |shared| publishing.run(shared))?;
     cluster.spawn("redis-keep", move |shared| keeping.run(shared))?;
     cluster.spawn("redis-follow", move |shared| following.run(shared))?;

@@ -11,9 +11,9 @@ use super::error::ClusterError;
 use super::link::Link;
 use super::script::{self, Encoded, Epochs, REQUEST_CHANGES_MAX};
 use super::shared::Shared;
-use crate::decision::UnixSeconds;
+use super::status::Work as Task;
 use crate::revocation::TargetKind;
-use crate::store::StoredChange;
+use crate::store::{Listed, StoredChange};
 
 /// Publishes; cheap to clone.
 #[derive(Clone)]
@@ -26,19 +26,6 @@ pub struct Publisher {
 pub struct Published {
     /// The revocation epoch that has it, on every node.
     pub epoch: u64,
-}
-
-/// A token for the allow list.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Listing {
-    /// Tenant the issuer belongs to.
-    pub tenant: String,
-    /// The token's `iss`.
-    pub issuer: String,
-    /// The token's `jti`.
-    pub jti: String,
-    /// From this second on it is refused as expired.
-    pub until: UnixSeconds,
 }
 
 impl Publisher {
@@ -64,12 +51,18 @@ impl Publisher {
         }
     }
 
-    /// Puts tokens on the allow list, in the same way. The epoch in the answer says nothing.
-    pub fn list(&self, tokens: &[Listing], answer: impl FnOnce(Result<(), ClusterError>) + Send + 'static) {
+    /// Puts tokens on the allow list, in the same way.
+    ///
+    /// What the state database has on its list too is given to Redis again should that lose it.
+    pub fn list(
+        &self,
+        tokens: &[Listed<'_>],
+        answer: impl FnOnce(Result<(), ClusterError>) + Send + 'static,
+    ) {
         let too_many = ClusterError::TooMany { count: tokens.len(), most: REQUEST_CHANGES_MAX };
-        let member = |token: &Listing| {
-            let member = codec::identity(TargetKind::Token, &token.tenant, &token.issuer, &token.jti)?;
-            Some((codec::score(token.until), member))
+        let member = |token: &Listed<'_>| {
+            let member = codec::identity(TargetKind::Token, token.tenant, token.issuer, token.jti)?;
+            Some((codec::score(token.expires_at), member))
         };
         match tokens.iter().map(member).collect::<Option<Vec<_>>>() {
             Some(members) if members.len() <= REQUEST_CHANGES_MAX => {
@@ -205,15 +198,26 @@ impl PublisherThread {
         work: impl Fn(&mut Link) -> Result<T, ClusterError>,
     ) -> Result<T, ClusterError> {
         let used = self.link.is_some();
-        let done = self.once(shared, &work);
-        match &done {
-            Err(ClusterError::Unreachable { .. } | ClusterError::Refused { .. })
-                if used && self.link.is_none() =>
-            {
-                self.once(shared, &work)
-            }
-            _ => done,
+        let mut done = self.once(shared, &work);
+        if used
+            && self.link.is_none()
+            && let Err(
+                ClusterError::NotPrimary { .. }
+                | ClusterError::Unreachable { .. }
+                | ClusterError::Refused { .. },
+            ) = &done
+        {
+            done = self.once(shared, &work);
         }
+        match &done {
+            Ok(_) => shared.board.succeed(Task::Publish),
+            Err(error) => {
+                if shared.board.fail(Task::Publish, error) {
+                    tracing::warn!(%error, "cannot publish");
+                }
+            }
+        }
+        done
     }
 
     fn once<T>(
@@ -225,7 +229,7 @@ impl PublisherThread {
         let link = match &mut self.link {
             Some(link) => link,
             None if self.backoff.left(now) > Duration::ZERO => return Err(self.last.clone()),
-            none => match connect::primary(&shared.redis) {
+            none => match connect::primary(shared) {
                 Ok(link) => {
                     self.backoff.succeeded();
                     none.insert(link)
@@ -237,7 +241,7 @@ impl PublisherThread {
                 }
             },
         };
-        let done = work(link);
+        let done = shared.check_named(link).and_then(|()| work(link));
         if let Err(error) = &done
             && !error.spares_connection()
         {

@@ -12,8 +12,9 @@ use super::error::ClusterError;
 use super::link::{Link, bytes, text};
 use super::script;
 use super::shared::{Shared, Source};
+use super::status::Work;
 use crate::decision::UnixSeconds;
-use crate::revocation::{Answer, Inquiry, Registry, Switch, TargetKind};
+use crate::revocation::{Answer, Inquiry, Registry, Status, Switch, TargetKind};
 
 /// Answers from Redis itself; on the registrar's thread. Whatever cannot be had in time is [`Answer::Unknown`].
 pub struct RedisRegistry {
@@ -30,7 +31,7 @@ impl RedisRegistry {
     fn try_answer(&mut self, inquiries: &[Inquiry]) -> Result<Vec<Answer>, ClusterError> {
         let link = match &mut self.link {
             Some(link) => link,
-            none => none.insert(connect::primary(&self.shared.redis)?),
+            none => none.insert(connect::primary(&self.shared)?),
         };
         answer(&self.shared, link, inquiries)
     }
@@ -47,6 +48,7 @@ impl Registry for RedisRegistry {
         match self.try_answer(inquiries) {
             Ok(answers) => {
                 self.backoff.succeeded();
+                self.shared.board.succeed(Work::Ask);
                 answers
             }
             Err(error) => {
@@ -54,7 +56,7 @@ impl Registry for RedisRegistry {
                     self.link = None;
                     self.backoff.failed(Instant::now());
                 }
-                if self.shared.board.fail(&error) {
+                if self.shared.board.fail(Work::Ask, &error) {
                     tracing::warn!(%error, "Redis could not be asked about tokens");
                 }
                 unknown()
@@ -78,8 +80,17 @@ fn answer(shared: &Shared, link: &mut Link, inquiries: &[Inquiry]) -> Result<Vec
     if !shared.trust.trusts(&source) {
         return Ok(vec![Answer::Unknown; inquiries.len()]);
     }
-    let mut answers: Vec<Answer> =
-        inquiries.iter().enumerate().map(|(i, inquiry)| found.facts[i].judge(inquiry)).collect();
+    shared.check_named(link)?;
+    let now = (shared.now)();
+    let judge = |(inquiry, facts): (&Inquiry, &Facts)| {
+        // What this node knows holds, whatever Redis lacks, and such a token is not used up.
+        match shared.view.check(&inquiry.identity(), now) {
+            Status::Revoked => Answer::Revoked,
+            Status::Disabled => Answer::Disabled,
+            Status::Clear => facts.judge(inquiry),
+        }
+    };
+    let mut answers: Vec<Answer> = inquiries.iter().zip(&found.facts).map(judge).collect();
 
     let mut claims = Vec::new();
     let mut claimants = Vec::new();

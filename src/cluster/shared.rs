@@ -2,9 +2,12 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use super::error::ClusterError;
 use super::keys::Keys;
+use super::link::Link;
+use super::sentinels::{Agreement, Votes};
 use super::status::Board;
 use crate::config::Redis;
 use crate::decision::UnixSeconds;
@@ -18,9 +21,25 @@ pub(super) struct Shared {
     pub(super) board: Arc<Board>,
     pub(super) stop: Stop,
     pub(super) trust: Trust,
+    /// What the Sentinels say, where there are any.
+    pub(super) votes: Option<Votes>,
     pub(super) now: fn() -> UnixSeconds,
     /// How long after its `iat` any token may be accepted at most: how long a watermark counts.
     pub(super) mark_life_s: u64,
+}
+
+impl Shared {
+    /// Refuses a server that is no longer the one most Sentinels name.
+    pub(super) fn check_named(&self, link: &Link) -> Result<(), ClusterError> {
+        let (Some(votes), Some(address)) = (&self.votes, link.address()) else { return Ok(()) };
+        match votes.agreement(address, Instant::now()) {
+            Agreement::Another => Err(ClusterError::NotPrimary {
+                server: link.server().to_owned(),
+                role: "no longer the one that the Sentinels name".to_owned(),
+            }),
+            Agreement::Named(_) | Agreement::Unclear => Ok(()),
+        }
+    }
 }
 
 /// Tells the threads to end, also while they wait.

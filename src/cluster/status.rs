@@ -1,6 +1,6 @@
 //! How the connection to Redis fares: written by its threads, read by whoever shows it.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::error::ClusterError;
@@ -29,7 +29,7 @@ pub struct ClusterStatus {
     pub reconnects: u64,
     /// Changes that other nodes made and that the state database did not take yet.
     pub unsaved: u64,
-    /// What went wrong last, in words; `None` since it went well again.
+    /// What goes wrong, in words; `None` where all goes well. Publishing and asking go well until they are tried again.
     pub last_error: Option<String>,
 }
 
@@ -57,6 +57,21 @@ impl StatusReader {
 #[derive(Debug, Default)]
 pub(super) struct Board {
     status: Mutex<ClusterStatus>,
+    // One for each kind of work.
+    errors: Mutex<[Option<String>; Work::ALL.len()]>,
+}
+
+/// What may go wrong by itself; the first that does is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Work {
+    Follow,
+    Publish,
+    Ask,
+    Keep,
+}
+
+impl Work {
+    const ALL: &[Self] = &[Self::Follow, Self::Publish, Self::Ask, Self::Keep];
 }
 
 impl Board {
@@ -65,15 +80,48 @@ impl Board {
     }
 
     /// Notes a failure; says whether it is another than the one before, and so worth a line in the log.
-    pub(super) fn fail(&self, error: &ClusterError) -> bool {
-        let text = error.to_string();
-        let mut status = self.lock();
-        let other = status.last_error.as_ref() != Some(&text);
-        status.last_error = Some(text);
-        other
+    pub(super) fn fail(&self, work: Work, error: &ClusterError) -> bool {
+        self.set(work, Some(error.to_string()))
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, ClusterStatus> {
+    /// Notes that it goes well.
+    pub(super) fn succeed(&self, work: Work) {
+        self.set(work, None);
+    }
+
+    fn set(&self, work: Work, error: Option<String>) -> bool {
+        let mut errors = self.errors.lock().unwrap_or_else(PoisonError::into_inner);
+        let changed = errors[work as usize] != error;
+        if changed {
+            errors[work as usize] = error;
+            let shown = errors.iter().flatten().next().cloned();
+            self.lock().last_error = shown;
+        }
+        changed
+    }
+
+    fn lock(&self) -> MutexGuard<'_, ClusterStatus> {
         self.status.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_stays_until_that_work_goes_well_again() {
+        let board = Board::default();
+        let shown = || board.lock().last_error.clone();
+        let busy = ClusterError::Busy { waiting: 7 };
+        assert!(board.fail(Work::Publish, &busy));
+        assert!(!board.fail(Work::Publish, &busy));
+        board.succeed(Work::Follow);
+        assert_eq!(shown(), Some(busy.to_string()));
+        board.fail(Work::Follow, &ClusterError::Stopped);
+        assert_eq!(shown(), Some(ClusterError::Stopped.to_string()));
+        board.succeed(Work::Follow);
+        board.succeed(Work::Publish);
+        assert_eq!(shown(), None);
     }
 }

@@ -395,7 +395,7 @@ pub(super) fn stored(row: &SqliteRow) -> Result<StoredChange, sqlx::Error> {
     })
 }
 
-fn time(row: &SqliteRow, column: &str) -> Result<UnixSeconds, sqlx::Error> {
+pub(super) fn time(row: &SqliteRow, column: &str) -> Result<UnixSeconds, sqlx::Error> {
     let seconds: i64 = row.try_get(column)?;
     // "Never" is stored as the end of the type.
     Ok(if seconds == i64::MAX {

@@ -9,7 +9,8 @@ use edgate::store::StoredChange;
 
 use crate::node::{Node, Promise, ask, at, now, status, token};
 use crate::server::Server;
-use crate::support::{have, until};
+use crate::support::have;
+use crate::until;
 
 #[test]
 fn a_revoked_token_is_refused_on_every_node() {
@@ -161,4 +162,30 @@ fn stopping_takes_no_longer_than_an_answer() {
     node.stop();
     server.thaw();
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+}
+
+#[test]
+fn what_has_been_over_for_a_day_leaves_but_no_clock_that_is_ahead_hurries_it() {
+    if !have("redis-server") {
+        return;
+    }
+    fn days_ahead() -> UnixSeconds {
+        now().saturating_add(2 * 86_400)
+    }
+    let server = Server::start();
+    let member = |name: &str| format!("\u{6}\0\u{1}t\0\u{1}i{name}");
+    for (name, ago) in [("long over", 90_000), ("over", 80_000), ("in force", -600_i64)] {
+        for key in ["{edgate}:tokens", "{edgate}:used", "{edgate}:listed"] {
+            let score = now().0.saturating_add_signed(-ago).to_string();
+            server.ask::<()>(&["ZADD", key, &score, &member(name)]);
+        }
+    }
+    let node = Node::start_with_clock(at(&server.url()), days_ahead);
+    node.await_fresh();
+    for key in ["{edgate}:tokens", "{edgate}:used", "{edgate}:listed"] {
+        until("the oldest to leave", || {
+            server.ask::<Option<u64>>(&["ZSCORE", key, &member("long over")]).is_none()
+        });
+        assert_eq!(server.ask::<u64>(&["ZCARD", key]), 2, "{key}");
+    }
 }

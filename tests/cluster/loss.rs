@@ -4,10 +4,12 @@ use std::fs;
 
 use edgate::cluster::ClusterError;
 use edgate::revocation::{Answer, Asked, Registry, Status};
+use edgate::store::Listed;
 
-use crate::node::{Node, Promise, ask, at, inquiry, status};
+use crate::node::{Node, Promise, ask, at, inquiry, now, status};
 use crate::server::Server;
-use crate::support::{have, until};
+use crate::support::have;
+use crate::until;
 
 const REVOKED: Asked = Asked { revoked: true, listed: false, unused: false };
 const UNUSED: Asked = Asked { revoked: false, listed: false, unused: true };
@@ -68,6 +70,9 @@ fn flushed_it_is_filled_again_and_epochs_go_on() {
     let epoch = a.view.epoch();
     let mut registry = a.registry();
     until("Redis to be believed", || ask(&mut registry, "before 0", REVOKED) == Answer::Revoked);
+    let listed = Listed { tenant: "t", issuer: "i", jti: "issued", expires_at: now().saturating_add(600) };
+    a.list_locally(&listed);
+    a.list(&listed).unwrap();
     server.ask::<()>(&["FLUSHALL"]);
     // Never "clear": nothing is said before the data set is whole again.
     until("Redis to be believed again", || match ask(&mut registry, "before 0", REVOKED) {
@@ -77,6 +82,9 @@ fn flushed_it_is_filled_again_and_epochs_go_on() {
     });
     revoke_some(&promise, [&a, &b], "after");
     assert!(a.view.epoch() > epoch || a.revoke("last").unwrap() > epoch);
+    let asked = Asked { listed: true, ..Asked::default() };
+    assert_eq!(ask(&mut registry, "issued", asked), Answer::Clear);
+    assert_eq!(ask(&mut registry, "another", asked), Answer::NotListed);
     promise.kept(&[&a, &b]);
     a_new_node_refuses(&server, &["before", "after"]);
 }
@@ -93,9 +101,10 @@ fn restored_from_an_older_copy_it_is_given_what_it_lacks() {
     revoke_some(&promise, [&a, &b], "old");
     let mut registry = a.registry();
     until("Redis to be believed", || ask(&mut registry, "old 0", REVOKED) == Answer::Revoked);
+    until("a use to be possible", || ask(&mut registry, "other", UNUSED) == Answer::Clear);
     // One moment's tokens, whenever they are shown.
     let (in_time, forgotten) = (inquiry("used in time", UNUSED), inquiry("used and forgotten", UNUSED));
-    until("a use to be possible", || registry.answer(std::slice::from_ref(&in_time)) == [Answer::Clear]);
+    assert_eq!(registry.answer(std::slice::from_ref(&in_time)), [Answer::Clear]);
     server.ask::<()>(&["SAVE"]);
     fs::copy(server.dir().join("dump.rdb"), server.dir().join("older.rdb")).unwrap();
     revoke_some(&promise, [&a, &b], "new");

@@ -13,3 +13,13 @@ mod sentinel;
 mod server;
 #[path = "../support/mod.rs"]
 mod support;
+
+/// Waits until something is so that must become so. Looks a hundred times a second: the servers need the processor too.
+fn until(what: &str, mut done: impl FnMut() -> bool) {
+    support::until(what, || {
+        done() || {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+            false
+        }
+    });
+}

@@ -13,11 +13,12 @@ use edgate::decision::UnixSeconds;
 use edgate::revocation::{
     Answer, Asked, Effect, Freshness, Identity, Inquiry, Registry, Status, TargetKind, View,
 };
-use edgate::store::{OpenMode, Store, StoredChange};
+use edgate::store::{Listed, OpenMode, Store, StoredChange};
 use tempfile::TempDir;
 use tokio::runtime::Handle;
 
-use crate::support::{self, until};
+use crate::support;
+use crate::until;
 
 /// How old the view may be.
 pub(crate) const STALENESS_MAX: Duration = Duration::from_secs(1);
@@ -180,6 +181,18 @@ impl Node {
         handle.block_on(self.store.mark_published(local, epoch)).unwrap();
         self.view.apply(stands.iter().filter_map(StoredChange::change), 0, now());
         Ok(epoch)
+    }
+
+    /// The control plane's way with a token it issues: on the list here, then in Redis.
+    pub(crate) fn list_locally(&self, listed: &Listed<'_>) {
+        self.runtime.handle.block_on(self.store.list_tokens(std::slice::from_ref(listed))).unwrap();
+    }
+
+    pub(crate) fn list(&self, listed: &Listed<'_>) -> Result<(), ClusterError> {
+        let (answer, answered) = mpsc::channel();
+        let listed = std::slice::from_ref(listed);
+        self.publisher().list(listed, move |done| answer.send(done).unwrap());
+        answered.recv_timeout(support::PATIENCE).unwrap()
     }
 
     /// As a client does that was told to ask again.

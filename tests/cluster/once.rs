@@ -1,14 +1,15 @@
 //! Tokens that may be used once, and tokens that must be listed.
 
-use std::sync::{Arc, Barrier, mpsc};
+use std::sync::{Arc, Barrier};
 
-use edgate::cluster::Listing;
 use edgate::decision::UnixSeconds;
 use edgate::revocation::{Answer, Asked, Registry};
+use edgate::store::Listed;
 
 use crate::node::{Node, ask, at, inquiry, now};
 use crate::server::Server;
-use crate::support::{have, until};
+use crate::support::have;
+use crate::until;
 
 const UNUSED: Asked = Asked { revoked: false, listed: false, unused: true };
 const LISTED: Asked = Asked { revoked: false, listed: true, unused: false };
@@ -99,13 +100,7 @@ fn a_claim_that_no_replica_has_does_not_count() {
 }
 
 fn list(node: &Node, jti: &str) -> Result<(), edgate::cluster::ClusterError> {
-    let listing = Listing {
-        tenant: "t".to_owned(),
-        issuer: "i".to_owned(),
-        jti: jti.to_owned(),
-        until: now().saturating_add(600),
-    };
-    let (answer, answered) = mpsc::channel();
-    node.publisher().list(&[listing], move |done| answer.send(done).unwrap());
-    answered.recv().unwrap()
+    let listed = Listed { tenant: "t", issuer: "i", jti, expires_at: now().saturating_add(600) };
+    node.list_locally(&listed);
+    node.list(&listed)
 }

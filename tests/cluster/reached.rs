@@ -11,7 +11,8 @@ use edgate::revocation::Status;
 
 use crate::node::{Node, Promise, at, status};
 use crate::server::{Server, free_port};
-use crate::support::{have, until};
+use crate::support::have;
+use crate::until;
 
 #[test]
 fn with_a_wrong_password_nothing_is_followed_and_the_right_one_needs_no_restart() {

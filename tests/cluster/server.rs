@@ -13,7 +13,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use crate::support::until;
+use crate::until;
 
 /// A running redis-server.
 pub(crate) struct Server {
@@ -256,7 +256,7 @@ impl Sentinel {
             &config,
             format!(
                 "port {port}\nprotected-mode no\nsentinel monitor mine 127.0.0.1 {primary} 2\n\
-                 sentinel down-after-milliseconds mine 700\nsentinel failover-timeout mine 3000\n"
+                 sentinel down-after-milliseconds mine 700\nsentinel failover-timeout mine 2000\n"
             ),
         )
         .unwrap();
