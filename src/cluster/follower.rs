@@ -22,13 +22,23 @@ pub(super) struct Follower {
     behind: Option<EntryId>,
     // Claims were lost, and Redis did not take the note of it yet.
     loss_to_note: bool,
-    // Whether a connection was made before.
-    connected: bool,
+    // The server of the connection before.
+    origin: Option<String>,
+    // Set while other nodes may still be giving back what Redis lost.
+    held: Option<Held>,
+}
+
+/// The view is not confirmed, nor the epoch raised, before this is over.
+#[derive(Debug, Clone, Copy)]
+struct Held {
+    until: Instant,
+    // What the epoch is raised to then.
+    epoch: u64,
 }
 
 impl Follower {
     pub(super) fn new(tasks: Tasks) -> Self {
-        Self { tasks, position: None, behind: None, loss_to_note: false, connected: false }
+        Self { tasks, position: None, behind: None, loss_to_note: false, origin: None, held: None }
     }
 
     /// Works until told to stop.
@@ -60,6 +70,11 @@ impl Follower {
     ) -> Result<(), ClusterError> {
         link.set_patience(shared.redis.timeout + BLOCK)?;
         self.behind = None;
+        let before = self.origin.replace(link.origin().to_owned());
+        if before.as_deref().is_some_and(|before| before != link.origin()) {
+            // Another process may lack the last of what its predecessor had answered, and nothing here would show it.
+            self.hold(shared);
+        }
         let survey = survey(shared, link)?;
         let stands = match &self.position {
             None => Err(Break::Start),
@@ -69,11 +84,10 @@ impl Follower {
             Err(cause) => self.rebuild(shared, link, cause)?,
             Ok(()) => self.reconcile(shared, link, &survey.dataset),
         }
-        let again = std::mem::replace(&mut self.connected, true);
         shared.board.note(|status| {
             status.connected = true;
             status.server = link.server().to_owned();
-            status.reconnects += u64::from(again);
+            status.reconnects += u64::from(before.is_some());
             status.last_error = None;
         });
         tracing::info!(server = link.server(), "follows Redis");
@@ -102,7 +116,7 @@ impl Follower {
         let survey = script::parse_survey(survey).ok_or_else(|| link.unexpected(ACTION))?;
 
         let good = entries.iter().map_while(|entry| position.step(entry).ok()).count();
-        apply(shared, &self.tasks, &entries[..good]);
+        apply(shared, &self.tasks, self.held.as_mut(), &entries[..good]);
         let last = position.last;
         let stands = match entries.get(good) {
             Some(entry) => position.step(entry),
@@ -119,7 +133,7 @@ impl Follower {
                 self.behind = (survey.last > last).then_some(survey.last);
                 let read_all = !entries.is_empty() || self.behind.is_none();
                 if read_all && entries.len() < ENTRIES_MAX {
-                    shared.view.freshness().confirm(asked_at);
+                    confirm(shared, &mut self.held, asked_at);
                 }
                 if good > 0 {
                     shared.board.note(|status| {
@@ -149,12 +163,15 @@ impl Follower {
         self.position = None;
         self.behind = None;
         self.loss_to_note |= cause.is_loss();
+        if matches!(cause, Break::Replaced | Break::WentBack) {
+            self.hold(shared);
+        }
         let Survey { dataset, epoch, last } = survey(shared, link)?;
         scan::entries(shared, link, |page| {
             shared.view.apply(page.iter().filter_map(StoredChange::change), 0, (shared.now)());
             Ok(())
         })?;
-        shared.view.apply([], epoch, (shared.now)());
+        raise(shared, self.held.as_mut(), epoch);
         shared.board.note(|status| {
             status.last_id = last.to_string();
             status.dataset.clone_from(&dataset);
@@ -170,10 +187,19 @@ impl Follower {
         Ok(())
     }
 
+    /// Waits for the other nodes before the view is called whole again: one of them may be the only one that remembers a
+    /// revocation that was answered, applied there, and lost by Redis.
+    fn hold(&mut self, shared: &Shared) {
+        let epoch = self.held.map_or(0, |held| held.epoch);
+        self.held = Some(Held { until: Instant::now() + HEAL_TIME, epoch });
+        shared.trust.hold_back(true);
+        shared.view.freshness().doubt();
+    }
+
     /// Has what Redis may lack given to it, after a connection broke and came back.
     fn reconcile(&self, shared: &Shared, link: &Link, dataset: &str) {
         let source = Source { origin: link.origin().to_owned(), dataset: dataset.to_owned() };
-        if !shared.trust.trusts(&source) {
+        if !shared.trust.names(&source) {
             shared.trust.set(None);
         }
         self.tasks.reconcile(source);
@@ -209,14 +235,40 @@ fn survey(shared: &Shared, link: &mut Link) -> Result<Survey, ClusterError> {
 }
 
 /// First the view, then, in its own time, the state database.
-fn apply(shared: &Shared, tasks: &Tasks, entries: &[Entry]) {
+fn apply(shared: &Shared, tasks: &Tasks, held: Option<&mut Held>, entries: &[Entry]) {
     let Some(epoch) = entries.iter().map(|entry| entry.epoch).max() else { return };
     let changes: Vec<StoredChange> = entries.iter().flat_map(|entry| entry.changes.clone()).collect();
-    shared.view.apply(changes.iter().filter_map(StoredChange::change), epoch, (shared.now)());
+    shared.view.apply(changes.iter().filter_map(StoredChange::change), 0, (shared.now)());
+    raise(shared, held, epoch);
     if !changes.is_empty() {
         tasks.store(changes);
     }
 }
+
+/// Raises the epoch, at once or when nothing is held back any more.
+fn raise(shared: &Shared, held: Option<&mut Held>, epoch: u64) {
+    match held {
+        Some(held) => held.epoch = held.epoch.max(epoch),
+        None => shared.view.apply([], epoch, (shared.now)()),
+    }
+}
+
+/// The view holds everything that was published at `as_of`, unless other nodes are still giving things back.
+fn confirm(shared: &Shared, held: &mut Option<Held>, as_of: Instant) {
+    if let Some(Held { until, epoch }) = *held {
+        if as_of < until {
+            return;
+        }
+        *held = None;
+        shared.view.apply([], epoch, (shared.now)());
+        shared.trust.hold_back(false);
+    }
+    shared.view.freshness().confirm(as_of);
+}
+
+/// How long other nodes get to give back what Redis lost: to notice, to connect (they wait up to a second between tries)
+/// and to compare a million revocations. Until then the view has no known age.
+const HEAL_TIME: Duration = Duration::from_secs(3);
 
 /// How long an answer waits for news: the view's age is at most this much more than a round trip.
 const BLOCK_MS: u64 = 50;

@@ -10,7 +10,7 @@ local dataset = redis.call('GET', KEYS[1])
 if not dataset then
     dataset = ARGV[1]
     redis.call('SET', KEYS[1], dataset)
-    redis.call('SET', KEYS[7], time[1])
+    redis.call('SET', KEYS[7], time[1] + 1)
 end
 -- The clock is only a floor: epochs do not begin again where everything was lost.
 local clock = time[1] * 1000 + math.floor(time[2] / 1000)

@@ -45,6 +45,9 @@ impl Publisher {
     /// Publishes changes: all of them in one epoch, or none. `answer` is called on another thread, once, after Redis and
     /// `min_replicas` replicas have them; never, if the daemon stops first.
     ///
+    /// The caller applies the changes to the view under epoch 0: the follower raises the view's epoch once it has read the
+    /// entry, and so everything before it, which other nodes may have published a moment ago.
+    ///
     /// `known_epoch` is the highest epoch this node knows; the new one is above. Publishing again is harmless, and the way
     /// to find out what became of a request whose answer did not come. `answer` must not block.
     pub fn publish(

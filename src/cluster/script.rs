@@ -118,9 +118,9 @@ pub(super) fn parse_survey(answer: &Value) -> Option<Survey> {
     })
 }
 
-/// Notes that claims may have been lost until now, by the server's clock.
+/// Notes that claims may have been lost until the end of this second, by the server's clock.
 pub(super) fn note_loss(link: &mut Link, keys: &Keys) -> Result<(), ClusterError> {
-    let script = "return redis.call('SET', KEYS[1], redis.call('TIME')[1])";
+    let script = "return redis.call('SET', KEYS[1], redis.call('TIME')[1] + 1)";
     link.ask("note that claims were lost", &eval(script, &[&keys.since])).map(drop)
 }
 

@@ -1,5 +1,6 @@
 //! What the threads share.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -52,6 +53,8 @@ impl Stop {
 #[derive(Debug, Default)]
 pub(super) struct Trust {
     trusted: Mutex<Option<Source>>,
+    // Other nodes are still giving back what Redis lost.
+    held_back: AtomicBool,
 }
 
 /// A server, by its process and history, and the data set it holds.
@@ -67,6 +70,15 @@ impl Trust {
     }
 
     pub(super) fn trusts(&self, source: &Source) -> bool {
+        !self.held_back.load(Ordering::Acquire) && self.names(source)
+    }
+
+    /// Whether it is the one that would be trusted, were nothing held back.
+    pub(super) fn names(&self, source: &Source) -> bool {
         self.trusted.lock().unwrap_or_else(PoisonError::into_inner).as_ref() == Some(source)
+    }
+
+    pub(super) fn hold_back(&self, held: bool) {
+        self.held_back.store(held, Ordering::Release);
     }
 }

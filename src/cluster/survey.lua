@@ -7,7 +7,7 @@ local dataset = redis.call('GET', KEYS[1])
 if not dataset then
     dataset = ARGV[1]
     redis.call('SET', KEYS[1], dataset)
-    redis.call('SET', KEYS[4], redis.call('TIME')[1])
+    redis.call('SET', KEYS[4], redis.call('TIME')[1] + 1)
 end
 -- An older copy of the data must not give out epochs again that callers have seen. Without memory for it, a writer
 -- says the same later.

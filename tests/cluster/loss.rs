@@ -1,0 +1,160 @@
+//! Redis loses data: any node gives it back, and nobody is sure before that.
+
+use std::fs;
+
+use edgate::cluster::ClusterError;
+use edgate::revocation::{Answer, Asked, Registry, Status};
+
+use crate::node::{Node, Promise, ask, at, inquiry, status};
+use crate::server::Server;
+use crate::support::{have, until};
+
+const REVOKED: Asked = Asked { revoked: true, listed: false, unused: false };
+const UNUSED: Asked = Asked { revoked: false, listed: false, unused: true };
+
+/// Revokes some tokens on both nodes.
+fn revoke_some(promise: &Promise, nodes: [&Node; 2], word: &str) {
+    for i in 0..6 {
+        let jti = format!("{word} {i}");
+        promise.hold(&jti, nodes[i % 2].revoke_until_answered(&jti));
+    }
+}
+
+/// A node that was never there before learns everything.
+fn a_new_node_refuses(server: &Server, words: &[&str]) {
+    let new = Node::ready(&at(&server.url()));
+    for word in words {
+        for i in 0..6 {
+            let jti = format!("{word} {i}");
+            until("Redis to have it", || status(&new.view, &jti) == Status::Revoked);
+        }
+    }
+}
+
+#[test]
+fn killed_and_restarted_empty_it_is_filled_again() {
+    if !have("redis-server") {
+        return;
+    }
+    let mut server = Server::start();
+    let redis = at(&server.url());
+    let (a, b) = (Node::ready(&redis), Node::ready(&redis));
+    let promise = Promise::watch(&[&a, &b]);
+    revoke_some(&promise, [&a, &b], "before");
+    server.kill();
+    let error = a.revoke("during").unwrap_err();
+    assert!(matches!(error, ClusterError::Unreachable { .. }), "{error}");
+    until("the views to be too old", || !a.is_fresh() && !b.is_fresh());
+    server.launch();
+    // The one that was not answered arrives too.
+    until("the other node to refuse it", || status(&b.view, "during") == Status::Revoked);
+    revoke_some(&promise, [&a, &b], "after");
+    promise.kept(&[&a, &b]);
+    a_new_node_refuses(&server, &["before", "after"]);
+    let seen = b.status();
+    assert!(seen.rebuilds >= 2 && seen.reconnects >= 1, "{seen:?}");
+}
+
+#[test]
+fn flushed_it_is_filled_again_and_epochs_go_on() {
+    if !have("redis-server") {
+        return;
+    }
+    let server = Server::start();
+    let redis = at(&server.url());
+    let (a, b) = (Node::ready(&redis), Node::ready(&redis));
+    let promise = Promise::watch(&[&a, &b]);
+    revoke_some(&promise, [&a, &b], "before");
+    let epoch = a.view.epoch();
+    let mut registry = a.registry();
+    until("Redis to be believed", || ask(&mut registry, "before 0", REVOKED) == Answer::Revoked);
+    server.ask::<()>(&["FLUSHALL"]);
+    // Never "clear": nothing is said before the data set is whole again.
+    until("Redis to be believed again", || match ask(&mut registry, "before 0", REVOKED) {
+        Answer::Unknown => false,
+        Answer::Revoked => a.status().rebuilds == 2,
+        answer => panic!("{answer:?}"),
+    });
+    revoke_some(&promise, [&a, &b], "after");
+    assert!(a.view.epoch() > epoch || a.revoke("last").unwrap() > epoch);
+    promise.kept(&[&a, &b]);
+    a_new_node_refuses(&server, &["before", "after"]);
+}
+
+#[test]
+fn restored_from_an_older_copy_it_is_given_what_it_lacks() {
+    if !have("redis-server") {
+        return;
+    }
+    let mut server = Server::start();
+    let redis = at(&server.url());
+    let (a, b) = (Node::ready(&redis), Node::ready(&redis));
+    let promise = Promise::watch(&[&a, &b]);
+    revoke_some(&promise, [&a, &b], "old");
+    let mut registry = a.registry();
+    until("Redis to be believed", || ask(&mut registry, "old 0", REVOKED) == Answer::Revoked);
+    // One moment's tokens, whenever they are shown.
+    let (in_time, forgotten) = (inquiry("used in time", UNUSED), inquiry("used and forgotten", UNUSED));
+    until("a use to be possible", || registry.answer(std::slice::from_ref(&in_time)) == [Answer::Clear]);
+    server.ask::<()>(&["SAVE"]);
+    fs::copy(server.dir().join("dump.rdb"), server.dir().join("older.rdb")).unwrap();
+    revoke_some(&promise, [&a, &b], "new");
+    assert_eq!(registry.answer(std::slice::from_ref(&forgotten)), [Answer::Clear]);
+    let epoch = a.view.epoch().max(b.view.epoch());
+    server.kill();
+    fs::rename(server.dir().join("older.rdb"), server.dir().join("dump.rdb")).unwrap();
+    server.launch();
+    // The copy does not know it was used, and nobody believes the copy.
+    until("Redis to be believed again", || {
+        assert_eq!(registry.answer(std::slice::from_ref(&forgotten)), [Answer::Unknown]);
+        ask(&mut registry, "new 5", REVOKED) == Answer::Revoked
+    });
+    assert_eq!(registry.answer(&[in_time, forgotten]), [Answer::Unknown, Answer::Unknown]);
+    until("a newer token to pass", || ask(&mut registry, "newer", UNUSED) == Answer::Clear);
+    assert!(a.revoke_until_answered("last") > epoch);
+    revoke_some(&promise, [&a, &b], "newest");
+    promise.kept(&[&a, &b]);
+    a_new_node_refuses(&server, &["old", "new", "newest"]);
+}
+
+#[test]
+fn a_node_restarted_while_redis_is_away_remembers_the_others_revocations() {
+    if !have("redis-server") {
+        return;
+    }
+    let mut server = Server::start();
+    let redis = at(&server.url());
+    let (a, mut b) = (Node::ready(&redis), Node::ready(&redis));
+    a.revoke("x").unwrap();
+    until("the other node to store it", || b.remembers("x"));
+    b.stop();
+    server.kill();
+    b.restart();
+    assert_eq!(status(&b.view, "x"), Status::Revoked);
+    assert!(!b.is_fresh());
+    // Redis comes back empty, and the other node is gone for good: this one has it.
+    drop(a);
+    server.launch();
+    b.await_fresh();
+    let new = Node::ready(&redis);
+    until("a new node to learn it", || status(&new.view, "x") == Status::Revoked);
+}
+
+#[test]
+fn a_revocation_only_one_node_remembers_is_not_missed_by_the_other() {
+    if !have("redis-server") {
+        return;
+    }
+    // The other node is cut off while it is revoked, and Redis loses it before the other one comes back.
+    let server = Server::start();
+    let proxy = crate::server::Proxy::to(&server);
+    let (a, b) = (Node::ready(&at(&server.url())), Node::ready(&at(&proxy.url())));
+    let promise = Promise::watch(&[&a, &b]);
+    proxy.close();
+    until("the view to be too old", || !b.is_fresh());
+    promise.hold("x", a.revoke("x").unwrap());
+    server.ask::<()>(&["FLUSHALL"]);
+    proxy.open();
+    promise.hold("y", a.revoke_until_answered("y"));
+    promise.kept(&[&a, &b]);
+}
