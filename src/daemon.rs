@@ -12,14 +12,15 @@ mod hsm_metrics;
 mod judge;
 mod keys;
 mod observe;
-mod registrar;
+mod progress;
 mod release;
+mod revocation;
 mod softhsm;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use edgate_hsm::{HsmError, Pool, Purpose, SoftwareKey};
@@ -27,11 +28,10 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::audit::{self, Ack, Appender, AuditError, Event, Log, StopEvent};
+use crate::cluster::ClusterError;
 use crate::config::{self, Config, KeyPlace, Listen};
-use crate::control;
 use crate::decision::UnixSeconds;
 use crate::metrics::{Metrics, ShardMetrics};
-use crate::revocation::{self, Freshness, View};
 use crate::shard::{self, BindError, DriverInUse, Policy, PolicyError, Waits};
 use crate::store::{OpenMode, Store, StoreError};
 use crate::verify::KeyRejection;
@@ -45,8 +45,8 @@ use audit_log::{audit_settings, on_failure, record_start, report_recovery};
 use control_thread::{ControlThread, Ingredients};
 use engine::EngineCare;
 use keys::NodeKeys;
-use observe::{data_readiness, readings};
-use registrar::LocalRegistry;
+use observe::{Strictness, cluster_readings, data_readiness, readings};
+use revocation::{Revoking, open_view};
 
 /// How long start and stop records may take to reach the disk.
 const RECORD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -69,6 +69,9 @@ pub enum StartError {
     /// The audit log refuses.
     #[error("audit log: {0}")]
     Audit(#[from] AuditError),
+    /// The connection to Redis cannot be kept.
+    #[error("revocation: {0}")]
+    Cluster(#[from] ClusterError),
     /// A listening socket cannot be had.
     #[error("{0}")]
     Bind(#[from] BindError),
@@ -140,6 +143,7 @@ impl StartError {
             // A port in use may be free again in a moment.
             Self::Audit(_)
             | Self::Bind(_)
+            | Self::Cluster(_)
             | Self::Control(_)
             | Self::ControlBind { .. }
             | Self::Folder { .. }
@@ -280,12 +284,7 @@ impl Daemon {
 
         let runtime = control_runtime()?;
         let store = runtime.block_on(Store::open(&config.database, OpenMode::Existing))?;
-        let view = Arc::new(View::new(
-            &random_seed()?,
-            mark_life_s(config),
-            Freshness::authoritative(Instant::now()),
-        ));
-        runtime.block_on(control::fill_view(&store, &view, now(), |_| {}))?;
+        let view = open_view(config, &store, &runtime)?;
 
         // One ring for each shard, for the daemon, for the engine's alarms, and for the control plane.
         let shards = config.server.shards;
@@ -304,8 +303,11 @@ impl Daemon {
             .map_err(|error| StartError::Shard { number: 0, error })?;
         let metrics: Vec<Arc<ShardMetrics>> = (0..shards).map(|_| Arc::default()).collect();
         let policy = Arc::new(ArcSwap::from_pointee(policy));
-        let steering =
-            Arc::new(shard::Control::new(data_readiness(log.watch(), Arc::clone(&view), pool.clone()), halt));
+        let strictness = Strictness::of(config);
+        let steering = Arc::new(shard::Control::new(
+            data_readiness(log.watch(), Arc::clone(&view), strictness, pool.clone()),
+            halt,
+        ));
         let ack = match config.audit.verify_ack {
             config::VerifyAck::Recorded => Ack::Recorded,
             config::VerifyAck::Durable => Ack::Durable,
@@ -314,17 +316,12 @@ impl Daemon {
         let kernel = care.verifier()?.engine_name();
         record_start(&mut recorder, shards, &format!("{kernel}, {driver}"))?;
 
-        let (registrar, inquirers) = revocation::registry(shards);
-        let registry = LocalRegistry {
-            store: store.clone(),
-            view: Arc::clone(&view),
-            runtime: runtime.handle().clone(),
-        };
-        registrar::spawn(registrar, Box::new(registry))?;
+        let revoking = Revoking::start(config, &store, &view, &runtime)?;
+        let sharing = revoking.sharing();
 
         let settings = Arc::new(config.server.clone());
         let mut threads = Vec::with_capacity(usize::from(shards));
-        let parts = sockets.into_iter().zip(appenders).zip(inquirers);
+        let parts = sockets.into_iter().zip(appenders).zip(revoking.inquirers);
         for (number, ((sockets, appender), inquirer)) in (0..shards).zip(parts) {
             let parts = shard::Parts {
                 number,
@@ -348,8 +345,11 @@ impl Daemon {
             threads.push((number, spawn_shard(parts, driver)?));
         }
 
-        let metrics =
-            Metrics::new(metrics, readings(&log.watch()).into_iter().chain(care.readings()).collect());
+        let of_redis = sharing.iter().flat_map(|sharing| cluster_readings(&sharing.status));
+        let metrics = Metrics::new(
+            metrics,
+            readings(&log.watch()).into_iter().chain(care.readings()).chain(of_redis).collect(),
+        );
         let listener = std::net::TcpListener::bind(config.control.listen)
             .map_err(|error| StartError::ControlBind { address: config.control.listen, error })?;
         let control_at = listener.local_addr().map_err(StartError::Control)?;
@@ -360,12 +360,13 @@ impl Daemon {
             store,
             judge: judge(Arc::clone(&policy), Arc::clone(&view), care.verifier()?),
             view,
+            sharing,
             appender: control_appender,
             metrics,
             log: &log,
             pool: pool.clone(),
         };
-        let control = ControlThread::spawn(runtime, listener, ingredients.into_state())?;
+        let control = ControlThread::spawn(runtime, listener, ingredients.into_state(), revoking.cluster)?;
 
         for place in &listening {
             tracing::info!(%place, "listening for load balancers");
@@ -407,20 +408,6 @@ fn control_runtime() -> Result<tokio::runtime::Runtime, StartError> {
         .thread_name("control")
         .build()
         .map_err(|error| StartError::System { what: "start the control runtime", error })
-}
-
-/// How long after its `iat` any issuer's token may pass at most.
-fn mark_life_s(config: &Config) -> u64 {
-    config.issuers.iter().map(|issuer| issuer.max_lifetime_s + issuer.leeway_s).max().unwrap_or(0)
-}
-
-fn random_seed() -> Result<[u8; 16], StartError> {
-    let mut seed = [0; 16];
-    getrandom::fill(&mut seed).map_err(|error| StartError::System {
-        what: "get random bytes",
-        error: std::io::Error::other(error),
-    })?;
-    Ok(seed)
 }
 
 fn make_folder(dir: &Path) -> Result<(), StartError> {

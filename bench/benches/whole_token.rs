@@ -45,7 +45,10 @@ impl Edgate {
         );
         profile.max_lifetime_s = None;
         Self {
-            policy: Policy::of_one(KeySet::new(vec![(IssuerIndex(0), set.keys)]).expect("one key"), profile),
+            policy: Policy::plain(
+                KeySet::new(vec![(IssuerIndex(0), set.keys)]).expect("one key"),
+                vec![profile],
+            ),
             verifier: Verifier::new(engine),
             verdicts: Vec::new(),
             view: View::new(&[7; 16], 0, Freshness::authoritative(Instant::now())),

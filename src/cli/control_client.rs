@@ -1,15 +1,16 @@
-//! `edgate token issue` and `edgate revoke`: clients of a running node's control listener.
+//! Clients of a running node's control listener: what they share, `edgate token issue` and `edgate hsm unlock`.
 
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Subcommand};
+use clap::Args;
 use serde_json::{Map, Value};
+use ureq::Body;
+use ureq::http::Response;
 use zeroize::Zeroizing;
 
 use crate::config::{Config, EXIT_CONFIG};
-use crate::token;
 
 use super::{EXIT_INPUT, EXIT_UNAVAILABLE, EXIT_YES, Output, complain, print_line};
 
@@ -51,36 +52,6 @@ pub(super) struct IssueArguments {
     /// How long the token lives, unless it is the configured default.
     #[arg(long, value_name = "SECONDS")]
     ttl: Option<u64>,
-    #[command(flatten)]
-    target: Target,
-    #[command(flatten)]
-    output: Output,
-}
-
-/// What can be revoked.
-#[derive(Debug, Subcommand)]
-pub(super) enum RevokeCommand {
-    /// Revoke one token, by its id or by itself.
-    Token(RevokeArguments),
-}
-
-/// What `edgate revoke token` reads.
-#[derive(Debug, Args)]
-pub(super) struct RevokeArguments {
-    /// The token's id (its `jti`), or the token itself, which is not sent.
-    id: String,
-    /// The token's `iss`, unless this node issued it.
-    #[arg(long, value_name = "ISS")]
-    issuer: Option<String>,
-    /// The tenant, where several have that issuer.
-    #[arg(long, value_name = "NAME")]
-    tenant: Option<String>,
-    /// Why, for the record.
-    #[arg(long, value_name = "TEXT")]
-    reason: Option<String>,
-    /// The token's `exp`, so that the revocation can be forgotten early; without it the latest possible one counts.
-    #[arg(long, value_name = "UNIX")]
-    expires_at: Option<u64>,
     #[command(flatten)]
     target: Target,
     #[command(flatten)]
@@ -163,42 +134,9 @@ pub(super) fn issue(arguments: &IssueArguments) -> u8 {
     }
 }
 
-/// Revokes what was named.
-pub(super) fn revoke(command: &RevokeCommand) -> u8 {
-    let RevokeCommand::Token(arguments) = command;
-    let answered = named_token(arguments).and_then(|(jti, issuer)| {
-        let mut body = Map::new();
-        let mut add =
-            |name: &str, value: Option<Value>| value.map(|value| body.insert(name.to_owned(), value));
-        add("issuer", issuer.map(Value::from));
-        add("tenant", arguments.tenant.clone().map(Value::from));
-        add("reason", arguments.reason.clone().map(Value::from));
-        add("expires_at", arguments.expires_at.map(Value::from));
-        let path = format!("/v1/tokens/{}/revoke", escaped(&jti));
-        post(&arguments.target.url()?, &path, &Value::Object(body))
-    });
-    match answered {
-        Ok(revoked) if arguments.output.json => {
-            print_line(revoked);
-            EXIT_YES
-        }
-        Ok(revoked) => {
-            let before = if revoked["already_revoked"] == true { " already before" } else { "" };
-            let (id, issuer) = (text(&revoked, "id"), text(&revoked, "issuer"));
-            print_line(format_args!(
-                "token {} of {} is revoked{before}",
-                id.escape_debug(),
-                issuer.escape_debug()
-            ));
-            EXIT_YES
-        }
-        Err(error) => refuse(&error),
-    }
-}
-
 /// Why a control listener did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
-enum ClientError {
+pub(super) enum ClientError {
     #[error("{0}")]
     Config(String),
     #[error("{0}")]
@@ -207,7 +145,7 @@ enum ClientError {
     Unavailable(String),
 }
 
-fn refuse(error: &ClientError) -> u8 {
+pub(super) fn refuse(error: &ClientError) -> u8 {
     complain(error);
     match error {
         ClientError::Config(_) => EXIT_CONFIG,
@@ -217,7 +155,7 @@ fn refuse(error: &ClientError) -> u8 {
 }
 
 impl Target {
-    fn url(&self) -> Result<String, ClientError> {
+    pub(super) fn url(&self) -> Result<String, ClientError> {
         if let Some(path) = &self.config {
             let config = Config::load(path).map_err(|error| ClientError::Config(error.to_string()))?;
             return Ok(format!("http://{}", config.control.listen));
@@ -232,46 +170,37 @@ impl Target {
     }
 }
 
-/// The `jti` and the issuer meant: as given, or as the token itself says.
-fn named_token(arguments: &RevokeArguments) -> Result<(String, Option<String>), ClientError> {
-    let (id, issuer) = (&arguments.id, &arguments.issuer);
-    if !(id.starts_with("eyJ") && id.split('.').count() == 3) {
-        return Ok((id.clone(), issuer.clone()));
-    }
-    let unverified = token::inspect(id.as_bytes()).map_err(|error| ClientError::Input(error.to_string()))?;
-    let claims: Value = serde_json::from_slice(&unverified.payload).unwrap_or_default();
-    let claim = |name: &str| claims[name].as_str().map(str::to_owned);
-    match claim("jti") {
-        Some(jti) => Ok((jti, issuer.clone().or_else(|| claim("iss")))),
-        None => {
-            Err(ClientError::Input("this token has no jti, so it cannot be revoked by itself".to_owned()))
-        }
-    }
+/// Sends `body` and returns what a control listener answered.
+pub(super) fn post(url: &str, path: &str, body: &Value) -> Result<Value, ClientError> {
+    let request = agent().post(format!("{url}{path}")).header("Content-Type", "application/json");
+    answer(url, request.send(body.to_string()))
 }
 
-/// Sends `body` and returns what a control listener answered.
-fn post(url: &str, path: &str, body: &Value) -> Result<Value, ClientError> {
-    let agent: ureq::Agent = ureq::Agent::config_builder()
+/// Asks a control listener.
+pub(super) fn get(url: &str, path: &str) -> Result<Value, ClientError> {
+    answer(url, agent().get(format!("{url}{path}")).call())
+}
+
+fn agent() -> ureq::Agent {
+    ureq::Agent::config_builder()
         .http_status_as_error(false)
         .max_redirects(0)
         // The listener is on this machine; a proxy in the environment is not meant.
         .proxy(None)
         .timeout_global(Some(TIMEOUT))
         .build()
-        .into();
-    let mut response = agent
-        .post(format!("{url}{path}"))
-        .header("Content-Type", "application/json")
-        .send(body.to_string())
-        .map_err(|error| unreachable_listener(url, &error))?;
+        .into()
+}
+
+fn answer(url: &str, response: Result<Response<Body>, ureq::Error>) -> Result<Value, ClientError> {
+    let mut response = response.map_err(|error| unreachable_listener(url, &error))?;
     let status = response.status();
     let text = response.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_string().unwrap_or_default();
     let answer: Option<Value> = serde_json::from_str(&text).ok();
     let description = answer.as_ref().and_then(|answer| answer["error_description"].as_str());
-    match (status.as_u16(), answer.as_ref(), description) {
-        (200..=299, Some(answer), _) if answer["id"].is_string() || answer["unlocked"] == true => {
-            Ok(answer.clone())
-        }
+    let ours = |answer: &&Value| ANSWERS.iter().any(|member| !answer[*member].is_null());
+    match (status.as_u16(), answer.as_ref().filter(ours), description) {
+        (200..=299, Some(answer), _) => Ok(answer.clone()),
         (500..=599, _, Some(description)) => Err(ClientError::Unavailable(format!("{url}: {description}"))),
         (400..=499, _, Some(description)) => Err(ClientError::Input(format!("{url}: {description}"))),
         _ => Err(ClientError::Unavailable(format!(
@@ -295,24 +224,11 @@ fn unreachable_listener(url: &str, error: &ureq::Error) -> ClientError {
     }
 }
 
-fn text(answer: &Value, name: &str) -> String {
+pub(super) fn text(answer: &Value, name: &str) -> String {
     match &answer[name] {
         Value::String(text) => text.clone(),
         other => other.to_string(),
     }
-}
-
-/// `id` as one path segment: everything but the unreserved characters of RFC 3986 §2.3 as `%XX`.
-fn escaped(id: &str) -> String {
-    id.bytes().fold(String::with_capacity(id.len()), |mut path, byte| {
-        match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
-                path.push(char::from(byte));
-            }
-            _ => path.push_str(&format!("%{byte:02X}")),
-        }
-        path
-    })
 }
 
 fn json_object(text: &str) -> Result<Value, String> {
@@ -326,8 +242,11 @@ fn json_object(text: &str) -> Result<Value, String> {
 /// A node answers in milliseconds, and gives up on its own disk after five seconds.
 const TIMEOUT: Duration = Duration::from_secs(15);
 
-/// The longest answer: a token and its surroundings.
-const ANSWER_BYTES_MAX: u64 = 64 * 1024;
+/// What a control listener's answers have: one of these.
+const ANSWERS: &[&str] = &["id", "unlocked", "revocations", "epoch"];
+
+/// The longest answer: a page of revocations whose names and reasons are long.
+const ANSWER_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
 #[cfg(test)]
 mod tests {
@@ -398,34 +317,5 @@ mod tests {
         drop(listener);
         let error = post(&url, "/v1/tokens", &Value::Null).unwrap_err().to_string();
         assert!(error.contains(&url) && error.contains("is `edgate serve` running"), "{error}");
-    }
-
-    #[test]
-    fn an_id_becomes_one_path_segment() {
-        assert_eq!(escaped("aZ0-._~"), "aZ0-._~");
-        assert_eq!(escaped("urn:id/é ?#%"), "urn%3Aid%2F%C3%A9%20%3F%23%25");
-    }
-
-    #[test]
-    fn a_token_names_its_own_id_and_issuer() {
-        let token = format!(
-            "{}.{}.{}",
-            crate::base64url::encode(br#"{"alg":"EdDSA"}"#),
-            crate::base64url::encode(br#"{"iss":"https://i.test","jti":"seven"}"#),
-            "A".repeat(86)
-        );
-        let target = || Target { control: String::new(), config: None };
-        let arguments = |id: &str| RevokeArguments {
-            id: id.to_owned(),
-            issuer: None,
-            tenant: None,
-            reason: None,
-            expires_at: None,
-            target: target(),
-            output: Output { json: false },
-        };
-        let named = named_token(&arguments(&token)).unwrap();
-        assert_eq!(named, ("seven".to_owned(), Some("https://i.test".to_owned())));
-        assert_eq!(named_token(&arguments("seven")).unwrap(), ("seven".to_owned(), None));
     }
 }

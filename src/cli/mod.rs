@@ -8,6 +8,7 @@ mod audit;
 mod control_client;
 mod hsm;
 mod inspect;
+mod revocations;
 mod serve;
 mod signature;
 mod token_verify;
@@ -56,9 +57,18 @@ enum Command {
     /// Issue, verify and look at tokens.
     #[command(subcommand)]
     Token(TokenCommand),
-    /// Revoke tokens at a running node.
+    /// Revoke tokens, and what tokens depend on, at a running node; for good.
     #[command(subcommand)]
-    Revoke(control_client::RevokeCommand),
+    Revoke(revocations::RevokeCommand),
+    /// Refuse what tokens depend on, at a running node, until it is enabled again.
+    #[command(subcommand)]
+    Disable(revocations::SwitchCommand),
+    /// Let pass again what was disabled.
+    #[command(subcommand)]
+    Enable(revocations::SwitchCommand),
+    /// Look at what is revoked, at a running node.
+    #[command(subcommand)]
+    Revocations(revocations::RevocationsCommand),
     /// Verify raw Ed25519 signatures.
     #[command(subcommand)]
     Signature(SignatureCommand),
@@ -103,7 +113,10 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::CheckConfig { config } => serve::check_config(&config),
         Command::Audit(command) => audit::run(&command),
         Command::Hsm(command) => hsm::run(&command),
-        Command::Revoke(command) => control_client::revoke(&command),
+        Command::Revoke(command) => revocations::revoke(&command),
+        Command::Disable(command) => revocations::switch("disable", &command),
+        Command::Enable(command) => revocations::switch("enable", &command),
+        Command::Revocations(command) => revocations::revocations(&command),
         Command::Token(TokenCommand::Issue(arguments)) => control_client::issue(&arguments),
         Command::Token(TokenCommand::Verify(arguments)) => token_verify::run(&arguments),
         Command::Token(TokenCommand::Inspect(arguments)) => inspect::run(&arguments),

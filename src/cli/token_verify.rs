@@ -180,7 +180,7 @@ impl Session {
             ),
         };
         Ok(Self {
-            policy: Policy::of_one(key_set, profile),
+            policy: Policy::plain(key_set, vec![profile]),
             scopes: arguments.scope.clone(),
             now,
             json: arguments.output.json,

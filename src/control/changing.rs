@@ -1,14 +1,17 @@
 //! The one way in which something is revoked, disabled or enabled.
 //!
-//! Order: every INTENT is durable, the state database has all of it or none, the view has it, every outcome is durable,
-//! then the caller is answered. A client that hangs up does not stop that half-way.
+//! Order: every INTENT is durable, the state database has all of it or none, Redis has it where nodes share one, the view
+//! has it, every outcome is durable, then the caller is answered. A client that hangs up does not stop that half-way.
 
 use std::sync::Arc;
+
+use tokio::sync::oneshot;
 
 use super::error::{ApiError, ErrorKind};
 use super::evidence;
 use super::state::Shared;
 use crate::audit::{Event, Phase, RevokeEvent};
+use crate::cluster::ClusterError;
 use crate::revocation::{Effect, Switch, TargetKind};
 use crate::store::{Recorded, StoredChange};
 
@@ -37,22 +40,39 @@ pub(super) async fn change(shared: &Arc<Shared>, wanted: Vec<StoredChange>) -> R
         wanted.iter().enumerate().map(outcome).collect()
     };
 
-    let (epoch, recorded) = match shared.store.record_changes(&wanted, shared.view.epoch()).await {
+    let failed = async |failure| {
+        let failed =
+            outcomes(&|_, event| RevokeEvent { phase: Phase::Failed, failure: Some(failure), ..event });
+        if let Err(error) = shared.evidence.record_all(&failed).await {
+            tracing::error!(%error, "cannot record that a revocation failed");
+        }
+    };
+    let (local_epoch, mut recorded) = match shared.store.record_changes(&wanted, shared.view.epoch()).await {
         Ok(done) => done,
         Err(error) => {
             tracing::error!(%error, "cannot store a revocation");
-            let failed = outcomes(&|_, event| RevokeEvent {
-                phase: Phase::Failed,
-                failure: Some("store_unavailable"),
-                ..event
-            });
-            if let Err(error) = shared.evidence.record_all(&failed).await {
-                tracing::error!(%error, "cannot record that a revocation failed");
-            }
+            failed("store_unavailable").await;
             let description = format!("the state database takes no writes now; {nothing}");
             return Err(ApiError::new(ErrorKind::StoreUnavailable, description));
         }
     };
+    let stands: Vec<StoredChange> = recorded.iter().map(|one| one.stands.clone()).collect();
+    let epoch = match publish(shared, &stands, local_epoch).await {
+        Ok(epoch) => epoch,
+        Err(error) => {
+            tracing::error!(%error, "cannot share a revocation; it is in force on this node and will be shared");
+            // What is to be refused is refused here at once. What is to be let pass again waits until all nodes know.
+            let refusing = |one: &StoredChange| one.effect != Effect::Switched(Switch::Enabled);
+            apply(shared, stands.into_iter().filter(refusing).collect(), 0).await;
+            failed("redis_unavailable").await;
+            let description = "Redis does not confirm it now; this node has it and the others get it as soon as Redis \
+                               takes it: ask again to be sure";
+            return Err(ApiError::new(ErrorKind::SharingUnavailable, description));
+        }
+    };
+    for one in &mut recorded {
+        one.stands.epoch = epoch;
+    }
     apply(shared, recorded.iter().map(|one| one.stands.clone()).collect(), epoch).await;
 
     let done = outcomes(&|i, event| RevokeEvent {
@@ -68,6 +88,19 @@ pub(super) async fn change(shared: &Arc<Shared>, wanted: Vec<StoredChange>) -> R
         shared.counters.revoked.increment();
     }
     Ok(Changed { epoch, recorded })
+}
+
+/// Lets every node know; returns the epoch that has it everywhere. On a node on its own that is the local one.
+async fn publish(shared: &Shared, stands: &[StoredChange], local_epoch: u64) -> Result<u64, ClusterError> {
+    let Some(sharing) = &shared.sharing else { return Ok(local_epoch) };
+    let (answer, answered) = oneshot::channel();
+    sharing.publisher.publish(stands, shared.view.epoch(), move |published| drop(answer.send(published)));
+    let epoch = answered.await.unwrap_or(Err(ClusterError::Stopped))?.epoch;
+    if let Err(error) = shared.store.mark_published(local_epoch, epoch).await {
+        // It will be published once more, which is harmless.
+        tracing::warn!(%error, "cannot note that a revocation was shared");
+    }
+    Ok(epoch)
 }
 
 fn intent<'a>(shared: &'a Shared, wanted: &'a StoredChange) -> RevokeEvent<'a> {

@@ -37,6 +37,8 @@ pub(super) enum ErrorKind {
     RequestTimeout,
     /// The signing key cannot be used now.
     SigningUnavailable,
+    /// The other nodes cannot be told now.
+    SharingUnavailable,
     /// The state database cannot be used now.
     StoreUnavailable,
     /// The body is not declared as what is wanted here.
@@ -56,9 +58,11 @@ impl ErrorKind {
             Self::RequestTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
-            Self::AuditUnavailable | Self::Overloaded | Self::SigningUnavailable | Self::StoreUnavailable => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::AuditUnavailable
+            | Self::Overloaded
+            | Self::SharingUnavailable
+            | Self::SigningUnavailable
+            | Self::StoreUnavailable => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
@@ -75,6 +79,7 @@ impl ErrorKind {
             Self::RequestTimeout => "request_timeout",
             Self::RequestTooLarge => "request_too_large",
             Self::SigningUnavailable => "signing_unavailable",
+            Self::SharingUnavailable => "sharing_unavailable",
             Self::StoreUnavailable => "store_unavailable",
             Self::UnsupportedMediaType => "unsupported_media_type",
             Self::UnsupportedTokenType => "unsupported_token_type",

@@ -22,8 +22,10 @@ use super::issue::{self, Draft, IssueRequest};
 use super::state::{Issuing, Shared};
 use crate::audit::{Event, IssueEvent, Phase};
 use crate::base64url;
+use crate::cluster::{ClusterError, Listing};
 use crate::json;
-use crate::token;
+use crate::store::Listed;
+use crate::token::{self, Profile};
 
 /// The most tokens one call issues: each is two durable records and a signature.
 const TOKENS_MAX: usize = 64;
@@ -125,20 +127,24 @@ async fn issue_all(
         .map_err(|error| evidence::unavailable(&error, "no token was issued"))?;
 
     let signed = sign_all(issuing, unsigned.iter().map(|one| one.signing_input.as_bytes())).await;
+    let listed =
+        if issuing.allow_list && signed.is_ok() { list_all(shared, own, &unsigned).await } else { Ok(()) };
     let outcomes: Vec<Event<'_>> = intents
         .iter()
         .zip(&intent_ids)
         .map(|(intent, id)| {
             let Event::Issue(intent) = intent else { unreachable!("made above") };
-            let (phase, failure) = match &signed {
-                Ok(_) => (Phase::Done, None),
-                Err(_) => (Phase::Failed, Some("signing_unavailable")),
+            let (phase, failure) = match (&signed, &listed) {
+                (Ok(_), Ok(())) => (Phase::Done, None),
+                (Ok(_), Err(_)) => (Phase::Failed, Some("allow_list_unavailable")),
+                (Err(_), _) => (Phase::Failed, Some("signing_unavailable")),
             };
             Event::Issue(IssueEvent { phase, failure, intent: Some(*id), ..*intent })
         })
         .collect();
     let recorded = shared.evidence.record_all(&outcomes).await;
     let signatures = signed.map_err(|error| signing_unavailable(&error))?;
+    listed?;
     // A token whose issue is not in the log is not handed out; it dies here.
     recorded.map_err(|error| evidence::unavailable(&error, "no token was handed out"))?;
     let issued = unsigned.into_iter().zip(signatures).map(|(one, signature)| {
@@ -152,6 +158,43 @@ async fn issue_all(
         }
     });
     Ok(issued.collect())
+}
+
+/// Puts the tokens on the allow list, here and where nodes share one, before anybody holds one of them.
+async fn list_all(shared: &Shared, own: &Profile, unsigned: &[Unsigned<'_>]) -> Result<(), ApiError> {
+    let until = |one: &Unsigned<'_>| one.draft.expires_at.saturating_add(own.leeway_s);
+    let Some(sharing) = &shared.sharing else {
+        let listed: Vec<Listed<'_>> = unsigned
+            .iter()
+            .map(|one| Listed {
+                tenant: &own.tenant,
+                issuer: &own.issuer,
+                jti: &one.jti,
+                expires_at: until(one),
+            })
+            .collect();
+        return shared.store.list_tokens(&listed).await.map_err(|error| {
+            tracing::error!(%error, "cannot put a token on the allow list");
+            let description = "the state database takes no writes now; no token was handed out";
+            ApiError::new(ErrorKind::StoreUnavailable, description)
+        });
+    };
+    let listings: Vec<Listing> = unsigned
+        .iter()
+        .map(|one| Listing {
+            tenant: own.tenant.clone(),
+            issuer: own.issuer.clone(),
+            jti: one.jti.clone(),
+            until: until(one),
+        })
+        .collect();
+    let (answer, answered) = oneshot::channel();
+    sharing.publisher.list(&listings, move |done| drop(answer.send(done)));
+    answered.await.unwrap_or(Err(ClusterError::Stopped)).map_err(|error| {
+        tracing::error!(%error, "cannot put a token on the shared allow list");
+        let description = "Redis takes no writes now, so the token would pass nowhere; none was handed out";
+        ApiError::new(ErrorKind::SharingUnavailable, description)
+    })
 }
 
 /// Has every message signed within the key's time; all of them or none. Never blocks: a key in a token answers from a

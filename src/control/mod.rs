@@ -29,5 +29,7 @@ mod tests;
 
 pub use issue::IssuePolicy;
 pub use server::{ControlError, serve};
-pub use state::{ChainBreak, ChainReport, Dependency, Issuing, Judge, Judged, JudgedToken, State, Unlock};
+pub use state::{
+    ChainBreak, ChainReport, Dependency, Issuing, Judge, Judged, JudgedToken, Sharing, State, Unlock,
+};
 pub use view_feed::fill_view;

@@ -16,6 +16,7 @@ use super::changing::{self, CHANGES_MAX};
 use super::error::{ApiError, ErrorKind, shortened};
 use super::revoke::RevokeRequest;
 use super::state::Shared;
+use crate::cluster::ClusterStatus;
 use crate::json;
 use crate::revocation::{Effect, TargetKind};
 use crate::store::{ListFilter, StoredChange};
@@ -183,6 +184,41 @@ struct Standing {
     bytes: usize,
     /// Milliseconds since the view was known to be complete: 0 where this node is the truth; null where never.
     age_ms: Option<u64>,
+    /// How this node and Redis get on; absent on a node on its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    redis: Option<RedisStanding>,
+}
+
+#[derive(Serialize)]
+struct RedisStanding {
+    connected: bool,
+    server: String,
+    last_id: String,
+    dataset: String,
+    events: u64,
+    rebuilds: u64,
+    republished: u64,
+    reconnects: u64,
+    unsaved: u64,
+    last_error: Option<String>,
+}
+
+impl From<ClusterStatus> for RedisStanding {
+    fn from(status: ClusterStatus) -> Self {
+        let ClusterStatus { connected, server, lag: _, last_id, dataset, .. } = status;
+        Self {
+            connected,
+            server,
+            last_id,
+            dataset,
+            events: status.events,
+            rebuilds: status.rebuilds,
+            republished: status.republished,
+            reconnects: status.reconnects,
+            unsaved: status.unsaved,
+            last_error: status.last_error,
+        }
+    }
 }
 
 /// `GET /v1/revocations/status`
@@ -190,6 +226,7 @@ pub(super) async fn status(State(shared): State<Arc<Shared>>) -> Response {
     let view = &shared.view;
     let age = view.freshness().age(Instant::now());
     let age_ms = (age != Duration::MAX).then(|| u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
-    let standing = Standing { epoch: view.epoch(), entries: view.len(), bytes: view.bytes(), age_ms };
+    let redis = shared.sharing.as_ref().map(|sharing| sharing.status.read().into());
+    let standing = Standing { epoch: view.epoch(), entries: view.len(), bytes: view.bytes(), age_ms, redis };
     Json(standing).into_response()
 }

@@ -12,6 +12,7 @@ use zeroize::Zeroizing;
 use super::evidence::Evidence;
 use super::issue::IssuePolicy;
 use crate::audit::Appender;
+use crate::cluster::{Publisher, StatusReader};
 use crate::decision::{Decision, UnixSeconds};
 use crate::revocation::View;
 use crate::store::Store;
@@ -30,6 +31,8 @@ pub struct State {
     pub store: Store,
     /// What shards check.
     pub view: Arc<View>,
+    /// Where nodes share what is revoked; `None` on a node on its own.
+    pub sharing: Option<Sharing>,
     /// Judges a token as shards do; takes microseconds.
     pub judge: Judge,
     /// The control plane's way into the audit log.
@@ -77,6 +80,14 @@ pub struct JudgedToken {
 /// Tries one PIN; the error is in words.
 pub type Unlock = Arc<dyn Fn(Zeroizing<String>) -> Result<(), String> + Send + Sync>;
 
+/// How a node shares what is revoked with others.
+pub struct Sharing {
+    /// Publishes what is decided here.
+    pub publisher: Publisher,
+    /// How this node and Redis get on.
+    pub status: StatusReader,
+}
+
 /// How a node issues tokens.
 pub struct Issuing {
     /// Signs tokens; its public key is in the own issuer's key set.
@@ -85,6 +96,8 @@ pub struct Issuing {
     pub kid: String,
     /// Which of the configured issuers this node issues as.
     pub own: usize,
+    /// Whether its tokens are put on the issuer's allow list.
+    pub allow_list: bool,
     /// How long one signature may take, its wait in the queue included.
     pub sign_timeout: Duration,
     /// How it issues.
@@ -135,6 +148,7 @@ pub(super) struct Shared {
     pub(super) store: Store,
     pub(super) view: Arc<View>,
     pub(super) judge: Judge,
+    pub(super) sharing: Option<Sharing>,
     pub(super) evidence: Evidence,
     pub(super) verify_chain: Arc<dyn Fn() -> Result<ChainReport, String> + Send + Sync>,
     pub(super) metrics: Arc<dyn Fn(&mut String) + Send + Sync>,
@@ -154,7 +168,7 @@ pub(super) struct Shared {
 impl Shared {
     /// Must be called inside the runtime that serves.
     pub(super) fn new(state: State) -> Self {
-        let State { issuing, issuers, store, view, judge, appender, .. } = state;
+        let State { issuing, issuers, store, view, judge, sharing, appender, .. } = state;
         let known = issuing.as_ref().is_none_or(|issuing| issuing.own < issuers.len());
         assert!(known, "the own issuer is one of the configured ones");
         Self {
@@ -163,6 +177,7 @@ impl Shared {
             store,
             view,
             judge,
+            sharing,
             evidence: Evidence::start(appender),
             verify_chain: state.verify_chain,
             metrics: state.metrics,

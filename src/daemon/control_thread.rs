@@ -11,12 +11,15 @@ use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 
 use super::keys::OwnKey;
-use super::observe::{hsm_dependency, revocation_dependency};
+use super::observe::{Strictness, hsm_dependency, revocation_dependency};
 use super::{StartError, hsm_metrics, now};
 use crate::audit::verify::{Options, verify_dir};
 use crate::audit::{Appender, CheckpointKey, Log, LogWatch, hex};
+use crate::cluster::Cluster;
 use crate::config::Config;
-use crate::control::{self, ChainBreak, ChainReport, ControlError, IssuePolicy, Issuing, Judge, State};
+use crate::control::{
+    self, ChainBreak, ChainReport, ControlError, IssuePolicy, Issuing, Judge, Sharing, State,
+};
 use crate::metrics::Metrics;
 use crate::revocation::View;
 use crate::shard::Policy;
@@ -29,7 +32,13 @@ pub(super) struct ControlThread {
 }
 
 impl ControlThread {
-    pub(super) fn spawn(runtime: Runtime, listener: TcpListener, state: State) -> Result<Self, StartError> {
+    /// `cluster` is stopped once nothing is published any more.
+    pub(super) fn spawn(
+        runtime: Runtime,
+        listener: TcpListener,
+        state: State,
+        cluster: Option<Cluster>,
+    ) -> Result<Self, StartError> {
         let (stop, stopped) = oneshot::channel::<()>();
         let thread = std::thread::Builder::new()
             .name("control".to_owned())
@@ -41,6 +50,8 @@ impl ControlThread {
                 runtime.block_on(async {
                     let store = state.store.clone();
                     let served = control::serve(listener, state, stopped).await;
+                    // Its threads use this runtime, so it goes on meanwhile.
+                    let _ = tokio::task::spawn_blocking(move || cluster.map(Cluster::stop)).await;
                     store.close().await;
                     served
                 })
@@ -67,6 +78,7 @@ pub(super) struct Ingredients<'a> {
     pub(super) store: Store,
     pub(super) judge: Judge,
     pub(super) view: Arc<View>,
+    pub(super) sharing: Option<Sharing>,
     pub(super) appender: Appender,
     pub(super) metrics: Metrics,
     pub(super) log: &'a Log,
@@ -75,11 +87,12 @@ pub(super) struct Ingredients<'a> {
 
 impl Ingredients<'_> {
     pub(super) fn into_state(self) -> State {
-        let Self { config, policy, own, store, judge, view, appender, metrics, log, pool } = self;
+        let Self { config, policy, own, store, judge, view, sharing, appender, metrics, log, pool } = self;
         let issuing = own.zip(config.signing.as_ref()).map(|(own, signing)| Issuing {
             kid: own.published.kid,
             signer: own.signer,
             own: signing.issuer,
+            allow_list: config.issuers[signing.issuer].revocation.allow_list,
             sign_timeout: config.hsm.as_ref().map_or(SIGN_TIMEOUT, |hsm| hsm.sign_timeout),
             policy: IssuePolicy {
                 default_audiences: signing.default_audience.iter().cloned().collect(),
@@ -89,6 +102,7 @@ impl Ingredients<'_> {
         });
         let (dir, watch) = (config.audit.dir.clone(), log.watch());
         let seen = Arc::clone(&view);
+        let strictness = Strictness::of(config);
         let (scraped, asked) = (pool.clone(), pool.clone());
         let unlock = pool.map(|pool| -> control::Unlock {
             Arc::new(move |pin| pool.unlock(pin).map_err(|error| error.to_string()))
@@ -99,6 +113,7 @@ impl Ingredients<'_> {
             store,
             view,
             judge,
+            sharing,
             appender,
             verify_chain: Arc::new(move || verify_chain(&dir, &watch)),
             metrics: Arc::new(move |out| {
@@ -111,7 +126,7 @@ impl Ingredients<'_> {
             // The control plane asks its own appender and store how they are.
             readiness: Arc::new(move || {
                 let token = asked.iter().map(|pool| hsm_dependency(pool));
-                std::iter::once(revocation_dependency(&seen)).chain(token).collect()
+                std::iter::once(revocation_dependency(&seen, strictness)).chain(token).collect()
             }),
             host_names: config.control.allowed_hosts.iter().map(|name| name.to_ascii_lowercase()).collect(),
             now,

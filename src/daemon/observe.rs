@@ -2,10 +2,13 @@
 
 use std::fmt::Write as _;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use edgate_hsm::{Pool, TokenStanding};
 
 use crate::audit::{self, LogWatch};
+use crate::cluster::{ClusterStatus, StatusReader};
+use crate::config::{Config, OnStale};
 use crate::control::Dependency;
 use crate::metrics::Reading;
 use crate::revocation::View;
@@ -14,10 +17,11 @@ use crate::revocation::View;
 pub(super) fn data_readiness(
     log: LogWatch,
     view: Arc<View>,
+    strictness: Strictness,
     pool: Option<Arc<Pool>>,
 ) -> impl Fn() -> (bool, String) + Send + Sync {
     move || {
-        let dependencies = [audit_dependency(&log), revocation_dependency(&view)];
+        let dependencies = [audit_dependency(&log), revocation_dependency(&view, strictness)];
         // Said, and not counted: verification goes on without the token.
         let token = pool.as_ref().map(|pool| hsm_dependency(pool));
         let mut text = String::new();
@@ -37,9 +41,67 @@ fn audit_dependency(log: &LogWatch) -> Dependency {
     Dependency { name: "audit", ready: failure.is_none(), detail }
 }
 
-pub(super) fn revocation_dependency(view: &View) -> Dependency {
-    // The embedded view is filled before anything is decided and changed by this process alone: it cannot be stale.
-    Dependency { name: "revocation", ready: true, detail: format!("epoch {}", view.epoch()) }
+/// What a view that is too old means for this node.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Strictness {
+    staleness_max: Duration,
+    // Whether some issuer's tokens are refused then.
+    denies: bool,
+}
+
+impl Strictness {
+    pub(super) fn of(config: &Config) -> Self {
+        let denies = config.issuers.iter().any(|issuer| issuer.revocation.on_stale == OnStale::Deny);
+        Self { staleness_max: config.revocation.staleness_max, denies }
+    }
+}
+
+/// A node on its own is never stale: its view is filled before anything is decided and changed by this process alone.
+pub(super) fn revocation_dependency(view: &View, strictness: Strictness) -> Dependency {
+    let (epoch, age) = (view.epoch(), view.freshness().age(Instant::now()));
+    let stale = age > strictness.staleness_max;
+    let detail = match (stale, age) {
+        (false, Duration::ZERO) => format!("epoch {epoch}"),
+        (false, age) => format!("epoch {epoch}, {} ms old", age.as_millis()),
+        (true, Duration::MAX) => {
+            format!("epoch {epoch}, never confirmed by Redis since it was lost or not reached")
+        }
+        (true, age) => format!("epoch {epoch}, {} ms old, which is too old", age.as_millis()),
+    };
+    Dependency { name: "revocation", ready: !(stale && strictness.denies), detail }
+}
+
+/// How this node and Redis get on, in numbers.
+#[expect(clippy::cast_precision_loss, reason = "a gauge may be rounded above 2^53")]
+pub(super) fn cluster_readings(status: &StatusReader) -> Vec<Reading> {
+    let of = |name, help, counter, read: fn(&ClusterStatus) -> f64| {
+        let status = status.clone();
+        Reading { name, help, counter, read: Box::new(move || read(&status.read())) }
+    };
+    vec![
+        of("redis_connected", "Whether the follower is connected to Redis", false, |status| {
+            f64::from(u8::from(status.connected))
+        }),
+        of(
+            "revocation_view_age_seconds",
+            "Time since Redis confirmed the view; -1: never, or being rebuilt",
+            false,
+            |status| status.lag.map_or(-1.0, |lag| lag.as_secs_f64()),
+        ),
+        of("redis_events", "Revocation events applied", true, |status| status.events as f64),
+        of("redis_rebuilds", "Times the view was rebuilt from all entries", true, |status| {
+            status.rebuilds as f64
+        }),
+        of("redis_republished", "Changes given back to Redis, which lacked them", true, |status| {
+            status.republished as f64
+        }),
+        of("redis_reconnects", "Connections to Redis after the first", true, |status| {
+            status.reconnects as f64
+        }),
+        of("redis_unsaved", "Other nodes' changes the state database did not take yet", false, |status| {
+            status.unsaved as f64
+        }),
+    ]
 }
 
 /// The token with the keys. Verification does not depend on it: issuing and checkpoints do.

@@ -125,13 +125,13 @@ impl Policy {
         self.rules[usize::from(key.issuer().0)]
     }
 
-    /// The policy of one issuer whose tokens are judged by the view alone: for the command line, benches and tests.
+    /// A policy of issuers whose tokens are judged by the view alone: for the command line, benches and tests.
     #[must_use]
-    pub fn of_one(key_set: KeySet, profile: Profile) -> Self {
+    pub fn plain(key_set: KeySet, profiles: Vec<Profile>) -> Self {
         Self {
             key_set,
-            profiles: vec![profile],
-            rules: vec![RevocationRules::default()],
+            rules: vec![RevocationRules::default(); profiles.len()],
+            profiles,
             staleness_max: Duration::MAX,
             cache_s: 0,
             epoch: 0,

@@ -10,5 +10,6 @@ mod hostile;
 mod http;
 mod lifecycle;
 mod nginx;
+mod revocation;
 mod stall;
 mod tokens;

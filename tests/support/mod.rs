@@ -111,9 +111,20 @@ impl Edgate {
 
     /// A daemon with further lines in `[server]` and `[audit]`.
     pub fn start_with(server: &str, audit: &str) -> Self {
+        Self::start_configured(server, audit, "")
+    }
+
+    /// A daemon with further lines at the end of its configuration: those of the issuer, then other tables.
+    pub fn start_more(more: &str) -> Self {
+        Self::start_configured("shards = 2", "", more)
+    }
+
+    fn start_configured(server: &str, audit: &str, more: &str) -> Self {
         let dir = TempDir::new().unwrap();
         let issuer = Issuer::new(1);
         write_config(dir.path(), &issuer, server, audit);
+        let config = dir.path().join("edgate.toml");
+        fs::write(&config, fs::read_to_string(&config).unwrap() + more).unwrap();
         let output = Command::new(EDGATE).arg("init").arg(dir.path().join("edgate.toml")).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let (child, data, control) = spawn(dir.path());
@@ -172,6 +183,18 @@ impl Edgate {
 
     pub fn post(&self, address: SocketAddr, path: &str, body: &Value) -> Response {
         post(address, path, body)
+    }
+
+    /// `POST /v1/revocations`; returns the epoch that has it.
+    pub fn revoke(&self, body: &Value) -> u64 {
+        let answer = self.post(self.control, "/v1/revocations", body);
+        assert_eq!(answer.status, 200, "{body}: {}", answer.body);
+        answer.json()["revocation_epoch"].as_u64().unwrap()
+    }
+
+    /// `GET /auth/nginx` with this token, demanding an epoch.
+    pub fn forward_at(&self, token: &str, epoch: u64) -> Response {
+        self.get("/auth/nginx", &format!("Authorization: Bearer {token}\r\nX-Edgate-Min-Epoch: {epoch}\r\n"))
     }
 
     /// The control listener.

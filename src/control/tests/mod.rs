@@ -219,11 +219,7 @@ fn judge(profiles: &[Profile], own: &[u8; 32], view: &Arc<View>) -> Judge {
         published(&crate::keys::thumbprint(own), own),
     ];
     let lists = (0..).map(IssuerIndex).zip(keys.map(|key| vec![key])).collect();
-    let policy = Policy {
-        profiles: profiles.to_vec(),
-        rules: vec![crate::config::RevocationRules::default(); profiles.len()],
-        ..Policy::of_one(KeySet::new(lists).unwrap(), profiles[0].clone())
-    };
+    let policy = Policy::plain(KeySet::new(lists).unwrap(), profiles.to_vec());
     let policy = Arc::new(ArcSwap::from_pointee(policy));
     crate::daemon::judge(policy, Arc::clone(view), Verifier::new(Engine::Portable))
 }
@@ -248,7 +244,9 @@ fn state(
     let issuers = vec![profile("partner", PARTNER, PARTNER_LIFETIME_S), profile("edgate", ISSUER, 600)];
     State {
         judge: judge(&issuers, &signer.public_key(), &view),
+        sharing: None,
         issuing: Some(Issuing {
+            allow_list: false,
             kid: crate::keys::thumbprint(&signer.public_key()),
             signer,
             own: 1,

@@ -51,7 +51,7 @@ impl Gate {
         view.apply(revoked, 1, UnixSeconds(NOW));
         Self {
             signing_key,
-            policy: Policy::of_one(KeySet::new(vec![(IssuerIndex(0), keys)]).expect("one key"), profile),
+            policy: Policy::plain(KeySet::new(vec![(IssuerIndex(0), keys)]).expect("one key"), vec![profile]),
             view,
             verifier: Verifier::new(Engine::Auto),
             scratch: Scratch::default(),

@@ -1,0 +1,140 @@
+//! What is revoked, brought up: the view, where nodes share it the connection to Redis, and the thread that asks about
+//! tokens what the view cannot say.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::runtime::{Handle, Runtime};
+
+use super::{StartError, now};
+use crate::cluster::{self, Cluster};
+use crate::config::Config;
+use crate::control::{self, Sharing};
+use crate::revocation::{self, Answer, Freshness, Inquirer, Inquiry, Registrar, Registry, Status, View};
+use crate::store::Store;
+
+/// The view, filled with what this node knew when it stopped.
+///
+/// # Errors
+/// What the state database said.
+pub(super) fn open_view(config: &Config, store: &Store, runtime: &Runtime) -> Result<Arc<View>, StartError> {
+    let freshness = match &config.revocation.redis {
+        None => Freshness::authoritative(Instant::now()),
+        Some(_) => Freshness::following(Instant::now()),
+    };
+    let view = Arc::new(View::new(&random_seed()?, mark_life_s(config), freshness));
+    let loading = crate::daemon::progress::Loading::new();
+    runtime.block_on(control::fill_view(store, &view, now(), |done| loading.show(done)))?;
+    loading.done();
+    Ok(view)
+}
+
+/// What runs beside the shards for revocation.
+pub(super) struct Revoking {
+    pub(super) cluster: Option<Cluster>,
+    /// One per shard.
+    pub(super) inquirers: Vec<Inquirer>,
+}
+
+impl Revoking {
+    /// Starts following Redis, where one is configured, and the registrar.
+    ///
+    /// # Errors
+    /// If a thread cannot be had.
+    pub(super) fn start(
+        config: &Config,
+        store: &Store,
+        view: &Arc<View>,
+        runtime: &Runtime,
+    ) -> Result<Self, StartError> {
+        let handle = runtime.handle().clone();
+        let cluster = match &config.revocation.redis {
+            None => None,
+            Some(redis) => Some(cluster::start(cluster::Ingredients {
+                redis: redis.clone(),
+                view: Arc::clone(view),
+                store: store.clone(),
+                runtime: handle.clone(),
+                now,
+                mark_life_s: mark_life_s(config),
+            })?),
+        };
+        let registry: Box<dyn Registry> = match &cluster {
+            Some(cluster) => Box::new(cluster.registry()),
+            None => Box::new(LocalRegistry { store: store.clone(), view: Arc::clone(view), runtime: handle }),
+        };
+        let (registrar, inquirers) = revocation::registry(config.server.shards);
+        spawn(registrar, registry)?;
+        Ok(Self { cluster, inquirers })
+    }
+
+    /// What the control plane shares with.
+    pub(super) fn sharing(&self) -> Option<Sharing> {
+        self.cluster
+            .as_ref()
+            .map(|cluster| Sharing { publisher: cluster.publisher(), status: cluster.status() })
+    }
+}
+
+/// How long after its `iat` any issuer's token may pass at most.
+fn mark_life_s(config: &Config) -> u64 {
+    config.issuers.iter().map(|issuer| issuer.max_lifetime_s + issuer.leeway_s).max().unwrap_or(0)
+}
+
+fn random_seed() -> Result<[u8; 16], StartError> {
+    let mut seed = [0; 16];
+    getrandom::fill(&mut seed).map_err(|error| StartError::System {
+        what: "get random bytes",
+        error: std::io::Error::other(error),
+    })?;
+    Ok(seed)
+}
+
+/// Starts the registrar. It holds nothing that must be finished: once the shards are gone it has nothing to do, and it
+/// ends with the process.
+fn spawn(registrar: Registrar, mut registry: Box<dyn Registry>) -> Result<(), StartError> {
+    std::thread::Builder::new()
+        .name("registrar".to_owned())
+        .spawn(move || registrar.run(&mut *registry))
+        .map(|_| ())
+        .map_err(|error| StartError::System { what: "start the registrar's thread", error })
+}
+
+/// The registry of a node on its own: the state database, and the view, which is the truth here.
+struct LocalRegistry {
+    store: Store,
+    view: Arc<View>,
+    /// Of the control plane, which drives the database's timers.
+    runtime: Handle,
+}
+
+impl Registry for LocalRegistry {
+    fn answer(&mut self, inquiries: &[Inquiry]) -> Vec<Answer> {
+        // Revoked since the shard looked: such a token is not used up.
+        let status = |inquiry: &Inquiry| self.view.check(&inquiry.identity(), now());
+        let clear: Vec<Inquiry> =
+            inquiries.iter().filter(|inquiry| status(inquiry) == Status::Clear).cloned().collect();
+        let answered = match self.runtime.block_on(self.store.answer_inquiries(&clear)) {
+            Ok(answered) => answered,
+            Err(error) => {
+                tracing::error!(%error, "cannot tell whether tokens are listed or used; they get 503");
+                return vec![Answer::Unknown; inquiries.len()];
+            }
+        };
+        let mut answered = answered.into_iter();
+        let mut asked = clear.iter().peekable();
+        inquiries
+            .iter()
+            .map(|inquiry| {
+                if asked.next_if(|next| *next == inquiry).is_some() {
+                    return answered.next().unwrap_or(Answer::Unknown);
+                }
+                match status(inquiry) {
+                    Status::Revoked => Answer::Revoked,
+                    Status::Disabled => Answer::Disabled,
+                    Status::Clear => Answer::Unknown,
+                }
+            })
+            .collect()
+    }
+}
