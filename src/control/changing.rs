@@ -73,7 +73,9 @@ pub(super) async fn change(shared: &Arc<Shared>, wanted: Vec<StoredChange>) -> R
     for one in &mut recorded {
         one.stands.epoch = epoch;
     }
-    apply(shared, recorded.iter().map(|one| one.stands.clone()).collect(), epoch).await;
+    // Where nodes share Redis the follower raises the epoch: another node's change, published just before, may not be here.
+    let reached = if shared.sharing.is_some() { 0 } else { epoch };
+    apply(shared, recorded.iter().map(|one| one.stands.clone()).collect(), reached).await;
 
     let done = outcomes(&|i, event| RevokeEvent {
         phase: Phase::Done,

@@ -22,7 +22,7 @@ use super::issue::{self, Draft, IssueRequest};
 use super::state::{Issuing, Shared};
 use crate::audit::{Event, IssueEvent, Phase};
 use crate::base64url;
-use crate::cluster::{ClusterError, Listing};
+use crate::cluster::ClusterError;
 use crate::json;
 use crate::store::Listed;
 use crate::token::{self, Profile};
@@ -163,33 +163,19 @@ async fn issue_all(
 /// Puts the tokens on the allow list, here and where nodes share one, before anybody holds one of them.
 async fn list_all(shared: &Shared, own: &Profile, unsigned: &[Unsigned<'_>]) -> Result<(), ApiError> {
     let until = |one: &Unsigned<'_>| one.draft.expires_at.saturating_add(own.leeway_s);
-    let Some(sharing) = &shared.sharing else {
-        let listed: Vec<Listed<'_>> = unsigned
-            .iter()
-            .map(|one| Listed {
-                tenant: &own.tenant,
-                issuer: &own.issuer,
-                jti: &one.jti,
-                expires_at: until(one),
-            })
-            .collect();
-        return shared.store.list_tokens(&listed).await.map_err(|error| {
-            tracing::error!(%error, "cannot put a token on the allow list");
-            let description = "the state database takes no writes now; no token was handed out";
-            ApiError::new(ErrorKind::StoreUnavailable, description)
-        });
-    };
-    let listings: Vec<Listing> = unsigned
+    let listed: Vec<Listed<'_>> = unsigned
         .iter()
-        .map(|one| Listing {
-            tenant: own.tenant.clone(),
-            issuer: own.issuer.clone(),
-            jti: one.jti.clone(),
-            until: until(one),
-        })
+        .map(|one| Listed { tenant: &own.tenant, issuer: &own.issuer, jti: &one.jti, expires_at: until(one) })
         .collect();
+    // Here first: what Redis loses is given back from the state database.
+    shared.store.list_tokens(&listed).await.map_err(|error| {
+        tracing::error!(%error, "cannot put a token on the allow list");
+        let description = "the state database takes no writes now; no token was handed out";
+        ApiError::new(ErrorKind::StoreUnavailable, description)
+    })?;
+    let Some(sharing) = &shared.sharing else { return Ok(()) };
     let (answer, answered) = oneshot::channel();
-    sharing.publisher.list(&listings, move |done| drop(answer.send(done)));
+    sharing.publisher.list(&listed, move |done| drop(answer.send(done)));
     answered.await.unwrap_or(Err(ClusterError::Stopped)).map_err(|error| {
         tracing::error!(%error, "cannot put a token on the shared allow list");
         let description = "Redis takes no writes now, so the token would pass nowhere; none was handed out";

@@ -37,7 +37,10 @@ pub async fn fill_view(
             progress(done);
         })
         .await?;
-    view.apply([], store.revocation_epoch().await?, now);
+    // Where nodes share Redis, only the follower knows that everything up to an epoch is here.
+    if view.freshness().is_authoritative() {
+        view.apply([], store.revocation_epoch().await?, now);
+    }
     Ok(loaded)
 }
 

@@ -27,6 +27,12 @@ impl Freshness {
         Self { origin, confirmed_us: AtomicU64::new(NEVER) }
     }
 
+    /// Whether the view is the truth.
+    #[must_use]
+    pub fn is_authoritative(&self) -> bool {
+        self.confirmed_us.load(Ordering::Acquire) == AUTHORITATIVE
+    }
+
     /// The view holds everything that had been revoked at `as_of`.
     pub fn confirm(&self, as_of: Instant) {
         let us = u64::try_from(as_of.duration_since(self.origin).as_micros()).unwrap_or(u64::MAX);
