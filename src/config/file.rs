@@ -11,8 +11,8 @@ use super::hsm::{Hsm, HsmTable, key_place};
 use super::issuers::{IssuerTable, check_issuers};
 use super::revocation::RevocationTable;
 use super::{
-    Audit, Config, ConfigError, Control, Driver, Engine, Issuer, KeySource, Listen, OnAuditFailure, Server,
-    Signing, Verify, VerifyAck,
+    Audit, Config, ConfigError, Control, Driver, Engine, Issuer, KeySource, Listen, OnAuditFailure, OnStale,
+    Server, Signing, Verify, VerifyAck,
 };
 
 /// The longest name of a log; `audit` has the same limit.
@@ -176,6 +176,17 @@ impl File {
             ));
         }
         let revocation = self.revocation.check()?;
+        if revocation.redis.is_some()
+            && revocation.staleness_max.is_zero()
+            && let Some(issuer) = issuers.iter().find(|one| one.revocation.on_stale == OnStale::Deny)
+        {
+            return Err(wrong(
+                "revocation.max_staleness_ms",
+                "0",
+                format!("no token of issuers.{} would ever pass: its on_stale is \"deny\"", issuer.name),
+                "give that issuer on_stale = \"lookup\", or a number of milliseconds here",
+            ));
+        }
         Ok(Config {
             server: self.server.check()?,
             control: self.control.check()?,

@@ -11,7 +11,7 @@ use super::file::{in_range, not_empty, wrong};
 /// Revocation.
 #[derive(Debug, Clone)]
 pub struct Revocation {
-    /// How old the view may be before `on_stale` applies: `revocation.max_staleness_ms`.
+    /// How old the view may be before `on_stale` applies; 0: it always does: `revocation.max_staleness_ms`.
     pub staleness_max: Duration,
     /// How long a decision waits for an answer that the view cannot give: `revocation.lookup_timeout_ms`.
     pub lookup_timeout: Duration,
@@ -149,7 +149,7 @@ impl RevocationTable {
             in_range(&format!("revocation.{name}"), value, least, most).map(Duration::from_millis)
         };
         Ok(Revocation {
-            staleness_max: millis("max_staleness_ms", self.max_staleness_ms, 100, 86_400_000)?,
+            staleness_max: millis("max_staleness_ms", self.max_staleness_ms, 0, 86_400_000)?,
             lookup_timeout: millis("lookup_timeout_ms", self.lookup_timeout_ms, 5, 10_000)?,
             epoch_wait: millis("epoch_wait_ms", self.epoch_wait_ms, 0, 10_000)?,
             cache_s: in_range("revocation.cache_s", self.cache_s, 0, 300)?,

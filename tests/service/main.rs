@@ -5,11 +5,19 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+#[path = "../cluster/server.rs"]
+#[allow(dead_code, reason = "the tests of the room use all of it")]
+mod server;
+
+// Where the server's tests find it.
+use support::until;
+
 mod control;
 mod hostile;
 mod http;
 mod lifecycle;
 mod nginx;
+mod nodes;
 mod revocation;
 mod stall;
 mod tokens;

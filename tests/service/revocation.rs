@@ -57,6 +57,7 @@ fn whatever_a_token_depends_on_can_be_revoked_and_the_reason_is_told_apart() {
 #[test]
 fn a_restart_forgets_nothing_and_the_epoch_goes_on() {
     let mut edgate = Edgate::start();
+    let of_subject = edgate.issuer.sign(&with(|claims| claims["sub"] = json!("agent-8")));
     let first = edgate.revoke(&json!({"kind": "token", "name": "gone", "issuer": ISSUER}));
     let second = edgate.revoke(&json!({"revocations": [
         {"kind": "subject", "name": "agent-8", "issuer": ISSUER},
@@ -66,7 +67,6 @@ fn a_restart_forgets_nothing_and_the_epoch_goes_on() {
     edgate.kill();
     edgate.restart();
     assert_eq!(edgate.forward(&edgate.issuer.token("gone")).status, 401);
-    let of_subject = edgate.issuer.sign(&with(|claims| claims["sub"] = json!("agent-8")));
     assert_eq!(edgate.forward(&of_subject).status, 401);
     assert_eq!(edgate.forward(&edgate.issuer.token("kept")).status, 200);
     let answer = edgate.forward_at(&edgate.issuer.token("kept"), second);

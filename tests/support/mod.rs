@@ -111,20 +111,25 @@ impl Edgate {
 
     /// A daemon with further lines in `[server]` and `[audit]`.
     pub fn start_with(server: &str, audit: &str) -> Self {
-        Self::start_configured(server, audit, "")
+        Self::start_configured(server, audit, |text| text)
     }
 
     /// A daemon with further lines at the end of its configuration: those of the issuer, then other tables.
     pub fn start_more(more: &str) -> Self {
-        Self::start_configured("shards = 2", "", more)
+        Self::start_edited(|text| text + more)
     }
 
-    fn start_configured(server: &str, audit: &str, more: &str) -> Self {
+    /// A daemon with two shards whose configuration is changed before it starts.
+    pub fn start_edited(edit: impl FnOnce(String) -> String) -> Self {
+        Self::start_configured("shards = 2", "", edit)
+    }
+
+    fn start_configured(server: &str, audit: &str, edit: impl FnOnce(String) -> String) -> Self {
         let dir = TempDir::new().unwrap();
         let issuer = Issuer::new(1);
         write_config(dir.path(), &issuer, server, audit);
         let config = dir.path().join("edgate.toml");
-        fs::write(&config, fs::read_to_string(&config).unwrap() + more).unwrap();
+        fs::write(&config, edit(fs::read_to_string(&config).unwrap())).unwrap();
         let output = Command::new(EDGATE).arg("init").arg(dir.path().join("edgate.toml")).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let (child, data, control) = spawn(dir.path());
