@@ -2,7 +2,8 @@
 //!
 //! axum on a current-thread tokio runtime (one core), `jsonwebtoken` with its aws-lc backend, keys parsed once. It
 //! verifies the signature, `iss`, `aud`, `exp` and `nbf` and gives Edgate's answers, but keeps no audit log and knows
-//! no revocation. `jsonwebtoken` 11 knows the algorithm as `EdDSA` only.
+//! no revocation, unless `--redis` names a server: then each call asks it with one `EXISTS` on a multiplexed connection.
+//! `jsonwebtoken` 11 knows the algorithm as `EdDSA` only.
 
 use std::collections::HashMap;
 use std::fs;
@@ -22,6 +23,7 @@ use axum::{Json, Router};
 use clap::Parser;
 use jsonwebtoken::jwk::JwkSet;
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
+use redis::aio::MultiplexedConnection;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -41,9 +43,13 @@ struct Arguments {
     /// The `aud` a token must name.
     #[arg(long)]
     audience: String,
+    /// A Redis to ask, for each accepted token, whether its id is a key there: then it is revoked.
+    #[arg(long)]
+    redis: Option<String>,
 }
 
 struct Verifier {
+    redis: Option<MultiplexedConnection>,
     keys: HashMap<String, DecodingKey>,
     validation: Validation,
 }
@@ -85,17 +91,22 @@ fn main() -> ExitCode {
 }
 
 fn serve(arguments: &Arguments) -> Result<(), String> {
-    let verifier = Verifier::load(&arguments.jwks, &arguments.issuer, &arguments.audience)?;
-    let app = Router::new()
-        .route("/auth/nginx", get(forward_auth))
-        .route("/v1/tokens/verify", post(verify_token))
-        .route("/readyz", get(|| async { StatusCode::OK }))
-        .with_state(Arc::new(verifier));
+    let mut verifier = Verifier::load(&arguments.jwks, &arguments.issuer, &arguments.audience)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|e| format!("cannot start the runtime: {e}"))?;
     runtime.block_on(async {
+        if let Some(url) = &arguments.redis {
+            let client = redis::Client::open(url.as_str()).map_err(|e| format!("--redis: {e}"))?;
+            let connection = client.get_multiplexed_async_connection().await;
+            verifier.redis = Some(connection.map_err(|e| format!("cannot connect to Redis: {e}"))?);
+        }
+        let app = Router::new()
+            .route("/auth/nginx", get(forward_auth))
+            .route("/v1/tokens/verify", post(verify_token))
+            .route("/readyz", get(|| async { StatusCode::OK }))
+            .with_state(Arc::new(verifier));
         let listener = TcpListener::bind(arguments.listen)
             .await
             .map_err(|e| format!("cannot listen on {}: {e}", arguments.listen))?
@@ -131,13 +142,20 @@ impl Verifier {
         validation.set_required_spec_claims(&["exp", "iss", "aud", "sub"]);
         validation.validate_nbf = true;
         validation.leeway = 5;
-        Ok(Self { keys, validation })
+        Ok(Self { redis: None, keys, validation })
     }
 
-    fn verify(&self, token: &str) -> Option<Claims> {
+    async fn verify(&self, token: &str) -> Option<Claims> {
         let kid = decode_header(token).ok()?.kid?;
-        let data = decode::<Claims>(token, self.keys.get(&kid)?, &self.validation).ok()?;
-        Some(data.claims)
+        let claims = decode::<Claims>(token, self.keys.get(&kid)?, &self.validation).ok()?.claims;
+        if let Some(redis) = &self.redis {
+            let mut command = redis::cmd("EXISTS");
+            let revoked: bool = command.arg(&claims.jti).query_async(&mut redis.clone()).await.ok()?;
+            if revoked {
+                return None;
+            }
+        }
+        Some(claims)
     }
 }
 
@@ -146,7 +164,11 @@ async fn forward_auth(State(verifier): State<Arc<Verifier>>, headers: HeaderMap)
         .get(AUTHORIZATION)
         .and_then(|value| value.to_str().ok())
         .and_then(|value| value.strip_prefix("Bearer "));
-    match token.and_then(|token| verifier.verify(token)) {
+    let claims = match token {
+        Some(token) => verifier.verify(token).await,
+        None => None,
+    };
+    match claims {
         Some(claims) => identity(claims).map_or_else(
             || StatusCode::INTERNAL_SERVER_ERROR.into_response(),
             |headers| (StatusCode::OK, headers).into_response(),
@@ -178,7 +200,7 @@ async fn verify_token(
     State(verifier): State<Arc<Verifier>>,
     Json(request): Json<VerifyRequest>,
 ) -> Json<VerifyAnswer> {
-    Json(match verifier.verify(&request.token) {
+    Json(match verifier.verify(&request.token).await {
         Some(claims) => VerifyAnswer::Accepted {
             valid: true,
             remaining_ttl: claims.exp.saturating_sub(now()),
