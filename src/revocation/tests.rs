@@ -374,3 +374,117 @@ proptest! {
         prop_assert!(view.len() <= in_force, "{} entries held, {in_force} in force", view.len());
     }
 }
+
+#[derive(Debug, Clone)]
+enum Story {
+    Mark { session: bool, name: u8, issued_until: i64 },
+    Switch { target: u8, state: u8, epoch: u64 },
+    Ask { name: u8, issued_at: Option<i64>, offset: i64 },
+    Purge,
+    MoveClock { by: i64 },
+}
+
+fn story() -> impl Strategy<Value = Story> {
+    prop_oneof![
+        3 => (any::<bool>(), 0..6_u8, -5_000..100_i64)
+            .prop_map(|(session, name, issued_until)| Story::Mark { session, name, issued_until }),
+        3 => (0..9_u8, 0..3_u8, 0..30_u64)
+            .prop_map(|(target, state, epoch)| Story::Switch { target, state, epoch }),
+        6 => (0..6_u8, prop::option::of(-5_000..100_i64), -2_000..2_000_i64)
+            .prop_map(|(name, issued_at, offset)| Story::Ask { name, issued_at, offset }),
+        1 => Just(Story::Purge),
+        2 => (-1_500..2_500_i64).prop_map(|by| Story::MoveClock { by }),
+    ]
+}
+
+/// Tenant, issuer, two keys and five subjects, by number.
+fn switched(target: u8) -> (TargetKind, &'static str, &'static str) {
+    const SUBJECTS: [&str; 5] = ["agent-0", "agent-1", "agent-2", "agent-3", "agent-4"];
+    match target {
+        0 => (TargetKind::Tenant, "", ""),
+        1 => (TargetKind::Issuer, ISSUER, ""),
+        2 => (TargetKind::Kid, ISSUER, "key-0"),
+        3 => (TargetKind::Kid, ISSUER, "key-1"),
+        subject => (TargetKind::Subject, ISSUER, SUBJECTS[usize::from(subject - 4)]),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn watermarks_and_switches_agree_with_lists(steps in prop::collection::vec(story(), 1..150)) {
+        let view = view();
+        let mut now = NOW.0;
+        // Every watermark ever set, and every switch ever thrown, in order.
+        let mut marks: Vec<(bool, u8, u64)> = Vec::new();
+        let mut thrown: Vec<(u8, Switch, u64)> = Vec::new();
+        let mut horizon = 0;
+        for step in steps {
+            match step {
+                Story::Mark { session, name, issued_until } => {
+                    let until = now.saturating_add_signed(issued_until);
+                    let (kind, prefix) =
+                        if session { (TargetKind::Session, "session") } else { (TargetKind::Subject, "agent") };
+                    view.apply([mark(kind, &format!("{prefix}-{name}"), until)], 0, UnixSeconds(now));
+                    horizon = horizon.max(now - MARK_LIFE_S - PURGE_DELAY_S);
+                    marks.push((session, name, until));
+                }
+                Story::Switch { target, state, epoch } => {
+                    let (kind, issuer, name) = switched(target);
+                    let state = match (state, kind) {
+                        (0, _) => Switch::Enabled,
+                        (2, kind) if kind != TargetKind::Subject => Switch::Revoked,
+                        _ => Switch::Disabled,
+                    };
+                    let effect = Effect::Switched(state);
+                    view.apply(Change::new(kind, "acme", issuer, name, effect, epoch), epoch, UnixSeconds(now));
+                    thrown.push((target, state, epoch));
+                }
+                Story::Ask { name, issued_at, offset } => {
+                    let at = now.saturating_add_signed(offset);
+                    let issued_at = issued_at.map(|by| now.saturating_add_signed(by));
+                    let (subject, session) = (format!("agent-{name}"), format!("session-{name}"));
+                    let kid = format!("key-{}", name % 2);
+                    let asked = Identity {
+                        kid: &kid,
+                        jti: None,
+                        subject: Some(&subject),
+                        session: Some(&session),
+                        issued_at: issued_at.map(UnixSeconds),
+                        ..identity("")
+                    };
+                    let status = view.check(&asked, UnixSeconds(at));
+                    let state_of = |target: u8| {
+                        let mut of_it = thrown.iter().filter(|(thrown, ..)| *thrown == target);
+                        if of_it.clone().any(|(_, state, _)| *state == Switch::Revoked) {
+                            return Switch::Revoked;
+                        }
+                        // The highest epoch counts, and of two the later.
+                        let latest = of_it.clone().map(|(.., epoch)| *epoch).max();
+                        of_it.rfind(|(.., epoch)| Some(*epoch) == latest).map_or(Switch::Enabled, |(_, state, _)| *state)
+                    };
+                    let depends = [Some(0), Some(1), Some(2 + name % 2), (name < 5).then_some(4 + name)];
+                    let states: Vec<Switch> = depends.into_iter().flatten().map(state_of).collect();
+                    let refuses = |least: u64| {
+                        marks.iter().any(|(_, marked, until)| {
+                            *marked == name && *until >= least && issued_at.unwrap_or(0) <= *until
+                        })
+                    };
+                    if states.contains(&Switch::Revoked) || refuses(horizon) {
+                        prop_assert_eq!(status, Status::Revoked);
+                    } else if states.contains(&Switch::Disabled) {
+                        prop_assert!(status == Status::Disabled || (status == Status::Revoked && refuses(0)));
+                    } else {
+                        prop_assert!(status == Status::Clear || (status == Status::Revoked && refuses(0)));
+                    }
+                }
+                Story::Purge => {
+                    view.purge(UnixSeconds(now), usize::MAX);
+                    horizon = horizon.max(now - MARK_LIFE_S - PURGE_DELAY_S);
+                }
+                Story::MoveClock { by } => now = now.saturating_add_signed(by),
+            }
+        }
+    }
+}
