@@ -145,7 +145,7 @@ impl<'a> Reader<'a> {
         if count > self.bytes.len() { Err(CborError::Cut) } else { Ok(count) }
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn string(&mut self) -> Result<&'a [u8], CborError> {
         let len = usize::try_from(self.number()?).map_err(|_| CborError::Cut)?;
         let (string, rest) = self.bytes.split_at_checked(len).ok_or(CborError::Cut)?;
@@ -154,7 +154,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The argument of the next initial byte (RFC 8949 §3), shortest form only.
-    #[inline]
+    #[inline(always)]
     pub(super) fn number(&mut self) -> Result<u64, CborError> {
         let (&initial, rest) = self.bytes.split_first().ok_or(CborError::Cut)?;
         match initial & 0x1F {

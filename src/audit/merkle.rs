@@ -4,7 +4,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::{
     record::Hash,
-    sha256::{Block, Hasher, hash_blocks},
+    sha256::{Hasher, hash_blocks},
 };
 
 /// The perfect subtrees, left to right, that cover the leaves `begin..end`.
@@ -113,7 +113,11 @@ impl CompactRange {
                 .map(|(left, right)| [left, right])
                 .chain(pairs.iter().map(|[left, right]| [left, right]))
             {
-                hasher.push_blocks(&node_blocks(left, right));
+                hasher.push_with(65, |bytes| {
+                    bytes[0] = 1;
+                    bytes[1..33].copy_from_slice(left);
+                    bytes[33..].copy_from_slice(right);
+                });
             }
             let parents = hasher.finish();
             if parents.is_empty() {
@@ -190,10 +194,6 @@ const WAITING_MAX: usize = 1024;
 /// `SHA-256(0x01 ‖ left ‖ right)` (RFC 6962 §2.1).
 #[must_use]
 pub fn node_hash(left: &Hash, right: &Hash) -> Hash {
-    hash_blocks(&node_blocks(left, right))
-}
-
-fn node_blocks(left: &Hash, right: &Hash) -> [Block; 2] {
     // 65 bytes and the padding are exactly two blocks.
     let mut blocks = [[0u8; 64]; 2];
     let flat = blocks.as_flattened_mut();
@@ -202,7 +202,7 @@ fn node_blocks(left: &Hash, right: &Hash) -> [Block; 2] {
     flat[33..65].copy_from_slice(right);
     flat[65] = 0x80;
     flat[120..128].copy_from_slice(&(8 * 65u64).to_be_bytes());
-    blocks
+    hash_blocks(&blocks)
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::sha256::{Block, hash_blocks};
+use super::sha256::hash_blocks;
 
 /// A SHA-256 value: the hash of an event, a body digest, a tree node.
 pub type Hash = [u8; 32];
@@ -197,18 +197,13 @@ pub fn chain(record: &mut [u8], link: Link, prev_hash: &Hash) -> Hash {
 /// `SHA-256(0x00 ‖ header[0..116))`: the link of the chain and the RFC 6962 leaf hash of the record.
 #[must_use]
 pub fn event_hash(header: &[u8; HEADER_BYTES]) -> Hash {
-    hash_blocks(&event_blocks(header))
-}
-
-/// What [`event_hash`] hashes.
-pub(super) fn event_blocks(header: &[u8; HEADER_BYTES]) -> [Block; 2] {
     // 117 bytes and the padding of FIPS 180-4 §5.1.1 are exactly two blocks, so the blocks are laid out directly.
     let mut blocks = [[0u8; 64]; 2];
     let flat = blocks.as_flattened_mut();
     flat[1..=HASHED_BYTES].copy_from_slice(&header[..HASHED_BYTES]);
     flat[HASHED_BYTES + 1] = 0x80;
     flat[120..128].copy_from_slice(&(8 * (HASHED_BYTES as u64 + 1)).to_be_bytes());
-    blocks
+    hash_blocks(&blocks)
 }
 
 /// CRC-32C of `header[0..116) ‖ body`: a quick test for torn records, never a proof of validity.

@@ -159,7 +159,10 @@ impl<'a> Walk<'a> {
             && let Some(body) = behind.get(..record::stored_body_len(header))
             && body.len() <= record::BODY_BYTES_MAX
         {
-            self.hasher.push_blocks(&record::event_blocks(header));
+            // As `record::event_hash`.
+            self.hasher.push_with(record::HASHED_BYTES + 1, |bytes| {
+                bytes[1..].copy_from_slice(&header[..record::HASHED_BYTES]);
+            });
             if self.depth == Depth::Bodies {
                 self.hasher.push(body);
             }

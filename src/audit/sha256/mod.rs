@@ -56,30 +56,28 @@ impl Hasher {
 
     /// Adds a message.
     pub(super) fn push(&mut self, message: &[u8]) {
-        let bytes = message.len();
-        let blocks = blocks(bytes);
-        if blocks > LANE_BLOCKS_MAX {
+        if blocks(message.len()) > LANE_BLOCKS_MAX {
             self.hashes.push(Sha256::digest(message).into());
             self.messages.push(Message { first: 0, blocks: 0 });
-            return;
+        } else {
+            self.push_with(message.len(), |bytes| bytes.copy_from_slice(message));
         }
+    }
+
+    /// Adds a short message that `fill` writes over zeros: what is written in its place once is not read back too soon.
+    #[inline]
+    pub(super) fn push_with(&mut self, bytes: usize, fill: impl FnOnce(&mut [u8])) {
+        let blocks = blocks(bytes);
+        assert!(blocks <= LANE_BLOCKS_MAX, "a short message");
         let first = self.blocks.len();
         self.blocks.resize(first + blocks, [0; 64]);
         let padded = self.blocks[first..].as_flattened_mut();
-        padded[..bytes].copy_from_slice(message);
+        fill(&mut padded[..bytes]);
         padded[bytes] = 0x80;
         let length = padded.len() - 8;
         padded[length..].copy_from_slice(&(8 * bytes as u64).to_be_bytes());
         self.hashes.push([0; 32]);
         self.messages.push(Message { first: narrow(first), blocks: narrow(blocks) });
-    }
-
-    /// Adds a message that is padded already.
-    pub(super) fn push_blocks<const BLOCKS: usize>(&mut self, blocks: &[Block; BLOCKS]) {
-        const { assert!(BLOCKS > 0 && BLOCKS <= LANE_BLOCKS_MAX) };
-        self.messages.push(Message { first: narrow(self.blocks.len()), blocks: narrow(BLOCKS) });
-        self.blocks.extend_from_slice(blocks);
-        self.hashes.push([0; 32]);
     }
 
     /// The hashes of the messages since [`Self::clear`], in their order. Call it once.
