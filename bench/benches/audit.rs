@@ -59,6 +59,7 @@ fn decision() -> DecisionEvent<'static> {
         revocation_epoch: 1234,
         latency_us: 57,
         expires: Some(UnixSeconds(1_900_000_000)),
+        stale: false,
     }
 }
 

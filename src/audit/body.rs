@@ -44,6 +44,7 @@ fn decision(body: &mut Body<'_>, event: &DecisionEvent<'_>, tags: &mut OpenTags)
     body.uint(10, u64::from(event.latency_us));
     body.uint_if(11, event.expires.map(|at| at.0));
     body.text_if(12, event.caller);
+    body.true_if(14, event.stale);
 }
 
 fn batch(body: &mut Body<'_>, event: &BatchEvent<'_>, tags: &mut OpenTags) {
@@ -68,6 +69,7 @@ fn batch_item(out: &mut Vec<u8>, item: &BatchItem<'_>, tags: &mut OpenTags) {
     body.tag_if(6, tags, TagField::Subject, item.subject);
     body.tag_if(7, tags, TagField::Jti, item.jti);
     body.uint_if(11, item.expires.map(|at| at.0));
+    body.true_if(14, item.stale);
     body.end();
 }
 
@@ -195,6 +197,12 @@ impl<'a> Body<'a> {
     pub(super) fn uint_if(&mut self, key: u8, value: Option<u64>) {
         if let Some(value) = value {
             self.uint(key, value);
+        }
+    }
+
+    fn true_if(&mut self, key: u8, value: bool) {
+        if value {
+            self.boolean(key, value);
         }
     }
 

@@ -34,6 +34,7 @@ fn decision<'a>(subject: &'a str, jti: &'a str, client: u8) -> DecisionEvent<'a>
         revocation_epoch: 70_000,
         latency_us: 300,
         expires: Some(UnixSeconds(1 << 33)),
+        stale: false,
     }
 }
 
@@ -130,6 +131,7 @@ fn a_call_about_many_tokens_has_the_tags_of_all() {
         subject: Some("one"),
         jti: Some(id),
         expires: None,
+        stale: false,
     };
     let items: Vec<_> = ids.iter().map(|id| item(id)).collect();
     let batch = BatchEvent {

@@ -30,6 +30,7 @@ fn decision(number: u32) -> DecisionEvent<'static> {
         revocation_epoch: 9,
         latency_us: number,
         expires: Some(UnixSeconds(1_900_000_000)),
+        stale: false,
     }
 }
 
@@ -282,6 +283,7 @@ fn every_kind_of_event_fits_its_schema() {
         subject: Some("s"),
         jti: Some("j"),
         expires: Some(UnixSeconds(u64::MAX)),
+        stale: false,
     };
     let items = vec![item; BATCH_ITEMS_MAX];
     let batch = BatchEvent {
