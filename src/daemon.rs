@@ -14,6 +14,7 @@ mod keys;
 mod observe;
 mod release;
 mod softhsm;
+mod transmitters;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -33,7 +34,7 @@ use crate::metrics::{Metrics, ShardMetrics};
 use crate::revocation::{Freshness, View};
 use crate::shard::{self, BindError, DriverInUse, Policy, PolicyError};
 use crate::store::{OpenMode, Store, StoreError};
-use crate::verify::KeyRejection;
+use crate::verify::{Engine, KeyRejection, Verifier};
 
 pub use audit_log::set_aside;
 pub(crate) use judge::judge;
@@ -115,6 +116,14 @@ pub enum StartError {
     /// The state database refuses.
     #[error("state database: {0}")]
     Store(#[from] StoreError),
+    /// A transmitter of security events cannot be used.
+    #[error("revocation.transmitters.{name}: {problem}")]
+    Transmitter {
+        /// Its name.
+        name: String,
+        /// What is wrong.
+        problem: String,
+    },
     /// The system refuses something every process needs: a thread, a signal handler, randomness.
     #[error("cannot {what}: {error}")]
     System {
@@ -132,7 +141,9 @@ impl StartError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Key(error) => error.exit_code(),
-            Self::OwnKey(_) | Self::Policy(_) | Self::Store(_) => config::EXIT_CONFIG,
+            Self::OwnKey(_) | Self::Policy(_) | Self::Store(_) | Self::Transmitter { .. } => {
+                config::EXIT_CONFIG
+            }
             Self::SoftHsm { .. } => config::EXIT_CONFIG,
             Self::Audit(AuditError::NotFound { .. } | AuditError::Settings(_)) => config::EXIT_CONFIG,
             // A port in use may be free again in a moment.
@@ -171,6 +182,7 @@ pub fn log_to_stderr() {
 pub fn check(config: &Config) -> Result<String, StartError> {
     let own = NodeKeys::check(config)?;
     let policy = Policy::build(config, own.as_ref(), 1)?;
+    transmitters::hearing(config, Verifier::new(Engine::Portable))?;
     if !config.database.is_file() {
         return Err(StoreError::Missing { path: config.database.clone() }.into());
     }
@@ -343,6 +355,8 @@ impl Daemon {
             own,
             store,
             judge: judge(Arc::clone(&policy), Arc::clone(&view), care.verifier()?),
+            events: transmitters::hearing(config, care.verifier()?)?,
+            announce: control::announce(),
             view,
             appender: control_appender,
             metrics,

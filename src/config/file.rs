@@ -10,6 +10,7 @@ use super::defaults;
 use super::hsm::{Hsm, HsmTable, key_place};
 use super::issuers::{IssuerTable, check_issuers};
 use super::revocation::RevocationTable;
+use super::transmitters::check_issuers_exist;
 use super::{
     Audit, Config, ConfigError, Control, Driver, Engine, Issuer, KeySource, Listen, OnAuditFailure, Server,
     Signing, Verify, VerifyAck,
@@ -176,6 +177,7 @@ impl File {
             ));
         }
         let revocation = self.revocation.check()?;
+        check_issuers_exist(&revocation.transmitters, &issuers)?;
         Ok(Config {
             server: self.server.check()?,
             control: self.control.check()?,

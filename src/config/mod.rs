@@ -9,6 +9,7 @@ mod file;
 mod hsm;
 mod issuers;
 mod revocation;
+mod transmitters;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -18,6 +19,7 @@ use std::time::Duration;
 pub use dev::{DevKey, DevToken};
 pub use hsm::{Hsm, KeyPlace};
 pub use revocation::{OnStale, Redis, RedisServers, Revocation, RevocationRules, SecretSource};
+pub use transmitters::Transmitter;
 
 /// The exit status for a configuration that cannot be used (`EX_CONFIG` of sysexits.h).
 pub const EXIT_CONFIG: u8 = 78;

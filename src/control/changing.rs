@@ -54,6 +54,8 @@ pub(super) async fn change(shared: &Arc<Shared>, wanted: Vec<StoredChange>) -> R
         }
     };
     apply(shared, recorded.iter().map(|one| one.stands.clone()).collect(), epoch).await;
+    // Nobody may be listening.
+    let _ = shared.announce.send(recorded.iter().map(|one| one.stands.clone()).collect());
 
     let done = outcomes(&|i, event| RevokeEvent {
         phase: Phase::Done,

@@ -11,7 +11,9 @@ mod actions;
 mod body;
 mod changing;
 mod error;
+mod events;
 mod evidence;
+mod feed;
 mod guard;
 mod issue;
 mod issuing;
@@ -27,7 +29,10 @@ mod view_feed;
 #[cfg(test)]
 mod tests;
 
+pub use feed::{Announce, announce};
 pub use issue::IssuePolicy;
 pub use server::{ControlError, serve};
-pub use state::{ChainBreak, ChainReport, Dependency, Issuing, Judge, Judged, JudgedToken, State, Unlock};
+pub use state::{
+    ChainBreak, ChainReport, Dependency, Hearing, Issuing, Judge, Judged, JudgedToken, State, Unlock,
+};
 pub use view_feed::fill_view;

@@ -6,14 +6,17 @@ use std::time::Duration;
 
 use edgate_hsm::{Signer, TokenSigning};
 use serde::Serialize;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use zeroize::Zeroizing;
 
+use super::events::Events;
 use super::evidence::Evidence;
+use super::feed::{Announce, FEED_CLIENTS_MAX};
 use super::issue::IssuePolicy;
 use crate::audit::Appender;
 use crate::decision::{Decision, UnixSeconds};
 use crate::revocation::View;
+use crate::secevent::Receiver;
 use crate::store::Store;
 use crate::token::Profile;
 
@@ -32,6 +35,10 @@ pub struct State {
     pub view: Arc<View>,
     /// Judges a token as shards do; takes microseconds.
     pub judge: Judge,
+    /// Hears what transmitters push; `None` where there are none.
+    pub events: Option<Hearing>,
+    /// Where changes are announced, by this plane and by whoever else makes them.
+    pub announce: Announce,
     /// The control plane's way into the audit log.
     pub appender: Appender,
     /// Verifies the audit log; blocks, on a thread made for it.
@@ -47,6 +54,14 @@ pub struct State {
     pub unlock: Option<Unlock>,
     /// The time.
     pub now: fn() -> UnixSeconds,
+}
+
+/// What Security Event Tokens are read with.
+pub struct Hearing {
+    /// Reads them.
+    pub receiver: Receiver,
+    /// For each of its transmitters the index, among the configured issuers, of the one it speaks of.
+    pub issuers: Vec<usize>,
 }
 
 /// Judges the text of a token at a time.
@@ -135,6 +150,12 @@ pub(super) struct Shared {
     pub(super) store: Store,
     pub(super) view: Arc<View>,
     pub(super) judge: Judge,
+    pub(super) events: Option<Events>,
+    pub(super) announce: Announce,
+    /// One permit per client of the feed.
+    pub(super) feeds: Arc<Semaphore>,
+    /// Becomes true when the node stops: streams would not end by themselves.
+    pub(super) stopping: watch::Sender<bool>,
     pub(super) evidence: Evidence,
     pub(super) verify_chain: Arc<dyn Fn() -> Result<ChainReport, String> + Send + Sync>,
     pub(super) metrics: Arc<dyn Fn(&mut String) + Send + Sync>,
@@ -163,6 +184,10 @@ impl Shared {
             store,
             view,
             judge,
+            events: state.events.map(Events::new),
+            announce: state.announce,
+            feeds: Arc::new(Semaphore::new(FEED_CLIENTS_MAX)),
+            stopping: watch::Sender::new(false),
             evidence: Evidence::start(appender),
             verify_chain: state.verify_chain,
             metrics: state.metrics,

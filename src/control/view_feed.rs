@@ -52,5 +52,8 @@ pub(super) async fn purge_expired(store: Store, view: Arc<View>, now: fn() -> Un
         if let Err(error) = store.purge_changes(horizon).await {
             tracing::warn!(%error, "cannot purge expired revocations; trying again in a minute");
         }
+        if let Err(error) = store.purge_events(horizon).await {
+            tracing::warn!(%error, "cannot purge old security events; trying again in a minute");
+        }
     }
 }

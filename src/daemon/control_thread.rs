@@ -16,7 +16,9 @@ use super::{StartError, hsm_metrics, now};
 use crate::audit::verify::{Options, verify_dir};
 use crate::audit::{Appender, CheckpointKey, Log, LogWatch, hex};
 use crate::config::Config;
-use crate::control::{self, ChainBreak, ChainReport, ControlError, IssuePolicy, Issuing, Judge, State};
+use crate::control::{
+    self, ChainBreak, ChainReport, ControlError, Hearing, IssuePolicy, Issuing, Judge, State,
+};
 use crate::metrics::Metrics;
 use crate::revocation::View;
 use crate::shard::Policy;
@@ -66,6 +68,8 @@ pub(super) struct Ingredients<'a> {
     pub(super) own: Option<OwnKey>,
     pub(super) store: Store,
     pub(super) judge: Judge,
+    pub(super) events: Option<Hearing>,
+    pub(super) announce: control::Announce,
     pub(super) view: Arc<View>,
     pub(super) appender: Appender,
     pub(super) metrics: Metrics,
@@ -75,7 +79,8 @@ pub(super) struct Ingredients<'a> {
 
 impl Ingredients<'_> {
     pub(super) fn into_state(self) -> State {
-        let Self { config, policy, own, store, judge, view, appender, metrics, log, pool } = self;
+        let Self { config, policy, own, store, judge, events, announce, view, appender, metrics, log, pool } =
+            self;
         let issuing = own.zip(config.signing.as_ref()).map(|(own, signing)| Issuing {
             kid: own.published.kid,
             signer: own.signer,
@@ -99,6 +104,8 @@ impl Ingredients<'_> {
             store,
             view,
             judge,
+            events,
+            announce,
             appender,
             verify_chain: Arc::new(move || verify_chain(&dir, &watch)),
             metrics: Arc::new(move |out| {

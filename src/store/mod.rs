@@ -7,7 +7,9 @@
 mod changes;
 mod error;
 mod open;
+mod security_events;
 
-pub use changes::{ListFilter, LoadProgress, Recorded, StoredChange};
+pub use changes::{Cursor, ListFilter, LoadProgress, Recorded, StoredChange};
 pub use error::StoreError;
 pub use open::{OpenMode, Store};
+pub use security_events::StoredEvent;

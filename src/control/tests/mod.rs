@@ -1,6 +1,8 @@
 //! The control listener from outside, over real sockets, with a real key, database, view and audit log.
 
 mod actions;
+mod events;
+mod feed;
 mod guarding;
 mod life;
 mod oauth;
@@ -248,6 +250,8 @@ fn state(
     let issuers = vec![profile("partner", PARTNER, PARTNER_LIFETIME_S), profile("edgate", ISSUER, 600)];
     State {
         judge: judge(&issuers, &signer.public_key(), &view),
+        events: None,
+        announce: announce(),
         issuing: Some(Issuing {
             kid: crate::keys::thumbprint(&signer.public_key()),
             signer,
