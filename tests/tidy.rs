@@ -38,6 +38,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("revocation", &[]),
     ("secevent", &["keys", "token", "verify"]),
     ("shard", &["audit", "config", "keys", "metrics", "revocation", "token", "verify", "wire"]),
+    ("status_list", &["keys", "token", "verify"]),
     ("store", &["revocation"]),
     ("token", &["verify"]),
     ("verify", &[]),

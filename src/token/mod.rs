@@ -50,7 +50,7 @@ mod profile;
 mod tests;
 
 pub use claims::{ClaimName, ClaimSet, Claims, ClaimsError, Jti, UnknownClaim, VerifiedJws};
-pub use compact::{CompactJws, Padding, ParseError, Scratch, parse};
+pub use compact::{CompactJws, Padding, ParseError, Scratch, parse, parse_within};
 pub use encode::{AgentTask, EncodeError, assemble, signing_input};
 pub use header::{Algorithm, AlgorithmSet, Header};
 pub use inspect::{Unverified, inspect};
