@@ -14,7 +14,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("base64url", &[]),
     ("cli", &["audit", "config", "control", "daemon", "keys", "revocation", "shard", "token", "verify"]),
     ("config", &[]),
-    ("control", &["audit", "revocation", "secevent", "store", "token"]),
+    ("control", &["audit", "revocation", "secevent", "status_list", "store", "token"]),
     (
         "daemon",
         &[

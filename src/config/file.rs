@@ -10,6 +10,7 @@ use super::defaults;
 use super::hsm::{Hsm, HsmTable, key_place};
 use super::issuers::{IssuerTable, check_issuers};
 use super::revocation::RevocationTable;
+use super::status_list::check_status_list;
 use super::transmitters::check_issuers_exist;
 use super::{
     Audit, Config, ConfigError, Control, Driver, Engine, Issuer, KeySource, Listen, OnAuditFailure, Server,
@@ -130,6 +131,8 @@ struct SigningTable {
     default_audience: Option<String>,
     #[serde(default = "defaults::ttl_s")]
     default_ttl_s: u64,
+    status_list_uri: Option<String>,
+    status_list_capacity: Option<u64>,
 }
 
 pub(super) fn wrong(
@@ -364,6 +367,7 @@ impl SigningTable {
             issuer,
             default_audience: self.default_audience,
             default_ttl_s: self.default_ttl_s,
+            status_list: check_status_list(self.status_list_uri, self.status_list_capacity)?,
         })
     }
 }

@@ -23,6 +23,7 @@ mod revocations;
 mod revoke;
 mod server;
 mod state;
+mod status_lists;
 mod unlock;
 mod view_feed;
 
@@ -35,4 +36,5 @@ pub use server::{ControlError, serve};
 pub use state::{
     ChainBreak, ChainReport, Dependency, Hearing, Issuing, Judge, Judged, JudgedToken, State, Unlock,
 };
+pub use status_lists::StatusListPolicy;
 pub use view_feed::fill_view;

@@ -27,6 +27,7 @@ use super::oauth;
 use super::observe;
 use super::revocations;
 use super::state::{ACTIONS_MAX, Shared, State};
+use super::status_lists;
 use super::unlock;
 use super::view_feed::purge_expired;
 
@@ -144,6 +145,7 @@ fn router(shared: Arc<Shared>, local: SocketAddr) -> Router {
         .route("/v1/revocations", get(revocations::list).post(revocations::change))
         .route("/v1/revocations/feed", get(feed::feed))
         .route("/v1/revocations/status", get(revocations::status))
+        .route("/v1/status-lists/{id}", get(status_lists::list))
         .route("/events/set", post(events::receive))
         .route("/oauth/revoke", post(oauth::revoke))
         .route("/v1/hsm/unlock", post(unlock::unlock))

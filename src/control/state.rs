@@ -13,6 +13,7 @@ use super::events::Events;
 use super::evidence::Evidence;
 use super::feed::{Announce, FEED_CLIENTS_MAX};
 use super::issue::IssuePolicy;
+use super::status_lists::{Published, StatusListPolicy};
 use crate::audit::Appender;
 use crate::decision::{Decision, UnixSeconds};
 use crate::revocation::View;
@@ -104,6 +105,8 @@ pub struct Issuing {
     pub sign_timeout: Duration,
     /// How it issues.
     pub policy: IssuePolicy,
+    /// The list in which each token gets a place, if one is published.
+    pub status_list: Option<StatusListPolicy>,
 }
 
 /// The outcome of verifying the audit log.
@@ -156,6 +159,8 @@ pub(super) struct Shared {
     pub(super) feeds: Arc<Semaphore>,
     /// Becomes true when the node stops: streams would not end by themselves.
     pub(super) stopping: watch::Sender<bool>,
+    /// The status list as it was made last.
+    pub(super) published: Published,
     pub(super) evidence: Evidence,
     pub(super) verify_chain: Arc<dyn Fn() -> Result<ChainReport, String> + Send + Sync>,
     pub(super) metrics: Arc<dyn Fn(&mut String) + Send + Sync>,
@@ -187,6 +192,7 @@ impl Shared {
             events: state.events.map(Events::new),
             announce: state.announce,
             feeds: Arc::new(Semaphore::new(FEED_CLIENTS_MAX)),
+            published: Published::default(),
             stopping: watch::Sender::new(false),
             evidence: Evidence::start(appender),
             verify_chain: state.verify_chain,

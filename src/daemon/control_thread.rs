@@ -15,9 +15,10 @@ use super::observe::{hsm_dependency, revocation_dependency};
 use super::{StartError, hsm_metrics, now};
 use crate::audit::verify::{Options, verify_dir};
 use crate::audit::{Appender, CheckpointKey, Log, LogWatch, hex};
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::control::{
     self, ChainBreak, ChainReport, ControlError, Hearing, IssuePolicy, Issuing, Judge, State,
+    StatusListPolicy,
 };
 use crate::metrics::Metrics;
 use crate::revocation::View;
@@ -91,6 +92,10 @@ impl Ingredients<'_> {
                 default_ttl_s: signing.default_ttl_s,
                 max_ttl_s: config.issuers[signing.issuer].max_lifetime_s,
             },
+            status_list: signing
+                .status_list
+                .clone()
+                .map(|config::StatusList { uri, capacity }| StatusListPolicy { uri, capacity }),
         });
         let (dir, watch) = (config.audit.dir.clone(), log.watch());
         let seen = Arc::clone(&view);

@@ -8,8 +8,10 @@ mod changes;
 mod error;
 mod open;
 mod security_events;
+mod status_indexes;
 
 pub use changes::{Cursor, ListFilter, LoadProgress, Recorded, StoredChange};
 pub use error::StoreError;
 pub use open::{OpenMode, Store};
 pub use security_events::StoredEvent;
+pub use status_indexes::{ListedToken, StatusListPlace};

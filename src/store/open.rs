@@ -21,6 +21,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (1, "revocations", include_str!("migrations/0001_revocations.sql")),
     (2, "changes", include_str!("migrations/0002_changes.sql")),
     (4, "security events", include_str!("migrations/0004_security_events.sql")),
+    (5, "status indexes", include_str!("migrations/0005_status_indexes.sql")),
 ];
 
 /// How long a write waits for another process that holds the file (a backup, an operator's shell).

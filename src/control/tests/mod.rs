@@ -6,6 +6,7 @@ mod feed;
 mod guarding;
 mod life;
 mod oauth;
+mod status_lists;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -262,6 +263,7 @@ fn state(
                 default_ttl_s: 120,
                 max_ttl_s: 600,
             },
+            status_list: None,
         }),
         issuers,
         store,
