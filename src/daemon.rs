@@ -16,6 +16,7 @@ mod progress;
 mod release;
 mod revocation;
 mod softhsm;
+mod transmitters;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -30,11 +31,12 @@ use signal_hook::iterator::Signals;
 use crate::audit::{self, Ack, Appender, AuditError, Event, Log, StopEvent};
 use crate::cluster::ClusterError;
 use crate::config::{self, Config, KeyPlace, Listen};
+use crate::control;
 use crate::decision::UnixSeconds;
 use crate::metrics::{Metrics, ShardMetrics};
 use crate::shard::{self, BindError, DriverInUse, Policy, PolicyError, Waits};
 use crate::store::{OpenMode, Store, StoreError};
-use crate::verify::KeyRejection;
+use crate::verify::{Engine, KeyRejection, Verifier};
 
 pub use audit_log::set_aside;
 pub(crate) use judge::judge;
@@ -120,6 +122,14 @@ pub enum StartError {
     /// The state database refuses.
     #[error("state database: {0}")]
     Store(#[from] StoreError),
+    /// A transmitter of security events cannot be used.
+    #[error("revocation.transmitters.{name}: {problem}")]
+    Transmitter {
+        /// Its name.
+        name: String,
+        /// What is wrong.
+        problem: String,
+    },
     /// The system refuses something every process needs: a thread, a signal handler, randomness.
     #[error("cannot {what}: {error}")]
     System {
@@ -137,7 +147,9 @@ impl StartError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Key(error) => error.exit_code(),
-            Self::OwnKey(_) | Self::Policy(_) | Self::Store(_) => config::EXIT_CONFIG,
+            Self::OwnKey(_) | Self::Policy(_) | Self::Store(_) | Self::Transmitter { .. } => {
+                config::EXIT_CONFIG
+            }
             Self::SoftHsm { .. } => config::EXIT_CONFIG,
             Self::Audit(AuditError::NotFound { .. } | AuditError::Settings(_)) => config::EXIT_CONFIG,
             // A port in use may be free again in a moment.
@@ -177,6 +189,7 @@ pub fn log_to_stderr() {
 pub fn check(config: &Config) -> Result<String, StartError> {
     let own = NodeKeys::check(config)?;
     let policy = Policy::build(config, own.as_ref(), 1)?;
+    transmitters::hearing(config, Verifier::new(Engine::Portable))?;
     if !config.database.is_file() {
         return Err(StoreError::Missing { path: config.database.clone() }.into());
     }
@@ -359,6 +372,8 @@ impl Daemon {
             own,
             store,
             judge: judge(Arc::clone(&policy), Arc::clone(&view), care.verifier()?),
+            events: transmitters::hearing(config, care.verifier()?)?,
+            announce: control::announce(),
             view,
             sharing,
             appender: control_appender,

@@ -15,7 +15,9 @@ pub mod json; // the one strict JSON reader
 pub mod keys; // issuers' key sets: immutable snapshots
 pub mod metrics; // one counter set per shard, summed when scraped
 pub mod revocation; // is this jti revoked: a local view with a known age
+pub mod secevent; // security event tokens: what a transmitter says happened; pure
 pub mod shard; // one per core: sockets, batching, the request path
+pub mod status_list; // what issuers' status lists say of their tokens
 pub mod store; // the state database behind control and revocation
 pub mod token; // compact JWS and claims; pure
 pub mod verify; // Ed25519: batch in, one verdict per item out

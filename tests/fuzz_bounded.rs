@@ -213,6 +213,8 @@ bounded! {
     a_request_body_ends_where_it_ends_however_it_arrives: "request_body", 10_000;
     a_request_head_means_the_same_to_every_reader: "request_head", 20_000;
     a_verify_call_means_what_another_library_reads_in_it: "verify_call", 10_000;
+    a_signed_event_is_believed_whole_or_not_at_all: "security_event", 10_000;
+    a_status_list_is_bounded_and_says_nothing_beyond_its_end: "status_list", 4_000;
 }
 
 #[test]

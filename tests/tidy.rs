@@ -29,7 +29,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ),
     ("cluster", &["config", "revocation", "store"]),
     ("config", &[]),
-    ("control", &["audit", "cluster", "revocation", "store", "token"]),
+    ("control", &["audit", "cluster", "revocation", "secevent", "status_list", "store", "token"]),
     (
         "daemon",
         &[
@@ -40,6 +40,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "keys",
             "metrics",
             "revocation",
+            "secevent",
             "shard",
             "store",
             "token",
@@ -51,7 +52,9 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("keys", &["verify"]),
     ("metrics", &[]),
     ("revocation", &[]),
+    ("secevent", &["keys", "token", "verify"]),
     ("shard", &["audit", "config", "keys", "metrics", "revocation", "token", "verify", "wire"]),
+    ("status_list", &["keys", "token", "verify"]),
     ("store", &["revocation"]),
     ("token", &["verify"]),
     ("verify", &[]),

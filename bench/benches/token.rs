@@ -68,6 +68,7 @@ impl Inputs {
                 cns: r#"{"max_calls":20,"region":"eu"}"#,
                 own: "ann@example.com",
                 act: None,
+                status: None,
             };
             let kid = format!("2026-11-issuer-0-key-{}", i % 4);
             let input = token::signing_input(&kid, &task).expect("a valid task");

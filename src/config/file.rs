@@ -10,6 +10,8 @@ use super::defaults;
 use super::hsm::{Hsm, HsmTable, key_place};
 use super::issuers::{IssuerTable, check_issuers};
 use super::revocation::RevocationTable;
+use super::status_list::check_status_list;
+use super::transmitters::check_issuers_exist;
 use super::{
     Audit, Config, ConfigError, Control, Driver, Engine, Issuer, KeySource, Listen, OnAuditFailure, OnStale,
     Server, Signing, Verify, VerifyAck,
@@ -129,6 +131,8 @@ struct SigningTable {
     default_audience: Option<String>,
     #[serde(default = "defaults::ttl_s")]
     default_ttl_s: u64,
+    status_list_uri: Option<String>,
+    status_list_capacity: Option<u64>,
 }
 
 pub(super) fn wrong(
@@ -187,6 +191,7 @@ impl File {
                 "give that issuer on_stale = \"lookup\", or a number of milliseconds here",
             ));
         }
+        check_issuers_exist(&revocation.transmitters, &issuers)?;
         Ok(Config {
             server: self.server.check()?,
             control: self.control.check()?,
@@ -373,6 +378,7 @@ impl SigningTable {
             issuer,
             default_audience: self.default_audience,
             default_ttl_s: self.default_ttl_s,
+            status_list: check_status_list(self.status_list_uri, self.status_list_capacity)?,
         })
     }
 }

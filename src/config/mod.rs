@@ -9,6 +9,8 @@ mod file;
 mod hsm;
 mod issuers;
 mod revocation;
+mod status_list;
+mod transmitters;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -18,6 +20,8 @@ use std::time::Duration;
 pub use dev::{DevKey, DevToken};
 pub use hsm::{Hsm, KeyPlace};
 pub use revocation::{OnStale, Redis, RedisServers, Revocation, RevocationRules, SecretSource};
+pub use status_list::StatusList;
+pub use transmitters::Transmitter;
 
 /// The exit status for a configuration that cannot be used (`EX_CONFIG` of sysexits.h).
 pub const EXIT_CONFIG: u8 = 78;
@@ -197,6 +201,8 @@ pub struct Signing {
     pub default_audience: Option<String>,
     /// The lifetime of tokens whose request names none: `signing.default_ttl_s`.
     pub default_ttl_s: u64,
+    /// The list in which issued tokens have a place, if one is published.
+    pub status_list: Option<StatusList>,
 }
 
 /// An issuer whose tokens are accepted.

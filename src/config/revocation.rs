@@ -7,6 +7,7 @@ use serde::Deserialize;
 
 use super::ConfigError;
 use super::file::{in_range, not_empty, wrong};
+use super::transmitters::{Transmitter, TransmitterTable, check_transmitters};
 
 /// Revocation.
 #[derive(Debug, Clone)]
@@ -21,6 +22,8 @@ pub struct Revocation {
     pub cache_s: u64,
     /// Where nodes share what is revoked.
     pub redis: Option<Redis>,
+    /// Who may push Security Event Tokens: `revocation.transmitters`.
+    pub transmitters: Vec<Transmitter>,
 }
 
 /// The Redis that nodes share.
@@ -103,11 +106,19 @@ pub(super) struct RevocationTable {
     epoch_wait_ms: u64,
     cache_s: u64,
     redis: Option<RedisTable>,
+    transmitters: Vec<TransmitterTable>,
 }
 
 impl Default for RevocationTable {
     fn default() -> Self {
-        Self { max_staleness_ms: 1000, lookup_timeout_ms: 100, epoch_wait_ms: 250, cache_s: 0, redis: None }
+        Self {
+            max_staleness_ms: 1000,
+            lookup_timeout_ms: 100,
+            epoch_wait_ms: 250,
+            cache_s: 0,
+            redis: None,
+            transmitters: Vec::new(),
+        }
     }
 }
 
@@ -154,6 +165,7 @@ impl RevocationTable {
             epoch_wait: millis("epoch_wait_ms", self.epoch_wait_ms, 0, 10_000)?,
             cache_s: in_range("revocation.cache_s", self.cache_s, 0, 300)?,
             redis: self.redis.map(RedisTable::check).transpose()?,
+            transmitters: check_transmitters(self.transmitters)?,
         })
     }
 }

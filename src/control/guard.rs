@@ -31,6 +31,10 @@ pub(super) async fn guard(State(guard): State<Arc<Guard>>, request: Request, nex
         _ => {}
     }
     for (name, value) in SECURITY_HEADERS {
+        // What may be cached says so itself.
+        if name == header::CACHE_CONTROL && response.headers().contains_key(&name) {
+            continue;
+        }
         response.headers_mut().insert(name, HeaderValue::from_static(value));
     }
     response

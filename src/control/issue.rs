@@ -4,7 +4,7 @@ use super::body::{self, BodyError};
 use super::error::{ApiError, ErrorKind, shortened};
 use crate::decision::UnixSeconds;
 use crate::json;
-use crate::token::{AgentTask, EncodeError};
+use crate::token::{AgentTask, EncodeError, StatusPlace};
 
 /// Longest agent name: SPIFFE ids and mail addresses fit, headers stay small.
 const AGENT_ID_BYTES_MAX: usize = 256;
@@ -124,7 +124,12 @@ impl<'a> Draft<'a> {
     }
 
     /// The claims, as the token room wants them.
-    pub(super) fn claims<'s>(&'s self, issuer: &'s str, jti: &'s str) -> AgentTask<'s> {
+    pub(super) fn claims<'s>(
+        &'s self,
+        issuer: &'s str,
+        jti: &'s str,
+        status: Option<StatusPlace<'s>>,
+    ) -> AgentTask<'s> {
         let request = &self.request;
         AgentTask {
             iss: issuer,
@@ -139,6 +144,7 @@ impl<'a> Draft<'a> {
             cns: if request.constraints.is_empty() { "{}" } else { request.constraints },
             own: request.own,
             act: request.act,
+            status,
         }
     }
 }

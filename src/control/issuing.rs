@@ -20,12 +20,13 @@ use super::error::{ApiError, ErrorKind};
 use super::evidence;
 use super::issue::{self, Draft, IssueRequest};
 use super::state::{Issuing, Shared};
+use super::status_lists;
 use crate::audit::{Event, IssueEvent, Phase};
 use crate::base64url;
 use crate::cluster::ClusterError;
 use crate::json;
-use crate::store::Listed;
-use crate::token::{self, Profile};
+use crate::store::{Listed, ListedToken};
+use crate::token::{self, Profile, StatusPlace};
 
 /// The most tokens one call issues: each is two durable records and a signature.
 const TOKENS_MAX: usize = 64;
@@ -90,12 +91,18 @@ async fn issue_all(
     };
     let own = &shared.issuers[issuing.own];
     let mut scratches: Vec<json::Scratch> = requests.iter().map(|_| json::Scratch::default()).collect();
-    let mut unsigned = Vec::with_capacity(requests.len());
+    let mut drafts = Vec::with_capacity(requests.len());
     for (index, (request, scratch)) in requests.iter().zip(&mut scratches).enumerate() {
         let request = IssueRequest::parse(request, scratch).map_err(at(index))?;
         let draft = Draft::new(request, &issuing.policy, (shared.now)()).map_err(at(index))?;
-        let jti = random_jti()?;
-        let signing_input = token::signing_input(&issuing.kid, &draft.claims(&own.issuer, &jti))
+        drafts.push((draft, random_jti()?));
+    }
+    let places = places(shared, issuing, own, &drafts).await?;
+    let mut unsigned = Vec::with_capacity(requests.len());
+    for (index, (draft, jti)) in drafts.into_iter().enumerate() {
+        let listed = issuing.status_list.as_ref().zip(places.get(index));
+        let status = listed.map(|(list, idx)| StatusPlace { idx: *idx, uri: &list.uri });
+        let signing_input = token::signing_input(&issuing.kid, &draft.claims(&own.issuer, &jti, status))
             .map_err(|error| at(index)(issue::encode_error(error)))?;
         unsigned.push(Unsigned { draft, jti, signing_input });
     }
@@ -183,9 +190,42 @@ async fn list_all(shared: &Shared, own: &Profile, unsigned: &[Unsigned<'_>]) -> 
     })
 }
 
+/// A place in the status list for each token, in their order; none where no list is published. A place whose token is not
+/// issued after all is free again when the token would have expired.
+async fn places(
+    shared: &Shared,
+    issuing: &Issuing,
+    own: &Profile,
+    drafts: &[(Draft<'_>, String)],
+) -> Result<Vec<u32>, ApiError> {
+    let Some(list) = &issuing.status_list else { return Ok(Vec::new()) };
+    let listed = |(draft, jti): &(Draft<'_>, String)| ListedToken {
+        issuer: own.issuer.clone(),
+        kid: issuing.kid.clone(),
+        jti: jti.clone(),
+        subject: draft.request.agent_id.to_owned(),
+        issued_at: draft.issued_at,
+        forget_at: draft.expires_at.saturating_add(own.leeway_s),
+    };
+    let tokens: Vec<ListedToken> = drafts.iter().map(listed).collect();
+    let place = status_lists::place(list, &own.tenant);
+    match shared.store.assign_status_indexes(&place, &tokens).await {
+        Ok(Some(places)) => Ok(places),
+        Ok(None) => Err(ApiError::new(
+            ErrorKind::Overloaded,
+            "the status list has no place left; no token was issued (signing.status_list_capacity)",
+        )),
+        Err(error) => {
+            tracing::error!(%error, "cannot give tokens places in the status list");
+            let description = "the state database takes no writes now; no token was issued";
+            Err(ApiError::new(ErrorKind::StoreUnavailable, description))
+        }
+    }
+}
+
 /// Has every message signed within the key's time; all of them or none. Never blocks: a key in a token answers from a
 /// thread of its pool.
-async fn sign_all(
+pub(super) async fn sign_all(
     issuing: &Issuing,
     messages: impl Iterator<Item = &[u8]>,
 ) -> Result<Vec<[u8; 64]>, HsmError> {

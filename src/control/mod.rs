@@ -11,7 +11,9 @@ mod actions;
 mod body;
 mod changing;
 mod error;
+mod events;
 mod evidence;
+mod feed;
 mod guard;
 mod issue;
 mod issuing;
@@ -21,15 +23,18 @@ mod revocations;
 mod revoke;
 mod server;
 mod state;
+mod status_lists;
 mod unlock;
 mod view_feed;
 
 #[cfg(test)]
 mod tests;
 
+pub use feed::{Announce, announce};
 pub use issue::IssuePolicy;
 pub use server::{ControlError, serve};
 pub use state::{
-    ChainBreak, ChainReport, Dependency, Issuing, Judge, Judged, JudgedToken, Sharing, State, Unlock,
+    ChainBreak, ChainReport, Dependency, Hearing, Issuing, Judge, Judged, JudgedToken, Sharing, State, Unlock,
 };
+pub use status_lists::StatusListPolicy;
 pub use view_feed::fill_view;

@@ -280,7 +280,7 @@ impl<'a> RevokeRequest<'a> {
 }
 
 /// When the last token issued at `issued_at` is refused as expired. Its `exp` counts from an `iat` of at most that.
-fn life_end(profile: &Profile, issued_at: UnixSeconds) -> UnixSeconds {
+pub(super) fn life_end(profile: &Profile, issued_at: UnixSeconds) -> UnixSeconds {
     match profile.max_lifetime_s {
         Some(life) => issued_at.saturating_add(life).saturating_add(profile.leeway_s),
         None => UnixSeconds(u64::MAX),

@@ -14,16 +14,20 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
+use rustix::net::sockopt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
 use super::actions::{self, Peer};
 use super::error::{ApiError, ErrorKind};
+use super::events;
+use super::feed;
 use super::guard::{self, Guard};
 use super::oauth;
 use super::observe;
 use super::revocations;
 use super::state::{ACTIONS_MAX, Shared, State};
+use super::status_lists;
 use super::unlock;
 use super::view_feed::purge_expired;
 
@@ -35,6 +39,10 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Bytes of a request's header, request target included.
 const HEADER_BYTES_MAX: usize = 16 * 1024;
+
+/// How long a client may leave what was sent to it unacknowledged, or take nothing, before the kernel ends the connection: a
+/// stream that nobody reads would hold it for ever.
+const WRITE_TIMEOUT_MS: u32 = 30_000;
 
 /// How long shutdown waits for connections and actions under way.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -101,6 +109,7 @@ pub async fn serve(
 
     drop(listener);
     purge.abort();
+    shared.stopping.send_replace(true);
     let drain = async {
         graceful.shutdown().await;
         // Actions outlive the connections that asked for them.
@@ -119,6 +128,7 @@ type Connection = http1::Connection<TokioIo<TcpStream>, TowerToHyperService<Rout
 
 fn connection(stream: TcpStream, peer: SocketAddr, router: &Router) -> Connection {
     let _ = stream.set_nodelay(true);
+    let _ = sockopt::set_tcp_user_timeout(&stream, WRITE_TIMEOUT_MS);
     let service = TowerToHyperService::new(router.clone().layer(Extension(Peer(peer))));
     http1::Builder::new()
         .timer(TokioTimer::new())
@@ -133,7 +143,10 @@ fn router(shared: Arc<Shared>, local: SocketAddr) -> Router {
         .route("/v1/tokens", post(actions::issue))
         .route("/v1/tokens/{id}/revoke", post(actions::revoke))
         .route("/v1/revocations", get(revocations::list).post(revocations::change))
+        .route("/v1/revocations/feed", get(feed::feed))
         .route("/v1/revocations/status", get(revocations::status))
+        .route("/v1/status-lists/{id}", get(status_lists::list))
+        .route("/events/set", post(events::receive))
         .route("/oauth/revoke", post(oauth::revoke))
         .route("/v1/hsm/unlock", post(unlock::unlock))
         .route("/v1/audit/verify-chain", get(observe::verify_chain))

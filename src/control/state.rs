@@ -6,15 +6,19 @@ use std::time::Duration;
 
 use edgate_hsm::{Signer, TokenSigning};
 use serde::Serialize;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use zeroize::Zeroizing;
 
+use super::events::Events;
 use super::evidence::Evidence;
+use super::feed::{Announce, FEED_CLIENTS_MAX};
 use super::issue::IssuePolicy;
+use super::status_lists::{Published, StatusListPolicy};
 use crate::audit::Appender;
 use crate::cluster::{Publisher, StatusReader};
 use crate::decision::{Decision, UnixSeconds};
 use crate::revocation::View;
+use crate::secevent::Receiver;
 use crate::store::Store;
 use crate::token::Profile;
 
@@ -35,6 +39,10 @@ pub struct State {
     pub sharing: Option<Sharing>,
     /// Judges a token as shards do; takes microseconds.
     pub judge: Judge,
+    /// Hears what transmitters push; `None` where there are none.
+    pub events: Option<Hearing>,
+    /// Where changes are announced, by this plane and by whoever else makes them.
+    pub announce: Announce,
     /// The control plane's way into the audit log.
     pub appender: Appender,
     /// Verifies the audit log; blocks, on a thread made for it.
@@ -50,6 +58,14 @@ pub struct State {
     pub unlock: Option<Unlock>,
     /// The time.
     pub now: fn() -> UnixSeconds,
+}
+
+/// What Security Event Tokens are read with.
+pub struct Hearing {
+    /// Reads them.
+    pub receiver: Receiver,
+    /// For each of its transmitters the index, among the configured issuers, of the one it speaks of.
+    pub issuers: Vec<usize>,
 }
 
 /// Judges the text of a token at a time.
@@ -102,6 +118,8 @@ pub struct Issuing {
     pub sign_timeout: Duration,
     /// How it issues.
     pub policy: IssuePolicy,
+    /// The list in which each token gets a place, if one is published.
+    pub status_list: Option<StatusListPolicy>,
 }
 
 /// The outcome of verifying the audit log.
@@ -149,6 +167,14 @@ pub(super) struct Shared {
     pub(super) view: Arc<View>,
     pub(super) judge: Judge,
     pub(super) sharing: Option<Sharing>,
+    pub(super) events: Option<Events>,
+    pub(super) announce: Announce,
+    /// One permit per client of the feed.
+    pub(super) feeds: Arc<Semaphore>,
+    /// Becomes true when the node stops: streams would not end by themselves.
+    pub(super) stopping: watch::Sender<bool>,
+    /// The status list as it was made last.
+    pub(super) published: Published,
     pub(super) evidence: Evidence,
     pub(super) verify_chain: Arc<dyn Fn() -> Result<ChainReport, String> + Send + Sync>,
     pub(super) metrics: Arc<dyn Fn(&mut String) + Send + Sync>,
@@ -178,6 +204,11 @@ impl Shared {
             view,
             judge,
             sharing,
+            events: state.events.map(Events::new),
+            announce: state.announce,
+            feeds: Arc::new(Semaphore::new(FEED_CLIENTS_MAX)),
+            published: Published::default(),
+            stopping: watch::Sender::new(false),
             evidence: Evidence::start(appender),
             verify_chain: state.verify_chain,
             metrics: state.metrics,

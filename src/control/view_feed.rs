@@ -59,5 +59,13 @@ pub(super) async fn purge_expired(store: Store, view: Arc<View>, now: fn() -> Un
         if let Err(error) = purged {
             tracing::warn!(%error, "cannot purge expired revocations; trying again in a minute");
         }
+        if let Err(error) = store.purge_events(horizon).await {
+            tracing::warn!(%error, "cannot purge old security events; trying again in a minute");
+        }
+        // A place is given to another token as soon as no clock that was set back could revive the last one.
+        let horizon = UnixSeconds(now().0.saturating_sub(PURGE_DELAY_S));
+        if let Err(error) = store.purge_status_indexes(horizon).await {
+            tracing::warn!(%error, "cannot free places in the status list; trying again in a minute");
+        }
     }
 }

@@ -16,9 +16,10 @@ use super::{StartError, hsm_metrics, now};
 use crate::audit::verify::{Options, verify_dir};
 use crate::audit::{Appender, CheckpointKey, Log, LogWatch, hex};
 use crate::cluster::Cluster;
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::control::{
-    self, ChainBreak, ChainReport, ControlError, IssuePolicy, Issuing, Judge, Sharing, State,
+    self, ChainBreak, ChainReport, ControlError, Hearing, IssuePolicy, Issuing, Judge, Sharing, State,
+    StatusListPolicy,
 };
 use crate::metrics::Metrics;
 use crate::revocation::View;
@@ -77,6 +78,8 @@ pub(super) struct Ingredients<'a> {
     pub(super) own: Option<OwnKey>,
     pub(super) store: Store,
     pub(super) judge: Judge,
+    pub(super) events: Option<Hearing>,
+    pub(super) announce: control::Announce,
     pub(super) view: Arc<View>,
     pub(super) sharing: Option<Sharing>,
     pub(super) appender: Appender,
@@ -87,7 +90,21 @@ pub(super) struct Ingredients<'a> {
 
 impl Ingredients<'_> {
     pub(super) fn into_state(self) -> State {
-        let Self { config, policy, own, store, judge, view, sharing, appender, metrics, log, pool } = self;
+        let Self {
+            config,
+            policy,
+            own,
+            store,
+            judge,
+            events,
+            announce,
+            view,
+            sharing,
+            appender,
+            metrics,
+            log,
+            pool,
+        } = self;
         let issuing = own.zip(config.signing.as_ref()).map(|(own, signing)| Issuing {
             kid: own.published.kid,
             signer: own.signer,
@@ -99,6 +116,10 @@ impl Ingredients<'_> {
                 default_ttl_s: signing.default_ttl_s,
                 max_ttl_s: config.issuers[signing.issuer].max_lifetime_s,
             },
+            status_list: signing
+                .status_list
+                .clone()
+                .map(|config::StatusList { uri, capacity }| StatusListPolicy { uri, capacity }),
         });
         let (dir, watch) = (config.audit.dir.clone(), log.watch());
         let seen = Arc::clone(&view);
@@ -114,6 +135,8 @@ impl Ingredients<'_> {
             view,
             judge,
             sharing,
+            events,
+            announce,
             appender,
             verify_chain: Arc::new(move || verify_chain(&dir, &watch)),
             metrics: Arc::new(move |out| {

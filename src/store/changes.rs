@@ -69,6 +69,40 @@ pub struct ListFilter {
     pub before: Option<u64>,
 }
 
+/// A place in the order of changes: by epoch, and within one by what was changed.
+#[derive(Debug, Clone, Default)]
+pub struct Cursor {
+    epoch: u64,
+    tenant: String,
+    kind: &'static str,
+    issuer: String,
+    name: String,
+    switched: i64,
+}
+
+impl Cursor {
+    /// Behind everything of `epoch`; with 0, before everything.
+    #[must_use]
+    pub fn after(epoch: u64) -> Self {
+        // Every change of the next epoch is greater: tenants are never empty.
+        let epoch = if epoch == 0 { 0 } else { epoch.saturating_add(1) };
+        Self { epoch, ..Self::default() }
+    }
+
+    /// Behind `change`.
+    #[must_use]
+    pub fn behind(change: &StoredChange) -> Self {
+        Self {
+            epoch: change.epoch,
+            tenant: change.tenant.clone(),
+            kind: change.kind.name(),
+            issuer: change.issuer.clone(),
+            name: change.name.clone(),
+            switched: switched(change.effect),
+        }
+    }
+}
+
 impl StoredChange {
     /// The change, as the view takes it; `None` if the row's parts do not go together, which only another program
     /// writes.
@@ -246,6 +280,35 @@ impl Store {
         .bind(&filter.tenant)
         .bind(&filter.issuer)
         .bind(filter.before.map(stored_number))
+        .bind(i64::from(count_max))
+        .fetch_all(&self.pool)
+        .await
+        .map_err(error())?;
+        rows.iter().map(stored).collect::<Result<_, _>>().map_err(error())
+    }
+
+    /// What stands and was changed behind `cursor`, the earliest first, at most `count_max`.
+    ///
+    /// # Errors
+    /// What SQLite said.
+    pub async fn changes_after(
+        &self,
+        cursor: &Cursor,
+        now: UnixSeconds,
+        count_max: u32,
+    ) -> Result<Vec<StoredChange>, StoreError> {
+        let error = || StoreError::statement("read revocations in their order");
+        let rows = sqlx::query(
+            "SELECT * FROM changes WHERE (epoch, tenant, kind, issuer, name, switched) > ($1, $2, $3, $4, $5, $6) \
+             AND forget_at > $7 ORDER BY epoch, tenant, kind, issuer, name, switched LIMIT $8",
+        )
+        .bind(stored_number(cursor.epoch))
+        .bind(&cursor.tenant)
+        .bind(cursor.kind)
+        .bind(&cursor.issuer)
+        .bind(&cursor.name)
+        .bind(cursor.switched)
+        .bind(seconds(now))
         .bind(i64::from(count_max))
         .fetch_all(&self.pool)
         .await

@@ -8,9 +8,13 @@ mod changes;
 mod error;
 mod nonces;
 mod open;
+mod security_events;
 mod shared;
+mod status_indexes;
 
-pub use changes::{ListFilter, LoadProgress, Recorded, StoredChange};
+pub use changes::{Cursor, ListFilter, LoadProgress, Recorded, StoredChange};
 pub use error::StoreError;
 pub use nonces::Listed;
 pub use open::{OpenMode, Store};
+pub use security_events::StoredEvent;
+pub use status_indexes::{ListedToken, StatusListPlace};

@@ -20,6 +20,8 @@ use super::StoreError;
 const MIGRATIONS: &[(i64, &str, &str)] = &[
     (1, "revocations", include_str!("migrations/0001_revocations.sql")),
     (2, "changes", include_str!("migrations/0002_changes.sql")),
+    (4, "security events", include_str!("migrations/0004_security_events.sql")),
+    (5, "status indexes", include_str!("migrations/0005_status_indexes.sql")),
 ];
 
 /// How long a write waits for another process that holds the file (a backup, an operator's shell).
@@ -204,7 +206,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("state.db");
         let store = Store::open(&path, OpenMode::Create).await.unwrap();
-        sqlx::query("UPDATE _sqlx_migrations SET version = 9999 WHERE version = 1")
+        sqlx::query("UPDATE _sqlx_migrations SET version = version + 9000")
             .execute(&store.pool)
             .await
             .unwrap();

@@ -33,6 +33,18 @@ impl<'a> VerifiedJws<'a> {
         base64url::decode(self.jws.payload, &mut scratch.decoded[..]).map_err(|_| ClaimsError::Encoding)
     }
 
+    /// The decoded payload in memory of its own: for documents that are longer than tokens.
+    ///
+    /// # Errors
+    /// [`ClaimsError::Encoding`], which parsing has ruled out.
+    pub fn payload_to_vec(&self) -> Result<Vec<u8>, ClaimsError> {
+        let mut buffer = vec![0; self.jws.payload.len()];
+        let length =
+            base64url::decode(self.jws.payload, &mut buffer).map_err(|_| ClaimsError::Encoding)?.len();
+        buffer.truncate(length);
+        Ok(buffer)
+    }
+
     /// Reads the payload as claims, borrowed from `scratch`.
     ///
     /// # Errors

@@ -54,6 +54,23 @@ pub fn parse<'a, 's>(
     padding: Padding,
     scratch: &'s mut Scratch,
 ) -> Result<(CompactJws<'a>, Header<'s>), ParseError> {
+    parse_within(text, TOKEN_BYTES_MAX, padding, scratch)
+}
+
+/// As [`parse`], for a document of up to `bytes_max` bytes that is signed like a token and is none, such as a status list. Its
+/// payload is to be had from [`VerifiedJws::payload_to_vec`](crate::token::VerifiedJws::payload_to_vec).
+///
+/// # Errors
+/// As for [`parse`]; [`ParseError::TokenTooLong`] from `bytes_max` on.
+pub fn parse_within<'a, 's>(
+    text: &'a [u8],
+    bytes_max: usize,
+    padding: Padding,
+    scratch: &'s mut Scratch,
+) -> Result<(CompactJws<'a>, Header<'s>), ParseError> {
+    if text.len() > bytes_max {
+        return Err(ParseError::TokenTooLong);
+    }
     let segments = Segments::split(text, padding)?;
     if segments.header.len() / 4 * 3 > HEADER_BYTES_MAX {
         return Err(ParseError::HeaderTooLong);
@@ -128,9 +145,6 @@ pub(super) struct Segments<'a> {
 impl<'a> Segments<'a> {
     /// Cuts at the first and the last dot; a dot in between is left for the alphabet check of the payload.
     pub(super) fn split(text: &'a [u8], padding: Padding) -> Result<Self, ParseError> {
-        if text.len() > TOKEN_BYTES_MAX {
-            return Err(ParseError::TokenTooLong);
-        }
         let first = memchr::memchr(b'.', text).ok_or(ParseError::Segments)?;
         let last = memchr::memrchr(b'.', text).ok_or(ParseError::Segments)?;
         // Empty payloads are the claims' question, an empty signature has the wrong length; both are refused (F3).

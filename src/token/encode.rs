@@ -38,6 +38,17 @@ pub struct AgentTask<'a> {
     pub own: &'a str,
     /// Who acts for the agent (RFC 8693 §4.1): the JSON text of an object.
     pub act: Option<&'a str>,
+    /// Its place in a status list (draft-ietf-oauth-status-list §6.1).
+    pub status: Option<StatusPlace<'a>>,
+}
+
+/// A token's place in a status list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct StatusPlace<'a> {
+    /// The place.
+    pub idx: u32,
+    /// The list.
+    pub uri: &'a str,
 }
 
 /// The `header.payload` to be signed with the key named `kid`.
@@ -77,6 +88,7 @@ pub fn signing_input(kid: &str, task: &AgentTask<'_>) -> Result<String, EncodeEr
         cns: object(task.cns, "cns")?,
         own: task.own,
         act: task.act.map(|act| object(act, "act")).transpose()?,
+        status: task.status.map(|status_list| StatusText { status_list }),
     };
     let header = serde_json::to_vec(&header).map_err(|_| EncodeError::Unwritable)?;
     if header.len() > HEADER_BYTES_MAX {
@@ -137,6 +149,13 @@ struct ClaimsText<'a> {
     own: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     act: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<StatusText<'a>>,
+}
+
+#[derive(Serialize)]
+struct StatusText<'a> {
+    status_list: StatusPlace<'a>,
 }
 
 #[derive(Serialize)]

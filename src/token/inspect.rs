@@ -1,6 +1,7 @@
 //! The decoded text of a token for a person to look at; nothing here is verified.
 
 use crate::base64url;
+use crate::token::TOKEN_BYTES_MAX;
 use crate::token::compact::{Padding, ParseError, Segments};
 
 /// Header and payload of a token that nobody has verified. For display only: there is no way from here to `Claims`.
@@ -19,6 +20,9 @@ pub struct Unverified {
 /// # Errors
 /// [`ParseError`] if they cannot be decoded.
 pub fn inspect(text: &[u8]) -> Result<Unverified, ParseError> {
+    if text.len() > TOKEN_BYTES_MAX {
+        return Err(ParseError::TokenTooLong);
+    }
     let segments = Segments::split(text, Padding::Tolerated)?;
     let decode = |segment: &[u8]| {
         let mut buffer = vec![0; segment.len()];

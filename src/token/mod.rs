@@ -50,8 +50,8 @@ mod profile;
 mod tests;
 
 pub use claims::{ClaimName, ClaimSet, Claims, ClaimsError, Jti, UnknownClaim, VerifiedJws};
-pub use compact::{CompactJws, Padding, ParseError, Scratch, parse};
-pub use encode::{AgentTask, EncodeError, assemble, signing_input};
+pub use compact::{CompactJws, Padding, ParseError, Scratch, parse, parse_within};
+pub use encode::{AgentTask, EncodeError, StatusPlace, assemble, signing_input};
 pub use header::{Algorithm, AlgorithmSet, Header};
 pub use inspect::{Unverified, inspect};
 pub use profile::{Demand, Profile, ProfileKind, TypeSet};

@@ -215,6 +215,7 @@ fn an_agent_task_token_is_read_back_as_it_was_issued() {
         cns: r#"{"max_calls": 3}"#,
         own: "ann@example.com",
         act: Some(r#"{"sub":"orchestrator"}"#),
+        status: None,
     };
     let input = signing_input("k1", &task).unwrap();
     let signature = signing_key().sign(input.as_bytes()).to_bytes();
@@ -249,6 +250,7 @@ fn what_verification_would_refuse_is_not_issued() {
         cns: "{}",
         own: "o",
         act: None,
+        status: None,
     };
     assert!(signing_input("k", &good).is_ok());
     let long = "x".repeat(TOKEN_BYTES_MAX);

@@ -1,9 +1,12 @@
 //! The control listener from outside, over real sockets, with a real key, database, view and audit log.
 
 mod actions;
+mod events;
+mod feed;
 mod guarding;
 mod life;
 mod oauth;
+mod status_lists;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -245,6 +248,8 @@ fn state(
     State {
         judge: judge(&issuers, &signer.public_key(), &view),
         sharing: None,
+        events: None,
+        announce: announce(),
         issuing: Some(Issuing {
             allow_list: false,
             kid: crate::keys::thumbprint(&signer.public_key()),
@@ -256,6 +261,7 @@ fn state(
                 default_ttl_s: 120,
                 max_ttl_s: 600,
             },
+            status_list: None,
         }),
         issuers,
         store,

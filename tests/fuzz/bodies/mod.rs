@@ -9,6 +9,7 @@ mod calls;
 mod claims;
 mod documents;
 mod edits;
+mod events;
 mod http;
 mod log;
 mod token;
@@ -18,6 +19,7 @@ pub use audit::{audit_body, audit_note, audit_record, audit_tree, record_id};
 pub use calls::{forward_auth, verify_call};
 pub use claims::claims;
 pub use documents::{config, json, jwks};
+pub use events::{security_event, status_list};
 pub use http::{request_body, request_head};
 pub use log::{audit_log, audit_recovery, write_sample};
 pub use token::compact_jws;
@@ -44,5 +46,7 @@ pub const TARGETS: &[Target] = &[
     ("record_id", record_id),
     ("request_body", request_body),
     ("request_head", request_head),
+    ("security_event", security_event),
+    ("status_list", status_list),
     ("verify_call", verify_call),
 ];

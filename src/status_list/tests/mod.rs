@@ -1,0 +1,4 @@
+//! Lists, list tokens and their cache.
+
+mod codec;
+mod fetching;
