@@ -11,6 +11,7 @@ mod engine;
 mod hsm_metrics;
 mod judge;
 mod keys;
+mod lists;
 mod observe;
 mod progress;
 mod release;
@@ -35,6 +36,7 @@ use crate::control;
 use crate::decision::UnixSeconds;
 use crate::metrics::{Metrics, ShardMetrics};
 use crate::shard::{self, BindError, DriverInUse, Policy, PolicyError, Waits};
+use crate::status_list::Fetcher;
 use crate::store::{OpenMode, Store, StoreError};
 use crate::verify::{Engine, KeyRejection, Verifier};
 
@@ -71,6 +73,14 @@ pub enum StartError {
     /// The audit log refuses.
     #[error("audit log: {0}")]
     Audit(#[from] AuditError),
+    /// An issuer's status lists could not be believed.
+    #[error("issuers.{name}.status_list_prefix: {problem}")]
+    StatusList {
+        /// The issuer.
+        name: String,
+        /// What is wrong.
+        problem: String,
+    },
     /// The connection to Redis cannot be kept.
     #[error("revocation: {0}")]
     Cluster(#[from] ClusterError),
@@ -150,7 +160,7 @@ impl StartError {
             Self::OwnKey(_) | Self::Policy(_) | Self::Store(_) | Self::Transmitter { .. } => {
                 config::EXIT_CONFIG
             }
-            Self::SoftHsm { .. } => config::EXIT_CONFIG,
+            Self::SoftHsm { .. } | Self::StatusList { .. } => config::EXIT_CONFIG,
             Self::Audit(AuditError::NotFound { .. } | AuditError::Settings(_)) => config::EXIT_CONFIG,
             // A port in use may be free again in a moment.
             Self::Audit(_)
@@ -276,6 +286,8 @@ pub struct Daemon {
     pub control_at: std::net::SocketAddr,
     steering: Arc<shard::Control>,
     shards: Vec<(u16, JoinHandle<std::io::Result<()>>)>,
+    // Fetches other issuers' status lists, where some have any.
+    fetcher: Option<Fetcher>,
     control: ControlThread,
     care: EngineCare,
     log: Log,
@@ -329,6 +341,7 @@ impl Daemon {
         let kernel = care.verifier()?.engine_name();
         record_start(&mut recorder, shards, &format!("{kernel}, {driver}"))?;
 
+        let lists = lists::fetch(config, own.as_ref().map(|own| &own.published), care.verifier()?)?;
         let revoking = Revoking::start(config, &store, &view, &runtime)?;
         let sharing = revoking.sharing();
 
@@ -346,6 +359,7 @@ impl Daemon {
                 ack,
                 ack_timeout: config.audit.ack_timeout,
                 on_failure: on_failure(config),
+                lists: lists.as_ref().map(|(cache, _)| Arc::clone(cache)),
                 waits: Waits {
                     inquirer: Some(inquirer),
                     lookup_timeout: config.revocation.lookup_timeout,
@@ -388,7 +402,19 @@ impl Daemon {
         }
         tracing::info!(place = %control_at, "listening for operators");
         tracing::info!(shards, %driver, engine = kernel, "ready");
-        Ok(Self { listening, control_at, steering, shards: threads, control, care, log, recorder, pool })
+        let fetcher = lists.map(|(_, fetcher)| fetcher);
+        Ok(Self {
+            listening,
+            control_at,
+            steering,
+            shards: threads,
+            fetcher,
+            control,
+            care,
+            log,
+            recorder,
+            pool,
+        })
     }
 
     /// Drains the shards, stops the control plane, records the stop and closes the log.
@@ -403,6 +429,9 @@ impl Daemon {
             if let Ok(Err(error)) = thread.join() {
                 failed = Some(StartError::Shard { number, error });
             }
+        }
+        if let Some(fetcher) = self.fetcher {
+            fetcher.stop();
         }
         self.control.stop()?;
         self.care.stop();

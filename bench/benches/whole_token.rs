@@ -66,7 +66,7 @@ impl Edgate {
         let items: Vec<Item<'_>> = admitted.iter().flat_map(Admitted::items).collect();
         verifier.verify(&items, verdicts);
         let mut verdicts = verdicts.drain(..);
-        let moment = Moment { policy, view, now: UnixSeconds(NOW), stale: false };
+        let moment = Moment { policy, view, now: UnixSeconds(NOW), stale: false, lists: None };
         admitted
             .into_iter()
             .map(|admitted| {

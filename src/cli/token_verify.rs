@@ -204,7 +204,8 @@ impl Session {
         let mut verdicts = verdicts.into_iter();
         let scopes: Vec<&str> = self.scopes.iter().map(String::as_str).collect();
         let demand = Demand { audience: None, scopes: &scopes };
-        let moment = Moment { policy: &self.policy, view: &self.view, now: self.now, stale: false };
+        let moment =
+            Moment { policy: &self.policy, view: &self.view, now: self.now, stale: false, lists: None };
         for (line, admitted) in batch.iter().zip(admitted) {
             let settled = match admitted {
                 Some(Ok(admitted)) => {

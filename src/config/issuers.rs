@@ -59,6 +59,7 @@ pub(super) struct IssuerTable {
     allow_list: bool,
     #[serde(default)]
     single_use: bool,
+    status_list_prefix: Option<String>,
 }
 
 pub(super) fn check_issuers(tables: Vec<IssuerTable>) -> Result<Vec<Issuer>, ConfigError> {
@@ -158,7 +159,9 @@ impl IssuerTable {
                 on_stale: self.on_stale,
                 allow_list: self.allow_list,
                 single_use: self.single_use,
+                status_list: self.status_list_prefix.is_some(),
             },
+            status_list_prefix: self.status_list_prefix,
             name: self.name,
         })
     }

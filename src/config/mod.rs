@@ -234,6 +234,8 @@ pub struct Issuer {
     pub padded: bool,
     /// What revocation asks of its tokens.
     pub revocation: RevocationRules,
+    /// What the `uri` of its status lists begins with: `issuers.status_list_prefix`. Nothing else is fetched.
+    pub status_list_prefix: Option<String>,
 }
 
 /// The kinds of token with rules of their own.

@@ -96,6 +96,8 @@ pub struct RevocationRules {
     pub allow_list: bool,
     /// Whether a token may be used once: `issuers.single_use`.
     pub single_use: bool,
+    /// Whether its tokens' places in its status lists are looked at: `issuers.status_list_prefix` is given.
+    pub status_list: bool,
 }
 
 #[derive(Deserialize)]

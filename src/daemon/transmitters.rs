@@ -35,7 +35,7 @@ pub(super) fn hearing(config: &Config, verifier: Verifier) -> Result<Option<Hear
     Ok(Some(Hearing { receiver, issuers }))
 }
 
-fn published(source: &KeySource) -> Result<Vec<PublishedKey>, String> {
+pub(super) fn published(source: &KeySource) -> Result<Vec<PublishedKey>, String> {
     let text = match source {
         KeySource::Inline(text) => text.clone().into_bytes(),
         KeySource::File(path) => std::fs::read(path)

@@ -15,6 +15,7 @@ use crate::decision::{Decision, Rejection, UnixSeconds};
 use crate::keys::RegisteredKey;
 use crate::metrics::{ShardMetrics, bump};
 use crate::revocation::{Answer, Inquiry, View};
+use crate::status_list;
 use crate::token::{self, Demand};
 use crate::verify::{Item, Verdict, Verifier};
 use crate::wire::{self, Identity, Terms};
@@ -57,6 +58,7 @@ pub(super) struct Decider {
     ack_timeout: Duration,
     on_failure: OnFailure,
     view: Arc<View>,
+    lists: Option<Arc<status_list::Cache>>,
     metrics: Arc<ShardMetrics>,
     scratch: token::Scratch,
     verdicts: Vec<Verdict>,
@@ -74,6 +76,7 @@ impl Decider {
         recording: Recording,
         waits: Waits,
         view: Arc<View>,
+        lists: Option<Arc<status_list::Cache>>,
         metrics: Arc<ShardMetrics>,
     ) -> Self {
         let Recording { appender, ack, ack_timeout, on_failure } = recording;
@@ -85,6 +88,7 @@ impl Decider {
             on_failure,
             held: Held::new(waits, Arc::clone(&view)),
             view,
+            lists,
             metrics,
             scratch: token::Scratch::default(),
             verdicts: Vec::new(),
@@ -101,11 +105,12 @@ impl Decider {
     pub(super) fn poll(&mut self, turn: &Turn, policy: &Policy, cx: &Context<'_>) -> ControlFlow<()> {
         *turn.waker.borrow_mut() = Some(cx.waker().clone());
         let view = Arc::clone(&self.view);
+        let lists = self.lists.clone();
         if !turn.asked.borrow().jobs.is_empty() {
             std::mem::swap(&mut *turn.asked.borrow_mut(), &mut self.spare);
             let asked = std::mem::take(&mut self.spare);
             let asked = self.held.for_epoch(asked, cx.waker());
-            let mut asked = self.decide_fresh(asked, turn, &moment(policy, &view));
+            let mut asked = self.decide_fresh(asked, turn, &moment(policy, &view, lists.as_deref()));
             asked.jobs.clear();
             asked.arena.clear();
             asked.came_from.clear();
@@ -115,9 +120,11 @@ impl Decider {
             self.held.look(cx.waker());
             match self.held.due() {
                 None => break,
-                Some(Due::Fresh(asked)) => drop(self.decide_fresh(asked, turn, &moment(policy, &view))),
+                Some(Due::Fresh(asked)) => {
+                    drop(self.decide_fresh(asked, turn, &moment(policy, &view, lists.as_deref())))
+                }
                 Some(Due::Answered(asked, answers, under)) => {
-                    let moment = Moment { stale: under.stale, ..moment(policy, &view) };
+                    let moment = Moment { stale: under.stale, ..moment(policy, &view, lists.as_deref()) };
                     // Answers under another policy are answers to other questions.
                     let answers = if under.policy_epoch == policy.epoch { answers } else { Vec::new() };
                     self.decide_all(&asked, &answers, &moment, turn);
@@ -310,10 +317,14 @@ impl Decider {
 }
 
 /// What this batch is decided by: the clocks are read here, once, and passed down.
-fn moment<'p, 'v>(policy: &'p Policy, view: &'v View) -> Moment<'p, 'v> {
+fn moment<'p, 'v>(
+    policy: &'p Policy,
+    view: &'v View,
+    lists: Option<&'v status_list::Cache>,
+) -> Moment<'p, 'v> {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let stale = view.freshness().age(Instant::now()) > policy.staleness_max;
-    Moment { policy, view, now: UnixSeconds(now.as_secs()), stale }
+    Moment { policy, view, now: UnixSeconds(now.as_secs()), stale, lists }
 }
 
 fn settle<'s, 'p>(

@@ -32,6 +32,7 @@ use crate::audit::{Ack, Appender, OnFailure};
 use crate::config;
 use crate::metrics::{ShardMetrics, bump};
 use crate::revocation::View;
+use crate::status_list;
 use crate::verify::Verifier;
 
 pub use held::Waits;
@@ -55,6 +56,8 @@ pub struct Parts {
     pub policy: Arc<ArcSwap<Policy>>,
     /// What is revoked.
     pub view: Arc<View>,
+    /// What other issuers' status lists say; `None` where no issuer has any.
+    pub lists: Option<Arc<status_list::Cache>>,
     /// Its ring to the audit log.
     pub appender: Appender,
     /// When an answer may leave.
@@ -234,7 +237,8 @@ async fn serve(parts: Parts) -> std::io::Result<()> {
         ack_timeout: parts.ack_timeout,
         on_failure: parts.on_failure,
     };
-    let decider = Decider::new(parts.verifier, recording, parts.waits, parts.view, parts.metrics);
+    let decider =
+        Decider::new(parts.verifier, recording, parts.waits, parts.view, parts.lists, parts.metrics);
     monoio::spawn(decide(decider, Rc::clone(&shard)));
 
     let mut acceptors = Vec::new();

@@ -4,8 +4,10 @@
 //! signature is. The command line runs these same functions.
 
 use crate::decision::{Decision, Rejection, UnixSeconds};
+use crate::json;
 use crate::keys::RegisteredKey;
 use crate::revocation::{Answer, Asked, Identity, Inquiry, Status, View};
+use crate::status_list::{self, Reference, Standing};
 use crate::token::{self, Claims, CompactJws, Demand, Padding, Profile, VerifiedJws};
 use crate::verify::{Item, ItemKey, Verdict};
 
@@ -23,6 +25,8 @@ pub struct Moment<'p, 'v> {
     pub now: UnixSeconds,
     /// Whether the view is older than it may be.
     pub stale: bool,
+    /// What other issuers' status lists say; `None` where no issuer has any.
+    pub lists: Option<&'v status_list::Cache>,
 }
 
 /// A token that may be verified: well formed, and with at least one key that could have signed it.
@@ -94,7 +98,7 @@ pub fn settle<'s, 'p>(
     demand: &Demand<'_>,
     scratch: &'s mut token::Scratch,
 ) -> Settled<'s, 'p> {
-    let Moment { policy, view, now, stale } = *moment;
+    let Moment { policy, view, now, stale, .. } = *moment;
     let Admitted { jws, candidates } = admitted;
     let mut proof = None;
     let mut refused = Rejection::KeyUnknown;
@@ -134,6 +138,11 @@ pub fn settle<'s, 'p>(
         Status::Revoked => return settled(Rejection::Revoked.into(), Some(claims)),
     }
     let rules = policy.rules(key);
+    if rules.status_list
+        && let Err(rejection) = check_status_list(key, &claims, moment, now)
+    {
+        return settled(rejection.into(), Some(claims));
+    }
     let asked = Asked {
         revoked: stale && rules.on_stale == OnStale::Lookup,
         listed: rules.allow_list,
@@ -148,6 +157,29 @@ pub fn settle<'s, 'p>(
     }
     let stale = stale && !asked.revoked;
     Settled { asked, stale, ..settled(Decision::Accepted, Some(claims)) }
+}
+
+/// Looks the token up in its issuer's status list, where it names a place in one (draft-ietf-oauth-status-list §8.3).
+fn check_status_list(
+    key: &RegisteredKey,
+    claims: &Claims<'_>,
+    moment: &Moment<'_, '_>,
+    now: UnixSeconds,
+) -> Result<(), Rejection> {
+    let mut scratch = json::Scratch::default();
+    let Some(reference) =
+        Reference::read(claims.json, &mut scratch).map_err(|_| Rejection::ClaimsMalformed)?
+    else {
+        return Ok(());
+    };
+    let lists = moment.lists.ok_or(Rejection::RevocationUnknown)?;
+    match lists.standing(key.issuer(), &reference, now) {
+        Standing::Valid => Ok(()),
+        Standing::Invalid => Err(Rejection::Revoked),
+        Standing::Suspended => Err(Rejection::Disabled),
+        Standing::OutOfRange => Err(Rejection::ClaimsMalformed),
+        Standing::Unknown => Err(Rejection::RevocationUnknown),
+    }
 }
 
 fn identity<'a>(key: &'a RegisteredKey, profile: &'a Profile, claims: &'a Claims<'_>) -> Identity<'a> {

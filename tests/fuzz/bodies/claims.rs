@@ -76,7 +76,7 @@ impl Gate {
         verifier.verify(&items, &mut verdicts);
         let demand = Demand { audience: None, scopes: &[SCOPE] };
         let mut verdicts = verdicts.into_iter();
-        let moment = Moment { policy, view, now: UnixSeconds(NOW), stale: false };
+        let moment = Moment { policy, view, now: UnixSeconds(NOW), stale: false, lists: None };
         then(&settle(admitted, &mut verdicts, &moment, &demand, scratch))
     }
 }
