@@ -1,6 +1,7 @@
 //! Redis loses data: any node gives it back, and nobody is sure before that.
 
 use std::fs;
+use std::time::Instant;
 
 use edgate::cluster::ClusterError;
 use edgate::revocation::{Answer, Asked, Registry, Status};
@@ -166,4 +167,33 @@ fn a_revocation_only_one_node_remembers_is_not_missed_by_the_other() {
     proxy.open();
     promise.hold("y", a.revoke_until_answered("y"));
     promise.kept(&[&a, &b]);
+}
+
+#[test]
+fn many_entries_go_both_ways_while_revoking_goes_on() {
+    if !have("redis-server") {
+        return;
+    }
+    const MANY: u64 = 50_000;
+    let server = Server::start();
+    let fill = "for i = 1, tonumber(ARGV[2]) do \
+                redis.call('ZADD', KEYS[1], ARGV[1], '\\006\\000\\001t\\000\\001i' .. 'many ' .. i) end";
+    let until_second = (now().0 + 600).to_string();
+    server.ask::<()>(&["EVAL", fill, "1", "{edgate}:tokens", &until_second, &MANY.to_string()]);
+    let began = Instant::now();
+    let node = Node::ready(&at(&server.url()));
+    eprintln!("{MANY} entries are in the view after {:?}", began.elapsed());
+    assert_eq!(status(&node.view, "many 1"), Status::Revoked);
+    assert_eq!(status(&node.view, &format!("many {MANY}")), Status::Revoked);
+    // The state database takes longer; meanwhile revoking goes on.
+    let asked = Instant::now();
+    node.revoke("x").unwrap();
+    eprintln!("revoking meanwhile took {:?}", asked.elapsed());
+    until("the state database to have them", || node.remembered() > MANY);
+    eprintln!("and in the state database after {:?}", began.elapsed());
+    server.ask::<()>(&["FLUSHALL"]);
+    let began = Instant::now();
+    until("Redis to have them again", || server.ask::<u64>(&["ZCARD", "{edgate}:tokens"]) > MANY);
+    eprintln!("given back after {:?}", began.elapsed());
+    assert_eq!(status(&node.view, "many 1"), Status::Revoked);
 }
