@@ -141,12 +141,18 @@ fn an_owner_that_waits_for_a_record_is_woken_when_it_is_stored() {
 fn a_late_wish_for_durability_meets_the_flush_or_wakes() {
     loom::model(|| {
         let acks = Arc::new(Acks::default());
+        let flushed = Arc::new(AtomicU64::new(0));
         let flusher = {
-            let acks = Arc::clone(&acks);
-            loom::thread::spawn(move || acks.publish_durable(1))
+            let (acks, flushed) = (Arc::clone(&acks), Arc::clone(&flushed));
+            loom::thread::spawn(move || {
+                flushed.store(7, Ordering::Relaxed);
+                acks.publish_durable(1);
+            })
         };
         acks.want_durable(1);
         loom::future::block_on(until(Arc::clone(&acks), |acks| acks.durable() >= 1));
+        // What the flusher did before it published is visible to the owner.
+        assert_eq!(flushed.load(Ordering::Relaxed), 7);
         flusher.join().unwrap();
     });
 }

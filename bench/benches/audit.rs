@@ -15,15 +15,19 @@ use std::{
 };
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use edgate::verify::{Engine, Item, ItemKey, Tables, Verdict, Verifier};
 use edgate::{
     audit::{
         Ack, DecisionEvent, Event, Opened, Settings, SinkKind, StopEvent, open,
-        probe::{Probe, lay_out, read_only, recover_only},
-        tag::{TagField, TagKey},
+        probe::{Probe, Together, lay_out, read_only, recover_only},
         verify::{Options, verify_dir},
     },
     decision::{Decision, UnixSeconds},
 };
+use edgate_bench::inputs::signed_messages;
+use edgate_bench::load::summary::median;
+use edgate_bench::ratio::{Ratio, interleaved};
+use rustix::time::{ClockId, clock_gettime};
 use sha2::{Digest as _, Sha256};
 
 const ORIGIN: &str = "bench.example/log";
@@ -55,6 +59,7 @@ fn decision() -> DecisionEvent<'static> {
         revocation_epoch: 1234,
         latency_us: 57,
         expires: Some(UnixSeconds(1_900_000_000)),
+        stale: false,
     }
 }
 
@@ -102,67 +107,105 @@ fn sequencer(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// What a decision costs the shard: encoding, three tags, body hash, hand-over. The log drains beside it.
-fn append(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("audit/append");
-    let dir = folder();
-    let Opened { mut appenders, log, .. } = open(&settings(dir.path()), 1).expect("a log");
-    let appender = &mut appenders[0];
-    let event = Event::Decision(decision());
-    group.throughput(Throughput::Elements(1));
-    group.bench_function("decision", |bencher| {
-        bencher.iter_custom(|times| {
-            let mut taken = Duration::ZERO;
-            let mut left = times;
-            while left > 0 {
-                let now = left.min(32);
-                let started = Instant::now();
+/// Processor time of this thread or process: what neighbours take from us in the middle of a round is not ours.
+fn cpu_time(clock: ClockId) -> Duration {
+    let time = clock_gettime(clock);
+    Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).expect("below a second"))
+}
+
+/// What decisions cost the shard, in turns of 64, against the verification of as many signatures, timed in turn.
+///
+/// Token ids all differ. Behind a load balancer few addresses call, and a thousand agents take turns; in the other case
+/// every subject and address of a turn is another one. The log drains between the turns.
+fn append(_criterion: &mut Criterion) {
+    let signed = signed_messages(SIGNATURES, 4);
+    let tables = Tables::new(Engine::Auto, 1 << 30);
+    let keys: Vec<_> =
+        signed.iter().map(|s| tables.register(&s.verifying_key).expect("an honest key")).collect();
+    let items: Vec<Item<'_>> = signed
+        .iter()
+        .zip(&keys)
+        .map(|(s, key)| Item { key: ItemKey::Registered(key), message: &s.message, signature: &s.signature })
+        .collect();
+    let ids: Vec<String> = (0..SIGNATURES).map(|n| format!("5b3c7c1e-{n:04x}-4a53")).collect();
+    let subjects: Vec<String> = (0..SIGNATURES).map(|n| format!("agent-{n:04}-{n:04}")).collect();
+    for (name, agents, clients) in
+        [("1,000 subjects, 4 addresses", 1000, 4), ("all different", SIGNATURES, SIGNATURES)]
+    {
+        let dir = folder();
+        let Opened { mut appenders, log, .. } = open(&settings(dir.path()), 1).expect("a log");
+        let appender = &mut appenders[0];
+        let mut verifier = Verifier::new(Engine::Auto);
+        let mut verdicts: Vec<Verdict> = Vec::new();
+        let (mut shares, mut ours, mut theirs) = (Vec::new(), Vec::new(), Vec::new());
+        let mut at = 0;
+        for round in 0..ROUNDS + 1 {
+            let (mut appended, mut verified) = (Duration::ZERO, Duration::ZERO);
+            for _ in 0..TURNS {
+                let turn = at..at + TURN;
+                at = (at + TURN) % SIGNATURES;
+                let events: Vec<_> = turn
+                    .clone()
+                    .map(|n| {
+                        let [high, low] = ((n % clients) as u16).to_be_bytes();
+                        Event::Decision(DecisionEvent {
+                            subject: Some(&subjects[n % agents]),
+                            jti: Some(&ids[n]),
+                            client: Some(Ipv4Addr::new(10, 1, high, low).into()),
+                            ..decision()
+                        })
+                    })
+                    .collect();
+                let started = cpu_time(ClockId::ThreadCPUTime);
                 let mut last = None;
-                for _ in 0..now {
-                    last = Some(appender.append(black_box(&event), Ack::Recorded).expect("room"));
+                for event in &events {
+                    last = Some(appender.append(black_box(event), Ack::Recorded).expect("room"));
                 }
                 appender.submit();
-                taken += started.elapsed();
+                appended += cpu_time(ClockId::ThreadCPUTime) - started;
                 appender.wait(last.expect("at least one"), Ack::Recorded, PATIENCE).expect("recorded");
-                left -= now;
+                let started = cpu_time(ClockId::ThreadCPUTime);
+                verifier.verify(black_box(&items[turn]), &mut verdicts);
+                verified += cpu_time(ClockId::ThreadCPUTime) - started;
+                assert!(verdicts.drain(..).all(|verdict| verdict.is_accepted()));
             }
-            taken
-        });
-    });
-    let bare = DecisionEvent { subject: None, jti: None, client: None, ..decision() };
-    group.bench_function("decision_without_tags", |bencher| {
-        bencher.iter_custom(|times| {
-            let mut taken = Duration::ZERO;
-            let mut left = times;
-            while left > 0 {
-                let now = left.min(32);
-                let started = Instant::now();
-                let mut last = None;
-                for _ in 0..now {
-                    last = Some(
-                        appender.append(black_box(&Event::Decision(bare)), Ack::Recorded).expect("room"),
-                    );
+            // The first round warms caches and makes the buffers.
+            if round > 0 {
+                let each = |time: Duration| time.as_secs_f64() * 1e9 / (TURNS * TURN) as f64;
+                shares.push(appended.as_secs_f64() / verified.as_secs_f64());
+                ours.push(each(appended));
+                theirs.push(each(verified));
+            }
+        }
+        println!(
+            "audit/append, {name}: {:.0} ns a decision against {:.0} ns a registered verification; share {:.3}",
+            median(&ours),
+            median(&theirs),
+            Ratio::of(&shares)
+        );
+        log.close(PATIENCE).expect("closed");
+    }
+}
+
+/// SHA-256 of messages of a record's size in lanes, against the `sha2` crate.
+fn lanes(_criterion: &mut Criterion) {
+    let mut together = Together::default();
+    for (count, bytes) in [(64, 96), (64, 117), (16, 117), (8, 117), (64, 300)] {
+        let messages: Vec<Vec<u8>> = (0..count).map(|n| vec![n as u8; bytes]).collect();
+        let ratio = interleaved(
+            ROUNDS,
+            Duration::from_millis(5),
+            || {
+                black_box(together.hash(messages.iter().map(Vec::as_slice)));
+            },
+            || {
+                for message in &messages {
+                    black_box(Sha256::digest(black_box(message)));
                 }
-                appender.submit();
-                taken += started.elapsed();
-                appender.wait(last.expect("at least one"), Ack::Recorded, PATIENCE).expect("recorded");
-                left -= now;
-            }
-            taken
-        });
-    });
-    drop(log);
-    let key = TagKey::new(&[7; 32]);
-    group.bench_function("one_tag", |bencher| {
-        bencher.iter(|| key.tag(TagField::Subject, black_box(b"agent-0000-1111")));
-    });
-    group.bench_function("one_body_hash", |bencher| {
-        bencher.iter(|| Sha256::digest(black_box(&[7u8; 96])));
-    });
-    group.bench_function("laid_out", |bencher| {
-        bencher.iter(|| lay_out(black_box(&[event])));
-    });
-    group.finish();
+            },
+        );
+        println!("audit/lanes, {count} messages of {bytes} bytes: sha2's time / ours {ratio}");
+    }
 }
 
 /// A log of about `segments` default segments.
@@ -178,28 +221,40 @@ fn filled(dir: &Path, segments: u64) {
     log.close(PATIENCE).expect("closed");
 }
 
-fn verify(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("audit/verify");
-    group.sample_size(10);
-    let dir = folder();
-    filled(dir.path(), 1);
-    let options = Options { threads: 1, allow_unsigned: true, ..Options::default() };
-    let report = verify_dir(dir.path(), &options, &mut |_| {}).expect("a log");
-    assert!(report.breaks.is_empty());
-    group.throughput(Throughput::Bytes(report.bytes));
-    group.bench_function("full_one_thread", |bencher| {
-        bencher.iter(|| verify_dir(dir.path(), black_box(&options), &mut |_| {}).expect("a log"));
-    });
-    let bytes: Vec<u8> = fs::read_dir(dir.path())
-        .expect("a folder")
-        .filter_map(Result::ok)
-        .filter(|entry| entry.path().extension().is_some_and(|extension| extension == "seg"))
-        .flat_map(|entry| fs::read(entry.path()).expect("a segment"))
-        .collect();
-    group.bench_function("sha256_of_the_bytes", |bencher| {
-        bencher.iter(|| Sha256::digest(black_box(&bytes)));
-    });
-    group.finish();
+/// One thread over a log of one full segment and over one of four: memory for a segment is made once.
+fn verify(_criterion: &mut Criterion) {
+    for segments in [1, 4] {
+        let dir = folder();
+        filled(dir.path(), segments);
+        let options = Options { threads: 1, allow_unsigned: true, ..Options::default() };
+        let report = verify_dir(dir.path(), &options, &mut |_| {}).expect("a log");
+        assert!(report.breaks.is_empty());
+        let mut bytes = Vec::new();
+        for entry in fs::read_dir(dir.path()).expect("a folder").filter_map(Result::ok) {
+            if entry.path().extension().is_some_and(|extension| extension == "seg") {
+                bytes.extend(fs::read(entry.path()).expect("a segment"));
+            }
+        }
+        let (mut shares, mut ours, mut theirs) = (Vec::new(), Vec::new(), Vec::new());
+        for _ in 0..ROUNDS {
+            let started = cpu_time(ClockId::ProcessCPUTime);
+            black_box(verify_dir(dir.path(), black_box(&options), &mut |_| {}).expect("a log"));
+            let verified = (cpu_time(ClockId::ProcessCPUTime) - started).as_secs_f64();
+            let started = cpu_time(ClockId::ProcessCPUTime);
+            black_box(Sha256::digest(black_box(&bytes)));
+            let hashed = (cpu_time(ClockId::ProcessCPUTime) - started).as_secs_f64();
+            shares.push(hashed / verified);
+            ours.push(verified * 1e3);
+            theirs.push(hashed * 1e3);
+        }
+        println!(
+            "audit/verify, {segments} full segments, one thread, {} records: {:.1} ms, SHA-256 of the bytes {:.1} ms; share {:.3}",
+            report.records,
+            median(&ours),
+            median(&theirs),
+            Ratio::of(&shares)
+        );
+    }
 }
 
 fn recovery(criterion: &mut Criterion) {
@@ -330,10 +385,16 @@ fn written_bytes() -> u64 {
 }
 
 const EVENTS: usize = 1000;
+/// Distinct signatures and decisions cycled through.
+const SIGNATURES: usize = 4096;
+const TURN: usize = 64;
+/// Turns of a round.
+const TURNS: usize = 40;
+const ROUNDS: usize = 31;
 
 criterion_group! {
     name = benches;
     config = Criterion::default().warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(2));
-    targets = sequencer, append, verify, recovery, durable
+    targets = lanes, append, sequencer, verify, recovery, durable
 }
 criterion_main!(benches);

@@ -59,14 +59,20 @@ fn nobody_is_inside_while_the_module_is_initialised_anew() {
 #[test]
 fn two_that_close_take_turns() {
     loom::model(|| {
-        let gate = Arc::new(Gate::default());
-        let other = {
-            let gate = Arc::clone(&gate);
-            loom::thread::spawn(move || drop(gate.close(soon()).unwrap()))
+        let shared = Arc::new((Gate::default(), AtomicUsize::new(0)));
+        let turn = |(gate, holders): &(Gate, AtomicUsize)| {
+            let closed = gate.close(soon()).unwrap();
+            assert_eq!(holders.fetch_add(1, Ordering::Relaxed), 0, "both would initialise the module");
+            holders.fetch_sub(1, Ordering::Relaxed);
+            drop(closed);
         };
-        drop(gate.close(soon()).unwrap());
+        let other = {
+            let shared = Arc::clone(&shared);
+            loom::thread::spawn(move || turn(&shared))
+        };
+        turn(&shared);
         other.join().unwrap();
-        assert_eq!(gate.enter(soon()).unwrap().epoch(), 2);
+        assert_eq!(shared.0.enter(soon()).unwrap().epoch(), 2);
     });
 }
 

@@ -1,4 +1,4 @@
-//! The face a shard sees: encode and hash the body here, hand the batch over, learn when it is safe.
+//! The face a shard sees: encode and hash the bodies here, hand the batch over, learn when it is safe.
 //!
 //! Nothing here blocks or takes a lock. A batch is one growing buffer of finished record layouts; `submit` moves it
 //! into the appender's own bounded ring and wakes the sequencer only if it sleeps. The sequencer completes the
@@ -20,13 +20,14 @@ use super::{
     acks::Acks,
     body::{self, Body},
     doorbell::Doorbell,
+    draft::Draft,
     error::{AuditError, AuditFailure, FailureKind},
     event::{BATCH_ITEMS_MAX, Event},
     id::RecordId,
-    record::{BODY_BYTES_MAX, FLAG_CRITICAL, FLAG_REDACTABLE, HEADER_BYTES, stored_len},
+    record::{FLAG_CRITICAL, FLAG_REDACTABLE},
     schema::Kind,
-    tag::TagKey,
-    writer::finish_record,
+    tag::{OpenTags, TagKey},
+    writer::Stamp,
 };
 
 /// When an event counts as safe.
@@ -42,9 +43,10 @@ pub enum Ack {
 pub struct Appender {
     shared: Arc<Shared>,
     core: u16,
-    tags: Arc<TagKey>,
     // The batch being filled; moved out by `submit`.
-    batch: Batch,
+    draft: Draft,
+    // Whether someone waits for its records to be durable.
+    durable: bool,
     // The last `core_seq` given out, to events and to lost events alike.
     core_seq: u64,
     // Records and bytes ever appended; what is not yet recorded of them waits.
@@ -54,7 +56,6 @@ pub struct Appender {
 }
 
 /// Records of one appender, laid out back to back, all of them waiting for the sequencer's fields.
-#[derive(Default)]
 pub(super) struct Batch {
     pub(super) bytes: Vec<u8>,
     /// Whether someone waits for these records to be durable.
@@ -96,10 +97,11 @@ pub(super) struct Lane {
 
 impl Appender {
     pub(super) fn new(shared: Arc<Shared>, core: u16, tags: Arc<TagKey>) -> Self {
-        Self { shared, core, tags, batch: Batch::default(), core_seq: 0, records: 0, bytes: 0, lost: None }
+        let draft = Draft::new(tags);
+        Self { shared, core, draft, durable: false, core_seq: 0, records: 0, bytes: 0, lost: None }
     }
 
-    /// Encodes and hashes `event` into the current batch and returns its id. It is handed over by [`Self::submit`].
+    /// Encodes `event` into the current batch and returns its id. It is hashed and handed over by [`Self::submit`].
     ///
     /// # Errors
     /// [`AuditError::Refused`] while the writer is shut, [`AuditError::QueueFull`] when too much is waiting: the
@@ -112,8 +114,7 @@ impl Appender {
         {
             return Err(AuditError::BatchTooLong { len: batch.items.len() });
         }
-        let tags = Arc::clone(&self.tags);
-        self.append_with(event.kind(), event.epoch(), ack, |out| body::encode(event, &tags, out))
+        self.append_with(event.kind(), event.epoch(), ack, |out, tags| body::encode(event, tags, out))
     }
 
     /// Appends a record whose body `fill` writes; for the log's own threads.
@@ -122,7 +123,7 @@ impl Appender {
         kind: Kind,
         fill: impl FnOnce(&mut Body<'_>),
     ) -> Result<RecordId, AuditError> {
-        self.append_with(kind, 0, Ack::Recorded, |out| {
+        self.append_with(kind, 0, Ack::Recorded, |out, _| {
             let mut body = Body::begin(out);
             fill(&mut body);
             body.end();
@@ -134,7 +135,7 @@ impl Appender {
         kind: Kind,
         epoch: u32,
         ack: Ack,
-        encode: impl FnOnce(&mut Vec<u8>),
+        encode: impl FnOnce(&mut Vec<u8>, &mut OpenTags),
     ) -> Result<RecordId, AuditError> {
         if let Err(error) = self.admit() {
             self.count_lost(&error);
@@ -143,35 +144,25 @@ impl Appender {
         if let Some(lost) = self.lost.take() {
             self.push_gap(&lost);
         }
-        let start = self.batch.bytes.len();
-        self.batch.bytes.resize(start + HEADER_BYTES, 0);
-        encode(&mut self.batch.bytes);
-        let len = self.batch.bytes.len() - start - HEADER_BYTES;
-        if len > BODY_BYTES_MAX {
-            self.batch.bytes.truncate(start);
-            return Err(AuditError::BodyTooLong { len });
-        }
-        self.core_seq += 1;
         let flags = if kind.is_critical() { FLAG_CRITICAL } else { 0 }
             | if kind.is_redactable() { FLAG_REDACTABLE } else { 0 };
-        finish_record(&mut self.batch.bytes, start, kind, flags, self.core, self.core_seq, epoch);
-        self.records += 1;
-        self.bytes += stored_len(len) as u64;
-        self.batch.durable |= ack == Ack::Durable;
+        self.push(kind, flags, epoch, encode).map_err(|len| AuditError::BodyTooLong { len })?;
+        self.durable |= ack == Ack::Durable;
         Ok(RecordId { boot: self.shared.boot, core: self.core, core_seq: self.core_seq })
     }
 
-    /// Hands the batch over. Call it once per batch; an empty batch costs nothing.
+    /// Hashes the batch and hands it over. Call it once per batch; an empty batch costs nothing.
     pub fn submit(&mut self) {
-        if self.batch.bytes.is_empty() {
+        if self.draft.is_empty() {
             return;
         }
         let lane = &self.shared.lanes[usize::from(self.core)];
-        if self.batch.durable {
+        let durable = std::mem::take(&mut self.durable);
+        if durable {
             lane.acks.want_durable(self.core_seq);
         }
-        let spare = lane.spare.pop().unwrap_or_default();
-        let batch = std::mem::replace(&mut self.batch, Batch { bytes: spare, durable: false });
+        let bytes = self.draft.take(lane.spare.pop().unwrap_or_default());
+        let batch = Batch { bytes, durable };
         // A batch holds at least one event, and `admit` keeps the events in flight below the ring's length.
         assert!(lane.ring.push(batch).is_ok(), "the ring takes as many batches as events may be in flight");
         self.shared.doorbell.ring();
@@ -226,7 +217,7 @@ impl Appender {
     pub fn wait(&mut self, id: RecordId, ack: Ack, timeout: Duration) -> Result<(), AuditError> {
         if ack == Ack::Durable {
             // Also for a record that was appended without this wish: its flush is then not hurried, but wakes us.
-            self.batch.durable |= !self.batch.bytes.is_empty();
+            self.durable |= !self.draft.is_empty();
             self.shared.lanes[usize::from(self.core)].acks.want_durable(id.core_seq);
         }
         self.submit();
@@ -280,18 +271,35 @@ impl Appender {
     }
 
     fn push_gap(&mut self, lost: &Lost) {
-        let start = self.batch.bytes.len();
-        self.batch.bytes.resize(start + HEADER_BYTES, 0);
-        let mut body = Body::begin(&mut self.batch.bytes);
-        body.uint(1, lost.first_core_seq);
-        body.uint(2, lost.events);
-        body.uint(3, u64::try_from(lost.since.elapsed().as_millis()).unwrap_or(u64::MAX));
-        body.text(4, lost.cause);
-        body.end();
-        self.core_seq += 1;
-        finish_record(&mut self.batch.bytes, start, Kind::Gap, FLAG_CRITICAL, self.core, self.core_seq, 0);
+        let milliseconds = u64::try_from(lost.since.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let gap = self.push(Kind::Gap, FLAG_CRITICAL, 0, |out, _| {
+            let mut body = Body::begin(out);
+            body.uint(1, lost.first_core_seq);
+            body.uint(2, lost.events);
+            body.uint(3, milliseconds);
+            body.text(4, lost.cause);
+            body.end();
+        });
+        gap.expect("three numbers and a short text fit");
+    }
+
+    /// Adds a record to the batch.
+    ///
+    /// # Errors
+    /// The length of the body, if it is too long; nothing was added then.
+    fn push(
+        &mut self,
+        kind: Kind,
+        flags: u16,
+        epoch: u32,
+        encode: impl FnOnce(&mut Vec<u8>, &mut OpenTags),
+    ) -> Result<(), usize> {
+        let (core, core_seq) = (self.core, self.core_seq + 1);
+        let stored = self.draft.push(encode, &Stamp { kind, flags, core, core_seq, epoch })?;
+        self.core_seq = core_seq;
         self.records += 1;
-        self.bytes += (self.batch.bytes.len() - start) as u64;
+        self.bytes += stored as u64;
+        Ok(())
     }
 }
 

@@ -1,18 +1,16 @@
 //! Bodies of records: deterministic CBOR maps with the integer keys of `schema.rs`, written in ascending order.
 
-use minicbor::Encoder;
-
 use super::{
     event::{
         AdminEvent, BatchEvent, BatchItem, ChangeEvent, DecisionEvent, EraseEvent, Event, ExportEvent,
         IssueEvent, KID_BYTES_MAX, RevokeEvent, StartEvent, VerifyRunEvent,
     },
     id::RecordId,
-    tag::{TagField, TagKey},
+    tag::{OpenTags, TAG_BYTES, TagField},
 };
 
 /// Appends the body of `event` to `out`.
-pub(super) fn encode(event: &Event<'_>, tags: &TagKey, out: &mut Vec<u8>) {
+pub(super) fn encode(event: &Event<'_>, tags: &mut OpenTags, out: &mut Vec<u8>) {
     let mut map = Body::begin(out);
     let body = &mut map;
     match event {
@@ -33,7 +31,7 @@ pub(super) fn encode(event: &Event<'_>, tags: &TagKey, out: &mut Vec<u8>) {
     map.end();
 }
 
-fn decision(body: &mut Body<'_>, event: &DecisionEvent<'_>, tags: &TagKey) {
+fn decision(body: &mut Body<'_>, event: &DecisionEvent<'_>, tags: &mut OpenTags) {
     body.uint(1, u64::from(event.surface));
     body.uint(2, u64::from(event.decision.code()));
     body.text_if(3, event.issuer);
@@ -46,9 +44,10 @@ fn decision(body: &mut Body<'_>, event: &DecisionEvent<'_>, tags: &TagKey) {
     body.uint(10, u64::from(event.latency_us));
     body.uint_if(11, event.expires.map(|at| at.0));
     body.text_if(12, event.caller);
+    body.true_if(14, event.stale);
 }
 
-fn batch(body: &mut Body<'_>, event: &BatchEvent<'_>, tags: &TagKey) {
+fn batch(body: &mut Body<'_>, event: &BatchEvent<'_>, tags: &mut OpenTags) {
     body.uint(1, u64::from(event.surface));
     body.text_if(5, event.tenant);
     client(body, 8, tags, event.client);
@@ -56,13 +55,13 @@ fn batch(body: &mut Body<'_>, event: &BatchEvent<'_>, tags: &TagKey) {
     body.uint(10, u64::from(event.latency_us));
     body.text_if(12, event.caller);
     body.key(13);
-    infallible(Encoder::new(&mut *body.out).array(event.items.len() as u64));
+    head(body.out, ARRAY, event.items.len() as u64);
     for item in event.items {
         batch_item(body.out, item, tags);
     }
 }
 
-fn batch_item(out: &mut Vec<u8>, item: &BatchItem<'_>, tags: &TagKey) {
+fn batch_item(out: &mut Vec<u8>, item: &BatchItem<'_>, tags: &mut OpenTags) {
     let mut body = Body::begin(out);
     body.uint(2, u64::from(item.decision.code()));
     body.text_if(3, cut(item.issuer, ITEM_TEXT_BYTES_MAX));
@@ -70,10 +69,11 @@ fn batch_item(out: &mut Vec<u8>, item: &BatchItem<'_>, tags: &TagKey) {
     body.tag_if(6, tags, TagField::Subject, item.subject);
     body.tag_if(7, tags, TagField::Jti, item.jti);
     body.uint_if(11, item.expires.map(|at| at.0));
+    body.true_if(14, item.stale);
     body.end();
 }
 
-fn issue(body: &mut Body<'_>, event: &IssueEvent<'_>, tags: &TagKey) {
+fn issue(body: &mut Body<'_>, event: &IssueEvent<'_>, tags: &mut OpenTags) {
     body.uint(1, event.phase.code());
     body.text(2, event.actor);
     body.text(3, event.issuer);
@@ -84,15 +84,15 @@ fn issue(body: &mut Body<'_>, event: &IssueEvent<'_>, tags: &TagKey) {
     body.uint(8, event.issued_at.0);
     body.uint(9, event.expires.0);
     body.key(10);
-    infallible(Encoder::new(&mut *body.out).array(event.scope.len() as u64));
+    head(body.out, ARRAY, event.scope.len() as u64);
     for name in event.scope {
-        infallible(Encoder::new(&mut *body.out).str(name));
+        string(body.out, TEXT, name.as_bytes());
     }
     body.intent(11, event.intent);
     body.text_if(12, event.failure.unwrap_or(""));
 }
 
-fn revoke(body: &mut Body<'_>, event: &RevokeEvent<'_>, tags: &TagKey) {
+fn revoke(body: &mut Body<'_>, event: &RevokeEvent<'_>, tags: &mut OpenTags) {
     body.uint(1, event.phase.code());
     body.text(2, event.actor);
     body.text_if(3, event.issuer);
@@ -167,15 +167,11 @@ fn verify_run(body: &mut Body<'_>, event: &VerifyRunEvent<'_>) {
     body.text_if(6, event.first_class);
 }
 
-fn client(body: &mut Body<'_>, key: u8, tags: &TagKey, address: Option<std::net::IpAddr>) {
+fn client(body: &mut Body<'_>, key: u8, tags: &mut OpenTags, address: Option<std::net::IpAddr>) {
     match address {
         None => {}
-        Some(std::net::IpAddr::V4(address)) => {
-            body.bytes(key, &tags.tag(TagField::Client, &address.octets()));
-        }
-        Some(std::net::IpAddr::V6(address)) => {
-            body.bytes(key, &tags.tag(TagField::Client, &address.octets()));
-        }
+        Some(std::net::IpAddr::V4(address)) => body.tag(key, tags, TagField::Client, &address.octets()),
+        Some(std::net::IpAddr::V6(address)) => body.tag(key, tags, TagField::Client, &address.octets()),
     }
 }
 
@@ -195,8 +191,7 @@ impl<'a> Body<'a> {
     }
 
     pub(super) fn uint(&mut self, key: u8, value: u64) {
-        self.key(key);
-        infallible(Encoder::new(&mut *self.out).u64(value));
+        self.key_and_head(key, UINT, value);
     }
 
     pub(super) fn uint_if(&mut self, key: u8, value: Option<u64>) {
@@ -205,15 +200,20 @@ impl<'a> Body<'a> {
         }
     }
 
+    fn true_if(&mut self, key: u8, value: bool) {
+        if value {
+            self.boolean(key, value);
+        }
+    }
+
     pub(super) fn boolean(&mut self, key: u8, value: bool) {
         self.key(key);
-        infallible(Encoder::new(&mut *self.out).bool(value));
+        self.out.push(if value { TRUE } else { FALSE });
     }
 
     /// Text is cut to [`TEXT_BYTES_MAX`], so that no caller can outgrow a record.
     pub(super) fn text(&mut self, key: u8, value: &str) {
-        self.key(key);
-        infallible(Encoder::new(&mut *self.out).str(cut(value, TEXT_BYTES_MAX)));
+        self.string(key, TEXT, cut(value, TEXT_BYTES_MAX).as_bytes());
     }
 
     pub(super) fn text_if(&mut self, key: u8, value: &str) {
@@ -224,28 +224,30 @@ impl<'a> Body<'a> {
 
     /// Text that must be stored whole: a signed note. The caller bounds it.
     pub(super) fn text_whole(&mut self, key: u8, value: &str) {
-        self.key(key);
-        infallible(Encoder::new(&mut *self.out).str(value));
+        self.string(key, TEXT, value.as_bytes());
     }
 
     pub(super) fn texts(&mut self, key: u8, values: &[String]) {
         self.key(key);
-        infallible(Encoder::new(&mut *self.out).array(values.len() as u64));
+        head(self.out, ARRAY, values.len() as u64);
         for value in values {
-            infallible(Encoder::new(&mut *self.out).str(cut(value, TEXT_BYTES_MAX)));
+            string(self.out, TEXT, cut(value, TEXT_BYTES_MAX).as_bytes());
         }
     }
 
     pub(super) fn bytes(&mut self, key: u8, value: &[u8]) {
-        self.key(key);
-        infallible(Encoder::new(&mut *self.out).bytes(value));
+        self.string(key, BYTES, value);
     }
 
-    fn tag_if(&mut self, key: u8, tags: &TagKey, field: TagField, value: Option<&str>) {
+    fn tag_if(&mut self, key: u8, tags: &mut OpenTags, field: TagField, value: Option<&str>) {
         if let Some(value) = value {
-            let tag = tags.tag(field, value.as_bytes());
-            self.bytes(key, &tag);
+            self.tag(key, tags, field, value.as_bytes());
         }
+    }
+
+    fn tag(&mut self, key: u8, tags: &mut OpenTags, field: TagField, value: &[u8]) {
+        self.key_and_head(key, BYTES, TAG_BYTES as u64);
+        tags.leave(field, value, self.out);
     }
 
     fn intent(&mut self, key: u8, intent: Option<RecordId>) {
@@ -254,11 +256,37 @@ impl<'a> Body<'a> {
         }
     }
 
+    fn string(&mut self, key: u8, major: u8, bytes: &[u8]) {
+        self.key_and_head(key, major, bytes.len() as u64);
+        self.out.extend_from_slice(bytes);
+    }
+
+    /// Most arguments are small: key and head are two bytes then.
+    #[inline]
+    fn key_and_head(&mut self, key: u8, major: u8, argument: u64) {
+        if argument < 24 {
+            self.count(key);
+            let [.., low] = argument.to_be_bytes();
+            self.out.extend_from_slice(&[UINT | key, major | low]);
+        } else {
+            self.key(key);
+            head(self.out, major, argument);
+        }
+    }
+
     fn key(&mut self, key: u8) {
-        assert!(self.last_key.is_none_or(|last| last < key), "body keys ascend");
+        self.count(key);
+        self.out.push(UINT | key);
+    }
+
+    #[inline]
+    fn count(&mut self, key: u8) {
+        assert!(
+            key <= KEY_MAX && self.last_key.is_none_or(|last| last < key),
+            "body keys ascend, in one byte each"
+        );
         self.last_key = Some(key);
         self.entries += 1;
-        infallible(Encoder::new(&mut *self.out).u8(key));
     }
 
     pub(super) fn end(self) {
@@ -272,13 +300,42 @@ fn cut(text: &str, bytes_max: usize) -> &str {
     &text[..text.floor_char_boundary(bytes_max)]
 }
 
-/// Writing CBOR to memory cannot fail: `Vec<u8>` has no error.
-fn infallible<T>(result: Result<T, minicbor::encode::Error<std::convert::Infallible>>) {
-    result.map(|_| ()).expect("a vector takes every write");
+fn string(out: &mut Vec<u8>, major: u8, bytes: &[u8]) {
+    head(out, major, bytes.len() as u64);
+    out.extend_from_slice(bytes);
 }
+
+/// The initial byte of an item and its argument, in its shortest form (RFC 8949 §3, §4.2.1).
+fn head(out: &mut Vec<u8>, major: u8, argument: u64) {
+    let bytes = argument.to_be_bytes();
+    let [.., low] = bytes;
+    match argument {
+        0..=23 => out.push(major | low),
+        24..=0xFF => out.extend_from_slice(&[major | 24, low]),
+        0x100..=0xFFFF => out.extend_from_slice(&[major | 25, bytes[6], low]),
+        0x1_0000..=0xFFFF_FFFF => {
+            out.extend_from_slice(&[major | 26, bytes[4], bytes[5], bytes[6], low]);
+        }
+        _ => {
+            out.push(major | 27);
+            out.extend_from_slice(&bytes);
+        }
+    }
+}
+
+/// Major types (RFC 8949 §3.1) where they stand in an initial byte.
+const UINT: u8 = 0;
+const BYTES: u8 = 2 << 5;
+const TEXT: u8 = 3 << 5;
+const ARRAY: u8 = 4 << 5;
+const FALSE: u8 = 0xF4;
+const TRUE: u8 = 0xF5;
 
 /// Initial byte of a map without entries (major type 5).
 const EMPTY_MAP: u8 = 0xA0;
+
+/// The highest key of one byte (RFC 8949 §3).
+const KEY_MAX: u8 = 23;
 
 /// Entries whose count still fits the initial byte (RFC 8949 §3).
 const ENTRIES_MAX: u8 = 23;
@@ -288,3 +345,51 @@ const TEXT_BYTES_MAX: usize = 1024;
 
 /// The longest text inside one sub-decision: 256 of them must fit a body.
 const ITEM_TEXT_BYTES_MAX: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use minicbor::Encoder;
+
+    use super::*;
+
+    #[test]
+    fn items_are_spelled_as_another_encoder_spells_them() {
+        let edges = [0, 23, 24, 0xFF, 0x100, 0xFFFF, 0x1_0000, 0xFFFF_FFFF, 0x1_0000_0000, u64::MAX];
+        for number in
+            edges.into_iter().flat_map(|edge| [edge.saturating_sub(1), edge, edge.saturating_add(1)])
+        {
+            let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+            head(&mut ours, UINT, number);
+            head(&mut ours, ARRAY, number);
+            Encoder::new(&mut theirs).u64(number).unwrap().array(number).unwrap();
+            assert_eq!(ours, theirs, "{number}");
+        }
+        for len in [0, 1, 23, 24, 255, 256, 1024, 70_000] {
+            let text = "t".repeat(len);
+            let mut ours = Vec::new();
+            let mut body = Body::begin(&mut ours);
+            body.uint(0, len as u64);
+            body.text_whole(2, &text);
+            body.bytes(3, text.as_bytes());
+            body.boolean(22, true);
+            body.boolean(23, false);
+            body.end();
+            let mut theirs = Vec::new();
+            let mut encoder = Encoder::new(&mut theirs);
+            encoder
+                .map(5)
+                .unwrap()
+                .u8(0)
+                .unwrap()
+                .u64(len as u64)
+                .unwrap()
+                .u8(2)
+                .unwrap()
+                .str(&text)
+                .unwrap();
+            encoder.u8(3).unwrap().bytes(text.as_bytes()).unwrap();
+            encoder.u8(22).unwrap().bool(true).unwrap().u8(23).unwrap().bool(false).unwrap();
+            assert_eq!(ours, theirs, "{len} bytes");
+        }
+    }
+}

@@ -72,6 +72,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The major type of the next item, if there is one.
+    #[inline]
     pub(super) fn major(&self) -> Option<u8> {
         self.bytes.first().map(|initial| initial >> 5)
     }
@@ -89,11 +90,14 @@ impl<'a> Reader<'a> {
     }
 
     /// Reads the text whose initial byte is next.
+    #[inline]
     pub(super) fn text(&mut self) -> Result<&'a str, CborError> {
-        std::str::from_utf8(self.string()?).map_err(|_| CborError::Utf8)
+        let bytes = self.string()?;
+        std::str::from_utf8(bytes).map_err(|_| CborError::Utf8)
     }
 
     /// Nothing may be left.
+    #[inline]
     pub(super) fn end(&self) -> Result<(), CborError> {
         if self.bytes.is_empty() { Ok(()) } else { Err(CborError::Trailing) }
     }
@@ -135,11 +139,13 @@ impl<'a> Reader<'a> {
     }
 
     /// An element count, which can be no larger than the bytes left: a length bomb fails before it allocates.
+    #[inline]
     pub(super) fn count(&mut self) -> Result<usize, CborError> {
         let count = usize::try_from(self.number()?).map_err(|_| CborError::Cut)?;
         if count > self.bytes.len() { Err(CborError::Cut) } else { Ok(count) }
     }
 
+    #[inline(always)]
     pub(super) fn string(&mut self) -> Result<&'a [u8], CborError> {
         let len = usize::try_from(self.number()?).map_err(|_| CborError::Cut)?;
         let (string, rest) = self.bytes.split_at_checked(len).ok_or(CborError::Cut)?;
@@ -148,15 +154,26 @@ impl<'a> Reader<'a> {
     }
 
     /// The argument of the next initial byte (RFC 8949 §3), shortest form only.
+    #[inline(always)]
     pub(super) fn number(&mut self) -> Result<u64, CborError> {
         let (&initial, rest) = self.bytes.split_first().ok_or(CborError::Cut)?;
-        let (number, rest, least) = match initial & 0x1F {
-            small @ 0..=23 => (u64::from(small), rest, 0),
+        match initial & 0x1F {
+            small @ 0..=23 => {
+                self.bytes = rest;
+                Ok(u64::from(small))
+            }
+            wide => self.wide_number(wide, rest),
+        }
+    }
+
+    /// An argument that takes bytes of its own.
+    fn wide_number(&mut self, kind: u8, rest: &'a [u8]) -> Result<u64, CborError> {
+        let (number, rest, least) = match kind {
             24 => wide::<1>(rest).map(|(number, rest)| (number, rest, 24))?,
             25 => wide::<2>(rest).map(|(number, rest)| (number, rest, 1 << 8))?,
             26 => wide::<4>(rest).map(|(number, rest)| (number, rest, 1 << 16))?,
             27 => wide::<8>(rest).map(|(number, rest)| (number, rest, 1 << 32))?,
-            _ => return Err(CborError::Unused(initial)),
+            _ => return Err(CborError::Unused(self.bytes[0])),
         };
         if number < least {
             return Err(CborError::NotShortest);

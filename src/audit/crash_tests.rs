@@ -18,7 +18,7 @@ use super::{
     sim::{Barrier, Crash, Effect, Fail, Random, Sim},
     verify::{Class, Options, Report, verify_segments},
     walk::read_record,
-    writer::{FlushJob, Writer, finish_record},
+    writer::{FlushJob, Stamp, Writer, finish_record},
 };
 
 /// What the world was told.
@@ -156,7 +156,8 @@ pub(super) fn push_event(batch: &mut Vec<u8>, number: u64, length: usize) {
     let mut body = super::body::Body::begin(batch);
     body.text(1, &"x".repeat(length));
     body.end();
-    finish_record(batch, start, Kind::Stop, 0, 0, number + 1, 0);
+    let stamp = Stamp { kind: Kind::Stop, flags: 0, core: 0, core_seq: number + 1, epoch: 0 };
+    finish_record(batch, start, &stamp);
 }
 
 fn write_failed(error: io::Error) -> AuditFailure {

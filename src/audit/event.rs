@@ -88,6 +88,8 @@ pub struct DecisionEvent<'a> {
     pub latency_us: u32,
     /// `exp` of a token whose signature verified.
     pub expires: Option<UnixSeconds>,
+    /// Whether it was accepted by a revocation view older than it may be, as its issuer's rules allow.
+    pub stale: bool,
 }
 
 /// One call that decided many tokens, in the order of the call.
@@ -126,6 +128,8 @@ pub struct BatchItem<'a> {
     pub jti: Option<&'a str>,
     /// `exp` of a token whose signature verified.
     pub expires: Option<UnixSeconds>,
+    /// Whether it was accepted by a revocation view older than it may be, as its issuer's rules allow.
+    pub stale: bool,
 }
 
 /// A token being issued.

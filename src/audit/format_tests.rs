@@ -1,7 +1,7 @@
 //! FORMAT.md cannot drift: its tables come from the registry, its example from the writer. With `EDGATE_WRITE_FORMAT`
 //! set the test writes them; without, it compares.
 
-use std::{fmt::Write as _, fs, path::Path};
+use std::{fmt::Write as _, fs, path::Path, sync::Arc};
 
 use super::{
     Event, StopEvent, body,
@@ -11,9 +11,9 @@ use super::{
     schema::{Class, Field, Kind, Shape},
     sealer::hex,
     sim::Sim,
-    tag::TagKey,
+    tag::{OpenTags, TagKey},
     walk::{genesis_hash, read_record},
-    writer::{Head, Identity, Writer, finish_record},
+    writer::{Head, Identity, Stamp, Writer, finish_record},
 };
 
 #[test]
@@ -80,8 +80,9 @@ fn example() -> String {
     let head = Head { size: 0, hash: genesis };
     let mut writer = Writer::begin(identity, clock, head, None, prepared).unwrap();
     let mut batch = vec![0; HEADER_BYTES];
-    body::encode(&Event::Stop(StopEvent { reason: "bye" }), &TagKey::new(&[0; 32]), &mut batch);
-    finish_record(&mut batch, 0, Kind::Stop, 1, 0, 1, 0);
+    let mut tags = OpenTags::new(Arc::new(TagKey::new(&[0; 32])));
+    body::encode(&Event::Stop(StopEvent { reason: "bye" }), &mut tags, &mut batch);
+    finish_record(&mut batch, 0, &Stamp { kind: Kind::Stop, flags: 1, core: 0, core_seq: 1, epoch: 0 });
     writer.append(&mut batch).unwrap();
     let bytes = folder.read(1).unwrap_or_else(|error| panic!("{}: {error}", segment_name(1)));
 

@@ -22,9 +22,14 @@ use memmap2::{MmapMut, MmapOptions};
 use super::disk::Sink;
 
 /// A writable shared map of a prepared segment.
+///
+/// What was stored is never stored again. So whole pages that are full become read-only, some at a time: a stray store of this
+/// process into the log's past ends it (SIGSEGV) instead of altering history.
 pub(super) struct MapSink {
     map: MmapMut,
     guard: &'static Guard,
+    // Bytes before this are read-only; a multiple of the page size.
+    sealed: usize,
 }
 
 impl MapSink {
@@ -37,14 +42,30 @@ impl MapSink {
         // Without the right to lock memory (RLIMIT_MEMLOCK) the pages are merely likely to stay.
         let _ = map.lock();
         let guard = Guard::claim(map.as_ptr() as usize, map.len())?;
-        Ok(Self { map, guard })
+        Ok(Self { map, guard, sealed: 0 })
+    }
+
+    /// Makes the pages before `end` read-only, once there are enough of them for a system call.
+    fn seal(&mut self, end: usize) -> io::Result<()> {
+        let end = end & !(PAGE_BYTES.load(Ordering::Relaxed) - 1);
+        if end < self.sealed + SEAL_BYTES_MIN {
+            return Ok(());
+        }
+        let start = &raw mut self.map[self.sealed];
+        // SAFETY: the range lies inside our own map (`end` is at most its length) and starts and ends at pages. Nothing writes
+        // there any more: `write` refuses offsets below `sealed`, and the map is lent to nobody. Reading stays allowed.
+        if unsafe { libc::mprotect(start.cast(), end - self.sealed, libc::PROT_READ) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        self.sealed = end;
+        Ok(())
     }
 }
 
 impl Sink for MapSink {
     fn write(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let start = usize::try_from(offset).map_err(io::Error::other)?;
-        let end = start.checked_add(bytes.len()).filter(|end| *end <= self.map.len());
+        let end = start.checked_add(bytes.len()).filter(|end| start >= self.sealed && *end <= self.map.len());
         let end = end.ok_or(io::ErrorKind::WriteZero)?;
         if bytes.len() >= POPULATE_BYTES_MIN {
             // One call makes all pages of a large batch writable, instead of one fault each. Where it fails (before
@@ -57,7 +78,7 @@ impl Sink for MapSink {
         if self.guard.lost.load(Ordering::Acquire) {
             return Err(io::Error::from_raw_os_error(libc::EFAULT));
         }
-        Ok(())
+        self.seal(end)
     }
 
     fn name(&self) -> &'static str {
@@ -178,6 +199,9 @@ pub(super) const MAP_SINK: &str = "mmap";
 /// A batch of this many bytes touches at least three of the smallest pages of any machine.
 const POPULATE_BYTES_MIN: usize = 3 * 4096;
 
+/// One call for so many bytes costs one or two hundredths of storing them.
+const SEAL_BYTES_MIN: usize = 1 << 20;
+
 /// The machine's page size, by which faults are handled: set by `install`, before our handler can run.
 static PAGE_BYTES: AtomicUsize = AtomicUsize::new(4096);
 
@@ -271,6 +295,54 @@ mod tests {
             .unwrap()
             .status;
         assert_eq!(status.signal(), Some(libc::SIGBUS), "{status:?}");
+    }
+
+    /// A map of a few times what is sealed at once.
+    fn mapped_long() -> (File, MapSink) {
+        let file = tempfile::tempfile().unwrap();
+        file.write_all_at(&vec![0; 4 * SEAL_BYTES_MIN], 0).unwrap();
+        let sink = MapSink::new(&file, 4 * SEAL_BYTES_MIN).unwrap();
+        (file, sink)
+    }
+
+    #[test]
+    fn writing_goes_on_behind_what_became_read_only() {
+        let (file, mut sink) = mapped_long();
+        let bytes: Vec<u8> = (0..4 * SEAL_BYTES_MIN).map(|at| u8::try_from(at % 251).unwrap()).collect();
+        // Records of a length that no page is a multiple of.
+        for (at, record) in bytes.chunks(1000).enumerate() {
+            sink.write(1000 * at as u64, record).unwrap();
+        }
+        assert_eq!(sink.sealed, 4 * SEAL_BYTES_MIN);
+        assert!(sink.map[..] == bytes, "it can be read");
+        assert!(sink.write(0, b"x").is_err() && sink.write(sink.sealed as u64 - 1, b"x").is_err());
+        drop(sink);
+        let mut stored = vec![0; bytes.len()];
+        file.read_exact_at(&mut stored, 0).unwrap();
+        assert!(stored == bytes);
+    }
+
+    #[test]
+    fn a_stray_store_into_what_was_written_ends_the_process() {
+        if let Ok(at) = std::env::var(CHILD) {
+            let (_file, mut sink) = mapped_long();
+            sink.write(0, &vec![1; SEAL_BYTES_MIN + 5000]).unwrap();
+            // The last page is still being filled.
+            sink.map[SEAL_BYTES_MIN + 4999] = 2;
+            sink.map[at.parse::<usize>().unwrap()] = 2;
+            std::process::exit(0);
+        }
+        for (at, signal) in
+            [(0, Some(libc::SIGSEGV)), (SEAL_BYTES_MIN, Some(libc::SIGSEGV)), (SEAL_BYTES_MIN + 4096, None)]
+        {
+            let status = Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", "audit::map::tests::a_stray_store_into_what_was_written_ends_the_process"])
+                .env(CHILD, at.to_string())
+                .output()
+                .unwrap()
+                .status;
+            assert_eq!(status.signal(), signal, "a store at {at}: {status:?}");
+        }
     }
 
     const CHILD: &str = "EDGATE_TEST_FAULT";

@@ -2,7 +2,10 @@
 
 use sha2::{Digest as _, Sha256};
 
-use super::record::{Hash, sha256_blocks};
+use super::{
+    record::Hash,
+    sha256::{Hasher, hash_blocks},
+};
 
 /// The perfect subtrees, left to right, that cover the leaves `begin..end`.
 ///
@@ -78,6 +81,53 @@ impl CompactRange {
         Some(Self { begin: 0, end: size, nodes })
     }
 
+    /// Adds the next leaves, as [`Self::push`] one by one, but hashes each level of the tree together.
+    fn extend(&mut self, leaves: &[Hash], hasher: &mut Hasher) {
+        let mut row = leaves.to_vec();
+        let mut start = self.end;
+        self.end += leaves.len() as u64;
+        // The last node of each level that has no right sibling yet: smallest first, which is right to left.
+        let mut last = Vec::new();
+        for level in 0.. {
+            let mut nodes = row.as_slice();
+            let mut left = None;
+            if let Some((first, rest)) = row.split_first()
+                && (start >> level) & 1 == 1
+            {
+                nodes = rest;
+                start -= 1 << level;
+                match self.nodes.pop_if(|node| node.level == level) {
+                    Some(sibling) => left = Some((sibling.hash, *first)),
+                    None => {
+                        // The range begins here: its first node of this level has no left sibling, ever.
+                        self.nodes.push(Node { level, hash: *first });
+                        start += 2 << level;
+                    }
+                }
+            }
+            let (pairs, rest) = nodes.as_chunks::<2>();
+            last.extend(rest.iter().map(|hash| Node { level, hash: *hash }));
+            hasher.clear();
+            for [left, right] in left
+                .iter()
+                .map(|(left, right)| [left, right])
+                .chain(pairs.iter().map(|[left, right]| [left, right]))
+            {
+                hasher.push_with(65, |bytes| {
+                    bytes[0] = 1;
+                    bytes[1..33].copy_from_slice(left);
+                    bytes[33..].copy_from_slice(right);
+                });
+            }
+            let parents = hasher.finish();
+            if parents.is_empty() {
+                break;
+            }
+            row = parents.to_vec();
+        }
+        self.nodes.extend(last.into_iter().rev());
+    }
+
     fn push_node(&mut self, node: Node) {
         let mut node = node;
         let mut start = self.end;
@@ -94,6 +144,53 @@ impl CompactRange {
     }
 }
 
+/// A range that takes its leaves one by one and hashes them together, when someone looks.
+pub(super) struct GrowingRange {
+    // `None` where it cannot be known.
+    range: Option<CompactRange>,
+    waiting: Vec<Hash>,
+    hasher: Hasher,
+}
+
+impl GrowingRange {
+    /// Nothing is known yet.
+    pub(super) fn new() -> Self {
+        Self { range: None, waiting: Vec::new(), hasher: Hasher::new() }
+    }
+
+    /// From here on the range is `range`.
+    pub(super) fn set(&mut self, range: Option<CompactRange>) {
+        self.range = range;
+        self.waiting.clear();
+    }
+
+    /// Whether there is a range.
+    pub(super) const fn is_known(&self) -> bool {
+        self.range.is_some()
+    }
+
+    /// Adds the next leaf, if there is a range.
+    pub(super) fn push(&mut self, leaf: &Hash) {
+        if self.range.is_some() {
+            self.waiting.push(*leaf);
+            if self.waiting.len() == WAITING_MAX {
+                self.range();
+            }
+        }
+    }
+
+    /// The range over all leaves so far.
+    pub(super) fn range(&mut self) -> Option<&CompactRange> {
+        let range = self.range.as_mut()?;
+        range.extend(&self.waiting, &mut self.hasher);
+        self.waiting.clear();
+        Some(range)
+    }
+}
+
+/// Leaves that are hashed together: enough to fill the lanes but for the last levels, and 32 KiB.
+const WAITING_MAX: usize = 1024;
+
 /// `SHA-256(0x01 ‖ left ‖ right)` (RFC 6962 §2.1).
 #[must_use]
 pub fn node_hash(left: &Hash, right: &Hash) -> Hash {
@@ -105,7 +202,7 @@ pub fn node_hash(left: &Hash, right: &Hash) -> Hash {
     flat[33..65].copy_from_slice(right);
     flat[65] = 0x80;
     flat[120..128].copy_from_slice(&(8 * 65u64).to_be_bytes());
-    sha256_blocks(&blocks)
+    hash_blocks(&blocks)
 }
 
 #[cfg(test)]
@@ -144,6 +241,37 @@ mod tests {
                 range.push(leaf);
             }
         }
+    }
+
+    #[test]
+    fn leaves_added_together_make_the_tree_of_leaves_added_alone() {
+        let leaves = leaves(150);
+        let mut hasher = Hasher::new();
+        for begin in 0..=33 {
+            for first in (0..40).chain([63, 64, 65]) {
+                let mut alone = CompactRange::new(begin);
+                let mut together = CompactRange::new(begin);
+                for part in
+                    [&leaves[..first], &leaves[first..first], &leaves[first..first + 1], &leaves[first + 1..]]
+                {
+                    part.iter().for_each(|leaf| alone.push(leaf));
+                    together.extend(part, &mut hasher);
+                    assert_eq!(alone, together, "from {begin}, {first} first");
+                }
+            }
+        }
+        let mut growing = GrowingRange::new();
+        growing.push(&leaves[0]);
+        assert_eq!(growing.range(), None);
+        growing.set(Some(CompactRange::new(5)));
+        let mut alone = CompactRange::new(5);
+        for _ in 0..20 {
+            leaves.iter().for_each(|leaf| {
+                growing.push(leaf);
+                alone.push(leaf);
+            });
+        }
+        assert_eq!(growing.range(), Some(&alone));
     }
 
     #[test]

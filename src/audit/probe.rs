@@ -1,18 +1,19 @@
 //! For the benches: the sequencer's work without its thread, and recovery without its consequences.
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use super::{
-    AuditError, Event, Settings, SinkKind, body,
+    AuditError, Event, Hash, Settings, SinkKind, body,
     clock::Clock,
+    draft::Draft,
     error::AuditFailure,
     folder::Folder,
     open::resume,
     real::RealMedium,
-    record::HEADER_BYTES,
     recover::recover,
+    sha256::Hasher,
     tag::TagKey,
-    writer::{Writer, finish_record},
+    writer::{Stamp, Writer},
 };
 
 /// A writer on a real folder, driven by hand.
@@ -64,17 +65,17 @@ impl Probe {
 }
 
 /// What an appender would hand over for these events.
+///
+/// # Panics
+/// If the body of one is too long.
 #[must_use]
 pub fn lay_out(events: &[Event<'_>]) -> Vec<u8> {
-    let tags = TagKey::new(&[0; 32]);
-    let mut batch = Vec::new();
-    for (number, event) in events.iter().enumerate() {
-        let start = batch.len();
-        batch.resize(start + HEADER_BYTES, 0);
-        body::encode(event, &tags, &mut batch);
-        finish_record(&mut batch, start, event.kind(), 0, 0, number as u64 + 1, event.epoch());
+    let mut draft = Draft::new(Arc::new(TagKey::new(&[0; 32])));
+    for (event, core_seq) in events.iter().zip(1..) {
+        let stamp = Stamp { kind: event.kind(), flags: 0, core: 0, core_seq, epoch: event.epoch() };
+        draft.push(|out, tags| body::encode(event, tags, out), &stamp).expect("the body fits");
     }
-    batch
+    draft.take(Vec::new())
 }
 
 /// The reading half of recovery; returns the records found. The folder must not have been torn.
@@ -93,4 +94,22 @@ pub fn recover_only(dir: &Path, origin: &str) -> Result<u64, AuditError> {
 pub fn read_only(dir: &Path, index: u64) -> std::io::Result<usize> {
     let folder = Folder::new(Box::new(RealMedium::new(dir, SinkKind::Map)));
     folder.read(index).map(|bytes| bytes.len())
+}
+
+/// Hashes messages together, as the log does; for comparison with the `sha2` crate.
+pub struct Together(Hasher);
+
+impl Default for Together {
+    fn default() -> Self {
+        Self(Hasher::new())
+    }
+}
+
+impl Together {
+    /// The hashes of `messages`.
+    pub fn hash<'a>(&mut self, messages: impl Iterator<Item = &'a [u8]>) -> &[Hash] {
+        self.0.clear();
+        messages.for_each(|message| self.0.push(message));
+        self.0.finish()
+    }
 }

@@ -1,6 +1,8 @@
 //! The 128-byte record header: layout, hash rule, and the checks a reader makes (FORMAT.md, "Record").
 
-use sha2::block_api::compress256;
+use std::ops::Range;
+
+use super::sha256::hash_blocks;
 
 /// A SHA-256 value: the hash of an event, a body digest, a tree node.
 pub type Hash = [u8; 32];
@@ -10,6 +12,9 @@ pub const HEADER_BYTES: usize = 128;
 
 /// Bytes of the header that the event hash covers; the rest is checksum and zeros.
 pub const HASHED_BYTES: usize = 116;
+
+/// Where the header holds the digest of the body.
+pub(super) const BODY_DIGEST: Range<usize> = 48..80;
 
 /// `EDG` and the format version. A record that was never written starts with four zeros instead.
 pub const MAGIC: [u8; 4] = *b"EDG\x01";
@@ -96,6 +101,7 @@ impl Header {
     ///
     /// # Errors
     /// The first reason why these bytes are not a header.
+    #[inline]
     pub fn parse(bytes: &[u8; HEADER_BYTES]) -> Result<Self, HeaderError> {
         let magic: [u8; 4] = field(bytes, 0);
         if magic == [0; 4] {
@@ -138,6 +144,12 @@ impl Header {
     #[must_use]
     pub fn to_bytes(&self) -> [u8; HEADER_BYTES] {
         let mut bytes = [0; HEADER_BYTES];
+        self.write(&mut bytes);
+        bytes
+    }
+
+    /// As [`Self::to_bytes`], to its place: every byte is written.
+    pub(super) fn write(&self, bytes: &mut [u8; HEADER_BYTES]) {
         bytes[..4].copy_from_slice(&MAGIC);
         bytes[4..8].copy_from_slice(&self.body_len.to_le_bytes());
         bytes[8..16].copy_from_slice(&self.seq.to_le_bytes());
@@ -148,10 +160,10 @@ impl Header {
         bytes[36..38].copy_from_slice(&self.core.to_le_bytes());
         bytes[38..40].copy_from_slice(&self.schema.to_le_bytes());
         bytes[40..48].copy_from_slice(&self.core_seq.to_le_bytes());
-        bytes[48..80].copy_from_slice(&self.body_digest);
+        bytes[BODY_DIGEST].copy_from_slice(&self.body_digest);
         bytes[80..112].copy_from_slice(&self.prev_hash);
         bytes[112..116].copy_from_slice(&self.epoch.to_le_bytes());
-        bytes
+        bytes[116..].fill(0);
     }
 }
 
@@ -191,7 +203,7 @@ pub fn event_hash(header: &[u8; HEADER_BYTES]) -> Hash {
     flat[1..=HASHED_BYTES].copy_from_slice(&header[..HASHED_BYTES]);
     flat[HASHED_BYTES + 1] = 0x80;
     flat[120..128].copy_from_slice(&(8 * (HASHED_BYTES as u64 + 1)).to_be_bytes());
-    sha256_blocks(&blocks)
+    hash_blocks(&blocks)
 }
 
 /// CRC-32C of `header[0..116) ‖ body`: a quick test for torn records, never a proof of validity.
@@ -206,25 +218,10 @@ pub fn stored_checksum(header: &[u8; HEADER_BYTES]) -> u32 {
     u32::from_le_bytes(field(header, 116))
 }
 
-/// SHA-256 over blocks that already hold the padding of FIPS 180-4 §5.1.1.
-pub(super) fn sha256_blocks(blocks: &[[u8; 64]]) -> Hash {
-    let mut state = INITIAL_STATE;
-    compress256(&mut state, blocks);
-    state_bytes(&state)
+/// The length a header states for its body; not checked.
+pub(super) fn stored_body_len(header: &[u8; HEADER_BYTES]) -> usize {
+    u32::from_le_bytes(field(header, 4)) as usize
 }
-
-/// A SHA-256 state as the bytes of a hash.
-pub(super) fn state_bytes(state: &[u32; 8]) -> Hash {
-    let mut hash = [0; 32];
-    for (bytes, word) in hash.chunks_exact_mut(4).zip(state) {
-        bytes.copy_from_slice(&word.to_be_bytes());
-    }
-    hash
-}
-
-/// The initial hash value of SHA-256 (FIPS 180-4 §5.3.3).
-pub(super) const INITIAL_STATE: [u32; 8] =
-    [0x6a09_e667, 0xbb67_ae85, 0x3c6e_f372, 0xa54f_f53a, 0x510e_527f, 0x9b05_688c, 0x1f83_d9ab, 0x5be0_cd19];
 
 fn field<const N: usize>(bytes: &[u8; HEADER_BYTES], at: usize) -> [u8; N] {
     let mut out = [0; N];

@@ -235,6 +235,7 @@ kinds! {
         must(10, "latency_us", Shape::Uint),
         may(11, "expires", Shape::Uint),
         may(12, "caller", Shape::Text),
+        may(14, "stale", Shape::Bool),
     ];
     /// One call decided many tokens.
     DecisionBatch = 33, "decision_batch", &[
@@ -309,6 +310,7 @@ const BATCH_ITEM: &[Field] = &[
     tag(6, "subject"),
     tag(7, "jti"),
     may(11, "expires", Shape::Uint),
+    may(14, "stale", Shape::Bool),
 ];
 
 const CHANGE: &[Field] = &[

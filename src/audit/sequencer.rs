@@ -62,10 +62,49 @@ struct Run {
     recorded: Vec<u64>,
     // When the flush began that has not ended.
     in_flight: Option<Instant>,
-    durable_wanted: bool,
     dirty_since: Option<Instant>,
+    wave: Wave,
     acks: Vec<u64>,
     events: u64,
+}
+
+/// Those who wait for a flush, as a wave that comes back: whoever was told that a record is durable hands over the next.
+///
+/// A flush that starts with the first of them leaves the others for the one after it, and all wait for two. So the ones
+/// that the last flush answered get the time it took to be there again. Nobody waits for anyone who is alone, or who
+/// comes later than that.
+#[derive(Default)]
+struct Wave {
+    // Lanes that wait for the next flush, each once.
+    waiting: Vec<usize>,
+    // How many the flush before it is for, or answered.
+    answered: usize,
+    // When the last flush ended, and what it took.
+    ended: Option<(Instant, Duration)>,
+}
+
+impl Wave {
+    fn join(&mut self, lane: usize) {
+        if !self.waiting.contains(&lane) {
+            self.waiting.push(lane);
+        }
+    }
+
+    /// How long the flush may wait for the rest.
+    fn patience(&self) -> Duration {
+        match self.ended {
+            Some((at, took)) if self.waiting.len() < self.answered => {
+                took.min(PATIENCE_MAX).saturating_sub(at.elapsed())
+            }
+            _ => Duration::ZERO,
+        }
+    }
+
+    /// A flush begins, for all that wait.
+    fn leave(&mut self) {
+        self.answered = self.waiting.len();
+        self.waiting.clear();
+    }
 }
 
 impl Sequencer {
@@ -77,8 +116,8 @@ impl Sequencer {
             stalled: (0..lanes).map(|_| None).collect(),
             recorded: vec![0; lanes],
             in_flight: None,
-            durable_wanted: false,
             dirty_since: None,
+            wave: Wave::default(),
             acks: Vec::new(),
             events: 0,
         };
@@ -135,7 +174,9 @@ impl Sequencer {
                 if let Some(core_seq) = taken.core_seq {
                     run.recorded[index] = core_seq;
                     progressed = true;
-                    run.durable_wanted |= work.batch.durable;
+                    if work.batch.durable {
+                        run.wave.join(index);
+                    }
                 }
                 records += taken.records;
                 if work.at < work.batch.bytes.len() {
@@ -203,7 +244,7 @@ impl Sequencer {
 
     fn collect_flushed(&mut self, run: &mut Run) -> Result<(), AuditFailure> {
         while let Ok(flushed) = self.flushed.try_recv() {
-            run.in_flight = None;
+            run.wave.ended = run.in_flight.take().map(|begun| (Instant::now(), begun.elapsed()));
             run.acks = flushed.acks;
             flushed.result.map_err(|error| AuditFailure::new(FailureKind::FlushFailed, error))?;
             self.writer.end_commit(flushed.size);
@@ -213,13 +254,14 @@ impl Sequencer {
 
     fn commit_if_due(&mut self, run: &mut Run) -> Result<(), AuditFailure> {
         let Some(since) = run.dirty_since else { return Ok(()) };
-        if run.in_flight.is_some() || !(run.durable_wanted || since.elapsed() >= self.flush_interval) {
+        let wanted = !run.wave.waiting.is_empty() && run.wave.patience().is_zero();
+        if run.in_flight.is_some() || !(wanted || since.elapsed() >= self.flush_interval) {
             return Ok(());
         }
         let job = self.writer.begin_commit()?;
         let mut acks = std::mem::take(&mut run.acks);
         acks.clone_from(&run.recorded);
-        run.durable_wanted = false;
+        run.wave.leave();
         run.dirty_since = None;
         run.in_flight = Some(Instant::now());
         self.progress.publish(&self.writer);
@@ -249,6 +291,7 @@ impl Sequencer {
         let due = match (run.in_flight, run.dirty_since) {
             // Once the shards are shut out the flusher alone ends that.
             (Some(since), _) => self.unflushed_age_max.checked_sub(since.elapsed()).map(|left| left + SLACK),
+            (None, Some(_)) if !run.wave.waiting.is_empty() => Some(run.wave.patience()),
             (None, Some(since)) => Some(self.flush_interval.saturating_sub(since.elapsed())),
             (None, None) => None,
         };
@@ -348,6 +391,9 @@ pub(super) fn run_flusher(
 
 /// Batches taken from one lane before the others get their turn.
 const BATCHES_PER_TURN: usize = 16;
+
+/// The longest time a wave is waited for, however slow the disk.
+const PATIENCE_MAX: Duration = Duration::from_millis(1);
 
 /// Past a deadline by so much it has surely passed.
 const SLACK: Duration = Duration::from_millis(1);

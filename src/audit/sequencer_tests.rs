@@ -60,7 +60,7 @@ fn stage() -> Stage {
         stalled: vec![None, None],
         recorded: vec![0; 2],
         in_flight: None,
-        durable_wanted: false,
+        wave: Wave::default(),
         dirty_since: None,
         acks: Vec::new(),
         events: 0,
@@ -206,4 +206,31 @@ fn a_close_fails_when_a_flush_before_it_or_its_own_fails() {
         assert_eq!(stage.sequencer.progress.closed_at(), None);
         assert_eq!(stage.jobs.len(), usize::from(!under_way), "nothing more is written after a failed one");
     }
+}
+
+#[test]
+fn a_flush_waits_only_for_those_that_the_last_one_answered() {
+    let hour = Duration::from_secs(3600);
+    let mut wave = Wave::default();
+    wave.join(3);
+    assert_eq!(wave.patience(), Duration::ZERO, "the first");
+    wave.leave();
+    wave.ended = Some((Instant::now(), hour));
+    wave.join(3);
+    wave.join(3);
+    assert_eq!(wave.patience(), Duration::ZERO, "a lone writer");
+    wave.join(4);
+    wave.leave();
+    wave.ended = Some((Instant::now(), hour));
+    wave.join(4);
+    let patience = wave.patience();
+    assert!(patience > Duration::ZERO && patience <= PATIENCE_MAX, "lane 3 may come back: {patience:?}");
+    wave.join(5);
+    assert_eq!(wave.patience(), Duration::ZERO, "as many as before");
+    wave.leave();
+    wave.join(4);
+    wave.ended = Some((Instant::now().checked_sub(PATIENCE_MAX).unwrap(), hour));
+    assert_eq!(wave.patience(), Duration::ZERO, "who is not back by now is not waited for");
+    wave.ended = Some((Instant::now(), Duration::ZERO));
+    assert_eq!(wave.patience(), Duration::ZERO, "no longer than the flush took");
 }

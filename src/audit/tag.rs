@@ -9,15 +9,16 @@ use std::{
     io::{self, Read as _, Write as _},
     os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     path::Path,
+    sync::Arc,
 };
 
 use hmac::{Hmac, KeyInit as _, Mac as _};
-use sha2::{Sha256, block_api::compress256};
-use zeroize::Zeroizing;
+use sha2::Sha256;
+use zeroize::{Zeroize as _, Zeroizing};
 
 use super::{
     error::AuditError,
-    record::{INITIAL_STATE, state_bytes},
+    sha256::{Block, MAC_REST_MAX, Macs},
 };
 
 /// Bytes of a stored tag.
@@ -44,68 +45,37 @@ pub enum TagField {
 #[derive(Clone)]
 pub struct TagKey {
     keyed: Hmac<Sha256>,
-    // SHA-256 after the inner and the outer key block (RFC 2104), so that a short value costs two compressions and
-    // nothing else: a decision has three tags, and through the crate's buffers they cost five times its body hash.
-    inner: [u32; 8],
-    outer: [u32; 8],
+    // For values of one block: a decision has three tags, and through the crate's buffers they cost five times its body hash.
+    macs: Macs,
 }
 
 impl TagKey {
     /// A key from its 32 bytes.
     #[must_use]
     pub fn new(bytes: &[u8; TAG_KEY_BYTES]) -> Self {
-        let block = |pad: u8| {
-            let mut block = [pad; 64];
-            block.iter_mut().zip(bytes).for_each(|(byte, key)| *byte ^= key);
-            let mut state = INITIAL_STATE;
-            compress256(&mut state, &[block]);
-            state
-        };
         Self {
             keyed: Hmac::new_from_slice(bytes).expect("HMAC takes keys of any length"),
-            inner: block(0x36),
-            outer: block(0x5C),
+            macs: Macs::new(bytes),
         }
     }
 
     /// The tag of `value`.
     #[must_use]
     pub fn tag(&self, field: TagField, value: &[u8]) -> Tag {
-        if value.len() <= SHORT_BYTES_MAX {
-            self.short_tag(field, value)
-        } else {
-            self.long_tag(field, value)
-        }
+        if value.len() <= MAC_REST_MAX { self.short_tag(field, value) } else { self.long_tag(field, value) }
     }
 
-    /// Values that fit one block with the field byte and the padding (FIPS 180-4 §5.1.1).
     fn short_tag(&self, field: TagField, value: &[u8]) -> Tag {
         let mut block = [0; 64];
-        block[0] = field as u8;
-        block[1..=value.len()].copy_from_slice(value);
-        block[value.len() + 1] = 0x80;
-        block[56..].copy_from_slice(&(8 * (64 + 1 + value.len() as u64)).to_be_bytes());
-        let mut state = self.inner;
-        compress256(&mut state, &[block]);
-        let mut block = [0; 64];
-        block[..32].copy_from_slice(&state_bytes(&state));
-        block[32] = 0x80;
-        block[56..].copy_from_slice(&(8 * (64 + 32u64)).to_be_bytes());
-        let mut state = self.outer;
-        compress256(&mut state, &[block]);
-        let mut tag = [0; TAG_BYTES];
-        tag.copy_from_slice(&state_bytes(&state)[..TAG_BYTES]);
-        tag
+        Macs::pad(&mut block, field as u8, value);
+        cut(&self.macs.one(&block))
     }
 
     fn long_tag(&self, field: TagField, value: &[u8]) -> Tag {
         let mut mac = self.keyed.clone();
         mac.update(&[field as u8]);
         mac.update(value);
-        let full = mac.finalize().into_bytes();
-        let mut tag = [0; TAG_BYTES];
-        tag.copy_from_slice(&full[..TAG_BYTES]);
-        tag
+        cut(&mac.finalize().into_bytes().into())
     }
 
     /// Reads the key file of a log folder.
@@ -145,8 +115,114 @@ impl TagKey {
     }
 }
 
-/// The longest value of one block: 64 bytes less field, padding bit and length.
-const SHORT_BYTES_MAX: usize = 54;
+fn cut(mac: &[u8; 32]) -> Tag {
+    let (tag, _) = mac.split_first_chunk().expect("a MAC is longer than a tag");
+    *tag
+}
+
+/// Tags whose places in a batch are still open: they are computed together, each value once.
+///
+/// Until then the values stand here in clear, as long as a turn of the shard takes; the tokens they come from stand in
+/// the buffers of its connections meanwhile. Nothing is kept from one turn to the next: a cache of tags would have to keep
+/// who was seen. One turn is enough to compute the address of a proxy, or the subject of a burst, once.
+pub(super) struct OpenTags {
+    key: Arc<TagKey>,
+    // Field, value and padding; zeros from `used` on.
+    blocks: Vec<Block>,
+    used: usize,
+    // Which block's tag goes where.
+    places: Vec<Place>,
+    // By a hash of the block: 1 + the index of the last one of that hash.
+    seen: [u32; SEEN],
+    macs: Vec<[u8; 32]>,
+}
+
+struct Place {
+    block: u32,
+    at: usize,
+}
+
+impl OpenTags {
+    pub(super) fn new(key: Arc<TagKey>) -> Self {
+        Self { key, blocks: Vec::new(), used: 0, places: Vec::new(), seen: [0; SEEN], macs: Vec::new() }
+    }
+
+    /// Leaves room for the tag of `value` behind `out`, which [`Self::fill`] will be given.
+    pub(super) fn leave(&mut self, field: TagField, value: &[u8], out: &mut Vec<u8>) {
+        let at = out.len();
+        if value.len() > MAC_REST_MAX {
+            // Rare, and of more than one block.
+            out.extend_from_slice(&self.key.long_tag(field, value));
+            return;
+        }
+        out.extend_from_slice(&[0; TAG_BYTES]);
+        // A token has an id of its own; the rest may have been there before.
+        let slot = if field == TagField::Jti { None } else { Some(slot(value)) };
+        let seen = slot.and_then(|slot| self.seen[slot].checked_sub(1));
+        let block = match seen {
+            Some(seen) if Macs::holds(&self.blocks[seen as usize], field as u8, value) => seen,
+            _ => {
+                let block = u32::try_from(self.used).expect("fewer tags than bytes");
+                if self.used == self.blocks.len() {
+                    self.blocks.resize((2 * self.used).max(SEEN), [0; 64]);
+                }
+                Macs::pad(&mut self.blocks[self.used], field as u8, value);
+                self.used += 1;
+                if let Some(slot) = slot {
+                    self.seen[slot] = block + 1;
+                }
+                block
+            }
+        };
+        self.places.push(Place { block, at });
+    }
+
+    /// Tags asked for and not yet computed.
+    pub(super) fn waiting(&self) -> usize {
+        self.places.len()
+    }
+
+    /// Forgets the places behind the first `len`.
+    pub(super) fn truncate(&mut self, len: usize) {
+        self.places.truncate(len);
+    }
+
+    /// Writes every open tag to its place in `out`, and wipes the values.
+    pub(super) fn fill(&mut self, out: &mut [u8]) {
+        self.macs.clear();
+        let blocks = &mut self.blocks[..self.used];
+        self.key.macs.each(blocks, &mut self.macs);
+        for Place { block, at } in self.places.drain(..) {
+            out[at..at + TAG_BYTES].copy_from_slice(&cut(&self.macs[block as usize]));
+        }
+        blocks.fill([0; 64]);
+        self.used = 0;
+        self.seen = [0; SEEN];
+    }
+}
+
+impl Drop for OpenTags {
+    fn drop(&mut self) {
+        self.blocks.zeroize();
+    }
+}
+
+/// A place in `seen`: from the value's length, its first and its last bytes. Values that differ elsewhere share a place, and
+/// whoever finds such gains nothing but the price of a tag.
+fn slot(value: &[u8]) -> usize {
+    let (first, last) = match (value.first_chunk::<8>(), value.last_chunk::<8>()) {
+        (Some(first), Some(last)) => (u64::from_le_bytes(*first), u64::from_le_bytes(*last)),
+        _ => (value.iter().fold(0, |word, byte| word << 8 | u64::from(*byte)), 0),
+    };
+    let mixed = (first.rotate_left(20) ^ last.wrapping_add(value.len() as u64)).wrapping_mul(MULTIPLIER);
+    (mixed >> 57) as usize
+}
+
+/// Values that are remembered within a turn: as many as seven bits say.
+const SEEN: usize = 1 << 7;
+
+/// 2^64 divided by the golden ratio: spreads over the high bits what differs in the low ones (Knuth, TAOCP 6.4).
+const MULTIPLIER: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// Bytes of a tag key.
 pub const TAG_KEY_BYTES: usize = 32;
@@ -174,8 +250,8 @@ mod tests {
     #[test]
     fn short_values_are_tagged_as_long_ones() {
         let key = TagKey::new(&[0xA5; 32]);
-        let value = [7; SHORT_BYTES_MAX];
-        for len in 0..=SHORT_BYTES_MAX {
+        let value = [7; MAC_REST_MAX];
+        for len in 0..=MAC_REST_MAX {
             let value = &value[..len];
             assert_eq!(
                 key.short_tag(TagField::Jti, value),

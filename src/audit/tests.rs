@@ -1,6 +1,6 @@
 //! The log as its users see it, on a real folder.
 
-use std::{fs, net::Ipv4Addr, path::Path, time::Duration};
+use std::{fs, net::Ipv4Addr, path::Path, sync::Arc, time::Duration};
 
 use super::*;
 use crate::decision::{Decision, Rejection, UnixSeconds};
@@ -30,6 +30,7 @@ fn decision(number: u32) -> DecisionEvent<'static> {
         revocation_epoch: 9,
         latency_us: number,
         expires: Some(UnixSeconds(1_900_000_000)),
+        stale: false,
     }
 }
 
@@ -282,6 +283,7 @@ fn every_kind_of_event_fits_its_schema() {
         subject: Some("s"),
         jti: Some("j"),
         expires: Some(UnixSeconds(u64::MAX)),
+        stale: false,
     };
     let items = vec![item; BATCH_ITEMS_MAX];
     let batch = BatchEvent {
@@ -332,7 +334,7 @@ fn every_kind_of_event_fits_its_schema() {
     let run =
         VerifyRunEvent { actor: "op", mode: "full", from_seq: 0, records: 1, breaks: 0, first_class: "" };
     let start = StartEvent { version: "1", config_digest: Some(&[3; 32]), shards: 2, detail: "" };
-    let tags = tag::TagKey::new(&[0; 32]);
+    let mut tags = tag::OpenTags::new(Arc::new(tag::TagKey::new(&[0; 32])));
     for event in [
         Event::Admin(admin),
         Event::ConfigChange(change),
@@ -351,7 +353,8 @@ fn every_kind_of_event_fits_its_schema() {
         Event::VerifyRun(run),
     ] {
         let mut bytes = Vec::new();
-        body::encode(&event, &tags, &mut bytes);
+        body::encode(&event, &mut tags, &mut bytes);
+        tags.fill(&mut bytes);
         let code = event.kind().code();
         assert!(bytes.len() <= record::BODY_BYTES_MAX, "{event:?}");
         schema::read_body(code, code, &bytes).unwrap_or_else(|error| panic!("{event:?}: {error}"));

@@ -1,10 +1,13 @@
 //! Reading one record out of a segment's bytes, with every check that needs no neighbour.
 
+use std::collections::VecDeque;
+
 use sha2::{Digest as _, Sha256};
 
 use super::{
     record::{self, HEADER_BYTES, Hash, Header, HeaderError},
     schema::{self, Kind},
+    sha256::Hasher,
 };
 
 /// A record whose checksum and body digest are right. Its place in the chain is for the caller to check.
@@ -56,30 +59,124 @@ pub(super) fn read_record(segment: &[u8], offset: usize) -> Result<Record<'_>, F
 
 /// As [`read_record`], to a stated depth.
 pub(super) fn read_record_to(segment: &[u8], offset: usize, depth: Depth) -> Result<Record<'_>, Flaw> {
-    let rest = segment.get(offset..).ok_or(Flaw::Cut)?;
-    let Some((header_bytes, behind)) = rest.split_first_chunk::<HEADER_BYTES>() else {
-        return Err(if rest.iter().all(|byte| *byte == 0) { Flaw::Unwritten } else { Flaw::Cut });
-    };
-    let header = Header::parse(header_bytes).map_err(|error| match error {
-        HeaderError::Unwritten => Flaw::Unwritten,
-        other => Flaw::Header(other),
-    })?;
-    let body_len = header.body_len as usize;
-    let (body, behind) = behind.split_at_checked(body_len).ok_or(Flaw::Cut)?;
-    let padding = record::stored_len(body_len) - HEADER_BYTES - body_len;
-    let padding = behind.get(..padding).ok_or(Flaw::Cut)?;
-    if depth == Depth::Bodies && Sha256::digest(body)[..] != header.body_digest {
-        return Err(Flaw::Digest);
-    }
-    if record::stored_checksum(header_bytes) != record::checksum(header_bytes, body) {
-        return Err(Flaw::Checksum);
-    }
-    if padding.iter().any(|byte| *byte != 0) {
-        return Err(Flaw::Padding);
-    }
-    let next = offset + record::stored_len(body_len);
-    Ok(Record { header, body, hash: record::event_hash(header_bytes), next })
+    let frame = Frame::at(segment, offset)?;
+    let digest = (depth == Depth::Bodies).then(|| Sha256::digest(frame.body).into());
+    frame.check(digest.as_ref(), || record::event_hash(frame.header_bytes))
 }
+
+/// Where header, body and padding of a record lie.
+struct Frame<'a> {
+    header_bytes: &'a [u8; HEADER_BYTES],
+    header: Header,
+    body: &'a [u8],
+    padding: &'a [u8],
+    next: usize,
+}
+
+impl<'a> Frame<'a> {
+    #[inline]
+    fn at(segment: &'a [u8], offset: usize) -> Result<Self, Flaw> {
+        let rest = segment.get(offset..).ok_or(Flaw::Cut)?;
+        let Some((header_bytes, behind)) = rest.split_first_chunk::<HEADER_BYTES>() else {
+            return Err(if rest.iter().all(|byte| *byte == 0) { Flaw::Unwritten } else { Flaw::Cut });
+        };
+        let header = Header::parse(header_bytes).map_err(|error| match error {
+            HeaderError::Unwritten => Flaw::Unwritten,
+            other => Flaw::Header(other),
+        })?;
+        let body_len = header.body_len as usize;
+        let (body, behind) = behind.split_at_checked(body_len).ok_or(Flaw::Cut)?;
+        let stored = record::stored_len(body_len);
+        let padding = behind.get(..stored - HEADER_BYTES - body_len).ok_or(Flaw::Cut)?;
+        Ok(Self { header_bytes, header, body, padding, next: offset + stored })
+    }
+
+    /// `digest` is that of the body, where it is to be compared.
+    #[inline]
+    fn check(&self, digest: Option<&Hash>, hash: impl FnOnce() -> Hash) -> Result<Record<'a>, Flaw> {
+        let Self { header_bytes, header, body, padding, next } = *self;
+        if digest.is_some_and(|digest| *digest != header.body_digest) {
+            return Err(Flaw::Digest);
+        }
+        if record::stored_checksum(header_bytes) != record::checksum(header_bytes, body) {
+            return Err(Flaw::Checksum);
+        }
+        if padding.iter().any(|byte| *byte != 0) {
+            return Err(Flaw::Padding);
+        }
+        Ok(Record { header, body, hash: hash(), next })
+    }
+}
+
+/// Reads the records of one segment, most often one behind the other, and hashes those ahead together.
+///
+/// What it yields at an offset is what [`read_record_to`] yields there: a hash depends on nothing but the record's bytes.
+pub(super) struct Walk<'a> {
+    segment: &'a [u8],
+    depth: Depth,
+    // Where the records start whose hashes the hasher holds: two each, the event's and the body's, or the event's alone.
+    offsets: VecDeque<usize>,
+    hashed: usize,
+    hasher: Hasher,
+}
+
+impl<'a> Walk<'a> {
+    pub(super) fn new(segment: &'a [u8], depth: Depth) -> Self {
+        Self {
+            segment,
+            depth,
+            offsets: VecDeque::with_capacity(AHEAD_RECORDS),
+            hashed: 0,
+            hasher: Hasher::new(),
+        }
+    }
+
+    /// Reads the record at `offset`, a multiple of the alignment.
+    #[inline]
+    pub(super) fn read(&mut self, offset: usize) -> Result<Record<'a>, Flaw> {
+        let frame = Frame::at(self.segment, offset)?;
+        if self.offsets.front() != Some(&offset) {
+            self.look_ahead(offset);
+        }
+        self.offsets.pop_front();
+        let hashes = self.hasher.hashes();
+        let at = self.hashed - self.offsets.len() - 1;
+        match self.depth {
+            Depth::Bodies => frame.check(Some(&hashes[2 * at + 1]), || hashes[2 * at]),
+            Depth::Headers => frame.check(None, || hashes[at]),
+        }
+    }
+
+    /// Hashes the records from `offset` on, the first of which is there.
+    fn look_ahead(&mut self, offset: usize) {
+        self.hasher.clear();
+        self.offsets.clear();
+        let mut at = offset;
+        // What looks like a record is hashed; whether it is one, `read` says when it is its turn.
+        while self.offsets.len() < AHEAD_RECORDS
+            && let Some((header, behind)) = self.segment.get(at..).and_then(<[u8]>::split_first_chunk)
+            && header[..record::MAGIC.len()] == record::MAGIC
+            && let Some(body) = behind.get(..record::stored_body_len(header))
+            && body.len() <= record::BODY_BYTES_MAX
+        {
+            // As `record::event_hash`.
+            self.hasher.push_with(record::HASHED_BYTES + 1, |bytes| {
+                bytes[1..].copy_from_slice(&header[..record::HASHED_BYTES]);
+            });
+            if self.depth == Depth::Bodies {
+                self.hasher.push(body);
+            }
+            self.offsets.push_back(at);
+            at += record::stored_len(body.len());
+        }
+        self.hashed = self.offsets.len();
+        self.hasher.finish();
+    }
+}
+
+/// Records hashed together: enough to fill the lanes with bodies of a few lengths, and what they take stays in the
+/// first-level cache.
+const AHEAD_RECORDS: usize = 64;
 
 impl<'a> Record<'a> {
     pub(super) fn kind(&self) -> Option<Kind> {

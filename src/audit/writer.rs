@@ -219,7 +219,8 @@ impl Writer {
         fill(&mut body);
         body.end();
         self.core_seq += 1;
-        finish_record(&mut scratch, 0, kind, FLAG_CRITICAL, CORE_SEQUENCER, self.core_seq, 0);
+        let (flags, core, core_seq) = (FLAG_CRITICAL, CORE_SEQUENCER, self.core_seq);
+        finish_record(&mut scratch, 0, &Stamp { kind, flags, core, core_seq, epoch: 0 });
         let body_len = u32::from_le_bytes(scratch[4..8].try_into().expect("four bytes")) as usize;
         let link = Link { seq: self.head.size, wall_ns: reading.wall_ns, mono_ns: reading.mono_ns };
         self.head.hash = record::chain(&mut scratch[..HEADER_BYTES + body_len], link, &self.head.hash);
@@ -362,19 +363,27 @@ impl Active {
     }
 }
 
+/// What whoever lays a record out knows of it, besides its body.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Stamp {
+    pub(super) kind: Kind,
+    pub(super) flags: u16,
+    pub(super) core: u16,
+    pub(super) core_seq: u64,
+    pub(super) epoch: u32,
+}
+
 /// Completes the record that starts at `start` of `out`: header fields an appender knows, digest, padding.
-pub(super) fn finish_record(
-    out: &mut Vec<u8>,
-    start: usize,
-    kind: Kind,
-    flags: u16,
-    core: u16,
-    core_seq: u64,
-    epoch: u32,
-) {
-    let body = &out[start + HEADER_BYTES..];
+pub(super) fn finish_record(out: &mut Vec<u8>, start: usize, stamp: &Stamp) {
+    let digest = Sha256::digest(&out[start + HEADER_BYTES..]).into();
+    lay_header(out, start, stamp, &digest);
+}
+
+/// As [`finish_record`], with a digest that is known, or will be.
+pub(super) fn lay_header(out: &mut Vec<u8>, start: usize, stamp: &Stamp, body_digest: &Hash) {
+    let Stamp { kind, flags, core, core_seq, epoch } = *stamp;
     let header = Header {
-        body_len: u32::try_from(body.len()).expect("body length was checked"),
+        body_len: u32::try_from(out.len() - start - HEADER_BYTES).expect("body length was checked"),
         seq: 0,
         wall_ns: 0,
         mono_ns: 0,
@@ -383,11 +392,11 @@ pub(super) fn finish_record(
         core,
         schema: kind.code(),
         core_seq,
-        body_digest: Sha256::digest(body).into(),
+        body_digest: *body_digest,
         prev_hash: [0; 32],
         epoch,
     };
-    out[start..start + HEADER_BYTES].copy_from_slice(&header.to_bytes());
+    header.write(out[start..].first_chunk_mut().expect("room for the header was left"));
     out.resize(start + record::stored_len(header.body_len as usize), 0);
 }
 

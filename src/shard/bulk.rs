@@ -28,6 +28,7 @@ struct Item {
     subject: Option<Range<usize>>,
     jti: Option<Range<usize>>,
     expires: Option<UnixSeconds>,
+    stale: bool,
 }
 
 impl Bulk {
@@ -56,6 +57,7 @@ impl Bulk {
             subject: claims.and_then(|claims| claims.sub).map(&mut keep),
             jti: claims.and_then(|claims| claims.jti).map(|jti| keep(jti.0)),
             expires: claims.and_then(|claims| claims.exp),
+            stale: settled.stale,
         });
     }
 
@@ -77,6 +79,7 @@ impl Bulk {
                 subject: item.subject.as_ref().map(text),
                 jti: item.jti.as_ref().map(text),
                 expires: item.expires,
+                stale: item.stale,
             })
             .collect();
         record(&Event::DecisionBatch(BatchEvent { items: &items, ..*frame }))

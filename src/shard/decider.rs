@@ -392,6 +392,7 @@ fn decision_event<'a>(
         revocation_epoch,
         latency_us: u32::try_from(job.arrived.elapsed().as_micros()).unwrap_or(u32::MAX),
         expires: claims.and_then(|claims| claims.exp),
+        stale: settled.stale,
     }
 }
 

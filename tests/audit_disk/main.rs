@@ -51,6 +51,7 @@ fn decision() -> Event<'static> {
         revocation_epoch: 1,
         latency_us: 5,
         expires: None,
+        stale: false,
     })
 }
 

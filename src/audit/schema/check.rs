@@ -44,6 +44,7 @@ fn check_fields(reader: &mut Reader<'_>, fields: &'static [Field]) -> Result<(),
     }
 }
 
+#[inline]
 fn check_shape(reader: &mut Reader<'_>, field: &'static Field) -> Result<(), BodyError> {
     let wrong = Err(BodyError::WrongShape(field.name));
     match (field.shape, reader.major()) {

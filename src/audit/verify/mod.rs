@@ -15,6 +15,8 @@ use std::{
     sync::{Condvar, Mutex, PoisonError},
 };
 
+use memmap2::{Advice, MmapMut};
+
 use join::Join;
 use segment::{Ending, Scan, scan};
 pub use trusted::Trusted;
@@ -27,7 +29,7 @@ use super::{
     record::{HEADER_BYTES, Hash, Header},
     recover::FIRST_SEGMENT,
     sealer::CHECKPOINT_FILE,
-    walk::read_record,
+    walk::{Depth, Walk},
 };
 
 /// How to verify.
@@ -351,7 +353,7 @@ fn scan_in_order(
     let changed = Condvar::new();
     let lock = || work.lock().unwrap_or_else(PoisonError::into_inner);
     let worker = || {
-        let mut buffer = Vec::new();
+        let mut buffer = SegmentBuffer::default();
         loop {
             let at = {
                 let mut work = lock();
@@ -369,7 +371,7 @@ fn scan_in_order(
                     Some(next) => ending_before(dir, next.index)?,
                     None => Ending::Last,
                 };
-                Ok(scan(&files[at], &buffer, options, ending))
+                Ok(scan(&files[at], buffer.bytes(), options, ending))
             });
             lock().done[at] = Some(scanned);
             changed.notify_all();
@@ -401,18 +403,56 @@ fn scan_in_order(
 }
 
 /// Reads a whole segment into `buffer`. Reads rather than maps: a file shortened under a map would kill the reader.
-fn read_segment(dir: &Path, index: u64, buffer: &mut Vec<u8>) -> io::Result<()> {
-    let mut file = File::open(dir.join(segment_name(index)))?;
-    buffer.clear();
-    file.read_to_end(buffer).map(|_| ())
+fn read_segment(dir: &Path, index: u64, buffer: &mut SegmentBuffer) -> io::Result<()> {
+    buffer.fill(&File::open(dir.join(segment_name(index)))?)
+}
+
+/// Memory for one segment after the other, in huge pages where the system has them: a segment in small ones costs 16,000
+/// page faults, a tenth of the time of its verification.
+#[derive(Default)]
+struct SegmentBuffer {
+    memory: Option<MmapMut>,
+    len: usize,
+}
+
+impl SegmentBuffer {
+    /// Reads what `file` holds now.
+    fn fill(&mut self, mut file: &File) -> io::Result<()> {
+        let bytes = usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?;
+        self.len = 0;
+        let memory = match &mut self.memory {
+            Some(memory) if memory.len() >= bytes => memory,
+            _ => {
+                let memory = MmapMut::map_anon(bytes.max(1))?;
+                // A wish: without it the pages are small.
+                let _ = memory.advise(Advice::HugePage);
+                self.memory.insert(memory)
+            }
+        };
+        // A segment never grows: what is behind `bytes` was not there when we looked.
+        while self.len < bytes {
+            match file.read(&mut memory[self.len..bytes]) {
+                Ok(0) => break,
+                Ok(read) => self.len += read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn bytes(&self) -> &[u8] {
+        self.memory.as_ref().map_or(&[], |memory| &memory[..self.len])
+    }
 }
 
 /// Whether the last record of a segment is still the one that was verified.
 fn ends_as(dir: &Path, index: u64, trusted: &Trusted) -> io::Result<bool> {
-    let mut bytes = Vec::new();
-    read_segment(dir, index, &mut bytes)?;
+    let mut buffer = SegmentBuffer::default();
+    read_segment(dir, index, &mut buffer)?;
+    let mut walk = Walk::new(buffer.bytes(), Depth::Bodies);
     let (mut offset, mut last) = (0, None);
-    while let Ok(record) = read_record(&bytes, offset) {
+    while let Ok(record) = walk.read(offset) {
         offset = record.next;
         last = Some((record.header.seq + 1, record.hash));
     }

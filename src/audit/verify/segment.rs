@@ -5,11 +5,11 @@ use std::collections::VecDeque;
 use super::{Break, Class, Mode, Options};
 use crate::audit::{
     folder::SegmentFile,
-    merkle::CompactRange,
+    merkle::{CompactRange, GrowingRange},
     record::{ALIGNMENT, CORE_SEQUENCER, HEADER_BYTES, Hash, Header, MAGIC, event_hash, stored_len},
     recover::{TORN_COMMITS_MAX, scan_commits},
     schema::{self, Kind},
-    walk::{Depth, Flaw, PrevEnd, Record, SegmentOpen, prev_end, read_record_to},
+    walk::{Depth, Flaw, PrevEnd, Record, SegmentOpen, Walk, prev_end, read_record_to},
     writer::Head,
 };
 
@@ -61,10 +61,13 @@ pub(super) struct FoundCheckpoint {
 
 struct Scanner<'a> {
     bytes: &'a [u8],
+    walk: Walk<'a>,
     ending: Ending,
     depth: Depth,
     offset: usize,
     scan: Scan,
+    // The tree over the segment's records; none when a record is missing.
+    tree: GrowingRange,
     // Set after known damage: the next link is broken for a reason that was already reported.
     lenient: bool,
     // A link that does not hold and whose guilty side the next link tells.
@@ -126,12 +129,15 @@ pub(super) fn scan(file: &SegmentFile, bytes: &[u8], options: &Options, ending: 
         tail_cause: None,
         stopped: false,
     };
+    let depth = if options.mode == Mode::Quick { Depth::Headers } else { Depth::Bodies };
     let mut scanner = Scanner {
         bytes,
+        walk: Walk::new(bytes, depth),
         ending,
-        depth: if options.mode == Mode::Quick { Depth::Headers } else { Depth::Bodies },
+        depth,
         offset: 0,
         scan,
+        tree: GrowingRange::new(),
         lenient: false,
         pending: None,
         recent: VecDeque::with_capacity(RECENT_RECORDS),
@@ -139,6 +145,7 @@ pub(super) fn scan(file: &SegmentFile, bytes: &[u8], options: &Options, ending: 
         marks: Vec::new(),
     };
     scanner.run(options.upto);
+    scanner.scan.tree = scanner.tree.range().cloned();
     scanner.scan
 }
 
@@ -156,7 +163,7 @@ impl<'a> Scanner<'a> {
                 break;
             }
             let at = self.offset;
-            let more = match read_record_to(self.bytes, self.offset, self.depth) {
+            let more = match self.walk.read(self.offset) {
                 Ok(record) => {
                     self.place(&record, last_offset);
                     true
@@ -229,7 +236,7 @@ impl<'a> Scanner<'a> {
             let detail = format!("record {} follows record {}", header.seq, end.size.wrapping_sub(1));
             self.missing.push((end.size, header.seq, self.scan.breaks.len()));
             self.report(Class::Deleted, self.offset, end.size, header.seq - end.size, &detail);
-            self.scan.tree = None;
+            self.tree.set(None);
             self.accept(record);
         } else {
             self.place_earlier(record, end);
@@ -248,7 +255,7 @@ impl<'a> Scanner<'a> {
             self.scan.breaks[at].detail = format!("record {seq} stands behind record {}", end.size - 1);
         } else {
             self.report(Class::Inserted, self.offset, seq, 1, "two different records have this number");
-            self.scan.tree = None;
+            self.tree.set(None);
             self.accept(record);
             return;
         }
@@ -289,7 +296,7 @@ impl<'a> Scanner<'a> {
                 let from = end.map_or(record.header.seq.saturating_sub(1), |end| end.size);
                 let records = record.header.seq - from;
                 self.report(Class::AlteredHeader, at, from, records, &flaw.to_string());
-                self.scan.tree = None;
+                self.tree.set(None);
                 if let Some(end) = &mut self.scan.end {
                     *end = Head { size: record.header.seq, hash: record.header.prev_hash };
                 }
@@ -314,9 +321,7 @@ impl<'a> Scanner<'a> {
         self.report(class, self.offset, header.seq, 1, &flaw.to_string());
         self.lenient = !continued;
         self.scan.end = Some(Head { size: header.seq + 1, hash });
-        if let Some(tree) = &mut self.scan.tree {
-            tree.push(&hash);
-        }
+        self.tree.push(&hash);
         self.scan.records += 1;
         self.offset = next.min(self.bytes.len());
     }
@@ -373,20 +378,18 @@ impl<'a> Scanner<'a> {
         let first = self.scan.first.is_none();
         if first {
             self.scan.first = Some((seq, record.header.prev_hash));
-            self.scan.tree = Some(CompactRange::new(seq));
+            self.tree.set(Some(CompactRange::new(seq)));
         }
         self.lenient = false;
         self.scan.end = Some(Head { size: seq.saturating_add(1), hash: record.hash });
         self.scan.records += 1;
         self.scan.last_wall_ns = record.header.wall_ns;
-        if let Some(tree) = &mut self.scan.tree {
-            if self.scan.records % MARK_RECORDS == 1 {
-                self.marks.push((self.offset, tree.clone()));
-            }
-            tree.push(&record.hash);
-        } else {
+        if !self.tree.is_known() {
             self.marks.clear();
+        } else if self.scan.records % MARK_RECORDS == 1 {
+            self.marks.extend(self.tree.range().map(|tree| (self.offset, tree.clone())));
         }
+        self.tree.push(&record.hash);
         if self.recent.len() == RECENT_RECORDS {
             self.recent.pop_front();
         }
@@ -414,7 +417,7 @@ impl<'a> Scanner<'a> {
                 if let Ok(body) = record.read_body() {
                     self.scan.durable_size = self.scan.durable_size.max(schema::uint(&body, 3).unwrap_or(0));
                 }
-                if let Some(tree) = &self.scan.tree {
+                if let Some(tree) = self.tree.range() {
                     if self.scan.commit_trees.len() == RECENT_COMMITS {
                         self.scan.commit_trees.pop_front();
                     }
