@@ -8,7 +8,7 @@ use edgate::revocation::{Answer, Asked, Registry, Status};
 use edgate::store::Listed;
 
 use crate::node::{Node, Promise, ask, at, inquiry, now, status};
-use crate::server::Server;
+use crate::server::{Proxy, Server};
 use crate::support::have;
 use crate::until;
 
@@ -155,17 +155,24 @@ fn a_revocation_only_one_node_remembers_is_not_missed_by_the_other() {
     if !have("redis-server") {
         return;
     }
-    // The other node is cut off while it is revoked, and Redis loses it before the other one comes back.
+    // `b` is cut off while `a` revokes. Redis loses it while both are cut off, and `b` is back before `a`.
     let server = Server::start();
-    let proxy = crate::server::Proxy::to(&server);
-    let (a, b) = (Node::ready(&at(&server.url())), Node::ready(&at(&proxy.url())));
+    let (to_a, to_b) = (Proxy::to(&server), Proxy::to(&server));
+    let (a, b) = (Node::ready(&at(&to_a.url())), Node::ready(&at(&to_b.url())));
     let promise = Promise::watch(&[&a, &b]);
-    proxy.close();
+    to_b.close();
     until("the view to be too old", || !b.is_fresh());
     promise.hold("x", a.revoke("x").unwrap());
+    to_a.close();
+    until("the view to be too old", || !a.is_fresh());
     server.ask::<()>(&["FLUSHALL"]);
-    proxy.open();
-    promise.hold("y", a.revoke_until_answered("y"));
+    // A node that was never there before publishes something of a higher epoch.
+    let other = Node::ready(&at(&server.url()));
+    promise.hold("y", other.revoke("y").unwrap());
+    to_b.open();
+    until("the second node to be back", || status(&b.view, "y") == Status::Revoked);
+    assert_ne!(status(&b.view, "x"), Status::Revoked);
+    to_a.open();
     promise.kept(&[&a, &b]);
 }
 
