@@ -21,6 +21,17 @@ pub enum ClusterError {
         /// How many fit.
         most: usize,
     },
+    /// The server throws keys away when its memory is full, and ours are among them.
+    #[error(
+        "Redis at {server} evicts keys when its memory is full (maxmemory-policy {policy}): set noeviction, or it forgets \
+         what is revoked"
+    )]
+    Evicts {
+        /// Which server.
+        server: String,
+        /// Its policy.
+        policy: String,
+    },
     /// A certificate or secret file cannot be used.
     #[error("cannot use {what}: {cause}")]
     File {
@@ -108,7 +119,8 @@ impl ClusterError {
                 "READONLY" | "MOVED" | "ASK" | "CLUSTERDOWN" | "MASTERDOWN" | "LOADING"
             ),
             Self::Busy { .. } | Self::TooMany { .. } | Self::NotReplicated { .. } => true,
-            Self::File { .. }
+            Self::Evicts { .. }
+            | Self::File { .. }
             | Self::NotPrimary { .. }
             | Self::Stopped
             | Self::Thread { .. }

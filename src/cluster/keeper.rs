@@ -173,8 +173,14 @@ impl Keeper {
             return Ok(());
         }
         let Some(link) = &mut self.link else { return Ok(()) };
+        // The latest first: what Redis lost a moment ago other nodes may never have seen, and they wait for it for a while.
+        let latest = self.runtime.block_on(self.store.latest_changes((shared.now)(), LATEST_LEN));
+        let latest = latest.unwrap_or_default();
         let mut failed = None;
         let mut given = 0;
+        for some in latest.chunks(COMPARE_LEN) {
+            given += give(shared, link, some)?;
+        }
         let load = self.store.load_changes((shared.now)(), |page, _| {
             for some in page.chunks(COMPARE_LEN) {
                 if failed.is_none() {
@@ -375,6 +381,9 @@ const TRANSACTION_LEN: usize = 500;
 /// Changes compared with Redis at once, and given to it at once.
 const COMPARE_LEN: usize = 1000;
 const GIVE_LEN: usize = 250;
+
+/// How many of the latest changes are given first.
+const LATEST_LEN: usize = 5000;
 
 /// How long the keeper waits for news before it looks at what else is to do.
 const TICK: Duration = Duration::from_millis(50);

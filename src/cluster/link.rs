@@ -52,7 +52,18 @@ impl Link {
         let role = self.ask("say its role", &redis::cmd("ROLE"))?;
         self.expect_primary(&role)?;
         self.origin = match self.ask("describe itself", &redis::cmd("INFO")) {
-            Ok(info) => origin(&info).unwrap_or_default(),
+            Ok(info) => {
+                // Our keys never expire: `volatile-` policies do not touch them.
+                if let Some(policy) =
+                    field(&info, "maxmemory_policy:").filter(|one| one.starts_with("allkeys"))
+                {
+                    return Err(ClusterError::Evicts {
+                        server: self.server.clone(),
+                        policy: policy.to_owned(),
+                    });
+                }
+                origin(&info).unwrap_or_default()
+            }
             // A user without this right: then a changed process is seen by its data only.
             Err(ClusterError::Refused { .. }) => String::new(),
             Err(error) => return Err(error),
@@ -205,9 +216,13 @@ pub(super) fn bytes(value: &Value) -> Option<&[u8]> {
 /// The identities of the process and of its replication history. A server that was demoted and promoted again has a new
 /// history.
 fn origin(info: &Value) -> Option<String> {
-    let info = text(info)?;
-    let line = |name| info.lines().find_map(|line| line.strip_prefix(name)).unwrap_or("").trim();
-    Some(format!("{}/{}", line("run_id:"), line("master_replid:")))
+    text(info)?;
+    let part = |name| field(info, name).unwrap_or("");
+    Some(format!("{}/{}", part("run_id:"), part("master_replid:")))
+}
+
+fn field<'a>(info: &'a Value, name: &str) -> Option<&'a str> {
+    text(info)?.lines().find_map(|line| line.strip_prefix(name)).map(str::trim)
 }
 
 #[cfg(test)]

@@ -38,8 +38,8 @@ impl RedisRegistry {
 }
 
 impl Registry for RedisRegistry {
-    /// Waits for at most one connection and three answers, each as long as `revocation.redis.timeout_ms`; a broken
-    /// connection is replaced at the next batch.
+    /// Waits for at most one search for the primary, and for two answers or, where tokens are used, for three, each as long
+    /// as `revocation.redis.timeout_ms` (waiting for replicas twice that); a broken connection is replaced at the next batch.
     fn answer(&mut self, inquiries: &[Inquiry]) -> Vec<Answer> {
         let unknown = || vec![Answer::Unknown; inquiries.len()];
         if self.link.is_none() && self.backoff.left(Instant::now()) > Duration::ZERO {

@@ -1,13 +1,14 @@
 //! Redis loses data: any node gives it back, and nobody is sure before that.
 
 use std::fs;
+use std::time::Instant;
 
 use edgate::cluster::ClusterError;
 use edgate::revocation::{Answer, Asked, Registry, Status};
 use edgate::store::Listed;
 
 use crate::node::{Node, Promise, ask, at, inquiry, now, status};
-use crate::server::Server;
+use crate::server::{Proxy, Server};
 use crate::support::have;
 use crate::until;
 
@@ -154,16 +155,52 @@ fn a_revocation_only_one_node_remembers_is_not_missed_by_the_other() {
     if !have("redis-server") {
         return;
     }
-    // The other node is cut off while it is revoked, and Redis loses it before the other one comes back.
+    // `b` is cut off while `a` revokes. Redis loses it while both are cut off, and `b` is back before `a`.
     let server = Server::start();
-    let proxy = crate::server::Proxy::to(&server);
-    let (a, b) = (Node::ready(&at(&server.url())), Node::ready(&at(&proxy.url())));
+    let (to_a, to_b) = (Proxy::to(&server), Proxy::to(&server));
+    let (a, b) = (Node::ready(&at(&to_a.url())), Node::ready(&at(&to_b.url())));
     let promise = Promise::watch(&[&a, &b]);
-    proxy.close();
+    to_b.close();
     until("the view to be too old", || !b.is_fresh());
     promise.hold("x", a.revoke("x").unwrap());
+    to_a.close();
+    until("the view to be too old", || !a.is_fresh());
     server.ask::<()>(&["FLUSHALL"]);
-    proxy.open();
-    promise.hold("y", a.revoke_until_answered("y"));
+    // A node that was never there before publishes something of a higher epoch.
+    let other = Node::ready(&at(&server.url()));
+    promise.hold("y", other.revoke("y").unwrap());
+    to_b.open();
+    until("the second node to be back", || status(&b.view, "y") == Status::Revoked);
+    assert_ne!(status(&b.view, "x"), Status::Revoked);
+    to_a.open();
     promise.kept(&[&a, &b]);
+}
+
+#[test]
+fn many_entries_go_both_ways_while_revoking_goes_on() {
+    if !have("redis-server") {
+        return;
+    }
+    const MANY: u64 = 50_000;
+    let server = Server::start();
+    let fill = "for i = 1, tonumber(ARGV[2]) do \
+                redis.call('ZADD', KEYS[1], ARGV[1], '\\006\\000\\001t\\000\\001i' .. 'many ' .. i) end";
+    let until_second = (now().0 + 600).to_string();
+    server.ask::<()>(&["EVAL", fill, "1", "{edgate}:tokens", &until_second, &MANY.to_string()]);
+    let began = Instant::now();
+    let node = Node::ready(&at(&server.url()));
+    eprintln!("{MANY} entries are in the view after {:?}", began.elapsed());
+    assert_eq!(status(&node.view, "many 1"), Status::Revoked);
+    assert_eq!(status(&node.view, &format!("many {MANY}")), Status::Revoked);
+    // The state database takes longer; meanwhile revoking goes on.
+    let asked = Instant::now();
+    node.revoke("x").unwrap();
+    eprintln!("revoking meanwhile took {:?}", asked.elapsed());
+    until("the state database to have them", || node.remembered() > MANY);
+    eprintln!("and in the state database after {:?}", began.elapsed());
+    server.ask::<()>(&["FLUSHALL"]);
+    let began = Instant::now();
+    until("Redis to have them again", || server.ask::<u64>(&["ZCARD", "{edgate}:tokens"]) > MANY);
+    eprintln!("given back after {:?}", began.elapsed());
+    assert_eq!(status(&node.view, "many 1"), Status::Revoked);
 }

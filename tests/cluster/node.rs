@@ -165,6 +165,11 @@ impl Node {
         found
     }
 
+    /// How much the state database remembers.
+    pub(crate) fn remembered(&self) -> u64 {
+        self.runtime.handle.block_on(self.store.change_count(now())).unwrap()
+    }
+
     /// The control plane's way: durable here, published, in the view, then answered.
     pub(crate) fn revoke(&self, jti: &str) -> Result<u64, ClusterError> {
         self.change(&[token(jti)])
@@ -270,7 +275,8 @@ impl Promise {
         let (promised, over) = (Arc::clone(&answered), Arc::clone(&done));
         let thread = std::thread::spawn(move || {
             let mut checks = 0;
-            while !over.load(Ordering::SeqCst) {
+            // Once more after the end, where it had no turn before.
+            while !over.load(Ordering::SeqCst) || checks == 0 {
                 let promised = promised.lock().unwrap().clone();
                 for (node, view) in views.iter().enumerate() {
                     for (jti, (epoch, at)) in &promised {

@@ -7,9 +7,10 @@ use std::process::Command;
 
 use edgate::cluster::ClusterError;
 use edgate::config::{Redis, RedisServers, SecretSource};
-use edgate::revocation::Status;
+use edgate::revocation::{Answer, Asked, Status};
+use edgate::store::Listed;
 
-use crate::node::{Node, Promise, at, status};
+use crate::node::{Node, Promise, ask, at, now, status};
 use crate::server::{Server, free_port};
 use crate::support::have;
 use crate::until;
@@ -19,7 +20,12 @@ fn with_a_wrong_password_nothing_is_followed_and_the_right_one_needs_no_restart(
     if !have("redis-server") {
         return;
     }
-    let user = ["--user", "edgate", "on", ">right", "~{edgate}:*", "+@all"];
+    // As README.md says, and no more.
+    let readme = include_str!("../../README.md");
+    let (_, rights) = readme.split_once("user edgate on >… ").unwrap();
+    let (rights, _) = rights.split_once("```").unwrap();
+    let user: Vec<&str> =
+        ["--user", "edgate", "on", ">right"].into_iter().chain(rights.split_whitespace()).collect();
     let server = Server::start_with(&[&["--requirepass", "top"], &user[..]].concat());
     let file = server.dir().join("password");
     let write = |password: &str| {
@@ -47,6 +53,12 @@ fn with_a_wrong_password_nothing_is_followed_and_the_right_one_needs_no_restart(
     let promise = Promise::watch(&[&node]);
     promise.hold("x", node.revoke_until_answered("x"));
     promise.kept(&[&node]);
+    let mut registry = node.registry();
+    let everything = Asked { revoked: true, listed: true, unused: true };
+    let listed = Listed { tenant: "t", issuer: "i", jti: "y", expires_at: now().saturating_add(600) };
+    node.list(&listed).unwrap();
+    until("every question to be allowed", || ask(&mut registry, "y", everything) == Answer::Clear);
+    assert_eq!(node.status().last_error, None);
 
     let nobody = Node::start(at(&server.url()));
     until("the refusal", || nobody.status().last_error.is_some_and(|error| error.contains("NOAUTH")));
@@ -168,4 +180,17 @@ fn in_a_cluster_the_node_that_holds_the_slot_is_found_and_found_again() {
         held[usize::from(first.try_ask::<u64>(&["ZCARD", &key]).is_err())] += 1;
     }
     assert!(held[0] > 0 && held[1] > 0, "{held:?}");
+}
+
+#[test]
+fn a_server_that_throws_keys_away_is_not_trusted_with_them() {
+    if !have("redis-server") {
+        return;
+    }
+    let server = Server::start_with(&["--maxmemory-policy", "allkeys-lru"]);
+    let node = Node::start(at(&server.url()));
+    until("the refusal", || node.status().last_error.is_some_and(|error| error.contains("allkeys-lru")));
+    assert!(!node.is_fresh());
+    server.ask::<()>(&["CONFIG", "SET", "maxmemory-policy", "noeviction"]);
+    node.await_fresh();
 }
