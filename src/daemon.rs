@@ -16,6 +16,7 @@ mod observe;
 mod progress;
 mod release;
 mod revocation;
+mod shards;
 mod softhsm;
 mod transmitters;
 
@@ -35,7 +36,7 @@ use crate::config::{self, Config, KeyPlace, Listen};
 use crate::control;
 use crate::decision::UnixSeconds;
 use crate::metrics::{Metrics, ShardMetrics};
-use crate::shard::{self, BindError, DriverInUse, Policy, PolicyError, Waits};
+use crate::shard::{self, BindError, Policy, PolicyError, Waits};
 use crate::status_list::Fetcher;
 use crate::store::{OpenMode, Store, StoreError};
 use crate::verify::{Engine, KeyRejection, Verifier};
@@ -51,6 +52,7 @@ use engine::EngineCare;
 use keys::NodeKeys;
 use observe::{Strictness, cluster_readings, data_readiness, readings};
 use revocation::{Revoking, open_view};
+use shards::spawn_shard;
 
 /// How long start and stop records may take to reach the disk.
 const RECORD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -342,7 +344,8 @@ impl Daemon {
         record_start(&mut recorder, shards, &format!("{kernel}, {driver}"))?;
 
         let lists = lists::fetch(config, own.as_ref().map(|own| &own.published), care.verifier()?)?;
-        let revoking = Revoking::start(config, &store, &view, &runtime)?;
+        let announce = control::announce();
+        let revoking = Revoking::start(config, &store, &view, &announce, &runtime)?;
         let sharing = revoking.sharing();
 
         let settings = Arc::new(config.server.clone());
@@ -387,7 +390,7 @@ impl Daemon {
             store,
             judge: judge(Arc::clone(&policy), Arc::clone(&view), care.verifier()?),
             events: transmitters::hearing(config, care.verifier()?)?,
-            announce: control::announce(),
+            announce,
             view,
             sharing,
             appender: control_appender,
@@ -461,35 +464,6 @@ fn make_folder(dir: &Path) -> Result<(), StartError> {
         .mode(0o700)
         .create(dir)
         .map_err(|error| StartError::Folder { path: dir.to_owned(), error })
-}
-
-fn spawn_shard(
-    parts: shard::Parts,
-    driver: DriverInUse,
-) -> Result<JoinHandle<std::io::Result<()>>, StartError> {
-    let number = parts.number;
-    std::thread::Builder::new()
-        .name(format!("shard-{number}"))
-        .spawn(move || {
-            pin_to_core(number);
-            shard::run(parts, driver)
-        })
-        .map_err(|error| StartError::Shard { number, error })
-}
-
-/// Pins this thread to the `number`th core it may use; a failure costs speed only.
-fn pin_to_core(number: u16) {
-    use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
-    let Ok(allowed) = sched_getaffinity(None) else { return };
-    let cores: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|core| allowed.is_set(*core)).collect();
-    if cores.is_empty() {
-        return;
-    }
-    let mut one = CpuSet::new();
-    one.set(cores[usize::from(number) % cores.len()]);
-    if let Err(error) = sched_setaffinity(None, &one) {
-        tracing::warn!(shard = number, %error, "cannot pin the shard to a core");
-    }
 }
 
 /// Stops the daemon as SIGTERM does; closing the failed log then makes the exit status say that it did.

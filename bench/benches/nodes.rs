@@ -3,7 +3,13 @@
 //! `cargo bench -p edgate-bench --bench nodes [-- delay|following|lookup]`. Needs redis-server. Contestants run at the
 //! same time and are loaded in turn; the median round counts.
 
-#![allow(clippy::cast_precision_loss, clippy::unwrap_used, reason = "a bench")]
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    clippy::cast_sign_loss,
+    clippy::unwrap_used,
+    reason = "a bench"
+)]
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};

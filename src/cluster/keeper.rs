@@ -153,7 +153,10 @@ impl Keeper {
         while !self.pending.is_empty() {
             let count = self.pending.len().min(TRANSACTION_LEN);
             match self.runtime.block_on(self.store.merge_changes(&self.pending[..count])) {
-                Ok(()) => drop(self.pending.drain(..count)),
+                Ok(()) => {
+                    (shared.heard)(&self.pending[..count]);
+                    self.pending.drain(..count);
+                }
                 Err(error) => {
                     let unsaved = self.pending.len() as u64;
                     shared.board.note(|status| status.unsaved = unsaved);

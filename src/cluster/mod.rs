@@ -37,7 +37,7 @@ pub use status::{ClusterStatus, StatusReader};
 use crate::config::{Redis, RedisServers};
 use crate::decision::UnixSeconds;
 use crate::revocation::View;
-use crate::store::Store;
+use crate::store::{Store, StoredChange};
 use keys::Keys;
 use sentinels::Votes;
 use shared::{Shared, Stop, Trust};
@@ -57,6 +57,9 @@ pub struct Ingredients {
     pub now: fn() -> UnixSeconds,
     /// How long after its `iat` any issuer's token may be accepted at most, as the view was told.
     pub mark_life_s: u64,
+    /// Is told what any node changed, in the order of the epochs, once the view and the state database have it; must not
+    /// block.
+    pub heard: Box<dyn Fn(&[StoredChange]) + Send + Sync>,
 }
 
 /// The running threads. Dropping it stops them.
@@ -71,7 +74,7 @@ pub struct Cluster {
 /// # Errors
 /// [`ClusterError::Thread`] where the system gives no thread.
 pub fn start(ingredients: Ingredients) -> Result<Cluster, ClusterError> {
-    let Ingredients { redis, view, store, runtime, now, mark_life_s } = ingredients;
+    let Ingredients { redis, view, store, runtime, now, mark_life_s, heard } = ingredients;
     // One provider for TLS, whatever else in the process brings another; a second call changes nothing.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let keys = Keys::new(&redis.namespace);
@@ -89,6 +92,7 @@ pub fn start(ingredients: Ingredients) -> Result<Cluster, ClusterError> {
         votes: (!sentinels.is_empty()).then(|| Votes::new(sentinels.len())),
         now,
         mark_life_s,
+        heard,
     });
     let (publisher, publishing) = publisher::publisher();
     let (tasks, keeping) = keeper::keeper(store, runtime);

@@ -12,6 +12,7 @@ use super::status::Board;
 use crate::config::Redis;
 use crate::decision::UnixSeconds;
 use crate::revocation::View;
+use crate::store::StoredChange;
 
 /// What every thread of the room reads.
 pub(super) struct Shared {
@@ -26,6 +27,8 @@ pub(super) struct Shared {
     pub(super) now: fn() -> UnixSeconds,
     /// How long after its `iat` any token may be accepted at most: how long a watermark counts.
     pub(super) mark_life_s: u64,
+    /// Is told what was changed, once it is stored.
+    pub(super) heard: Box<dyn Fn(&[StoredChange]) + Send + Sync>,
 }
 
 impl Shared {

@@ -76,8 +76,10 @@ pub(super) async fn change(shared: &Arc<Shared>, wanted: Vec<StoredChange>) -> R
     // Where nodes share Redis the follower raises the epoch: another node's change, published just before, may not be here.
     let reached = if shared.sharing.is_some() { 0 } else { epoch };
     apply(shared, recorded.iter().map(|one| one.stands.clone()).collect(), reached).await;
-    // Nobody may be listening.
-    let _ = shared.announce.send(recorded.iter().map(|one| one.stands.clone()).collect());
+    // Nobody may be listening. Where nodes share Redis every change comes back in the order of the epochs and is announced then.
+    if shared.sharing.is_none() {
+        let _ = shared.announce.send(recorded.iter().map(|one| one.stands.clone()).collect());
+    }
 
     let done = outcomes(&|i, event| RevokeEvent {
         phase: Phase::Done,

@@ -9,7 +9,7 @@ use tokio::runtime::{Handle, Runtime};
 use super::{StartError, now};
 use crate::cluster::{self, Cluster};
 use crate::config::Config;
-use crate::control::{self, Sharing};
+use crate::control::{self, Announce, Sharing};
 use crate::revocation::{self, Answer, Freshness, Inquirer, Inquiry, Registrar, Registry, Status, View};
 use crate::store::Store;
 
@@ -45,8 +45,10 @@ impl Revoking {
         config: &Config,
         store: &Store,
         view: &Arc<View>,
+        announce: &Announce,
         runtime: &Runtime,
     ) -> Result<Self, StartError> {
+        let announce = announce.clone();
         let handle = runtime.handle().clone();
         let cluster = match &config.revocation.redis {
             None => None,
@@ -57,6 +59,8 @@ impl Revoking {
                 runtime: handle.clone(),
                 now,
                 mark_life_s: mark_life_s(config),
+                // Nobody may be listening.
+                heard: Box::new(move |changes| drop(announce.send(changes.into()))),
             })?),
         };
         let registry: Box<dyn Registry> = match &cluster {
