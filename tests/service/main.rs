@@ -8,6 +8,7 @@ mod support;
 mod control;
 mod hostile;
 mod http;
+mod inputs;
 mod lifecycle;
 mod nginx;
 mod stall;
