@@ -15,6 +15,7 @@ use support::until;
 mod control;
 mod hostile;
 mod http;
+mod inputs;
 mod lifecycle;
 mod nginx;
 mod nodes;

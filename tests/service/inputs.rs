@@ -1,0 +1,129 @@
+//! What others tell the daemon to revoke, and what the data listener makes of it.
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL;
+use edgate::status_list::{Document, Status};
+use serde_json::{Value, json};
+
+use crate::support::{Edgate, ISSUER, Issuer, PATIENCE, Response, exchange, now, until};
+
+const REVOKED: &str = "https://schemas.openid.net/secevent/caep/event-type/session-revoked";
+
+/// A daemon that hears the transmitter `idp` about the tokens of the issuer `test`.
+fn start(idp: &Issuer) -> Edgate {
+    let transmitter = format!(
+        "[[revocation.transmitters]]\nname = \"idp\"\nissuer = \"https://idp.test\"\naudience = \"https://edgate.test\"\n\
+         jwks = '{}'\nfor_issuer = \"test\"\n",
+        idp.jwks()
+    );
+    Edgate::start_with("shards = 2", &transmitter)
+}
+
+fn post_as(address: SocketAddr, path: &str, kind: &str, body: &str) -> Response {
+    let length = body.len();
+    let request = format!(
+        "POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\n\r\n{body}"
+    );
+    exchange(address, request.as_bytes())
+}
+
+#[test]
+fn an_identity_provider_ends_a_users_tokens_on_every_shard_and_for_good() {
+    let idp = Issuer::new(9);
+    let mut edgate = start(&idp);
+    let token = edgate.issuer.token("one");
+    assert_eq!(edgate.forward(&token).status, 200);
+    let header = json!({"alg": "Ed25519", "typ": "secevent+jwt", "kid": idp.kid});
+    let event = json!({
+        "iss": "https://idp.test", "aud": "https://edgate.test", "iat": now(), "jti": "e-1",
+        "sub_id": {"format": "iss_sub", "iss": ISSUER, "sub": "agent-7"}, "events": {REVOKED: {}},
+    });
+    let push = |edgate: &Edgate, token: &str| {
+        post_as(edgate.control, "/events/set", "application/secevent+jwt", token)
+    };
+    let forged = Issuer::new(8).sign_with(&header, &event);
+    let answer = push(&edgate, &forged);
+    assert_eq!((answer.status, &answer.json()["err"]), (400, &json!("authentication_failed")));
+    assert_eq!(edgate.forward(&token).status, 200);
+
+    let event = idp.sign_with(&header, &event);
+    let answer = push(&edgate, &event);
+    assert_eq!((answer.status, answer.body.as_str()), (202, ""));
+    for _ in 0..20 {
+        assert_eq!(edgate.forward(&token).status, 401);
+    }
+    assert_eq!(edgate.refused("revoked"), 20.0);
+    // An event is no access token.
+    assert_eq!(edgate.forward(&event).status, 401);
+    edgate.kill();
+    edgate.restart();
+    assert_eq!(edgate.forward(&token).status, 401);
+    assert_eq!(push(&edgate, &event).status, 202, "what was accepted is acknowledged again");
+}
+
+#[test]
+fn a_client_revokes_the_token_it_holds() {
+    let edgate = Edgate::start_with("shards = 2", "");
+    let (token, other) = (edgate.issuer.token("one"), edgate.issuer.token("two"));
+    let form = "application/x-www-form-urlencoded";
+    let forged = Issuer::new(8).sign_with(
+        &json!({"alg": "Ed25519", "typ": "att+jwt", "kid": edgate.issuer.kid}),
+        &Issuer::claims("one"),
+    );
+    for (text, left) in [(&forged, 200), (&token, 401)] {
+        let answer = post_as(edgate.control, "/oauth/revoke", form, &format!("token={text}"));
+        assert_eq!((answer.status, answer.body.as_str()), (200, ""));
+        assert_eq!(edgate.forward(&token).status, left);
+    }
+    assert_eq!(edgate.forward(&other).status, 200);
+
+    // Who follows the feed hears of it.
+    let mut feed = TcpStream::connect(edgate.control).unwrap();
+    feed.set_read_timeout(Some(PATIENCE)).unwrap();
+    feed.write_all(b"GET /v1/revocations/feed HTTP/1.1\r\nHost: 127.0.0.1\r\nLast-Event-ID: 0\r\n\r\n")
+        .unwrap();
+    let mut heard = String::new();
+    while !heard.contains("\"name\":\"one\"") {
+        let mut buffer = [0; 1024];
+        let length = feed.read(&mut buffer).unwrap();
+        assert!(length > 0, "{heard}");
+        heard.push_str(&String::from_utf8_lossy(&buffer[..length]));
+    }
+    assert!(heard.contains("id: 1\n"), "{heard}");
+}
+
+#[test]
+fn an_issued_token_has_its_place_in_the_published_list() {
+    let mut edgate = Edgate::start();
+    let path = edgate.dir.path().join("edgate.toml");
+    let config = std::fs::read_to_string(&path).unwrap();
+    let uri = "https://own.test/v1/status-lists/7";
+    let listed = format!("issuer = \"own\"\nstatus_list_uri = \"{uri}\"\nstatus_list_capacity = 1000\n");
+    std::fs::write(&path, config.replacen("issuer = \"own\"\n", &listed, 1)).unwrap();
+    edgate.kill();
+    edgate.restart();
+    let payload = |text: &str| BASE64URL.decode(text.split('.').nth(1).unwrap()).unwrap();
+    let asked = json!({"agent_id": "a-1", "scope": ["orders.create"], "ttl": 120});
+    let issued = edgate.post(edgate.control, "/v1/tokens", &asked).json();
+    let token = issued["token"].as_str().unwrap();
+    assert_eq!(edgate.forward(token).status, 200, "a place changes nothing about a token");
+    let claims: Value = serde_json::from_slice(&payload(token)).unwrap();
+    let place = &claims["status"]["status_list"];
+    assert_eq!(place["uri"], uri);
+    let index = place["idx"].as_u64().unwrap();
+
+    let status = || {
+        let answer = edgate.control_get("/v1/status-lists/7");
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        let document = Document::read(&payload(&answer.body)).unwrap();
+        assert_eq!(document.uri, uri);
+        document.list.status(index).unwrap()
+    };
+    assert_eq!(status(), Status::VALID);
+    let id = issued["id"].as_str().unwrap();
+    assert_eq!(edgate.post(edgate.control, &format!("/v1/tokens/{id}/revoke"), &json!({})).status, 200);
+    until("the token is invalid on the list", || status() == Status::INVALID);
+}
