@@ -21,6 +21,12 @@ pub(super) fn fetch(
     let mut sources = Vec::new();
     for (index, issuer) in (0..).map(IssuerIndex).zip(&config.issuers) {
         let Some(prefix) = &issuer.status_list_prefix else { continue };
+        if !status_list::is_usable_prefix(prefix) {
+            let problem = format!(
+                "{prefix:?} is no place for lists; write https://HOST/FOLDER/, file:///FOLDER/, or http:// for this machine"
+            );
+            return Err(StartError::StatusList { name: issuer.name.clone(), problem });
+        }
         let keys = match &issuer.keys {
             KeySource::SigningKey => own.cloned().into_iter().collect(),
             source => published(source)

@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL;
-use edgate::status_list::{Document, Status};
+use edgate::status_list::{Bits, Document, Status, StatusList};
 use serde_json::{Value, json};
 
 use crate::support::{Edgate, ISSUER, Issuer, PATIENCE, Response, exchange, now, until};
@@ -126,4 +126,46 @@ fn an_issued_token_has_its_place_in_the_published_list() {
     let id = issued["id"].as_str().unwrap();
     assert_eq!(edgate.post(edgate.control, &format!("/v1/tokens/{id}/revoke"), &json!({})).status, 200);
     until("the token is invalid on the list", || status() == Status::INVALID);
+}
+
+#[test]
+fn a_token_with_a_place_in_its_issuers_list_is_refused_as_the_list_says() {
+    let lists = tempfile::tempdir().unwrap();
+    let prefix = format!("file://{}/", lists.path().display());
+    let edgate = Edgate::start_more(&format!("status_list_prefix = \"{prefix}\"\n"));
+    let token = |index: u64, uri: &str| {
+        let mut claims = Issuer::claims(&format!("at-{index}"));
+        claims["status"] = json!({"status_list": {"idx": index, "uri": uri}});
+        edgate.issuer.sign(&claims)
+    };
+    let uri = format!("{prefix}1");
+    // Nobody has the list yet: it cannot be told.
+    assert_eq!(edgate.forward(&token(0, &uri)).status, 503);
+    let publish = |name: &str, signer: &Issuer| {
+        let mut list = StatusList::new(Bits::Two, 1000).unwrap();
+        list.set(7, Status::INVALID).unwrap();
+        list.set(8, Status::SUSPENDED).unwrap();
+        let claims = json!({
+            "sub": format!("{prefix}{name}"), "iat": now(), "exp": now() + 600, "ttl": 300,
+            "status_list": {"bits": 2, "lst": list.encode().unwrap()},
+        });
+        let header = json!({"alg": "Ed25519", "typ": "statuslist+jwt", "kid": signer.kid});
+        std::fs::write(lists.path().join(name), signer.sign_with(&header, &claims)).unwrap();
+    };
+    publish("1", &edgate.issuer);
+    until("the list to be fetched", || edgate.forward(&token(0, &uri)).status == 200);
+    let (revoked, disabled) = (edgate.refused("revoked"), edgate.refused("disabled"));
+    assert_eq!(edgate.forward(&token(7, &uri)).status, 401);
+    assert_eq!(edgate.forward(&token(8, &uri)).status, 401);
+    assert_eq!((edgate.refused("revoked"), edgate.refused("disabled")), (revoked + 1.0, disabled + 1.0));
+    // Outside of the list, elsewhere, and of another signer: none of them passes.
+    assert_eq!(edgate.forward(&token(1_000_000, &uri)).status, 401);
+    assert_eq!(edgate.forward(&token(0, "https://elsewhere.test/1")).status, 503);
+    publish("2", &Issuer::new(8));
+    let forged = format!("{prefix}2");
+    assert_eq!(edgate.forward(&token(0, &forged)).status, 503);
+    until("the forged list to be refused", || edgate.said().contains("no key of the name in kid"));
+    assert_eq!(edgate.forward(&token(0, &forged)).status, 503);
+    // A token without a place is not held to a list.
+    assert_eq!(edgate.forward(&edgate.issuer.token("plain")).status, 200);
 }
