@@ -11,11 +11,13 @@
 #![allow(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "numbers of a bench")]
 
 use std::hint::black_box;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use criterion::{Bencher, Criterion, Throughput, criterion_group, criterion_main};
 use edgate::decision::UnixSeconds;
 use edgate::revocation::{Change, Effect, Freshness, Identity, Status, TargetKind, View};
+use edgate::store::{OpenMode, Store, StoredChange};
 
 const NOW: UnixSeconds = UnixSeconds(1_800_000_000);
 const ISSUER: &str = "https://issuer.example";
@@ -146,9 +148,91 @@ fn look_up(criterion: &mut Criterion) {
     group.finish();
 }
 
+/// How long a look-up takes at most while a million revocations arrive and the tables grow under it.
+fn arrive(_criterion: &mut Criterion) {
+    let view = new_view();
+    fill(&view, 1000);
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            let mut name = Name::new();
+            let (mut checks, mut longest, mut over) = (0_u64, Duration::ZERO, 0_u64);
+            while !done.load(Ordering::Relaxed) {
+                // The thread's own time: what another process does to this one is not the view's.
+                let began = cpu_time();
+                assert_eq!(check(&view, name.set(u64::MAX - checks)), Status::Clear);
+                let took = cpu_time().saturating_sub(began);
+                longest = longest.max(took);
+                over += u64::from(took > Duration::from_micros(100));
+                checks += 1;
+            }
+            (checks, longest, over)
+        });
+        let mut name = Name::new();
+        let began = Instant::now();
+        for batch in 0..1000_u64 {
+            let names: Vec<String> =
+                (0..1000).map(|i| name.set(1_000_000 + batch * 1000 + i).to_owned()).collect();
+            view.apply(names.iter().map(|name| revocation(name)), batch, NOW);
+        }
+        let took = began.elapsed();
+        done.store(true, Ordering::Relaxed);
+        let (checks, longest, over) = reader.join().expect("the reader ends");
+        println!(
+            "a million arrived in {took:.2?}; of {checks} look-ups meanwhile the longest took {longest:.2?} of processor \
+             time, {over} more than 100 µs"
+        );
+    });
+}
+
+/// The load at start: from the state database into the view.
+fn load(_criterion: &mut Criterion) {
+    let entries = entries();
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("state.db");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let store = Store::open(&path, OpenMode::Create).await.expect("a database");
+        let mut left = entries;
+        let mut name = Name::new();
+        while left > 0 {
+            let count = left.min(10_000);
+            let changes: Vec<StoredChange> =
+                (left - count..left).map(|number| stored(name.set(number))).collect();
+            store.merge_changes(&changes).await.expect("stored");
+            left -= count;
+        }
+        let view = new_view();
+        let began = Instant::now();
+        let loaded = edgate::control::fill_view(&store, &view, NOW, |_| {}).await.expect("loaded");
+        let took = began.elapsed();
+        assert_eq!(loaded, entries);
+        println!(
+            "{entries} revocations loaded at start in {took:.2?}, {:.2} µs each",
+            took.as_secs_f64() * 1e6 / entries as f64
+        );
+    });
+}
+
+fn stored(jti: &str) -> StoredChange {
+    let until = UnixSeconds(NOW.0 + 3600);
+    StoredChange {
+        kind: TargetKind::Token,
+        tenant: "default".to_owned(),
+        issuer: ISSUER.to_owned(),
+        name: jti.to_owned(),
+        effect: Effect::RefusedUntil(until),
+        forget_at: until,
+        changed_at: NOW,
+        reason: "lost laptop".to_owned(),
+        actor: "control:127.0.0.1".to_owned(),
+        epoch: 1,
+    }
+}
+
 criterion_group! {
     name = benches;
     config = Criterion::default().sample_size(30).measurement_time(Duration::from_secs(3));
-    targets = look_up
+    targets = look_up, arrive, load
 }
 criterion_main!(benches);

@@ -85,7 +85,11 @@ impl Held {
         let epoch = self.view.epoch();
         let (held, rest) = asked.split(|_, job| job.min_epoch.is_some_and(|demanded| demanded > epoch));
         if let Some(demanded) = demanded(&held) {
-            let until = Instant::now() + self.waits.epoch_wait;
+            let waiting: usize = self.groups.iter().map(|group| group.asked.jobs.len()).sum();
+            // Beyond the limit nobody waits: such a question is told at once what it would be told at the end.
+            let wait =
+                if waiting + held.jobs.len() > HELD_MAX { Duration::ZERO } else { self.waits.epoch_wait };
+            let until = Instant::now() + wait;
             self.groups.push_back(Group { asked: held, cause: Cause::Epoch(demanded), until });
         }
         rest
@@ -175,6 +179,10 @@ impl Held {
         })
     }
 }
+
+/// The most questions of one shard that wait for an epoch: who demands epochs that never come must not use up what a
+/// shard may hold undecided.
+const HELD_MAX: usize = 4096;
 
 impl Asked {
     /// Takes out the connections with a question that `waits` names; the order of each connection's questions stays.
