@@ -51,7 +51,7 @@ use control_thread::{ControlThread, Ingredients};
 use engine::EngineCare;
 use keys::NodeKeys;
 use observe::{Strictness, cluster_readings, data_readiness, readings};
-use revocation::{Revoking, open_view};
+use revocation::{RegistrarThread, Revoking, open_view};
 use shards::spawn_shard;
 
 /// How long start and stop records may take to reach the disk.
@@ -288,6 +288,7 @@ pub struct Daemon {
     pub control_at: std::net::SocketAddr,
     steering: Arc<shard::Control>,
     shards: Vec<(u16, JoinHandle<std::io::Result<()>>)>,
+    registrar: RegistrarThread,
     // Fetches other issuers' status lists, where some have any.
     fetcher: Option<Fetcher>,
     control: ControlThread,
@@ -411,6 +412,7 @@ impl Daemon {
             control_at,
             steering,
             shards: threads,
+            registrar: revoking.registrar,
             fetcher,
             control,
             care,
@@ -433,6 +435,7 @@ impl Daemon {
                 failed = Some(StartError::Shard { number, error });
             }
         }
+        self.registrar.stop();
         if let Some(fetcher) = self.fetcher {
             fetcher.stop();
         }

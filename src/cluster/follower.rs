@@ -78,12 +78,17 @@ impl Follower {
             self.hold(shared);
         }
         let survey = survey(shared, link)?;
+        if !script::has_every_claim(link, &shared.keys)? {
+            self.loss_to_note = true;
+            shared.trust.set(None);
+        }
         let stands = match &self.position {
             None => Err(Break::Start),
             Some(position) => position.check(&survey),
         };
         match stands {
             Err(cause) => self.rebuild(shared, link, cause)?,
+            Ok(()) if self.loss_to_note => self.note_loss(shared, link)?,
             Ok(()) => self.reconcile(shared, link, &survey.dataset),
         }
         shared.board.note(|status| {

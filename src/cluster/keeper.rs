@@ -151,7 +151,11 @@ impl Keeper {
             }
         }
         while !self.pending.is_empty() {
-            let count = self.pending.len().min(TRANSACTION_LEN);
+            // Not between two changes of one epoch: whoever is told one of them and comes back would never hear of the other.
+            let last = self.pending[self.pending.len().min(TRANSACTION_LEN) - 1].epoch;
+            let rest =
+                self.pending.iter().skip(TRANSACTION_LEN).take_while(|change| change.epoch == last).count();
+            let count = self.pending.len().min(TRANSACTION_LEN) + rest;
             match self.runtime.block_on(self.store.merge_changes(&self.pending[..count])) {
                 Ok(()) => {
                     (shared.heard)(&self.pending[..count]);

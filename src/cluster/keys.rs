@@ -11,6 +11,8 @@ pub(super) struct Keys {
     pub(super) listed: String,
     /// Sorted set: watermarks of subjects and sessions; the score is the second until which they count.
     pub(super) marks: String,
+    /// String: the process that has had every claim since then, as `INFO` calls it.
+    pub(super) server: String,
     /// String: the second since which no claim was lost, by the server's clock.
     pub(super) since: String,
     /// Stream: what changed, one entry per request.
@@ -31,6 +33,7 @@ impl Keys {
             epoch: key("epoch"),
             listed: key("listed"),
             marks: key("marks"),
+            server: key("server"),
             since: key("since"),
             stream: key("stream"),
             switches: key("switches"),

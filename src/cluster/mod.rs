@@ -57,6 +57,8 @@ pub struct Ingredients {
     pub now: fn() -> UnixSeconds,
     /// How long after its `iat` any issuer's token may be accepted at most, as the view was told.
     pub mark_life_s: u64,
+    /// How far any issuer's clock may be ahead.
+    pub leeway_s: u64,
     /// Is told what any node changed, in the order of the epochs, once the view and the state database have it; must not
     /// block.
     pub heard: Box<dyn Fn(&[StoredChange]) + Send + Sync>,
@@ -74,7 +76,7 @@ pub struct Cluster {
 /// # Errors
 /// [`ClusterError::Thread`] where the system gives no thread.
 pub fn start(ingredients: Ingredients) -> Result<Cluster, ClusterError> {
-    let Ingredients { redis, view, store, runtime, now, mark_life_s, heard } = ingredients;
+    let Ingredients { redis, view, store, runtime, now, mark_life_s, leeway_s, heard } = ingredients;
     // One provider for TLS, whatever else in the process brings another; a second call changes nothing.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let keys = Keys::new(&redis.namespace);
@@ -92,6 +94,7 @@ pub fn start(ingredients: Ingredients) -> Result<Cluster, ClusterError> {
         votes: (!sentinels.is_empty()).then(|| Votes::new(sentinels.len())),
         now,
         mark_life_s,
+        leeway_s,
         heard,
     });
     let (publisher, publishing) = publisher::publisher();

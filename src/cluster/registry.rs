@@ -1,5 +1,6 @@
 //! Asking Redis about single tokens: one pipeline for a whole batch, and one script where tokens are used once.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -102,7 +103,9 @@ fn answer(shared: &Shared, link: &mut Link, inquiries: &[Inquiry]) -> Result<Vec
         match (token_member(inquiry), found.since) {
             // Its first use may have been forgotten.
             (_, None) => answers[i] = Answer::Unknown,
-            (_, Some(since)) if issued_at < since => answers[i] = Answer::Unknown,
+            (_, Some(since)) if issued_at < since.saturating_add(shared.leeway_s) => {
+                answers[i] = Answer::Unknown;
+            }
             // Without a name nobody can tell whether it was used.
             (None, _) => answers[i] = Answer::Unknown,
             (Some(member), Some(_)) => {
@@ -175,6 +178,7 @@ struct Facts {
 impl Question {
     fn new(inquiries: &[Inquiry]) -> Option<Self> {
         let mut question = Self::default();
+        let mut known: HashMap<Vec<u8>, usize> = HashMap::new();
         for inquiry in inquiries {
             let Inquiry { tenant, issuer, kid, subject, session, asked, .. } = inquiry;
             let mut places = Places::default();
@@ -196,7 +200,15 @@ impl Question {
                 if let Some(subject) = subject {
                     switches.push(member(TargetKind::Subject, issuer, subject)?);
                 }
-                places.switches.extend(switches.into_iter().map(|one| push(&mut question.switches, one)));
+                // The tokens of a batch share most of these: each is asked about once.
+                for one in switches {
+                    let next = question.switches.len();
+                    let place = *known.entry(one).or_insert_with_key(|one| {
+                        question.switches.push(one.clone());
+                        next
+                    });
+                    places.switches.push(place);
+                }
             }
             if asked.listed && inquiry.jti.is_some() {
                 places.listed = Some(push(&mut question.listed, token_member(inquiry)?));
@@ -220,6 +232,8 @@ impl Question {
                 pipeline.cmd(command).arg(key).arg(members);
             }
         }
+        // Once more: what was flushed between the first question and the last reads like data that has nothing.
+        pipeline.cmd("GET").arg(&shared.keys.dataset);
         pipeline
     }
 
@@ -245,6 +259,11 @@ impl Question {
         };
         let (tokens, marks) = (next(&self.tokens)?, next(&self.marks)?);
         let (switches, listed) = (next(&self.switches)?, next(&self.listed)?);
+        let dataset = match answers.next()? {
+            Value::Nil => String::new(),
+            name if text(name)? == dataset => dataset,
+            _ => String::new(),
+        };
         let facts = |places: &Places| {
             let mut facts = Facts {
                 token: places.token.is_some_and(|i| tokens[i] != Value::Nil),
@@ -325,7 +344,8 @@ mod tests {
         let one = inquiry(asked);
         let question = Question::new(std::slice::from_ref(&one)).unwrap();
         let judge = |token: Option<&str>, mark: Option<&str>, switches: [Option<&str>; 4]| {
-            let answers = [word("d"), word("1"), words(&[token]), words(&[mark]), words(&switches)];
+            let answers =
+                [word("d"), word("1"), words(&[token]), words(&[mark]), words(&switches), word("d")];
             question.parse(&answers).map(|found| found.facts[0].judge(&one))
         };
         let none = [None; 4];
@@ -348,9 +368,14 @@ mod tests {
         let one = inquiry(Asked { listed: true, ..Asked::default() });
         let question = Question::new(std::slice::from_ref(&one)).unwrap();
         let judge = |answers: &[Value]| question.parse(answers).map(|found| found.facts[0].judge(&one));
-        assert_eq!(judge(&[word("d"), word("1"), words(&[Some("9")])]), Some(Answer::Clear));
-        assert_eq!(judge(&[word("d"), word("1"), words(&[None])]), Some(Answer::NotListed));
-        assert_eq!(judge(&[word("d"), word("1"), words(&[])]), None);
+        assert_eq!(judge(&[word("d"), word("1"), words(&[Some("9")]), word("d")]), Some(Answer::Clear));
+        assert_eq!(judge(&[word("d"), word("1"), words(&[None]), word("d")]), Some(Answer::NotListed));
+        assert_eq!(judge(&[word("d"), word("1"), words(&[]), word("d")]), None);
+        assert_eq!(
+            judge(&[word("d"), word("1"), words(&[None])]),
+            None,
+            "the name comes once more at the end"
+        );
         assert_eq!(judge(&[word("d"), word("1")]), None);
         assert_eq!(judge(&[]), None);
     }

@@ -118,10 +118,23 @@ pub(super) fn parse_survey(answer: &Value) -> Option<Survey> {
     })
 }
 
-/// Notes that claims may have been lost until the end of this second, by the server's clock.
+/// Notes that claims may have been lost until the end of this second, by the server's clock, and whose claims count since.
 pub(super) fn note_loss(link: &mut Link, keys: &Keys) -> Result<(), ClusterError> {
-    let script = "return redis.call('SET', KEYS[1], redis.call('TIME')[1] + 1)";
-    link.ask("note that claims were lost", &eval(script, &[&keys.since])).map(drop)
+    let script =
+        "redis.call('SET', KEYS[1], redis.call('TIME')[1] + 1) return redis.call('SET', KEYS[2], ARGV[1])";
+    let mut command = eval(script, &[&keys.since, &keys.server]);
+    command.arg(link.origin());
+    link.ask("note that claims were lost", &command).map(drop)
+}
+
+/// Whether this very process has had every claim since the last loss. Another one, restarted from a copy or promoted, may
+/// lack the last of them, and nothing in its data would show it; nor does a server that does not say which it is.
+pub(super) fn has_every_claim(link: &mut Link, keys: &Keys) -> Result<bool, ClusterError> {
+    let mut command = redis::cmd("GET");
+    command.arg(&keys.server);
+    let known = link.ask("say whose claims count", &command)?;
+    let same = matches!(&known, Value::BulkString(name) if *name == link.origin().as_bytes());
+    Ok(same && !link.origin().is_empty())
 }
 
 /// Uses tokens: whether it was each one's first use. `None`: the data set is another.

@@ -27,6 +27,8 @@ pub(super) struct Shared {
     pub(super) now: fn() -> UnixSeconds,
     /// How long after its `iat` any token may be accepted at most: how long a watermark counts.
     pub(super) mark_life_s: u64,
+    /// How far any issuer's clock may be ahead: a token may be older than it says by that much.
+    pub(super) leeway_s: u64,
     /// Is told what was changed, once it is stored.
     pub(super) heard: Box<dyn Fn(&[StoredChange]) + Send + Sync>,
 }

@@ -18,6 +18,9 @@ use crate::store::{Recorded, StoredChange};
 /// What one call may change: each is two durable records.
 pub(super) const CHANGES_MAX: usize = 256;
 
+/// Things that may be disabled or revoked as a whole, or have been: each change copies the list of them.
+const SWITCHES_MAX: usize = 100_000;
+
 /// What was done.
 #[derive(Debug)]
 pub(super) struct Changed {
@@ -30,6 +33,12 @@ pub(super) struct Changed {
 /// Makes `wanted` happen, all or none of it. Must run inside [`run`](super::actions::run).
 pub(super) async fn change(shared: &Arc<Shared>, wanted: Vec<StoredChange>) -> Result<Changed, ApiError> {
     let nothing = "nothing was changed";
+    let switching = wanted.iter().any(|one| matches!(one.effect, Effect::Switched(_)));
+    if switching && shared.view.switches_len() >= SWITCHES_MAX {
+        let description =
+            format!("{SWITCHES_MAX} things are disabled or revoked as a whole, or were; {nothing}");
+        return Err(ApiError::new(ErrorKind::Overloaded, description));
+    }
     let intents: Vec<Event<'_>> = wanted.iter().map(|one| Event::Revoke(intent(shared, one))).collect();
     let recorded = shared.evidence.record_all(&intents).await;
     let intent_ids = recorded.map_err(|error| evidence::unavailable(&error, nothing))?;
@@ -47,7 +56,12 @@ pub(super) async fn change(shared: &Arc<Shared>, wanted: Vec<StoredChange>) -> R
             tracing::error!(%error, "cannot record that a revocation failed");
         }
     };
-    let (local_epoch, mut recorded) = match shared.store.record_changes(&wanted, shared.view.epoch()).await {
+    // On a node on its own changes are made one after the other, so that an epoch has everything below it.
+    let _turn = match &shared.sharing {
+        None => Some(shared.changing.lock().await),
+        Some(_) => None,
+    };
+    let (local_epoch, mut recorded) = match shared.store.record_changes(&wanted, floor(shared)).await {
         Ok(done) => done,
         Err(error) => {
             tracing::error!(%error, "cannot store a revocation");
@@ -94,6 +108,13 @@ pub(super) async fn change(shared: &Arc<Shared>, wanted: Vec<StoredChange>) -> R
         shared.counters.revoked.increment();
     }
     Ok(Changed { epoch, recorded })
+}
+
+/// The new epoch is above this one. Where nodes share Redis epochs are not below its clock; what is decided here while it
+/// is away must not look older than what the others decide meanwhile.
+fn floor(shared: &Shared) -> u64 {
+    let clock = if shared.sharing.is_some() { (shared.now)().0.saturating_mul(1000) } else { 0 };
+    shared.view.epoch().max(clock)
 }
 
 /// Lets every node know; returns the epoch that has it everywhere. On a node on its own that is the local one.

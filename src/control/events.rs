@@ -101,7 +101,13 @@ async fn hear(shared: Arc<Shared>, bytes: Vec<u8>) -> Result<Response, ApiError>
         return Ok(StatusCode::ACCEPTED.into_response());
     }
     // Events may overtake each other; what an older one switches has been switched again since.
-    let outdated = shared.store.is_outdated(&event).await.map_err(|error| unavailable(&error))?;
+    let outdated = shared.store.is_outdated(&event).await.map_err(|error| unavailable(&error))?
+        || (heard.enables()
+            && shared
+                .store
+                .is_overtaken(&event, &profile.issuer)
+                .await
+                .map_err(|error| unavailable(&error))?);
     let wanted = match heard.changes(profile, &shared.issuers, outdated, now) {
         Ok(wanted) => wanted,
         Err(error) => return Ok(refusal("invalid_request", &error.description)),
@@ -117,6 +123,11 @@ async fn hear(shared: Arc<Shared>, bytes: Vec<u8>) -> Result<Response, ApiError>
 }
 
 impl Heard {
+    /// Whether it lets somebody pass again.
+    fn enables(&self) -> bool {
+        self.received.statements.iter().any(|statement| statement.effect == Effect::Enabled)
+    }
+
     fn to_remember(&self, profile: &Profile) -> StoredEvent {
         let switched = self.received.statements.iter().find_map(|statement| match &statement.target {
             Target::Subject(name) if statement.is_switch() => Some((name.clone(), statement.at)),

@@ -167,6 +167,8 @@ pub(super) struct Shared {
     pub(super) view: Arc<View>,
     pub(super) judge: Judge,
     pub(super) sharing: Option<Sharing>,
+    /// Held while a node on its own changes what stands.
+    pub(super) changing: tokio::sync::Mutex<()>,
     pub(super) events: Option<Events>,
     pub(super) announce: Announce,
     /// One permit per client of the feed.
@@ -204,6 +206,7 @@ impl Shared {
             view,
             judge,
             sharing,
+            changing: tokio::sync::Mutex::new(()),
             events: state.events.map(Events::new),
             announce: state.announce,
             feeds: Arc::new(Semaphore::new(FEED_CLIENTS_MAX)),

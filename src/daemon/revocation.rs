@@ -2,6 +2,8 @@
 //! tokens what the view cannot say.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::Instant;
 
 use tokio::runtime::{Handle, Runtime};
@@ -34,6 +36,7 @@ pub(super) struct Revoking {
     pub(super) cluster: Option<Cluster>,
     /// One per shard.
     pub(super) inquirers: Vec<Inquirer>,
+    pub(super) registrar: RegistrarThread,
 }
 
 impl Revoking {
@@ -59,6 +62,7 @@ impl Revoking {
                 runtime: handle.clone(),
                 now,
                 mark_life_s: mark_life_s(config),
+                leeway_s: config.issuers.iter().map(|issuer| issuer.leeway_s).max().unwrap_or(0),
                 // Nobody may be listening.
                 heard: Box::new(move |changes| drop(announce.send(changes.into()))),
             })?),
@@ -68,8 +72,8 @@ impl Revoking {
             None => Box::new(LocalRegistry { store: store.clone(), view: Arc::clone(view), runtime: handle }),
         };
         let (registrar, inquirers) = revocation::registry(config.server.shards);
-        spawn(registrar, registry)?;
-        Ok(Self { cluster, inquirers })
+        let registrar = RegistrarThread::spawn(registrar, registry)?;
+        Ok(Self { cluster, inquirers, registrar })
     }
 
     /// What the control plane shares with.
@@ -94,14 +98,29 @@ fn random_seed() -> Result<[u8; 16], StartError> {
     Ok(seed)
 }
 
-/// Starts the registrar. It holds nothing that must be finished: once the shards are gone it has nothing to do, and it
-/// ends with the process.
-fn spawn(registrar: Registrar, mut registry: Box<dyn Registry>) -> Result<(), StartError> {
-    std::thread::Builder::new()
-        .name("registrar".to_owned())
-        .spawn(move || registrar.run(&mut *registry))
-        .map(|_| ())
-        .map_err(|error| StartError::System { what: "start the registrar's thread", error })
+/// The registrar's thread.
+pub(super) struct RegistrarThread {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
+}
+
+impl RegistrarThread {
+    fn spawn(registrar: Registrar, mut registry: Box<dyn Registry>) -> Result<Self, StartError> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopping = Arc::clone(&stop);
+        let thread = std::thread::Builder::new()
+            .name("registrar".to_owned())
+            .spawn(move || registrar.run(&mut *registry, &stopping))
+            .map_err(|error| StartError::System { what: "start the registrar's thread", error })?;
+        Ok(Self { stop, thread })
+    }
+
+    /// Ends it, once the shards are gone and while the control plane's runtime still runs.
+    pub(super) fn stop(self) {
+        self.stop.store(true, Ordering::Release);
+        // A panic aborts the process.
+        let _ = self.thread.join();
+    }
 }
 
 /// The registry of a node on its own: the state database, and the view, which is the truth here.

@@ -5,10 +5,12 @@
 //! disk, so a shard hands them over and goes on; one thread, the registrar, puts the batches of all shards into one.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Waker;
+use std::time::Duration;
 
 use atomic_waker::AtomicWaker;
-use crossbeam::channel::{Receiver, Sender, TrySendError, bounded};
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
 use crossbeam::queue::ArrayQueue;
 
 use super::view::Identity;
@@ -157,7 +159,7 @@ pub fn registry(shards: u16) -> (Registrar, Vec<Inquirer>) {
     let (sender, requests) = bounded(usize::from(shards) * BATCHES_MAX);
     let inquirer = |_| Inquirer {
         requests: sender.clone(),
-        replies: Arc::new(Replies { queue: ArrayQueue::new(2 * BATCHES_MAX), waker: AtomicWaker::new() }),
+        replies: Arc::new(Replies { queue: ArrayQueue::new(BATCHES_MAX), waker: AtomicWaker::new() }),
         next: 0,
     };
     (Registrar { requests }, (0..shards).map(inquirer).collect())
@@ -190,12 +192,16 @@ impl Inquirer {
 }
 
 impl Registrar {
-    /// Answers until every [`Inquirer`] is gone. Blocks.
-    pub fn run(self, registry: &mut dyn Registry) {
+    /// Answers until `stop` says so or every [`Inquirer`] is gone. Blocks.
+    pub fn run(self, registry: &mut dyn Registry, stop: &AtomicBool) {
         let mut inquiries = Vec::new();
         let mut parts = Vec::new();
-        while let Ok(first) = self.requests.recv() {
-            let mut next = Some(first);
+        while !stop.load(Ordering::Acquire) {
+            let mut next = match self.requests.recv_timeout(STOP_POLL) {
+                Ok(first) => Some(first),
+                Err(RecvTimeoutError::Timeout) => continue,
+                Err(RecvTimeoutError::Disconnected) => return,
+            };
             while let Some(Request { ticket, inquiries: some, replies }) = next.take() {
                 parts.push((ticket, some.len(), replies));
                 inquiries.extend(some);
@@ -216,8 +222,12 @@ impl Registrar {
     }
 }
 
-/// Batches of one shard that may wait to be asked.
-const BATCHES_MAX: usize = 16;
+/// Batches of one shard that may wait to be asked, or whose answers may wait to be fetched: each turn of its event loop makes
+/// one while the registrar is busy with those before.
+const BATCHES_MAX: usize = 1024;
+
+/// How long the registrar may take to notice that it must end.
+const STOP_POLL: Duration = Duration::from_millis(50);
 
 /// Inquiries put into one batch, unless one shard's are more.
 const INQUIRIES_MAX: usize = 4096;
@@ -265,7 +275,8 @@ mod tests {
         let (mine, theirs) = (Arc::clone(&first.replies), Arc::clone(&second.replies));
         // The registrar ends with the last of them.
         drop((first, second));
-        thread::spawn(move || registrar.run(&mut Echo)).join().unwrap();
+        let stop = AtomicBool::new(false);
+        thread::spawn(move || registrar.run(&mut Echo, &stop)).join().unwrap();
         let got = |replies: &Replies| {
             let answers = replies.queue.pop().unwrap();
             (answers.ticket, answers.answers)

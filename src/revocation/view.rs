@@ -1,6 +1,6 @@
 //! The local view: what is revoked, readable from every shard.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Waker;
 
@@ -52,8 +52,8 @@ pub struct View {
     tokens: Ledger,
     // Seconds: until when a subject's or session's tokens were issued that are refused.
     marks: Ledger,
-    // Entries in `marks`, so that a check without any costs no fingerprint. Written after they are visible.
-    marks_held: AtomicUsize,
+    // Whether there ever was a watermark, so that a check without any costs no fingerprint. Set after it is visible.
+    marked: AtomicBool,
     switches: ArcSwap<Switches>,
     // Taken by whoever changes `switches`.
     switching: Mutex<()>,
@@ -78,7 +78,7 @@ impl View {
             fingerprinter: Fingerprinter::new(seed),
             tokens: Ledger::with_capacity(0),
             marks: Ledger::with_capacity(0),
-            marks_held: AtomicUsize::new(0),
+            marked: AtomicBool::new(false),
             switches: ArcSwap::default(),
             switching: Mutex::new(()),
             mark_life_s,
@@ -102,7 +102,7 @@ impl View {
         {
             return Status::Revoked;
         }
-        if self.marks_held.load(Ordering::Acquire) > 0 {
+        if self.marked.load(Ordering::Acquire) {
             let issued_at = issued_at.unwrap_or(UnixSeconds(0));
             for (kind, name) in [(TargetKind::Subject, subject), (TargetKind::Session, session)] {
                 if let Some(name) = name
@@ -212,7 +212,7 @@ impl View {
         self.tokens.extend(tokens, horizon(now));
         if !marks.is_empty() {
             self.marks.extend(marks.into_iter(), self.marks_horizon(now));
-            self.marks_held.store(self.marks.len(), Ordering::Release);
+            self.marked.store(true, Ordering::Release);
         }
         if !switched.is_empty() {
             let _turn = self.switching.lock().unwrap_or_else(PoisonError::into_inner);
@@ -240,7 +240,6 @@ impl View {
     pub fn purge(&self, now: UnixSeconds, slots_max: usize) {
         self.tokens.purge(horizon(now), slots_max);
         self.marks.purge(self.marks_horizon(now), slots_max);
-        self.marks_held.store(self.marks.len(), Ordering::Release);
     }
 
     fn fingerprint(&self, kind: TargetKind, tenant: &str, issuer: &str, name: &str) -> Fingerprint {

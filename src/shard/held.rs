@@ -4,7 +4,8 @@
 //! same connection waits, and nobody else's. Each wait has a deadline, after which the question is decided by what is
 //! known: that it cannot be told.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
+use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Waker;
@@ -185,23 +186,33 @@ impl Held {
 const HELD_MAX: usize = 4096;
 
 impl Asked {
-    /// Takes out the connections with a question that `waits` names; the order of each connection's questions stays.
+    /// Takes out the connections with a question that `waits` names, with a copy of their texts; the order of each
+    /// connection's questions stays.
     fn split(self, waits: impl Fn(usize, &Job) -> bool) -> (Self, Self) {
-        let holds = |outbox: &Rc<Outbox>, held: &[*const Outbox]| held.contains(&Rc::as_ptr(outbox));
-        let mut outboxes = Vec::new();
-        for (index, job) in self.jobs.iter().enumerate() {
-            if waits(index, job) && !holds(&job.outbox, &outboxes) {
-                outboxes.push(Rc::as_ptr(&job.outbox));
-            }
-        }
+        let waiting = self.jobs.iter().enumerate().filter(|(index, job)| waits(*index, job));
+        let outboxes: HashSet<*const Outbox> = waiting.map(|(_, job)| Rc::as_ptr(&job.outbox)).collect();
         let Self { arena, jobs, .. } = self;
-        let mut held = Self { arena: arena.clone(), ..Self::default() };
-        let mut rest = Self { arena, ..Self::default() };
-        for (index, job) in jobs.into_iter().enumerate() {
-            let to = if holds(&job.outbox, &outboxes) { &mut held } else { &mut rest };
-            to.came_from.push(index);
-            to.jobs.push(job);
+        let (mut held, mut rest) = (Self::default(), Self::default());
+        for (index, mut job) in jobs.into_iter().enumerate() {
+            if !outboxes.contains(&Rc::as_ptr(&job.outbox)) {
+                rest.came_from.push(index);
+                rest.jobs.push(job);
+                continue;
+            }
+            let mut keep = |range: &mut Range<usize>| {
+                let start = held.arena.len();
+                held.arena.extend_from_slice(&arena[range.clone()]);
+                *range = start..held.arena.len();
+            };
+            if let Ok(token) = &mut job.token {
+                keep(token);
+            }
+            job.audience.as_mut().map(&mut keep);
+            keep(&mut job.scopes);
+            held.came_from.push(index);
+            held.jobs.push(job);
         }
+        rest.arena = arena;
         (held, rest)
     }
 }

@@ -108,7 +108,9 @@ impl Fetcher {
         let (stop, stopped) = bounded::<()>(0);
         let mut work = Work::new(sources, verifier, now).map_err(|error| invalid(error.to_string()))?;
         let thread = std::thread::Builder::new().name("status-lists".to_owned()).spawn(move || {
+            let mut more = false;
             loop {
+                let pause = if more { Duration::ZERO } else { TICK };
                 select! {
                     recv(stopped) -> _ => return,
                     recv(places.wanted) -> wanted => {
@@ -116,9 +118,9 @@ impl Fetcher {
                         let Ok(wanted) = wanted else { return };
                         work.want(wanted, &places);
                     }
-                    default(TICK) => {}
+                    default(pause) => {}
                 }
-                work.refresh(&places);
+                more = work.refresh(&places);
             }
         })?;
         Ok(Self { stop, thread })
@@ -143,6 +145,8 @@ struct Work {
     now: fn() -> UnixSeconds,
     /// When each list is fetched next.
     due: HashMap<(IssuerIndex, String), UnixSeconds>,
+    // Whose list was fetched last.
+    served: Option<IssuerIndex>,
 }
 
 impl Work {
@@ -157,6 +161,7 @@ impl Work {
             agent: agent(),
             now,
             due: HashMap::new(),
+            served: None,
         })
     }
 
@@ -183,19 +188,24 @@ impl Work {
         self.due.insert((issuer, uri), now);
     }
 
-    /// Fetches what is due, and forgets what nobody asks about.
-    fn refresh(&mut self, places: &Places) {
+    /// Fetches the list that is due for longest, or forgets it where nobody asks about it; whether one was due. One at a
+    /// time: a server that hangs keeps its own issuer's lists waiting for a turn, and the end of the thread no longer
+    /// than one fetch. Of those due at once an issuer gets every other turn.
+    fn refresh(&mut self, places: &Places) -> bool {
         let now = (self.now)();
-        let due: Vec<(IssuerIndex, String)> =
-            self.due.iter().filter(|(_, due)| **due <= now).map(|(key, _)| key.clone()).collect();
-        for key in due {
+        let served = self.served;
+        let next = self.due.iter().filter(|(_, due)| **due <= now);
+        let next = next.min_by_key(|((issuer, _), due)| (Some(*issuer) == served, **due));
+        let key = next.map(|(key, _)| key.clone());
+        self.served = key.as_ref().map(|(issuer, _)| *issuer);
+        if let Some(key) = key {
             let (issuer, uri) = &key;
             let entry = places.lists.load().get(issuer).and_then(|lists| lists.get(uri)).cloned();
             let used_at = entry.as_ref().map_or(now.0, |entry| entry.used_at.load(Ordering::Relaxed));
             if now.0.saturating_sub(used_at) > IDLE_S_MAX {
                 forget(places, issuer, uri);
                 self.due.remove(&key);
-                continue;
+                return true;
             }
             let before = entry.and_then(|entry| entry.held.clone());
             let next = match self.fetch(*issuer, uri, before.as_ref()) {
@@ -210,7 +220,9 @@ impl Work {
                 }
             };
             self.due.insert(key, next);
+            return true;
         }
+        false
     }
 
     /// The list as it is now, and after how many seconds to ask again.

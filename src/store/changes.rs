@@ -370,7 +370,8 @@ async fn put(
         (before, after) => before == after,
     };
     // What Redis gave us says nothing about a part that only we know.
-    let shared = shared && (was_shared == 1 || stands.effect == change.effect);
+    let newest = change.epoch >= stands.epoch || !matches!(change.effect, Effect::Switched(_));
+    let shared = shared && (was_shared == 1 || (stands.effect == change.effect && newest));
     // Most of what is read back from Redis is known: then nothing is written.
     if stands == known && shared == (was_shared == 1) {
         return Ok(Recorded { already, stands });

@@ -56,6 +56,29 @@ impl Store {
         Ok(found > 0)
     }
 
+    /// Whether somebody else, such as another node, switched this user after that happened, while nobody here heard of it:
+    /// an event that is old enough to be a repetition must not let a user pass whom others have shut out since.
+    ///
+    /// # Errors
+    /// What SQLite said.
+    pub async fn is_overtaken(&self, event: &StoredEvent, issuer: &str) -> Result<bool, StoreError> {
+        let Some((subject, at)) = &event.switched else { return Ok(false) };
+        let found: i64 = sqlx::query_scalar(
+            "SELECT COUNT(*) FROM changes WHERE tenant = $1 AND kind = 'subject' AND issuer = $2 AND name = $3 \
+             AND switched = 1 AND changed_at > $4 AND NOT EXISTS \
+             (SELECT 1 FROM security_events WHERE tenant = $1 AND transmitter = $5 AND subject = $3)",
+        )
+        .bind(&event.tenant)
+        .bind(issuer)
+        .bind(subject)
+        .bind(seconds(*at))
+        .bind(&event.transmitter)
+        .fetch_one(&self.pool)
+        .await
+        .map_err(StoreError::statement("look for later changes"))?;
+        Ok(found > 0)
+    }
+
     /// Remembers an accepted event durably; again is harmless.
     ///
     /// # Errors
@@ -109,6 +132,34 @@ mod tests {
             switched: switched.map(|(name, at)| (name.to_owned(), UnixSeconds(at))),
             forget_at: UnixSeconds(1000),
         }
+    }
+
+    #[tokio::test]
+    async fn a_user_whom_another_node_shut_out_since_is_not_let_in_by_an_older_event() {
+        use crate::revocation::{Effect, Switch, TargetKind};
+        use crate::store::StoredChange;
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("state.db"), OpenMode::Create).await.unwrap();
+        let disabled = StoredChange {
+            kind: TargetKind::Subject,
+            tenant: "acme".into(),
+            issuer: "iss".into(),
+            name: "alice".into(),
+            effect: Effect::Switched(Switch::Disabled),
+            forget_at: UnixSeconds(u64::MAX),
+            changed_at: UnixSeconds(500),
+            reason: String::new(),
+            actor: String::new(),
+            epoch: 9,
+        };
+        store.merge_changes(&[disabled]).await.unwrap();
+        let at = |second| event("x", Some(("alice", second)));
+        assert!(store.is_overtaken(&at(499), "iss").await.unwrap());
+        assert!(!store.is_overtaken(&at(500), "iss").await.unwrap());
+        assert!(!store.is_overtaken(&at(499), "other").await.unwrap());
+        // What this node heard itself is put in order by when it happened.
+        store.remember_event(&event("y", Some(("alice", 400)))).await.unwrap();
+        assert!(!store.is_overtaken(&at(499), "iss").await.unwrap());
     }
 
     #[tokio::test]

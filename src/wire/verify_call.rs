@@ -20,6 +20,12 @@ pub const TOKENS_PER_CALL_MAX: usize = 256;
 /// The most scopes one call may demand.
 pub const SCOPES_PER_CALL_MAX: usize = 64;
 
+/// The longest audience a call may demand, in bytes.
+const AUDIENCE_BYTES_MAX: usize = 1024;
+
+/// The longest list of scopes a call may demand, in bytes.
+const SCOPES_BYTES_MAX: usize = 4096;
+
 const NO_STORE: &str = "Cache-Control: no-store\r\n";
 
 /// A verify call, borrowing from the body and from the scratch.
@@ -56,6 +62,9 @@ pub enum VerifyCallError {
         "scope must be a text of names or an array of at most {SCOPES_PER_CALL_MAX} names without spaces"
     )]
     Scopes,
+    /// An audience or scopes longer than any that is demanded: each token of the call is compared with them.
+    #[error("audience may have {AUDIENCE_BYTES_MAX} bytes and scope {SCOPES_BYTES_MAX} in all")]
+    DemandTooLong,
     /// A member that the call does not know.
     #[error("unknown member {0:?}: token, tokens, audience, scope and claims are known")]
     UnknownMember(String),
@@ -101,7 +110,13 @@ impl<'a> VerifyCall<'a> {
                 })?;
             }
             "token" | "tokens" => return Err(VerifyCallError::Tokens),
-            "audience" => self.audience = Some(reader.string()?),
+            "audience" => {
+                let audience = reader.string()?;
+                if audience.len() > AUDIENCE_BYTES_MAX {
+                    return Err(VerifyCallError::DemandTooLong);
+                }
+                self.audience = Some(audience);
+            }
             "scope" => self.read_scopes(reader)?,
             "claims" => self.claims = reader.boolean()?,
             _ => return Err(VerifyCallError::UnknownMember(name.chars().take(64).collect())),
@@ -124,6 +139,9 @@ impl<'a> VerifyCall<'a> {
             })?;
         } else {
             reader.string()?.clone_into(&mut self.scopes);
+        }
+        if self.scopes.len() > SCOPES_BYTES_MAX {
+            return Err(VerifyCallError::DemandTooLong);
         }
         if self.scopes.split(' ').count() > SCOPES_PER_CALL_MAX {
             return Err(VerifyCallError::Scopes);

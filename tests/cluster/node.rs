@@ -108,6 +108,7 @@ impl Node {
             runtime: self.runtime.handle.clone(),
             now: self.clock,
             mark_life_s: 3600,
+            leeway_s: 0,
             heard: Box::new(|_| {}),
         })
         .unwrap();
