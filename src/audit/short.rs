@@ -70,6 +70,22 @@ fn equal_pieces<const N: usize>(a: &[u8], b: &[u8]) -> bool {
     a.as_chunks::<N>().0 == b.as_chunks::<N>().0 && a.last_chunk::<N>() == b.last_chunk::<N>()
 }
 
+/// Whether every byte is below 128.
+#[inline]
+pub(super) fn is_ascii(bytes: &[u8]) -> bool {
+    match bytes.len() {
+        0..4 => bytes.iter().all(u8::is_ascii),
+        4..8 => pieces(bytes, |piece| u32::from_le_bytes(*piece) & 0x8080_8080 == 0),
+        8..=LEN_MAX => pieces(bytes, |piece| u64::from_le_bytes(*piece) & 0x8080_8080_8080_8080 == 0),
+        _ => bytes.is_ascii(),
+    }
+}
+
+#[inline]
+fn pieces<const N: usize>(bytes: &[u8], holds: impl Fn(&[u8; N]) -> bool) -> bool {
+    bytes.as_chunks().0.iter().all(&holds) && bytes.last_chunk().is_none_or(holds)
+}
+
 /// Longer ones are worth the call.
 const LEN_MAX: usize = 128;
 
@@ -93,7 +109,11 @@ mod tests {
                 to[at] ^= 1;
                 assert!(!equal(&to, from), "byte {at} of {len}");
                 to[at] ^= 1;
+                to[at] |= 0x80;
+                assert!(!is_ascii(&to), "byte {at} of {len}");
+                to[at] = from[at];
             }
+            assert_eq!(is_ascii(from), len <= 128);
             assert!(!equal(&bytes[..len.saturating_sub(1)], &bytes[..len.max(1)]));
         }
     }

@@ -203,8 +203,7 @@ impl Scanner {
 
     /// Whether the size to stop at is reached.
     fn at_upto(&mut self, upto: Option<u64>) -> bool {
-        self.scan.stopped =
-            matches!((upto, self.scan.end), (Some(upto), Some(end)) if end.size >= upto);
+        self.scan.stopped = matches!((upto, self.scan.end), (Some(upto), Some(end)) if end.size >= upto);
         self.scan.stopped
     }
 

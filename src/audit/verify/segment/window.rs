@@ -158,3 +158,7 @@ impl Source<'_> {
 }
 
 const ZEROS: [u8; 4096] = [0; 4096];
+
+#[cfg(test)]
+#[path = "window_tests.rs"]
+mod tests;
