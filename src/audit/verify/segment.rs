@@ -1,8 +1,9 @@
 //! One segment by itself: every record, every break inside it, and what its neighbours need to know.
 
+mod checkpoints;
 mod window;
 
-use std::{borrow::Cow, collections::VecDeque, ops::Range};
+use std::{borrow::Cow, collections::VecDeque};
 
 use super::{Break, Class, Mode, Options};
 use crate::audit::{
@@ -15,6 +16,7 @@ use crate::audit::{
     writer::Head,
 };
 
+pub(super) use checkpoints::FoundCheckpoint;
 pub(super) use window::Window;
 
 /// What one segment holds.
@@ -46,21 +48,6 @@ pub(super) struct Scan {
     pub(super) tail_cause: Option<Flaw>,
     /// The size to stop at was reached: what follows is none of our business.
     pub(super) stopped: bool,
-}
-
-/// A CHECKPOINT record.
-pub(super) struct FoundCheckpoint {
-    pub(super) seq: u64,
-    pub(super) offset: u64,
-    pub(super) size: u64,
-    pub(super) root: Hash,
-    pub(super) note: String,
-    /// Wall clock of the record.
-    pub(super) wall_ns: u64,
-    /// The tree over the segment's records below `size`, if that size is one of the segment's recent commits.
-    pub(super) tree: Option<CompactRange>,
-    /// The tree over all records below `size`, as the record states it.
-    pub(super) frontier: Option<CompactRange>,
 }
 
 struct Scanner {
@@ -448,55 +435,6 @@ impl Scanner {
                 }
             }
             _ => {}
-        }
-    }
-
-    fn note_checkpoint(&mut self, record: &Record<'_>, seq: u64) {
-        let fields = record.read_body().ok().and_then(|body| {
-            let size = schema::uint(&body, 1)?;
-            let root = schema::bytes(&body, 2)?.try_into().ok()?;
-            let frontier = CompactRange::from_bytes(size, schema::bytes(&body, 4)?);
-            Some((size, root, schema::text(&body, 3)?.to_owned(), frontier))
-        });
-        let Some((size, root, note, frontier)) = fields else {
-            self.report(Class::BadSignature, self.offset, seq, 1, "the checkpoint record cannot be read");
-            return;
-        };
-        let tree = self.scan.commit_trees.iter().rev().find(|tree| tree.end() == size).cloned();
-        self.wanted = tree.is_none().then_some(size);
-        self.scan.checkpoints.push(FoundCheckpoint {
-            seq,
-            offset: self.offset as u64,
-            size,
-            root,
-            note,
-            wall_ns: record.header.wall_ns,
-            tree,
-            frontier,
-        });
-    }
-
-    /// The tree over the segment's records before `to` and below `size`, recomputed from the nearest mark.
-    fn tree_at<'a>(
-        &self,
-        to: usize,
-        size: u64,
-        read: impl FnOnce(Range<usize>) -> Option<Cow<'a, [u8]>>,
-    ) -> Option<CompactRange> {
-        let (from, mut tree) = self.marks.iter().rev().find(|(_, tree)| tree.end() <= size).cloned()?;
-        let bytes = read(from..to)?;
-        let mut offset = 0;
-        while tree.end() < size && offset < bytes.len() {
-            let header = bytes.get(offset..)?.first_chunk::<HEADER_BYTES>()?;
-            tree.push(&event_hash(header));
-            offset += stored_len(Header::parse(header).ok()?.body_len as usize);
-        }
-        (tree.end() == size).then_some(tree)
-    }
-
-    fn set_checkpoint_tree(&mut self, tree: Option<CompactRange>) {
-        if let Some(checkpoint) = self.scan.checkpoints.last_mut() {
-            checkpoint.tree = tree;
         }
     }
 

@@ -95,7 +95,7 @@ fn a_torn_tail_and_a_tail_of_zeros_are_seen_through_the_window() {
 fn the_end_of_a_segment_is_measured_alike() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("bytes");
-    for tail in [&[][..], &[1], &[0, 0, 7], &[9; 70_000]] {
+    for tail in [&[][..], &[1], &[0, 0, 7], &vec![9; 70_000]] {
         for zeros in [0, 1, 4095, 70_000, 140_000] {
             let bytes = [&vec![5; 100][..], &vec![0; zeros], tail, &vec![0; zeros]].concat();
             fs::write(&path, &bytes).unwrap();
