@@ -6,6 +6,7 @@ use super::{
         IssueEvent, KID_BYTES_MAX, RevokeEvent, StartEvent, VerifyRunEvent,
     },
     id::RecordId,
+    short,
     tag::{OpenTags, TAG_BYTES, TagField},
 };
 
@@ -258,7 +259,7 @@ impl<'a> Body<'a> {
 
     fn string(&mut self, key: u8, major: u8, bytes: &[u8]) {
         self.key_and_head(key, major, bytes.len() as u64);
-        self.out.extend_from_slice(bytes);
+        short::append(self.out, bytes);
     }
 
     /// Most arguments are small: key and head are two bytes then.
@@ -302,7 +303,7 @@ fn cut(text: &str, bytes_max: usize) -> &str {
 
 fn string(out: &mut Vec<u8>, major: u8, bytes: &[u8]) {
     head(out, major, bytes.len() as u64);
-    out.extend_from_slice(bytes);
+    short::append(out, bytes);
 }
 
 /// The initial byte of an item and its argument, in its shortest form (RFC 8949 §3, §4.2.1).

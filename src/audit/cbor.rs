@@ -4,6 +4,8 @@
 //! integers in ascending order. Every length and integer must have its shortest form. Anything else has a second
 //! spelling or no use here, and is refused.
 
+use super::short;
+
 /// One decoded item. Borrows from the body.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Value<'a> {
@@ -86,6 +88,18 @@ impl<'a> Reader<'a> {
                 Ok(initial == 0xF5)
             }
             _ => Err(CborError::Unused(initial)),
+        }
+    }
+
+    /// Passes over the text whose initial byte is next.
+    #[inline]
+    pub(super) fn skip_text(&mut self) -> Result<(), CborError> {
+        let bytes = self.string()?;
+        // Most texts are short names in ASCII, which is UTF-8.
+        if short::is_ascii(bytes) || std::str::from_utf8(bytes).is_ok() {
+            Ok(())
+        } else {
+            Err(CborError::Utf8)
         }
     }
 

@@ -38,6 +38,7 @@ mod sealer;
 mod sequencer;
 mod settings;
 mod sha256;
+mod short;
 mod status;
 mod succeed;
 mod sync;

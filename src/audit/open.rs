@@ -4,7 +4,7 @@ use std::{
     fs, io,
     os::unix::fs::DirBuilderExt as _,
     path::PathBuf,
-    sync::Arc,
+    sync::{Arc, mpsc::sync_channel},
     thread::JoinHandle,
     time::{Duration, Instant},
 };
@@ -224,7 +224,7 @@ fn start(settings: &Settings, shards: u16, parts: Parts) -> Result<Opened, Audit
     let progress = Arc::new(Progress::new(&writer));
     // One here and one in the keeper's hands: the next two segments are ready.
     let (prepared_out, prepared_in) = bounded(1);
-    let (flushes_out, flushes_in) = bounded(1);
+    let (flushes_out, flushes_in) = sync_channel(1);
     let (flushed_out, flushed_in) = bounded(1);
     let (rolled_out, rolled_in) = unbounded();
     let (stop_out, stop_in) = bounded(1);

@@ -5,7 +5,7 @@
 //! shard.
 
 use std::{
-    sync::Arc,
+    sync::{Arc, mpsc},
     time::{Duration, Instant},
 };
 
@@ -27,7 +27,9 @@ pub(super) struct Sequencer {
     pub(super) flush_interval: Duration,
     pub(super) unflushed_age_max: Duration,
     pub(super) prepared: Receiver<Prepared>,
-    pub(super) flushes: Sender<(FlushJob, Vec<u64>)>,
+    // Of the standard library: its receiver sleeps at once, where crossbeam's first yields the core again and again, and
+    // is then behind whatever took it when a job comes.
+    pub(super) flushes: mpsc::SyncSender<(FlushJob, Vec<u64>)>,
     pub(super) flushed: Receiver<Flushed>,
     pub(super) stop: Receiver<Stop>,
 }
@@ -357,7 +359,7 @@ struct Taken {
 pub(super) fn run_flusher(
     shared: &Shared,
     progress: &Progress,
-    jobs: &Receiver<(FlushJob, Vec<u64>)>,
+    jobs: &mpsc::Receiver<(FlushJob, Vec<u64>)>,
     done: &Sender<Flushed>,
     finished: &Sender<Rolled>,
 ) {

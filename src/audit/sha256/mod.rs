@@ -14,7 +14,7 @@ use sha2::{Digest as _, Sha256, block_api::compress256};
 
 use avx512::Avx512;
 
-use super::record::Hash;
+use super::{record::Hash, short};
 
 /// What SHA-256 takes at a time.
 pub(super) type Block = [u8; 64];
@@ -60,7 +60,7 @@ impl Hasher {
             self.hashes.push(Sha256::digest(message).into());
             self.messages.push(Message { first: 0, blocks: 0 });
         } else {
-            self.push_with(message.len(), |bytes| bytes.copy_from_slice(message));
+            self.push_with(message.len(), |bytes| short::copy(bytes, message));
         }
     }
 
@@ -193,7 +193,7 @@ impl Macs {
     /// Lays out the message `first ‖ rest` of at most 1 + [`MAC_REST_MAX`] bytes in a block of zeros.
     pub(super) fn pad(block: &mut Block, first: u8, rest: &[u8]) {
         block[0] = first;
-        block[1..=rest.len()].copy_from_slice(rest);
+        short::copy(&mut block[1..=rest.len()], rest);
         block[rest.len() + 1] = 0x80;
         block[56..].copy_from_slice(&(8 * (64 + 1 + rest.len() as u64)).to_be_bytes());
     }
@@ -204,7 +204,7 @@ impl Macs {
         let bits = 8 * (64 + 1 + rest.len());
         block[0] == first
             && usize::from(u16::from_be_bytes([block[62], block[63]])) == bits
-            && block[1..=rest.len()] == *rest
+            && short::equal(&block[1..=rest.len()], rest)
     }
 }
 

@@ -18,7 +18,7 @@ use std::{
 use memmap2::{Advice, MmapMut};
 
 use join::Join;
-use segment::{Ending, Scan, scan};
+use segment::{Ending, Scan, Window, scan};
 pub use trusted::Trusted;
 
 use super::{
@@ -353,6 +353,7 @@ fn scan_in_order(
     let changed = Condvar::new();
     let lock = || work.lock().unwrap_or_else(PoisonError::into_inner);
     let worker = || {
+        let mut window = Window::new(WINDOW_BYTES);
         let mut buffer = SegmentBuffer::default();
         loop {
             let at = {
@@ -366,13 +367,11 @@ fn scan_in_order(
                 work.next += 1;
                 work.next - 1
             };
-            let scanned = read_segment(dir, files[at].index, &mut buffer).and_then(|()| {
-                let ending = match files.get(at + 1) {
-                    Some(next) => ending_before(dir, next.index)?,
-                    None => Ending::Last,
-                };
-                Ok(scan(&files[at], buffer.bytes(), options, ending))
-            });
+            let ending = || match files.get(at + 1) {
+                Some(next) => ending_before(dir, next.index),
+                None => Ok(Ending::Last),
+            };
+            let scanned = scan_file(dir, &files[at], options, ending, &mut window, &mut buffer);
             lock().done[at] = Some(scanned);
             changed.notify_all();
         }
@@ -400,6 +399,24 @@ fn scan_in_order(
         }
         Ok(())
     })
+}
+
+/// Scans a segment through `window`, or, where something is wrong, all of it in `buffer`.
+fn scan_file(
+    dir: &Path,
+    file: &SegmentFile,
+    options: &Options,
+    ending: impl Fn() -> io::Result<Ending>,
+    window: &mut Window,
+    buffer: &mut SegmentBuffer,
+) -> io::Result<Scan> {
+    let opened = File::open(dir.join(segment_name(file.index)))?;
+    if let Some(scan) = window.scan(file, &opened, options, &ending)? {
+        return Ok(scan);
+    }
+    read_segment(dir, file.index, buffer)?;
+    let ending = ending()?;
+    Ok(scan(file, buffer.bytes(), options, ending))
 }
 
 /// Reads a whole segment into `buffer`. Reads rather than maps: a file shortened under a map would kill the reader.
@@ -483,6 +500,9 @@ fn first_seq(dir: &Path, index: u64) -> io::Result<Option<u64>> {
 
 /// More than a SEGMENT_OPEN record takes.
 const OPEN_BYTES: usize = 4096;
+
+/// The part of a segment that is looked at together: it stays in the second-level cache with what is made of it.
+const WINDOW_BYTES: usize = 512 << 10;
 
 /// Segments scanned ahead of the join, per thread.
 const AHEAD: usize = 2;

@@ -1,6 +1,9 @@
 //! One segment by itself: every record, every break inside it, and what its neighbours need to know.
 
-use std::collections::VecDeque;
+mod checkpoints;
+mod window;
+
+use std::{borrow::Cow, collections::VecDeque};
 
 use super::{Break, Class, Mode, Options};
 use crate::audit::{
@@ -12,6 +15,9 @@ use crate::audit::{
     walk::{Depth, Flaw, PrevEnd, Record, SegmentOpen, Walk, prev_end, read_record_to},
     writer::Head,
 };
+
+pub(super) use checkpoints::FoundCheckpoint;
+pub(super) use window::Window;
 
 /// What one segment holds.
 pub(super) struct Scan {
@@ -44,24 +50,7 @@ pub(super) struct Scan {
     pub(super) stopped: bool,
 }
 
-/// A CHECKPOINT record.
-pub(super) struct FoundCheckpoint {
-    pub(super) seq: u64,
-    pub(super) offset: u64,
-    pub(super) size: u64,
-    pub(super) root: Hash,
-    pub(super) note: String,
-    /// Wall clock of the record.
-    pub(super) wall_ns: u64,
-    /// The tree over the segment's records below `size`, if that size is one of the segment's recent commits.
-    pub(super) tree: Option<CompactRange>,
-    /// The tree over all records below `size`, as the record states it.
-    pub(super) frontier: Option<CompactRange>,
-}
-
-struct Scanner<'a> {
-    bytes: &'a [u8],
-    walk: Walk<'a>,
+struct Scanner {
     ending: Ending,
     depth: Depth,
     offset: usize,
@@ -77,6 +66,8 @@ struct Scanner<'a> {
     missing: Vec<(u64, u64, usize)>,
     // The tree and the offset behind it, now and then: where to start for a checkpoint of an older state.
     marks: Vec<(usize, CompactRange)>,
+    // The size a checkpoint names that was just read, if the tree of that size is to be recomputed.
+    wanted: Option<u64>,
 }
 
 #[derive(Clone, Copy)]
@@ -108,68 +99,69 @@ impl Ending {
 
 /// Scans a segment's bytes.
 pub(super) fn scan(file: &SegmentFile, bytes: &[u8], options: &Options, ending: Ending) -> Scan {
-    let scan = Scan {
-        index: file.index,
-        file_bytes: bytes.len() as u64,
-        finished: file.finished,
-        first: None,
-        open: None,
-        end: None,
-        ended: prev_end(&[], 0),
-        sealed: false,
-        closed: false,
-        records: 0,
-        last_wall_ns: 0,
-        durable_size: 0,
-        tree: None,
-        checkpoints: Vec::new(),
-        commit_trees: VecDeque::with_capacity(RECENT_COMMITS),
-        breaks: Vec::new(),
-        decisions: Vec::new(),
-        tail_cause: None,
-        stopped: false,
-    };
-    let depth = if options.mode == Mode::Quick { Depth::Headers } else { Depth::Bodies };
-    let mut scanner = Scanner {
-        bytes,
-        walk: Walk::new(bytes, depth),
-        ending,
-        depth,
-        offset: 0,
-        scan,
-        tree: GrowingRange::new(),
-        lenient: false,
-        pending: None,
-        recent: VecDeque::with_capacity(RECENT_RECORDS),
-        missing: Vec::new(),
-        marks: Vec::new(),
-    };
-    scanner.run(options.upto);
-    scanner.scan.tree = scanner.tree.range().cloned();
-    scanner.scan
+    let mut scanner = Scanner::new(file, bytes.len(), options, ending);
+    scanner.run(bytes, options.upto);
+    scanner.scan.ended = prev_end(bytes, scanner.offset);
+    scanner.finish()
 }
 
-impl<'a> Scanner<'a> {
-    fn run(&mut self, upto: Option<u64>) {
+impl Scanner {
+    fn new(file: &SegmentFile, bytes: usize, options: &Options, ending: Ending) -> Self {
+        let scan = Scan {
+            index: file.index,
+            file_bytes: bytes as u64,
+            finished: file.finished,
+            first: None,
+            open: None,
+            end: None,
+            ended: prev_end(&[], 0),
+            sealed: false,
+            closed: false,
+            records: 0,
+            last_wall_ns: 0,
+            durable_size: 0,
+            tree: None,
+            checkpoints: Vec::new(),
+            commit_trees: VecDeque::with_capacity(RECENT_COMMITS),
+            breaks: Vec::new(),
+            decisions: Vec::new(),
+            tail_cause: None,
+            stopped: false,
+        };
+        Self {
+            ending,
+            depth: if options.mode == Mode::Quick { Depth::Headers } else { Depth::Bodies },
+            offset: 0,
+            scan,
+            tree: GrowingRange::new(),
+            lenient: false,
+            pending: None,
+            recent: VecDeque::with_capacity(RECENT_RECORDS),
+            missing: Vec::new(),
+            marks: Vec::new(),
+            wanted: None,
+        }
+    }
+
+    fn run(&mut self, bytes: &[u8], upto: Option<u64>) {
+        let mut walk = Walk::new(bytes, self.depth);
         let mut last_offset = 0;
         loop {
-            if let (Some(upto), Some(end)) = (upto, self.scan.end)
-                && end.size >= upto
-            {
-                self.scan.stopped = true;
-                break;
-            }
-            if self.offset == self.bytes.len() || self.at_stated_end() {
+            if self.at_upto(upto) || self.offset == bytes.len() || self.at_stated_end() {
                 break;
             }
             let at = self.offset;
-            let more = match self.walk.read(self.offset) {
+            let more = match walk.read(at) {
                 Ok(record) => {
-                    self.place(&record, last_offset);
+                    self.place(bytes, &record, last_offset);
                     true
                 }
-                Err(flaw) => self.pass_damage(flaw),
+                Err(flaw) => self.pass_damage(bytes, flaw),
             };
+            if let Some(size) = self.wanted.take() {
+                let tree = self.tree_at(at, size, |range| bytes.get(range).map(Cow::Borrowed));
+                self.set_checkpoint_tree(tree);
+            }
             if !more {
                 break;
             }
@@ -184,11 +176,22 @@ impl<'a> Scanner<'a> {
                 "its successor does not continue it",
             );
         }
-        self.scan.ended = prev_end(self.bytes, self.offset);
+    }
+
+    /// What was found, once `ended` is known.
+    fn finish(mut self) -> Scan {
         if self.scan.sealed && self.scan.ended.tail_bytes > 0 && !self.scan.stopped {
             let seq = self.scan.end.map_or(0, |end| end.size);
             self.report(Class::Inserted, self.offset, seq, 0, "bytes follow the seal");
         }
+        self.scan.tree = self.tree.range().cloned();
+        self.scan
+    }
+
+    /// Whether the size to stop at is reached.
+    fn at_upto(&mut self, upto: Option<u64>) -> bool {
+        self.scan.stopped = matches!((upto, self.scan.end), (Some(upto), Some(end)) if end.size >= upto);
+        self.scan.stopped
     }
 
     /// Whether the next segment says that the log leaves this one here. What follows is for the join to compare.
@@ -197,10 +200,10 @@ impl<'a> Scanner<'a> {
     }
 
     /// Whether the bytes from here on can be what a crash left: nothing behind them was known to be durable.
-    fn may_be_torn(&self) -> bool {
+    fn may_be_torn(&self, bytes: &[u8]) -> bool {
         let Some(end) = self.scan.end else { return false };
         let (mut commits, mut durable) = (0, self.scan.durable_size);
-        scan_commits(self.bytes, self.offset, &mut commits, &mut durable);
+        scan_commits(bytes, self.offset, &mut commits, &mut durable);
         matches!(self.ending, Ending::Last)
             && !self.scan.closed
             && !self.scan.finished
@@ -209,7 +212,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// Finds the place of a record that is whole in itself.
-    fn place(&mut self, record: &Record<'_>, before: usize) {
+    fn place(&mut self, bytes: &[u8], record: &Record<'_>, before: usize) {
         let header = &record.header;
         let Some(end) = self.scan.end else {
             self.accept(record);
@@ -222,7 +225,7 @@ impl<'a> Scanner<'a> {
                 self.good_link(header.seq);
             }
             self.accept(record);
-        } else if self.next_seq(record) == Some(end.size + 1) {
+        } else if next_seq(bytes, record) == Some(end.size + 1) {
             self.report(
                 Class::AlteredHeader,
                 self.offset,
@@ -263,23 +266,23 @@ impl<'a> Scanner<'a> {
     }
 
     /// Goes on behind bytes that are no whole record; says whether anything follows.
-    fn pass_damage(&mut self, flaw: Flaw) -> bool {
-        if self.may_be_torn() {
+    fn pass_damage(&mut self, bytes: &[u8], flaw: Flaw) -> bool {
+        if self.may_be_torn(bytes) {
             self.scan.tail_cause = Some(flaw);
             return false;
         }
-        if let Some(header_bytes) = self.bytes[self.offset..].first_chunk::<HEADER_BYTES>()
+        if let Some(header_bytes) = bytes[self.offset..].first_chunk::<HEADER_BYTES>()
             && let Ok(header) = Header::parse(header_bytes)
             && let Some(end) = self.scan.end
             && header.seq == end.size
             && header.prev_hash == end.hash
             && matches!(flaw, Flaw::Digest | Flaw::Checksum | Flaw::Padding)
         {
-            self.pass_altered_record(flaw, &header, event_hash(header_bytes));
+            self.pass_altered_record(bytes, flaw, &header, event_hash(header_bytes));
             return true;
         }
-        let Some((found, record)) = self.resync() else {
-            let rest = &self.bytes[self.offset..];
+        let Some((found, record)) = self.resync(bytes) else {
+            let rest = &bytes[self.offset..];
             if rest.iter().any(|byte| *byte != 0) {
                 self.scan.tail_cause = Some(flaw);
             }
@@ -307,11 +310,11 @@ impl<'a> Scanner<'a> {
     }
 
     /// A record in its place whose header reads well, but whose body, checksum or padding does not fit.
-    fn pass_altered_record(&mut self, flaw: Flaw, header: &Header, hash: Hash) {
+    fn pass_altered_record(&mut self, bytes: &[u8], flaw: Flaw, header: &Header, hash: Hash) {
         let next = self.offset + stored_len(header.body_len as usize);
         // The successor tells which side lies: if it continues this header, the header is as it was.
         let continued =
-            read_record_to(self.bytes, next, Depth::Headers).is_ok_and(|next| next.header.prev_hash == hash);
+            read_record_to(bytes, next, Depth::Headers).is_ok_and(|next| next.header.prev_hash == hash);
         let class = match flaw {
             Flaw::Digest | Flaw::Padding if continued => Class::AlteredBody,
             Flaw::Padding => Class::AlteredBody,
@@ -323,25 +326,21 @@ impl<'a> Scanner<'a> {
         self.scan.end = Some(Head { size: header.seq + 1, hash });
         self.tree.push(&hash);
         self.scan.records += 1;
-        self.offset = next.min(self.bytes.len());
+        self.offset = next.min(bytes.len());
     }
 
     /// The next place behind the current one where a whole record starts.
-    fn resync(&self) -> Option<(usize, Record<'a>)> {
+    fn resync<'a>(&self, bytes: &'a [u8]) -> Option<(usize, Record<'a>)> {
         let mut offset = self.offset + ALIGNMENT;
-        while let Some(start) = self.bytes.get(offset..offset + MAGIC.len()) {
+        while let Some(start) = bytes.get(offset..offset + MAGIC.len()) {
             if start == MAGIC
-                && let Ok(record) = read_record_to(self.bytes, offset, Depth::Bodies)
+                && let Ok(record) = read_record_to(bytes, offset, Depth::Bodies)
             {
                 return Some((offset, record));
             }
             offset += ALIGNMENT;
         }
         None
-    }
-
-    fn next_seq(&self, record: &Record<'_>) -> Option<u64> {
-        read_record_to(self.bytes, record.next, Depth::Headers).ok().map(|next| next.header.seq)
     }
 
     fn broken_link(&mut self, seq: u64, before: usize) {
@@ -439,42 +438,6 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    fn note_checkpoint(&mut self, record: &Record<'_>, seq: u64) {
-        let fields = record.read_body().ok().and_then(|body| {
-            let size = schema::uint(&body, 1)?;
-            let root = schema::bytes(&body, 2)?.try_into().ok()?;
-            let frontier = CompactRange::from_bytes(size, schema::bytes(&body, 4)?);
-            Some((size, root, schema::text(&body, 3)?.to_owned(), frontier))
-        });
-        let Some((size, root, note, frontier)) = fields else {
-            self.report(Class::BadSignature, self.offset, seq, 1, "the checkpoint record cannot be read");
-            return;
-        };
-        let recent = self.scan.commit_trees.iter().rev().find(|tree| tree.end() == size).cloned();
-        let tree = recent.or_else(|| self.tree_at(size));
-        self.scan.checkpoints.push(FoundCheckpoint {
-            seq,
-            offset: self.offset as u64,
-            size,
-            root,
-            note,
-            wall_ns: record.header.wall_ns,
-            tree,
-            frontier,
-        });
-    }
-
-    /// The tree over the segment's records below `size`, recomputed from the nearest mark.
-    fn tree_at(&self, size: u64) -> Option<CompactRange> {
-        let (mut offset, mut tree) = self.marks.iter().rev().find(|(_, tree)| tree.end() <= size).cloned()?;
-        while tree.end() < size && offset < self.offset {
-            let header = self.bytes.get(offset..)?.first_chunk::<HEADER_BYTES>()?;
-            tree.push(&event_hash(header));
-            offset += stored_len(Header::parse(header).ok()?.body_len as usize);
-        }
-        (tree.end() == size).then_some(tree)
-    }
-
     fn report(&mut self, class: Class, offset: usize, seq: u64, records: u64, detail: &str) {
         self.scan.breaks.push(Break {
             class,
@@ -485,6 +448,10 @@ impl<'a> Scanner<'a> {
             detail: detail.to_owned(),
         });
     }
+}
+
+fn next_seq(bytes: &[u8], record: &Record<'_>) -> Option<u64> {
+    read_record_to(bytes, record.next, Depth::Headers).ok().map(|next| next.header.seq)
 }
 
 /// Records remembered to tell a repeated record from a foreign one.
