@@ -43,6 +43,9 @@ use sentinels::Votes;
 use shared::{Shared, Stop, Trust};
 use status::Board;
 
+/// Is told of changes.
+pub type Heard = Box<dyn Fn(&[StoredChange]) + Send + Sync>;
+
 /// What the room works with.
 pub struct Ingredients {
     /// How Redis is reached.
@@ -61,7 +64,7 @@ pub struct Ingredients {
     pub leeway_s: u64,
     /// Is told what any node changed, in the order of the epochs, once the view and the state database have it; must not
     /// block.
-    pub heard: Box<dyn Fn(&[StoredChange]) + Send + Sync>,
+    pub heard: Heard,
 }
 
 /// The running threads. Dropping it stops them.

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::Heard;
 use super::error::ClusterError;
 use super::keys::Keys;
 use super::link::Link;
@@ -12,7 +13,6 @@ use super::status::Board;
 use crate::config::Redis;
 use crate::decision::UnixSeconds;
 use crate::revocation::View;
-use crate::store::StoredChange;
 
 /// What every thread of the room reads.
 pub(super) struct Shared {
@@ -30,7 +30,7 @@ pub(super) struct Shared {
     /// How far any issuer's clock may be ahead: a token may be older than it says by that much.
     pub(super) leeway_s: u64,
     /// Is told what was changed, once it is stored.
-    pub(super) heard: Box<dyn Fn(&[StoredChange]) + Send + Sync>,
+    pub(super) heard: Heard,
 }
 
 impl Shared {

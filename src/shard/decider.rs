@@ -121,7 +121,7 @@ impl Decider {
             match self.held.due() {
                 None => break,
                 Some(Due::Fresh(asked)) => {
-                    drop(self.decide_fresh(asked, turn, &moment(policy, &view, lists.as_deref())))
+                    drop(self.decide_fresh(asked, turn, &moment(policy, &view, lists.as_deref())));
                 }
                 Some(Due::Answered(asked, answers, under)) => {
                     let moment = Moment { stale: under.stale, ..moment(policy, &view, lists.as_deref()) };
