@@ -3,15 +3,13 @@
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use sqlx::{Acquire as _, Row};
 
+use super::seconds::{seconds, stored_number, time};
 use super::{Store, StoreError};
 use crate::decision::UnixSeconds;
 use crate::revocation::{Change, Effect, Switch, TargetKind};
 
 /// Rows read at once while the view is filled.
 const LOAD_ROWS: i64 = 20_000;
-
-/// Rows deleted in one transaction, so that a revocation never waits long behind the purge.
-const PURGE_ROWS: i64 = 1000;
 
 /// One change of what is revoked, as stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -321,23 +319,9 @@ impl Store {
     /// # Errors
     /// What SQLite said; earlier batches are gone then, which is harmless.
     pub async fn purge_changes(&self, horizon: UnixSeconds) -> Result<u64, StoreError> {
-        let mut purged = 0;
-        loop {
-            let deleted = sqlx::query(
-                "DELETE FROM changes WHERE (tenant, kind, issuer, name, switched) IN \
-                 (SELECT tenant, kind, issuer, name, switched FROM changes WHERE forget_at < $1 LIMIT $2)",
-            )
-            .bind(seconds(horizon))
-            .bind(PURGE_ROWS)
-            .execute(&self.pool)
-            .await
-            .map_err(StoreError::statement("purge revocations"))?
-            .rows_affected();
-            purged += deleted;
-            if deleted == 0 {
-                return Ok(purged);
-            }
-        }
+        let delete = "DELETE FROM changes WHERE (tenant, kind, issuer, name, switched) IN \
+             (SELECT tenant, kind, issuer, name, switched FROM changes WHERE forget_at < $1 LIMIT $2)";
+        self.purge(delete, horizon, "purge revocations").await
     }
 }
 
@@ -457,25 +441,6 @@ pub(super) fn stored(row: &SqliteRow) -> Result<StoredChange, sqlx::Error> {
         actor: row.try_get("actor")?,
         epoch: epoch.cast_unsigned(),
     })
-}
-
-pub(super) fn time(row: &SqliteRow, column: &str) -> Result<UnixSeconds, sqlx::Error> {
-    let seconds: i64 = row.try_get(column)?;
-    // "Never" is stored as the end of the type.
-    Ok(if seconds == i64::MAX {
-        UnixSeconds(u64::MAX)
-    } else {
-        UnixSeconds(u64::try_from(seconds).unwrap_or(0))
-    })
-}
-
-/// As stored; times beyond the type's end stop there.
-pub(super) fn seconds(time: UnixSeconds) -> i64 {
-    stored_number(time.0)
-}
-
-fn stored_number(number: u64) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

@@ -8,6 +8,8 @@ mod changes;
 mod error;
 mod nonces;
 mod open;
+mod purge;
+mod seconds;
 mod security_events;
 mod shared;
 mod status_indexes;

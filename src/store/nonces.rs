@@ -2,7 +2,7 @@
 
 use sqlx::sqlite::SqliteConnection;
 
-use super::changes::seconds;
+use super::seconds::seconds;
 use super::{Store, StoreError};
 use crate::decision::UnixSeconds;
 use crate::revocation::{Answer, Inquiry};
@@ -19,9 +19,6 @@ pub struct Listed<'a> {
     /// From this second on it is refused as expired.
     pub expires_at: UnixSeconds,
 }
-
-/// Rows deleted in one transaction.
-const PURGE_ROWS: i64 = 1000;
 
 impl Store {
     /// Puts tokens on their issuers' allow lists, durably, all or none.
@@ -57,23 +54,9 @@ impl Store {
     /// # Errors
     /// What SQLite said; earlier batches are gone then, which is harmless.
     pub async fn purge_nonces(&self, horizon: UnixSeconds) -> Result<u64, StoreError> {
-        let mut purged = 0;
-        loop {
-            let deleted = sqlx::query(
-                "DELETE FROM nonces WHERE (tenant, issuer, jti, state) IN \
-                 (SELECT tenant, issuer, jti, state FROM nonces WHERE expires_at < $1 LIMIT $2)",
-            )
-            .bind(seconds(horizon))
-            .bind(PURGE_ROWS)
-            .execute(&self.pool)
-            .await
-            .map_err(StoreError::statement("purge allow lists and used tokens"))?
-            .rows_affected();
-            purged += deleted;
-            if deleted == 0 {
-                return Ok(purged);
-            }
-        }
+        let delete = "DELETE FROM nonces WHERE (tenant, issuer, jti, state) IN \
+             (SELECT tenant, issuer, jti, state FROM nonces WHERE expires_at < $1 LIMIT $2)";
+        self.purge(delete, horizon, "purge allow lists and used tokens").await
     }
 }
 

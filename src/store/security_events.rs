@@ -1,5 +1,6 @@
 //! Which Security Event Tokens were accepted.
 
+use super::seconds::seconds;
 use super::{Store, StoreError};
 use crate::decision::UnixSeconds;
 
@@ -106,17 +107,10 @@ impl Store {
     /// # Errors
     /// What SQLite said.
     pub async fn purge_events(&self, horizon: UnixSeconds) -> Result<u64, StoreError> {
-        let deleted = sqlx::query("DELETE FROM security_events WHERE forget_at < $1")
-            .bind(seconds(horizon))
-            .execute(&self.pool)
-            .await
-            .map_err(StoreError::statement("purge events"))?;
-        Ok(deleted.rows_affected())
+        let delete = "DELETE FROM security_events WHERE (tenant, transmitter, jti) IN \
+             (SELECT tenant, transmitter, jti FROM security_events WHERE forget_at < $1 LIMIT $2)";
+        self.purge(delete, horizon, "purge events").await
     }
-}
-
-fn seconds(time: UnixSeconds) -> i64 {
-    i64::try_from(time.0).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

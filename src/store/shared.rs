@@ -3,7 +3,8 @@
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 
-use super::changes::{seconds, stored, time};
+use super::changes::stored;
+use super::seconds::{seconds, time};
 use super::{Store, StoreError, StoredChange};
 use crate::decision::UnixSeconds;
 

@@ -2,6 +2,7 @@
 
 use sqlx::Row;
 
+use super::seconds::{seconds, time};
 use super::{Store, StoreError};
 use crate::decision::UnixSeconds;
 
@@ -11,9 +12,6 @@ const TRIES: usize = 64;
 
 /// Rows read at once while a list is made.
 const LIST_ROWS: i64 = 20_000;
-
-/// Rows deleted in one transaction.
-const PURGE_ROWS: i64 = 1000;
 
 /// A list of this node.
 #[derive(Debug, Clone)]
@@ -121,10 +119,7 @@ impl Store {
             for row in &rows {
                 after = row.try_get("idx").map_err(error())?;
                 let text = |column: &str| row.try_get::<String, _>(column).map_err(error());
-                let time = |column: &str| {
-                    let seconds: i64 = row.try_get(column).map_err(error())?;
-                    Ok::<_, StoreError>(UnixSeconds(u64::try_from(seconds).unwrap_or(0)))
-                };
+                let time = |column: &str| time(row, column).map_err(error());
                 let token = ListedToken {
                     issuer: text("issuer")?,
                     kid: text("kid")?,
@@ -146,28 +141,10 @@ impl Store {
     /// # Errors
     /// What SQLite said; some are free then, which is harmless.
     pub async fn purge_status_indexes(&self, horizon: UnixSeconds) -> Result<u64, StoreError> {
-        let mut purged = 0;
-        loop {
-            let deleted = sqlx::query(
-                "DELETE FROM status_indexes WHERE (tenant, uri, idx) IN \
-                 (SELECT tenant, uri, idx FROM status_indexes WHERE forget_at < $1 LIMIT $2)",
-            )
-            .bind(seconds(horizon))
-            .bind(PURGE_ROWS)
-            .execute(&self.pool)
-            .await
-            .map_err(StoreError::statement("free places in status lists"))?
-            .rows_affected();
-            purged += deleted;
-            if deleted == 0 {
-                return Ok(purged);
-            }
-        }
+        let delete = "DELETE FROM status_indexes WHERE (tenant, uri, idx) IN \
+             (SELECT tenant, uri, idx FROM status_indexes WHERE forget_at < $1 LIMIT $2)";
+        self.purge(delete, horizon, "free places in status lists").await
     }
-}
-
-fn seconds(time: UnixSeconds) -> i64 {
-    i64::try_from(time.0).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]
