@@ -202,6 +202,7 @@ pub fn check(config: &Config) -> Result<String, StartError> {
     let own = NodeKeys::check(config)?;
     let policy = Policy::build(config, own.as_ref(), 1)?;
     transmitters::hearing(config, Verifier::new(Engine::Portable))?;
+    lists::sources(config, &policy)?;
     if !config.database.is_file() {
         return Err(StoreError::Missing { path: config.database.clone() }.into());
     }
@@ -344,7 +345,7 @@ impl Daemon {
         let kernel = care.verifier()?.engine_name();
         record_start(&mut recorder, shards, &format!("{kernel}, {driver}"))?;
 
-        let lists = lists::fetch(config, own.as_ref().map(|own| &own.published), care.verifier()?)?;
+        let lists = lists::fetch(config, &policy.load(), care.verifier()?)?;
         let announce = control::announce();
         let revoking = Revoking::start(config, &store, &view, &announce, &runtime)?;
         let sharing = revoking.sharing();

@@ -11,6 +11,7 @@ pub mod config; // TOML -> checked types; the only place that reads settings or 
 pub mod control; // the control plane: issue, revoke, audit, metrics
 pub mod daemon; // start-up and shutdown, in order
 pub mod decision; // the outcome words that wire, audit and metrics share
+pub mod etag; // whether a client has the document already
 pub mod json; // the one strict JSON reader
 pub mod keys; // issuers' key sets: immutable snapshots
 pub mod metrics; // one counter set per shard, summed when scraped

@@ -49,6 +49,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         ],
     ),
     ("decision", &[]),
+    ("etag", &[]),
     ("json", &[]),
     ("keys", &["verify"]),
     ("metrics", &[]),
@@ -65,7 +66,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("wire", &[]),
 ];
 
-const SHARED: &[&str] = &["decision", "json", "base64url"];
+const SHARED: &[&str] = &["decision", "json", "base64url", "etag"];
 
 /// Crates that only these rooms may name.
 const CRATE_HOMES: &[(&str, &[&str])] = &[

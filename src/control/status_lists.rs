@@ -22,6 +22,7 @@ use super::issuing;
 use super::state::{Issuing, Shared};
 use crate::base64url;
 use crate::decision::UnixSeconds;
+use crate::etag;
 use crate::revocation::{self, Identity, View};
 use crate::status_list::{Bits, Document, Status, StatusList};
 use crate::store::{ListedToken, StatusListPlace, StoreError};
@@ -100,7 +101,7 @@ pub(super) async fn list(
     let cache = format!("public, max-age={left_s}");
     let head = [(header::ETAG, made.etag.clone()), (header::CACHE_CONTROL, cache)];
     let known =
-        headers.get_all(header::IF_NONE_MATCH).iter().any(|value| names(value.as_bytes(), &made.etag));
+        headers.get_all(header::IF_NONE_MATCH).iter().any(|value| etag::names(value.as_bytes(), &made.etag));
     if known {
         return Ok((StatusCode::NOT_MODIFIED, head).into_response());
     }
@@ -117,15 +118,6 @@ impl Made {
     fn is_valid(&self, now: UnixSeconds) -> bool {
         now.since(self.issued_at) < LIFE_S
     }
-}
-
-/// Whether an `If-None-Match` value names `etag` (RFC 9110 §13.1.2).
-fn names(if_none_match: &[u8], etag: &str) -> bool {
-    if_none_match.trim_ascii() == b"*"
-        || if_none_match.split(|byte| *byte == b',').any(|given| {
-            let given = given.trim_ascii();
-            given.strip_prefix(b"W/").unwrap_or(given) == etag.as_bytes()
-        })
 }
 
 async fn make(shared: &Shared, issuing: &Issuing, policy: &StatusListPolicy) -> Result<Made, ApiError> {

@@ -2,22 +2,18 @@
 
 use std::sync::Arc;
 
-use super::transmitters::published;
 use super::{StartError, now};
-use crate::config::{Config, KeySource};
+use crate::config::Config;
 use crate::keys::{IssuerIndex, PublishedKey};
+use crate::shard::Policy;
 use crate::status_list::{self, Cache, Fetcher, Source};
 use crate::verify::Verifier;
 
-/// Starts fetching, where an issuer's tokens have places in lists.
+/// The issuers whose tokens have places in lists, with the keys that the policy has for them.
 ///
 /// # Errors
-/// [`StartError::StatusList`] names the issuer whose keys cannot be used; [`StartError::System`] if a thread cannot be had.
-pub(super) fn fetch(
-    config: &Config,
-    own: Option<&PublishedKey>,
-    verifier: Verifier,
-) -> Result<Option<(Arc<Cache>, Fetcher)>, StartError> {
+/// [`StartError::StatusList`] names the issuer whose lists lie nowhere that may be fetched from.
+pub(super) fn sources(config: &Config, policy: &Policy) -> Result<Vec<Source>, StartError> {
     let mut sources = Vec::new();
     for (index, issuer) in (0..).map(IssuerIndex).zip(&config.issuers) {
         let Some(prefix) = &issuer.status_list_prefix else { continue };
@@ -27,19 +23,32 @@ pub(super) fn fetch(
             );
             return Err(StartError::StatusList { name: issuer.name.clone(), problem });
         }
-        let keys = match &issuer.keys {
-            KeySource::SigningKey => own.cloned().into_iter().collect(),
-            source => published(source)
-                .map_err(|problem| StartError::StatusList { name: issuer.name.clone(), problem })?,
-        };
+        let own = policy.key_set.iter().filter(|key| key.issuer() == index);
+        let published = own.map(|key| PublishedKey {
+            kid: key.kid().to_owned(),
+            verifying_key: key.verifying_key().clone(),
+        });
         sources.push(Source {
             issuer: index,
             name: issuer.name.clone(),
             iss: issuer.issuer.clone(),
             prefix: prefix.clone(),
-            keys,
+            keys: published.collect(),
         });
     }
+    Ok(sources)
+}
+
+/// Starts fetching, where an issuer's tokens have places in lists.
+///
+/// # Errors
+/// As [`sources`]; [`StartError::System`] if a thread cannot be had.
+pub(super) fn fetch(
+    config: &Config,
+    policy: &Policy,
+    verifier: Verifier,
+) -> Result<Option<(Arc<Cache>, Fetcher)>, StartError> {
+    let sources = sources(config, policy)?;
     if sources.is_empty() {
         return Ok(None);
     }

@@ -1,10 +1,10 @@
 //! Who may push Security Event Tokens: the transmitters of the configuration, with their keys.
 
 use super::StartError;
-use crate::config::{Config, KeySource};
+use crate::config::Config;
 use crate::control::Hearing;
-use crate::keys::{PublishedKey, jwks};
 use crate::secevent::{Receiver, Transmitter};
+use crate::shard;
 use crate::verify::Verifier;
 
 /// What the control plane hears events with; none where nobody may push any. Reads the key files.
@@ -18,7 +18,8 @@ pub(super) fn hearing(config: &Config, verifier: Verifier) -> Result<Option<Hear
         let failed = |problem: String| StartError::Transmitter { name: one.name.clone(), problem };
         let issuer = config.issuers.iter().position(|issuer| issuer.name == one.for_issuer);
         let issuer = issuer.ok_or_else(|| failed(format!("no issuer is named {}", one.for_issuer)))?;
-        let keys = published(&one.keys).map_err(failed)?;
+        let owner = format!("revocation.transmitters.{}", one.name);
+        let keys = shard::published_keys(&owner, &one.keys, None)?;
         let transmitter = Transmitter {
             name: one.name.clone(),
             issuer: one.issuer.clone(),
@@ -33,18 +34,4 @@ pub(super) fn hearing(config: &Config, verifier: Verifier) -> Result<Option<Hear
         problem: error.to_string(),
     })?;
     Ok(Some(Hearing { receiver, issuers }))
-}
-
-pub(super) fn published(source: &KeySource) -> Result<Vec<PublishedKey>, String> {
-    let text = match source {
-        KeySource::Inline(text) => text.clone().into_bytes(),
-        KeySource::File(path) => std::fs::read(path)
-            .map_err(|error| format!("jwks_file: cannot read {}: {error}", path.display()))?,
-        KeySource::SigningKey => return Err("a transmitter does not sign with this node's key".to_owned()),
-    };
-    let keys = jwks::parse(&text).map_err(|error| error.to_string())?.keys;
-    if keys.is_empty() {
-        return Err("no usable Ed25519 key in its JWKS; add one with kty OKP and crv Ed25519".to_owned());
-    }
-    Ok(keys)
 }

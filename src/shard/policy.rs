@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::config::{self, KeySource, OnStale, RevocationRules};
+use crate::etag;
 use crate::keys::jwks::{self, Jwks, JwksError};
 use crate::keys::{IssuerIndex, KeySet, KeySetError, PublishedKey, RegisteredKey};
 use crate::token::{Algorithm, AlgorithmSet, ClaimName, Profile, ProfileKind, TypeSet};
@@ -46,31 +47,29 @@ pub const JWKS_MAX_AGE_S: u64 = 300;
 /// Why a policy cannot be built.
 #[derive(Debug, thiserror::Error)]
 pub enum PolicyError {
-    /// An issuer's key file cannot be read.
-    #[error("issuers.{issuer}.jwks_file: cannot read {}: {error}", path.display())]
+    /// A key file cannot be read.
+    #[error("{owner}.jwks_file: cannot read {}: {error}", path.display())]
     Unreadable {
-        /// The issuer's name.
-        issuer: String,
+        /// Whose they are, as the configuration has it: `issuers.NAME`.
+        owner: String,
         /// The file.
         path: PathBuf,
         /// Why.
         error: std::io::Error,
     },
-    /// An issuer's keys are not a usable JWKS.
-    #[error("issuers.{issuer}: {error}")]
+    /// Keys are not a usable JWKS.
+    #[error("{owner}: {error}")]
     Jwks {
-        /// The issuer's name.
-        issuer: String,
+        /// Whose they are, as the configuration has it: `issuers.NAME`.
+        owner: String,
         /// What is wrong.
         error: JwksError,
     },
-    /// An issuer has no usable key.
-    #[error(
-        "issuers.{issuer}: no usable Ed25519 key in its JWKS{skipped}; add one with kty OKP and crv Ed25519"
-    )]
+    /// There is no usable key.
+    #[error("{owner}: no usable Ed25519 key in its JWKS{skipped}; add one with kty OKP and crv Ed25519")]
     NoKey {
-        /// The issuer's name.
-        issuer: String,
+        /// Whose they are, as the configuration has it: `issuers.NAME`.
+        owner: String,
         /// What was skipped and why, after a semicolon; empty if nothing was.
         skipped: String,
     },
@@ -94,7 +93,8 @@ impl Policy {
         for (i, issuer) in config.issuers.iter().enumerate() {
             let index =
                 IssuerIndex(u16::try_from(i).expect("issuers are limited by the configuration's size"));
-            key_lists.push((index, issuer_keys(issuer, own)?));
+            let owner = format!("issuers.{}", issuer.name);
+            key_lists.push((index, published_keys(&owner, &issuer.keys, own)?));
             profiles.push(profile(issuer));
         }
         let rules: Vec<RevocationRules> = config.issuers.iter().map(|issuer| issuer.revocation).collect();
@@ -148,23 +148,28 @@ impl Policy {
     }
 }
 
-fn issuer_keys(
-    issuer: &config::Issuer,
+/// The keys of `source`; `own` is this node's signing key, already published. `owner` is whom errors name.
+///
+/// # Errors
+/// [`PolicyError`]: the file or the document cannot be used, or has no key that can.
+pub fn published_keys(
+    owner: &str,
+    source: &KeySource,
     own: Option<&PublishedKey>,
 ) -> Result<Vec<PublishedKey>, PolicyError> {
-    let name = || issuer.name.clone();
-    let text = match &issuer.keys {
+    let owner = || owner.to_owned();
+    let text = match source {
         // A configuration that names the signing key without having one does not get here.
         KeySource::SigningKey => return Ok(own.cloned().into_iter().collect()),
         KeySource::Inline(text) => text.clone().into_bytes(),
         KeySource::File(path) => std::fs::read(path).map_err(|error| PolicyError::Unreadable {
-            issuer: name(),
+            owner: owner(),
             path: path.clone(),
             error,
         })?,
     };
     let Jwks { keys, skipped } =
-        jwks::parse(&text).map_err(|error| PolicyError::Jwks { issuer: name(), error })?;
+        jwks::parse(&text).map_err(|error| PolicyError::Jwks { owner: owner(), error })?;
     if keys.is_empty() {
         let skipped = skipped
             .iter()
@@ -172,7 +177,7 @@ fn issuer_keys(
                 format!("; key {} ({}): {}", key.index, key.kid.as_deref().unwrap_or("no kid"), key.reason)
             })
             .collect();
-        return Err(PolicyError::NoKey { issuer: name(), skipped });
+        return Err(PolicyError::NoKey { owner: owner(), skipped });
     }
     Ok(keys)
 }
@@ -217,11 +222,7 @@ impl Published {
     /// Whether an `If-None-Match` value names this document (RFC 9110 §13.1.2).
     #[must_use]
     pub fn matches(&self, if_none_match: &[u8]) -> bool {
-        if_none_match.trim_ascii() == b"*"
-            || if_none_match.split(|byte| *byte == b',').any(|given| {
-                let given = given.trim_ascii();
-                given.strip_prefix(b"W/").unwrap_or(given) == self.etag.as_bytes()
-            })
+        etag::names(if_none_match, &self.etag)
     }
 }
 

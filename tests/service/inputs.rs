@@ -169,3 +169,18 @@ fn a_token_with_a_place_in_its_issuers_list_is_refused_as_the_list_says() {
     // A token without a place is not held to a list.
     assert_eq!(edgate.forward(&edgate.issuer.token("plain")).status, 200);
 }
+
+#[test]
+fn a_place_that_lists_may_not_come_from_is_told_before_the_start() {
+    let edgate = Edgate::start();
+    let config = edgate.dir.path().join("edgate.toml");
+    let text = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(&config, text + "status_list_prefix = \"http://elsewhere.test/lists/\"\n").unwrap();
+    let output = crate::support::edgate(&["check-config", config.to_str().unwrap()], b"");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(78), "{said}");
+    assert!(
+        said.contains("issuers.test.status_list_prefix") && said.contains("no place for lists"),
+        "{said}"
+    );
+}
