@@ -366,17 +366,12 @@ fn give_listed(
         Value::Array(held) if held.len() == members.len() => held,
         _ => return Err(link.unexpected(ACTION)),
     };
-    let mut command = redis::cmd("ZADD");
-    command.arg(&shared.keys.listed).arg("GT");
-    let mut count = 0;
-    for ((member, score), _) in members.iter().zip(&held).filter(|(_, held)| **held == Value::Nil) {
-        command.arg(score).arg(member);
-        count += 1;
+    let lacking: Vec<_> = members.iter().zip(&held).filter(|(_, held)| **held == Value::Nil).collect();
+    if !lacking.is_empty() {
+        let tokens = lacking.iter().map(|((member, score), _)| (score, member));
+        script::list(link, &shared.keys, tokens)?;
     }
-    if count > 0 {
-        link.ask("put tokens on the allow list", &command)?;
-    }
-    Ok(count)
+    Ok(lacking.len())
 }
 
 /// Batches of news that may wait for the state database.

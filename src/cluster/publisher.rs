@@ -171,15 +171,11 @@ impl PublisherThread {
             }
         }
         if !listings.is_empty() {
-            let mut command = redis::cmd("ZADD");
-            command.arg(&shared.keys.listed).arg("GT");
-            for (score, member) in listings.iter().flat_map(|(members, _)| members) {
-                command.arg(score).arg(member);
-            }
-            let empty = listings.iter().all(|(members, _)| members.is_empty());
+            let tokens =
+                || listings.iter().flat_map(|(members, _)| members).map(|(score, member)| (score, member));
             let done = self.twice(shared, |link| {
-                if !empty {
-                    link.ask("put tokens on the allow list", &command)?;
+                if tokens().next().is_some() {
+                    script::list(link, &shared.keys, tokens())?;
                     link.wait_for_replicas(shared.redis.min_replicas)?;
                 }
                 Ok(())

@@ -118,6 +118,20 @@ pub(super) fn parse_survey(answer: &Value) -> Option<Survey> {
     })
 }
 
+/// Puts tokens on the allow list, each with its score; where one is there the later score counts. At least one.
+pub(super) fn list<'a>(
+    link: &mut Link,
+    keys: &Keys,
+    tokens: impl Iterator<Item = (&'a String, &'a Vec<u8>)>,
+) -> Result<(), ClusterError> {
+    let mut command = redis::cmd("ZADD");
+    command.arg(&keys.listed).arg("GT");
+    for (score, member) in tokens {
+        command.arg(score).arg(member);
+    }
+    link.ask("put tokens on the allow list", &command).map(drop)
+}
+
 /// Notes that claims may have been lost until the end of this second, by the server's clock, and whose claims count since.
 pub(super) fn note_loss(link: &mut Link, keys: &Keys) -> Result<(), ClusterError> {
     let script =

@@ -6,12 +6,10 @@ use edgate::cluster::ClusterError;
 use edgate::decision::UnixSeconds;
 use edgate::revocation::{Answer, Asked, Status};
 
-use crate::node::{Node, Promise, ask, at, now, status};
+use crate::node::{Node, Promise, REVOKED, ask, at, now, pair, status};
 use crate::server::{Proxy, Server};
 use crate::support::have;
 use crate::until;
-
-const REVOKED: Asked = Asked { revoked: true, listed: false, unused: false };
 
 #[test]
 fn while_redis_is_stopped_nothing_is_answered_and_then_all_of_it_arrives() {
@@ -20,8 +18,7 @@ fn while_redis_is_stopped_nothing_is_answered_and_then_all_of_it_arrives() {
     }
     let server = Server::start();
     let redis = at(&server.url());
-    let (a, b) = (Node::ready(&redis), Node::ready(&redis));
-    let promise = Promise::watch(&[&a, &b]);
+    let (a, b, promise) = pair(&redis);
     promise.hold("before", a.revoke("before").unwrap());
     server.freeze();
     let error = a.revoke("during").unwrap_err();
@@ -135,8 +132,7 @@ fn without_memory_nothing_is_published_and_what_is_known_stays_in_force() {
     }
     let server = Server::start();
     let redis = at(&server.url());
-    let (a, b) = (Node::ready(&redis), Node::ready(&redis));
-    let promise = Promise::watch(&[&a, &b]);
+    let (a, b, promise) = pair(&redis);
     promise.hold("before", a.revoke("before").unwrap());
     until("the other node to have it", || status(&b.view, "before") == Status::Revoked);
     server.ask::<()>(&["CONFIG", "SET", "maxmemory", "1"]);
@@ -198,8 +194,7 @@ fn without_enough_replicas_a_revocation_is_in_effect_but_not_answered() {
     let server = Server::start();
     let mut redis = at(&server.url());
     redis.min_replicas = 1;
-    let (a, b) = (Node::ready(&redis), Node::ready(&redis));
-    let promise = Promise::watch(&[&a, &b]);
+    let (a, b, promise) = pair(&redis);
     let error = a.revoke("lonely").unwrap_err();
     assert_eq!(error, ClusterError::NotReplicated { confirmed: 0, wanted: 1 });
     until("the other node to refuse it", || status(&b.view, "lonely") == Status::Revoked);

@@ -7,7 +7,7 @@ use edgate::decision::UnixSeconds;
 use edgate::revocation::{Answer, Asked, Effect, Status, Switch, TargetKind};
 use edgate::store::StoredChange;
 
-use crate::node::{Node, Promise, ask, at, now, status, token};
+use crate::node::{Node, Promise, ask, at, now, pair, status, token};
 use crate::server::Server;
 use crate::support::have;
 use crate::until;
@@ -19,8 +19,7 @@ fn a_revoked_token_is_refused_on_every_node() {
     }
     let server = Server::start();
     let redis = at(&server.url());
-    let (a, b) = (Node::ready(&redis), Node::ready(&redis));
-    let promise = Promise::watch(&[&a, &b]);
+    let (a, b, promise) = pair(&redis);
     let mut epochs = Vec::new();
     for i in 0..20 {
         let node = if i % 2 == 0 { &a } else { &b };

@@ -7,13 +7,10 @@ use edgate::cluster::ClusterError;
 use edgate::revocation::{Answer, Asked, Registry, Status};
 use edgate::store::Listed;
 
-use crate::node::{Node, Promise, ask, at, inquiry, now, status};
+use crate::node::{Node, Promise, REVOKED, UNUSED, ask, at, inquiry, now, pair, status};
 use crate::server::{Proxy, Server};
 use crate::support::have;
 use crate::until;
-
-const REVOKED: Asked = Asked { revoked: true, listed: false, unused: false };
-const UNUSED: Asked = Asked { revoked: false, listed: false, unused: true };
 
 /// Revokes some tokens on both nodes.
 fn revoke_some(promise: &Promise, nodes: [&Node; 2], word: &str) {
@@ -41,8 +38,7 @@ fn killed_and_restarted_empty_it_is_filled_again() {
     }
     let mut server = Server::start();
     let redis = at(&server.url());
-    let (a, b) = (Node::ready(&redis), Node::ready(&redis));
-    let promise = Promise::watch(&[&a, &b]);
+    let (a, b, promise) = pair(&redis);
     revoke_some(&promise, [&a, &b], "before");
     server.kill();
     let error = a.revoke("during").unwrap_err();
@@ -65,8 +61,7 @@ fn flushed_it_is_filled_again_and_epochs_go_on() {
     }
     let server = Server::start();
     let redis = at(&server.url());
-    let (a, b) = (Node::ready(&redis), Node::ready(&redis));
-    let promise = Promise::watch(&[&a, &b]);
+    let (a, b, promise) = pair(&redis);
     revoke_some(&promise, [&a, &b], "before");
     let epoch = a.view.epoch();
     let mut registry = a.registry();
@@ -97,8 +92,7 @@ fn restored_from_an_older_copy_it_is_given_what_it_lacks() {
     }
     let mut server = Server::start();
     let redis = at(&server.url());
-    let (a, b) = (Node::ready(&redis), Node::ready(&redis));
-    let promise = Promise::watch(&[&a, &b]);
+    let (a, b, promise) = pair(&redis);
     revoke_some(&promise, [&a, &b], "old");
     let mut registry = a.registry();
     until("Redis to be believed", || ask(&mut registry, "old 0", REVOKED) == Answer::Revoked);

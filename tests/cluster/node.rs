@@ -27,6 +27,22 @@ pub(crate) fn now() -> UnixSeconds {
     UnixSeconds(support::now())
 }
 
+/// Only whether it is revoked.
+pub(crate) const REVOKED: Asked = Asked { revoked: true, listed: false, unused: false };
+
+/// Only whether it is on the allow list.
+pub(crate) const LISTED: Asked = Asked { revoked: false, listed: true, unused: false };
+
+/// Only whether it is used for the first time.
+pub(crate) const UNUSED: Asked = Asked { revoked: false, listed: false, unused: true };
+
+/// Two nodes that are up to date, and the promise they are held to.
+pub(crate) fn pair(redis: &Redis) -> (Node, Node, Promise) {
+    let (a, b) = (Node::ready(redis), Node::ready(redis));
+    let promise = Promise::watch(&[&a, &b]);
+    (a, b, promise)
+}
+
 /// Where the test's Redis is, with a short timeout.
 pub(crate) fn at(url: &str) -> Redis {
     Redis {

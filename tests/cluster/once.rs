@@ -6,13 +6,10 @@ use edgate::decision::UnixSeconds;
 use edgate::revocation::{Answer, Asked, Registry};
 use edgate::store::Listed;
 
-use crate::node::{Node, ask, at, inquiry, now};
+use crate::node::{LISTED, Node, UNUSED, ask, at, inquiry, now};
 use crate::server::Server;
 use crate::support::have;
 use crate::until;
-
-const UNUSED: Asked = Asked { revoked: false, listed: false, unused: true };
-const LISTED: Asked = Asked { revoked: false, listed: true, unused: false };
 
 #[test]
 fn of_a_thousand_replays_on_two_nodes_exactly_one_passes() {

@@ -6,14 +6,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use edgate::config::{Redis, RedisServers};
-use edgate::revocation::{Answer, Asked, Registry, Status};
+use edgate::revocation::{Answer, Registry, Status};
 
-use crate::node::{Node, Promise, ask, at, inquiry, status};
+use crate::node::{Node, Promise, UNUSED, ask, at, inquiry, status};
 use crate::server::{Sentinel, Server, free_port};
 use crate::support::have;
 use crate::until;
-
-const UNUSED: Asked = Asked { revoked: false, listed: false, unused: true };
 
 struct Watched {
     servers: Vec<(Server, u16)>,
