@@ -242,7 +242,11 @@ pub(super) struct Counter(AtomicU64);
 
 impl Counter {
     pub(super) fn increment(&self) {
-        self.0.fetch_add(1, Ordering::Relaxed);
+        self.add(1);
+    }
+
+    pub(super) fn add(&self, count: u64) {
+        self.0.fetch_add(count, Ordering::Relaxed);
     }
 
     pub(super) fn total(&self) -> u64 {

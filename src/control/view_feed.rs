@@ -30,9 +30,13 @@ pub async fn fill_view(
     mut progress: impl FnMut(LoadProgress),
 ) -> Result<u64, StoreError> {
     let from = UnixSeconds(now.0.saturating_sub(PURGE_DELAY_S));
-    view.reserve(usize::try_from(store.change_count(from).await?).unwrap_or(usize::MAX));
+    let mut sized = false;
     let loaded = store
         .load_changes(from, |batch, done| {
+            // Counting millions of rows takes a second: once is enough.
+            if !std::mem::replace(&mut sized, true) {
+                view.reserve(usize::try_from(done.total).unwrap_or(usize::MAX));
+            }
             view.apply(batch.iter().filter_map(StoredChange::change), 0, now);
             progress(done);
         })

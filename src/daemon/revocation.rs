@@ -134,30 +134,22 @@ struct LocalRegistry {
 impl Registry for LocalRegistry {
     fn answer(&mut self, inquiries: &[Inquiry]) -> Vec<Answer> {
         // Revoked since the shard looked: such a token is not used up.
-        let status = |inquiry: &Inquiry| self.view.check(&inquiry.identity(), now());
-        let clear: Vec<Inquiry> =
-            inquiries.iter().filter(|inquiry| status(inquiry) == Status::Clear).cloned().collect();
-        let answered = match self.runtime.block_on(self.store.answer_inquiries(&clear)) {
-            Ok(answered) => answered,
+        let standing: Vec<Status> =
+            inquiries.iter().map(|inquiry| self.view.check(&inquiry.identity(), now())).collect();
+        let clear = inquiries.iter().zip(&standing).filter(|(_, status)| **status == Status::Clear);
+        let clear: Vec<&Inquiry> = clear.map(|(inquiry, _)| inquiry).collect();
+        let mut answered = match self.runtime.block_on(self.store.answer_inquiries(&clear)) {
+            Ok(answered) => answered.into_iter(),
             Err(error) => {
                 tracing::error!(%error, "cannot tell whether tokens are listed or used; they get 503");
                 return vec![Answer::Unknown; inquiries.len()];
             }
         };
-        let mut answered = answered.into_iter();
-        let mut asked = clear.iter().peekable();
-        inquiries
-            .iter()
-            .map(|inquiry| {
-                if asked.next_if(|next| *next == inquiry).is_some() {
-                    return answered.next().unwrap_or(Answer::Unknown);
-                }
-                match status(inquiry) {
-                    Status::Revoked => Answer::Revoked,
-                    Status::Disabled => Answer::Disabled,
-                    Status::Clear => Answer::Unknown,
-                }
-            })
-            .collect()
+        let answer = |status| match status {
+            Status::Clear => answered.next().unwrap_or(Answer::Unknown),
+            Status::Disabled => Answer::Disabled,
+            Status::Revoked => Answer::Revoked,
+        };
+        standing.into_iter().map(answer).collect()
     }
 }

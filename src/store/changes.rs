@@ -204,7 +204,7 @@ impl Store {
         Ok(epoch.cast_unsigned())
     }
 
-    /// Number of changes in force at `now`, to size the view before it is filled.
+    /// Number of changes in force at `now`.
     ///
     /// # Errors
     /// What SQLite said.

@@ -38,7 +38,7 @@ impl Store {
     ///
     /// # Errors
     /// What SQLite said; nothing was used then.
-    pub async fn answer_inquiries(&self, inquiries: &[Inquiry]) -> Result<Vec<Answer>, StoreError> {
+    pub async fn answer_inquiries(&self, inquiries: &[&Inquiry]) -> Result<Vec<Answer>, StoreError> {
         let error = || StoreError::statement("look up allow lists and used tokens");
         let mut transaction = self.pool.begin().await.map_err(error())?;
         let mut answers = Vec::with_capacity(inquiries.len());
@@ -132,11 +132,11 @@ mod tests {
         let listed = Listed { tenant: "acme", issuer: "iss", jti: "a", expires_at: UNTIL };
         store.list_tokens(&[listed.clone(), listed]).await.unwrap();
         let asked = [
-            inquiry("a", true, true),
-            inquiry("a", true, true),
-            inquiry("a", true, false),
-            inquiry("b", true, true),
-            inquiry("b", false, true),
+            &inquiry("a", true, true),
+            &inquiry("a", true, true),
+            &inquiry("a", true, false),
+            &inquiry("b", true, true),
+            &inquiry("b", false, true),
         ];
         let answers = store.answer_inquiries(&asked).await.unwrap();
         let expected = [Answer::Clear, Answer::Replayed, Answer::Clear, Answer::NotListed, Answer::Clear];
