@@ -11,18 +11,16 @@ mod support;
 use std::hint::black_box;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{SocketAddr, TcpStream};
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime};
 
-use clap::Parser as _;
 use criterion::Criterion;
-use edgate::cli::{self, Arguments};
 use edgate::daemon::release_checks;
 use edgate::verify::Engine;
 use edgate_bench::att::{Algorithm, Minter};
-use edgate_bench::load::client::{self, Bound, Pace, Plan};
+use edgate_bench::load::client::{self, Plan};
 use edgate_bench::load::pool::{Pool as Requests, Target, Tokens};
-use edgate_bench::load::servers::{Server, free_address};
+use edgate_bench::load::servers::{Server, as_edgate, edgate, free_address};
 use edgate_bench::load::summary::median;
 use edgate_bench::ratio::Ratio;
 use edgate_hsm::{Callers, GeneratedKey, Pkcs11Uri, Pool, PoolSettings, Purpose, TokenSigning, pooled_rate};
@@ -40,12 +38,10 @@ const DECISIONS: u64 = 30_000;
 const PATIENCE: Duration = Duration::from_secs(60);
 const ISSUER: &str = "https://issuer.bench";
 const AUDIENCE: &str = "bench";
-/// Set where this program stands for `edgate`: a bench has no path to another package's program.
-const AS_EDGATE: &str = "EDGATE_BENCH_AS_EDGATE";
 
 fn main() -> ExitCode {
-    if std::env::var_os(AS_EDGATE).is_some() {
-        return cli::run(Arguments::parse());
+    if let Some(code) = as_edgate() {
+        return code;
     }
     // Each in its own process, as the tests: `stage` runs this program again.
     let name = std::env::args().skip_while(|argument| argument != "--exact").nth(1);
@@ -172,22 +168,14 @@ fn hanging() {
         let text = config_text(stage, &token, [&signing, &checkpoint], [data, control], &minter);
         std::fs::write(&config, text).unwrap();
         stage.faults("");
-        assert!(edgate(&["init", config.to_str().unwrap()]).status().unwrap().success());
-        let command = edgate(&["serve", "--config", config.to_str().unwrap()]);
+        assert!(edgate(&["init", config.to_str().unwrap()]).unwrap().status().unwrap().success());
+        let command = edgate(&["serve", "--config", config.to_str().unwrap()]).unwrap();
         let server = Server::start("edgate", command, data, &stage.folder.join("output"), (0, 1)).unwrap();
         let target = Target::parse(&format!("http://{data}/auth/nginx")).unwrap();
         let issued_at = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
         let tokens = Tokens { count: 10_000, bad_share: 0.0, issued_at, lifetime: 3600, seed: 1 };
         let requests = Requests::mint(&target, &minter, &tokens);
-        let plan = Plan {
-            connections: 64,
-            pipeline: 1,
-            pace: Pace::Closed,
-            bound: Bound::Requests(DECISIONS),
-            warmup: 5_000,
-            server_pid: None,
-            answer_timeout: Duration::from_secs(5),
-        };
+        let plan = Plan::closed(DECISIONS, 5_000);
         let rate = || {
             let outcome = client::run(&plan, &target, &requests).unwrap();
             assert!(outcome.mismatches == 0 && outcome.lost == 0, "{:?}", outcome.complaints);
@@ -216,13 +204,6 @@ fn hanging() {
             round_by_round(&hanging, &healthy)
         );
     });
-}
-
-/// This program as the daemon's: see `main`.
-fn edgate(arguments: &[&str]) -> Command {
-    let mut command = Command::new(std::env::current_exe().unwrap());
-    command.env(AS_EDGATE, "1").args(arguments);
-    command
 }
 
 fn config_text(

@@ -20,12 +20,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use clap::Parser as _;
-use edgate::cli::{self, Arguments};
 use edgate_bench::att::{Algorithm, Grant, Minter};
 use edgate_bench::load::client::{self, Bound, Pace, Plan};
 use edgate_bench::load::pool::{Pool, Target, Tokens};
-use edgate_bench::load::servers::{Server, free_address};
+use edgate_bench::load::servers::{Server, as_edgate, edgate, free_address};
 use edgate_bench::load::summary::median;
 use edgate_bench::ratio::Ratio;
 use tempfile::TempDir;
@@ -40,12 +38,10 @@ const LOAD: f64 = 5_000.0;
 const PATIENCE: Duration = Duration::from_secs(30);
 const ISSUER: &str = "https://issuer.bench";
 const AUDIENCE: &str = "bench";
-/// Set where this program stands for `edgate`: a bench has no path to another package's program.
-const AS_EDGATE: &str = "EDGATE_BENCH_AS_EDGATE";
 
 fn main() -> ExitCode {
-    if std::env::var_os(AS_EDGATE).is_some() {
-        return cli::run(Arguments::parse());
+    if let Some(code) = as_edgate() {
+        return code;
     }
     let benches: [(&str, fn()); 3] = [("delay", delay), ("following", following), ("lookup", lookup)];
     let names: Vec<String> = std::env::args().skip(1).filter(|name| !name.starts_with('-')).collect();
@@ -68,7 +64,11 @@ fn delay() {
             let (target, stop) = (node.target(), Arc::clone(&stop));
             let requests = stage.requests(&target, 10_000);
             thread::spawn(move || {
-                let plan = Plan { pace: Pace::Rate(LOAD), bound: Bound::Requests(LOAD as u64), ..plan() };
+                let plan = Plan {
+                    pace: Pace::Rate(LOAD),
+                    bound: Bound::Requests(LOAD as u64),
+                    ..Plan::closed(DECISIONS, 2_000)
+                };
                 while !stop.load(Ordering::Relaxed) {
                     let outcome = client::run(&plan, &target, &requests).unwrap();
                     assert!(outcome.mismatches == 0 && outcome.lost == 0, "{:?}", outcome.complaints);
@@ -162,7 +162,7 @@ fn lookup() {
 
 fn in_turn(stage: &Stage, our_name: &str, ours: &Node, their_name: &str, theirs: &Target) -> Ratio {
     let rate = |target: &Target, requests: &Pool| {
-        let outcome = client::run(&plan(), target, requests).unwrap();
+        let outcome = client::run(&Plan::closed(DECISIONS, 2_000), target, requests).unwrap();
         assert!(outcome.mismatches == 0 && outcome.lost == 0, "{:?}", outcome.complaints);
         DECISIONS as f64 / outcome.elapsed.as_secs_f64()
     };
@@ -181,18 +181,6 @@ fn in_turn(stage: &Stage, our_name: &str, ours: &Node, their_name: &str, theirs:
         median(&their_rates)
     );
     Ratio::of(&ratios)
-}
-
-fn plan() -> Plan {
-    Plan {
-        connections: 64,
-        pipeline: 1,
-        pace: Pace::Closed,
-        bound: Bound::Requests(DECISIONS),
-        warmup: 2_000,
-        server_pid: None,
-        answer_timeout: Duration::from_secs(5),
-    }
 }
 
 /// A folder, a redis-server and an issuer.
@@ -249,9 +237,14 @@ impl Stage {
         let config = dir.join("edgate.toml");
         std::fs::write(&config, text).unwrap();
         assert!(
-            edgate(&["init", config.to_str().unwrap()]).stdout(Stdio::null()).status().unwrap().success()
+            edgate(&["init", config.to_str().unwrap()])
+                .unwrap()
+                .stdout(Stdio::null())
+                .status()
+                .unwrap()
+                .success()
         );
-        let command = edgate(&["serve", "--config", config.to_str().unwrap()]);
+        let command = edgate(&["serve", "--config", config.to_str().unwrap()]).unwrap();
         let server = Server::start(name, command, data, &dir.join("output"), (cpu, 1)).unwrap();
         let node = Node { server, data, control };
         let mut asking = Asking::open(data);
@@ -338,11 +331,4 @@ fn soon(what: &str, mut done: impl FnMut() -> bool) {
 
 fn now() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs()
-}
-
-/// This program as the daemon's: see `main`.
-fn edgate(arguments: &[&str]) -> Command {
-    let mut command = Command::new(std::env::current_exe().unwrap());
-    command.env(AS_EDGATE, "1").args(arguments);
-    command
 }

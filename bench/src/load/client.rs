@@ -34,6 +34,22 @@ pub struct Plan {
     pub answer_timeout: Duration,
 }
 
+impl Plan {
+    /// As many requests as 64 connections get answered one after the other, after `warmup` of them.
+    #[must_use]
+    pub fn closed(requests: u64, warmup: u64) -> Self {
+        Self {
+            connections: 64,
+            pipeline: 1,
+            pace: Pace::Closed,
+            bound: Bound::Requests(requests),
+            warmup,
+            server_pid: None,
+            answer_timeout: Duration::from_secs(5),
+        }
+    }
+}
+
 /// When requests are due.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Pace {

@@ -4,10 +4,12 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use clap::Parser as _;
+use edgate::cli::{self, Arguments};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::LoadError;
@@ -149,6 +151,25 @@ impl Drop for Server {
         let _ = self.child.wait();
     }
 }
+
+/// Runs this program as `edgate` where [`edgate`] started it: the first thing in the `main` of a bench that does.
+#[must_use]
+pub fn as_edgate() -> Option<ExitCode> {
+    std::env::var_os(AS_EDGATE).is_some().then(|| cli::run(Arguments::parse()))
+}
+
+/// The command line of `edgate`, run by this very program.
+///
+/// # Errors
+/// The system does not say where this program lies.
+pub fn edgate(arguments: &[&str]) -> io::Result<Command> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.env(AS_EDGATE, "1").args(arguments);
+    Ok(command)
+}
+
+/// Set where this program stands for `edgate`: a bench has no path to another package's program.
+const AS_EDGATE: &str = "EDGATE_BENCH_AS_EDGATE";
 
 /// A loopback address with a port that was free a moment ago.
 ///
