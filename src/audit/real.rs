@@ -268,12 +268,18 @@ const FILE_SYSTEMS: &[(i64, &str, SinkKind)] = &[
     (0x0102_1994, "tmpfs", SinkKind::Pwrite),
 ];
 
+/// What `folder` holds. A file that is renamed or removed while this looks is not there: a running log renames what it
+/// prepared and publishes.
 fn list(folder: &Path) -> io::Result<Vec<Listed>> {
     let mut files = Vec::new();
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
         let Ok(name) = entry.file_name().into_string() else { continue };
-        let metadata = entry.metadata()?;
+        let metadata = match entry.metadata() {
+            Ok(metadata) => metadata,
+            Err(gone) if gone.kind() == io::ErrorKind::NotFound => continue,
+            Err(other) => return Err(other),
+        };
         if metadata.is_file() {
             files.push(Listed { name, bytes: metadata.len(), read_only: metadata.mode() & 0o222 == 0 });
         } else if segment_index(&name).is_some() {
@@ -331,6 +337,27 @@ mod tests {
         for other in ["7.seg", "0000000007", "000000000x.seg", "LOCK"] {
             assert_eq!(segment_index(other), None);
         }
+    }
+
+    #[test]
+    fn a_folder_is_listed_while_its_files_come_and_go() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join(segment_name(1)), b"ours").unwrap();
+        let stop = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    // As a checkpoint is published and a segment prepared.
+                    fs::write(folder.path().join("new"), b"").unwrap();
+                    fs::rename(folder.path().join("new"), folder.path().join("kept")).unwrap();
+                }
+            });
+            let listed = (0..20_000).map(|_| list_segments(folder.path())).find(|listed| {
+                listed.as_ref().map_or(true, |segments| segments.iter().map(|one| one.index).ne([1]))
+            });
+            stop.store(true, std::sync::atomic::Ordering::Relaxed);
+            assert!(listed.is_none(), "{listed:?}");
+        });
     }
 
     #[test]
