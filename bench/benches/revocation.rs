@@ -16,17 +16,22 @@ use std::time::{Duration, Instant};
 
 use criterion::{Bencher, Criterion, Throughput, criterion_group, criterion_main};
 use edgate::decision::UnixSeconds;
-use edgate::revocation::{Change, Effect, Freshness, Identity, Status, TargetKind, View};
+use edgate::revocation::{
+    BATCH_LEN, Change, Effect, Freshness, Identity, Look, Realms, Status, TargetKind, View,
+};
 use edgate::store::{OpenMode, Store, StoredChange};
 
 const NOW: UnixSeconds = UnixSeconds(1_800_000_000);
+/// From one entry that is looked up to the next: coprime to ten million, so that each has its turn.
+const STRIDE: u64 = 7_654_321;
+const TENANT: &str = "default";
 const ISSUER: &str = "https://issuer.example";
 
 /// A `jti` of 22 characters that differs in 16 of them from number to number.
 struct Name([u8; 22]);
 
 impl Name {
-    fn new() -> Self {
+    const fn new() -> Self {
         Self(*b"jti-xx0000000000000000")
     }
 
@@ -45,32 +50,46 @@ impl Name {
 
 fn revocation(jti: &str) -> Change<'_> {
     let until = Effect::RefusedUntil(UnixSeconds(NOW.0 + 3600));
-    Change::new(TargetKind::Token, "default", ISSUER, jti, until, 1).expect("a change")
+    Change::new(TargetKind::Token, TENANT, ISSUER, jti, until, 1).expect("a change")
 }
 
 fn new_view() -> View {
     View::new(b"a seed for bench", 3600, Freshness::authoritative(Instant::now()))
 }
 
-fn check(view: &View, jti: &str) -> Status {
-    let identity = Identity {
-        tenant: "default",
+fn identity(jti: &str) -> Identity<'_> {
+    Identity {
+        tenant: TENANT,
         issuer: ISSUER,
         kid: "2026-01",
         jti: Some(jti),
         subject: Some("agent-0000-1111"),
         session: None,
         issued_at: Some(NOW),
-    };
-    view.check(&identity, NOW)
+    }
 }
 
-/// Measures `routine` in the CPU time of this thread.
-fn on_cpu<T>(bencher: &mut Bencher<'_>, mut routine: impl FnMut() -> T) {
+/// As a shard checks: a batch at a time, with the issuer's realms at hand. Every token must have this status.
+fn check(look: &Look<'_>, realms: &Realms, numbers: impl Iterator<Item = u64>, expected: Status) {
+    let mut names = [const { Name::new() }; BATCH_LEN];
+    let mut tokens = [None; BATCH_LEN];
+    for ((token, name), number) in tokens.iter_mut().zip(&mut names).zip(numbers) {
+        *token = Some((realms, identity(name.set(number))));
+    }
+    for status in black_box(look.check(&tokens, NOW)).into_iter().flatten() {
+        assert_eq!(status, expected);
+    }
+}
+
+/// Measures `routine`, called with the number of look-ups it is to make, in the CPU time of this thread.
+fn on_cpu(bencher: &mut Bencher<'_>, mut routine: impl FnMut(u64)) {
     bencher.iter_custom(|iterations| {
         let started = cpu_time();
-        for _ in 0..iterations {
-            black_box(routine());
+        let mut left = iterations;
+        while left > 0 {
+            let count = left.min(BATCH_LEN as u64);
+            routine(count);
+            left -= count;
         }
         cpu_time().saturating_sub(started)
     });
@@ -115,34 +134,33 @@ fn look_up(criterion: &mut Criterion) {
     let mut name = Name::new();
     let mut number = 0;
     group.bench_function("naming_only", |bencher| {
-        on_cpu(bencher, || {
-            number += 1;
-            black_box(name.set(number));
+        on_cpu(bencher, |count| {
+            for _ in 0..count {
+                number += 1;
+                black_box(name.set(number));
+            }
         });
     });
-    group.bench_function("absent", |bencher| {
-        on_cpu(bencher, || {
-            number += 1;
-            let status = check(&view, name.set(entries + number));
-            assert_eq!(black_box(status), Status::Clear);
-        });
-    });
-    group.bench_function("present", |bencher| {
-        on_cpu(bencher, || {
-            number = (number + 7_654_321) % entries;
-            let status = check(&view, name.set(number));
-            assert_eq!(black_box(status), Status::Revoked);
-        });
-    });
-    group.finish();
-
-    let mut group = criterion.benchmark_group("revocation/look_up_small");
+    let mut absent = |view: &View, realms: &Realms, count| {
+        let numbers = entries + number..entries + number + count;
+        number += count;
+        check(&view.look(), realms, numbers, Status::Clear);
+    };
+    let realms = view.realms(TENANT, ISSUER);
+    group.bench_function("absent", |bencher| on_cpu(bencher, |count| absent(&view, &realms, count)));
     let small = new_view();
     fill(&small, 1000);
-    group.bench_function("absent", |bencher| {
-        on_cpu(bencher, || {
-            number += 1;
-            black_box(check(&small, name.set(entries + number)))
+    let realms_of_small = small.realms(TENANT, ISSUER);
+    group.bench_function("absent_of_a_thousand", |bencher| {
+        on_cpu(bencher, |count| absent(&small, &realms_of_small, count));
+    });
+    let mut number = 0;
+    group.bench_function("present", |bencher| {
+        on_cpu(bencher, |count| {
+            let first = number;
+            number += count * STRIDE;
+            let numbers = (0..count).map(|i| (first + i * STRIDE) % entries);
+            check(&view.look(), &realms, numbers, Status::Revoked);
         });
     });
     group.finish();
@@ -155,12 +173,12 @@ fn arrive(_criterion: &mut Criterion) {
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let reader = scope.spawn(|| {
-            let mut name = Name::new();
+            let realms = view.realms(TENANT, ISSUER);
             let (mut checks, mut longest, mut over) = (0_u64, Duration::ZERO, 0_u64);
             while !done.load(Ordering::Relaxed) {
                 // The thread's own time: what another process does to this one is not the view's.
                 let began = cpu_time();
-                assert_eq!(check(&view, name.set(u64::MAX - checks)), Status::Clear);
+                check(&view.look(), &realms, std::iter::once(u64::MAX - checks), Status::Clear);
                 let took = cpu_time().saturating_sub(began);
                 longest = longest.max(took);
                 over += u64::from(took > Duration::from_micros(100));
@@ -218,7 +236,7 @@ fn stored(jti: &str) -> StoredChange {
     let until = UnixSeconds(NOW.0 + 3600);
     StoredChange {
         kind: TargetKind::Token,
-        tenant: "default".to_owned(),
+        tenant: TENANT.to_owned(),
         issuer: ISSUER.to_owned(),
         name: jti.to_owned(),
         effect: Effect::RefusedUntil(until),

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use criterion::{Criterion, Throughput, criterion_group};
 use edgate::decision::{Decision, UnixSeconds};
 use edgate::keys::{IssuerIndex, KeySet, jwks};
-use edgate::revocation::{Freshness, View};
+use edgate::revocation::{Freshness, Realms, View};
 use edgate::shard::{self, Admitted, Moment, Policy};
 use edgate::token::{self, Demand, Profile, ProfileKind};
 use edgate::verify::{Engine, Item, Verdict, Verifier};
@@ -29,6 +29,7 @@ struct Edgate {
     verifier: Verifier,
     verdicts: Vec<Verdict>,
     view: View,
+    realms: Vec<Realms>,
     scratch: token::Scratch,
 }
 
@@ -44,21 +45,22 @@ impl Edgate {
             vec![AUDIENCE.to_owned()],
         );
         profile.max_lifetime_s = None;
+        let policy =
+            Policy::plain(KeySet::new(vec![(IssuerIndex(0), set.keys)]).expect("one key"), vec![profile]);
+        let view = View::new(&[7; 16], 0, Freshness::authoritative(Instant::now()));
         Self {
-            policy: Policy::plain(
-                KeySet::new(vec![(IssuerIndex(0), set.keys)]).expect("one key"),
-                vec![profile],
-            ),
+            realms: policy.realms(&view),
+            policy,
             verifier: Verifier::new(engine),
             verdicts: Vec::new(),
-            view: View::new(&[7; 16], 0, Freshness::authoritative(Instant::now())),
+            view,
             scratch: token::Scratch::default(),
         }
     }
 
     /// How many tokens of the batch are accepted.
     fn decide(&mut self, batch: &[String]) -> usize {
-        let Self { policy, verifier, verdicts, view, scratch } = self;
+        let Self { policy, verifier, verdicts, view, realms, scratch } = self;
         let admitted: Vec<Admitted<'_, '_>> = batch
             .iter()
             .map(|token| shard::admit(token.as_bytes(), policy, scratch).expect("every token is well formed"))
@@ -66,7 +68,8 @@ impl Edgate {
         let items: Vec<Item<'_>> = admitted.iter().flat_map(Admitted::items).collect();
         verifier.verify(&items, verdicts);
         let mut verdicts = verdicts.drain(..);
-        let moment = Moment { policy, view, now: UnixSeconds(NOW), stale: false, lists: None };
+        let look = view.look();
+        let moment = Moment { policy, look: &look, realms, now: UnixSeconds(NOW), stale: false, lists: None };
         admitted
             .into_iter()
             .map(|admitted| {

@@ -204,8 +204,9 @@ impl Session {
         let mut verdicts = verdicts.into_iter();
         let scopes: Vec<&str> = self.scopes.iter().map(String::as_str).collect();
         let demand = Demand { audience: None, scopes: &scopes };
-        let moment =
-            Moment { policy: &self.policy, view: &self.view, now: self.now, stale: false, lists: None };
+        let (policy, now, look) = (&self.policy, self.now, self.view.look());
+        let realms = policy.realms(&self.view);
+        let moment = Moment { policy, look: &look, realms: &realms, now, stale: false, lists: None };
         for (line, admitted) in batch.iter().zip(admitted) {
             let settled = match admitted {
                 Some(Ok(admitted)) => {

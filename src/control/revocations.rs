@@ -159,7 +159,8 @@ pub(super) async fn list(
         tracing::error!(%error, "cannot list revocations");
         ApiError::new(ErrorKind::StoreUnavailable, "the state database cannot be read now")
     })?;
-    let full = changes.len() == limit as usize;
+    // What was changed together is on one page, so a page may be longer than it was asked to be.
+    let full = changes.len() >= limit as usize;
     let next_before = changes.last().filter(|_| full).map(|last| last.epoch);
     let revocations = changes.into_iter().map(Entry::from).collect();
     Ok(Json(Page { revocations, next_before }).into_response())

@@ -35,7 +35,8 @@ impl Tools {
         };
         let items: Vec<Item<'_>> = admitted.items().collect();
         self.verifier.verify(&items, &mut self.verdicts);
-        let moment = Moment { policy, view, now, stale: false, lists: None };
+        let (look, realms) = (view.look(), policy.realms(view));
+        let moment = Moment { policy, look: &look, realms: &realms, now, stale: false, lists: None };
         let (mut verdicts, demand) = (self.verdicts.drain(..), Demand::default());
         let settled = shard::settle(admitted, &mut verdicts, &moment, &demand, &mut self.scratch);
         Judged { decision: settled.decision, token: named(&settled) }

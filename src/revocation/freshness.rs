@@ -50,7 +50,26 @@ impl Freshness {
     /// Time since the view was known to hold everything; `Duration::MAX` where that was never, or is in doubt.
     #[must_use]
     pub fn age(&self, now: Instant) -> Duration {
-        match self.confirmed_us.load(Ordering::Acquire) {
+        self.as_of().age(now)
+    }
+
+    /// As of when the view is known to hold everything, as a value: it does not follow what is confirmed later.
+    pub(super) fn as_of(&self) -> AsOf {
+        AsOf { origin: self.origin, confirmed_us: self.confirmed_us.load(Ordering::Acquire) }
+    }
+}
+
+/// As of when a view was known to hold everything.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct AsOf {
+    origin: Instant,
+    confirmed_us: u64,
+}
+
+impl AsOf {
+    /// Time since then.
+    pub(super) fn age(self, now: Instant) -> Duration {
+        match self.confirmed_us {
             AUTHORITATIVE => Duration::ZERO,
             NEVER => Duration::MAX,
             us => now.saturating_duration_since(self.origin + Duration::from_micros(us)),

@@ -2,15 +2,15 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Guard};
 
 use super::fingerprint::Fingerprint;
-use super::table::{Inserted, SLOT_BYTES, Swept, Table};
+use super::table::{Batch, Inserted, SLOT_BYTES, Swept, Table};
 
 /// Fingerprints, each with a second that only grows. What the second means is the view's business; an entry whose second
 /// is below the horizon given to a writer's call may leave.
 pub(super) struct Ledger {
-    // Replaced whole by the writer; loaded anew by each search.
+    // Replaced whole by the writer; loaded anew by each look.
     tables: ArcSwap<Tables>,
     // Taken by writers only.
     writer: Mutex<Writer>,
@@ -34,6 +34,31 @@ struct Writer {
     sweep_cursor: usize,
 }
 
+/// The tables of a ledger at some time, for a batch of searches. What is added later may be seen or not.
+pub(super) struct LedgerLook {
+    tables: Guard<Arc<Tables>>,
+}
+
+impl LedgerLook {
+    /// The second of each entry that is here. Never waits, never allocates.
+    pub(super) fn lookup(&self, fingerprints: &Batch<Fingerprint>) -> Batch<u32> {
+        self.tables.lookup(fingerprints)
+    }
+}
+
+impl Tables {
+    fn lookup(&self, fingerprints: &Batch<Fingerprint>) -> Batch<u32> {
+        let mut seconds = self.current.lookup(fingerprints);
+        // Where an entry is in both, `current` has the later second.
+        if let Some(draining) = &self.draining {
+            for (second, earlier) in seconds.iter_mut().zip(draining.lookup(fingerprints)) {
+                *second = second.or(earlier);
+            }
+        }
+        seconds
+    }
+}
+
 impl Ledger {
     /// An empty ledger with room for `entries` without growing.
     pub(super) fn with_capacity(entries: usize) -> Self {
@@ -43,14 +68,9 @@ impl Ledger {
         Self { tables: ArcSwap::from_pointee(Tables { current, draining: None }), writer: Mutex::new(writer) }
     }
 
-    /// The second of this entry. Never waits, never allocates.
-    pub(super) fn lookup(&self, fingerprint: Fingerprint) -> Option<u32> {
-        let tables = self.tables.load();
-        // Where an entry is in both, `current` has the later second.
-        match (tables.current.lookup(fingerprint), &tables.draining) {
-            (None, Some(draining)) => draining.lookup(fingerprint),
-            (found, _) => found,
-        }
+    /// What there is to search now: everything that was added before. Never waits, never allocates.
+    pub(super) fn look(&self) -> LedgerLook {
+        LedgerLook { tables: self.tables.load() }
     }
 
     /// Entries held, those not yet swept included. During a move to a bigger table an entry that was added again
@@ -105,7 +125,7 @@ impl Ledger {
     fn insert(&self, writer: &mut Writer, fingerprint: Fingerprint, second: u32, horizon: u32) {
         let tables = self.tables.load();
         // An entry still waiting in `draining` must not lose a later second when `current` is asked first.
-        let waiting = tables.draining.as_ref().and_then(|draining| draining.lookup(fingerprint));
+        let waiting = tables.draining.as_ref().and_then(|draining| draining.find(fingerprint));
         match tables.current.insert(fingerprint, second.max(waiting.unwrap_or(0))) {
             Inserted::Extended => return,
             Inserted::InEmpty => writer.live += 1,

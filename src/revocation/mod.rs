@@ -6,7 +6,7 @@
 //! state database at start, and afterwards by the control listener and, where nodes share Redis, by the follower; nothing
 //! in this room does I/O or reads a clock.
 //!
-//! The promise: once [`View::apply`] has returned, every check that starts afterwards, on any thread, sees what was
+//! The promise: once [`View::apply`] has returned, every look taken afterwards, on any thread, sees what was
 //! applied. Entries leave by themselves when no valid token could still carry their identity.
 
 mod change;
@@ -22,9 +22,11 @@ mod view;
 mod tests;
 
 pub use change::{Change, Effect, Switch, TargetKind};
+pub use fingerprint::Realms;
 pub use freshness::Freshness;
 pub use inquiry::{Answer, Answers, Asked, Inquirer, Inquiry, Registrar, Registry, registry};
-pub use view::{Identity, Status, View};
+pub use table::{BATCH_LEN, Batch};
+pub use view::{Identity, Look, Status, View};
 
 /// How long an expired entry stays in the view, in seconds.
 ///

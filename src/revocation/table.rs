@@ -28,6 +28,12 @@ const TOMBSTONE: u8 = 1;
 /// The smallest tag of an entry.
 const TAG_MIN: u8 = 2;
 
+/// Tokens checked together, whose searches wait for memory together: about as many loads as a core can have on their way.
+pub const BATCH_LEN: usize = 16;
+
+/// One place for each search of a batch.
+pub type Batch<T> = [Option<T>; BATCH_LEN];
+
 /// Bytes of memory a slot takes.
 pub(super) const SLOT_BYTES: usize = 1 + 8 + 8 + 4;
 
@@ -80,19 +86,70 @@ impl Table {
         self.tag.len()
     }
 
-    /// The expiry of this entry, if it is here. For any thread.
-    pub(super) fn lookup(&self, fingerprint: Fingerprint) -> Option<u32> {
-        let wanted = tag(fingerprint);
-        let mut slot = self.home(fingerprint);
+    /// The expiry of each entry that is here. For any thread.
+    ///
+    /// A large table is in no cache, and a search that waits for its line costs twice what all the rest does. So the
+    /// searches of a batch wait together: each of three short loops holds loads that do not depend on each other.
+    pub(super) fn lookup(&self, fingerprints: &Batch<Fingerprint>) -> Batch<u32> {
+        // The tags of their homes,
+        let mut at = [(0, EMPTY); BATCH_LEN];
+        for ((slot, found), fingerprint) in at.iter_mut().zip(fingerprints) {
+            if let Some(fingerprint) = fingerprint {
+                *slot = self.home(*fingerprint);
+                *found = self.tag[*slot].load(Ordering::Acquire);
+            }
+        }
+        // the first slots whose tags match,
+        for ((slot, found), fingerprint) in at.iter_mut().zip(fingerprints) {
+            if let Some(fingerprint) = fingerprint {
+                (*slot, *found) = self.search(tag(*fingerprint), *slot, *found);
+            }
+        }
+        // and what they hold.
+        let mut expiries = [None; BATCH_LEN];
+        for ((expiry, (slot, found)), fingerprint) in expiries.iter_mut().zip(at).zip(fingerprints) {
+            if let Some(fingerprint) = fingerprint
+                && found != EMPTY
+            {
+                *expiry = self.expiry_of(*fingerprint, slot);
+            }
+        }
+        expiries
+    }
+
+    /// The expiry of this one entry, if it is here. For any thread.
+    pub(super) fn find(&self, fingerprint: Fingerprint) -> Option<u32> {
+        let home = self.home(fingerprint);
+        let (slot, found) = self.search(tag(fingerprint), home, self.tag[home].load(Ordering::Acquire));
+        if found == EMPTY { None } else { self.expiry_of(fingerprint, slot) }
+    }
+
+    /// From `slot`, whose tag is `found`, on: the first slot with the tag `wanted`, or `EMPTY` in front of it. Where the
+    /// table has no empty slot it may be any.
+    fn search(&self, wanted: u8, mut slot: usize, mut found: u8) -> (usize, u8) {
         for _ in 0..self.slots() {
-            let found = self.tag[slot].load(Ordering::Acquire);
-            if found == wanted && self.holds(slot, fingerprint) {
+            if found == wanted || found == EMPTY {
+                break;
+            }
+            slot = self.after(slot);
+            found = self.tag[slot].load(Ordering::Acquire);
+        }
+        (slot, found)
+    }
+
+    /// The expiry of an entry that is in no slot between its home and `slot`, whose tag matches.
+    fn expiry_of(&self, fingerprint: Fingerprint, mut slot: usize) -> Option<u32> {
+        for _ in 0..self.slots() {
+            if self.holds(slot, fingerprint) {
                 return Some(self.expiry[slot].load(Ordering::Relaxed));
             }
+            let next = self.after(slot);
+            let (matching, found) =
+                self.search(tag(fingerprint), next, self.tag[next].load(Ordering::Acquire));
             if found == EMPTY {
                 return None;
             }
-            slot = self.after(slot);
+            slot = matching;
         }
         None
     }
@@ -197,4 +254,31 @@ impl Table {
 /// Eight bits that the home, which is the top of `high`, says nothing about.
 fn tag(fingerprint: Fingerprint) -> u8 {
     fingerprint.low.to_be_bytes()[0].max(TAG_MIN)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_of_one_home_and_one_tag_are_told_apart_around_the_end() {
+        let table = Table::new(64);
+        // The last home, so that they run on at the first slot.
+        let of = |low| Fingerprint { high: u64::MAX, low: 7 << 56 | low };
+        for low in 0..40_u32 {
+            assert_eq!(table.insert(of(u64::from(low)), 1000 + low), Inserted::InEmpty);
+        }
+        for low in 0..60_u32 {
+            let expected = (low < 40).then_some(1000 + low);
+            let mut asked = [None; BATCH_LEN];
+            asked[3] = Some(of(u64::from(low)));
+            asked[9] = Some(of(u64::from(39 - low % 40)));
+            let found = table.lookup(&asked);
+            assert_eq!((found[3], found[9]), (expected, Some(1039 - low % 40)), "{low}");
+            assert_eq!(found.iter().flatten().count(), 1 + usize::from(expected.is_some()));
+            assert_eq!(table.find(of(u64::from(low))), expected);
+        }
+        // Of another tag, with as long a way to the first empty slot.
+        assert_eq!(table.find(Fingerprint { high: u64::MAX, low: 8 << 56 }), None);
+    }
 }

@@ -41,6 +41,63 @@ fn check(view: &View, jti: &str, now: UnixSeconds) -> Status {
     view.check(&identity(jti), now)
 }
 
+/// The statuses of these tokens, looked up together; a token that is not named has none.
+fn check_batch(view: &View, jtis: &[Option<String>], now: UnixSeconds) -> Vec<Option<Status>> {
+    let (look, realms) = (view.look(), view.realms("acme", ISSUER));
+    let mut tokens = [None; BATCH_LEN];
+    for (token, jti) in tokens.iter_mut().zip(jtis) {
+        *token = jti.as_deref().map(|jti| (&realms, identity(jti)));
+    }
+    look.check(&tokens, now)[..jtis.len()].to_vec()
+}
+
+#[test]
+fn a_batch_is_answered_place_by_place() {
+    let view = view();
+    let subject = Effect::Switched(Switch::Disabled);
+    let disabled = Change::new(TargetKind::Subject, "acme", ISSUER, "agent-2", subject, 1).unwrap();
+    view.apply(
+        [revocation("one", NOW.0 + 10), mark(TargetKind::Session, "session-3", NOW.0), disabled],
+        1,
+        NOW,
+    );
+    let (ours, others) = (view.realms("acme", ISSUER), view.realms("acme", "https://other.example"));
+    let here = |session| Identity { session: Some(session), ..identity("two") };
+    let mut tokens = [None; BATCH_LEN];
+    tokens[0] = Some((&ours, identity("one")));
+    tokens[2] = Some((&others, identity("one")));
+    tokens[3] = Some((&ours, here("session-3")));
+    tokens[4] = Some((&ours, here("session-1")));
+    tokens[5] = Some((&ours, Identity { subject: Some("agent-2"), ..identity("two") }));
+    tokens[6] = Some((&ours, Identity { subject: Some("agent-2"), ..identity("one") }));
+    tokens[7] = Some((&ours, Identity { jti: None, subject: None, session: None, ..identity("") }));
+    tokens[BATCH_LEN - 1] = Some((&ours, identity("one")));
+    let (clear, revoked) = (Some(Status::Clear), Some(Status::Revoked));
+    let mut expected = [None; BATCH_LEN];
+    expected[..8].copy_from_slice(&[
+        revoked,
+        None,
+        clear,
+        revoked,
+        clear,
+        Some(Status::Disabled),
+        revoked,
+        clear,
+    ]);
+    expected[BATCH_LEN - 1] = revoked;
+    assert_eq!(view.look().check(&tokens, NOW), expected);
+}
+
+#[test]
+fn a_look_tells_no_more_than_it_sees() {
+    let view = view();
+    view.apply([revocation("one", NOW.0 + 10)], 1, NOW);
+    let before = view.look();
+    view.apply([revocation("two", NOW.0 + 10)], 2, NOW);
+    assert_eq!((before.epoch(), view.look().epoch()), (1, 2));
+    assert_eq!(check(&view, "two", NOW), Status::Revoked);
+}
+
 #[test]
 fn a_revoked_token_is_revoked_until_it_expires() {
     let view = view();
@@ -246,8 +303,10 @@ fn readers_never_miss_a_live_entry_nor_see_one_that_is_not() {
                 let mut checks = 0_u64;
                 while !done.load(Ordering::Acquire) {
                     let now = UnixSeconds(clock.load(Ordering::Acquire));
-                    assert_eq!(check(&view, "permanent", now), Status::Revoked);
-                    assert_eq!(check(&view, &format!("never {checks}"), now), Status::Clear);
+                    let never = format!("never {checks}");
+                    let jtis = [Some("permanent".to_owned()), None, Some(never)];
+                    let expected = [Some(Status::Revoked), None, Some(Status::Clear)];
+                    assert_eq!(check_batch(&view, &jtis, now), expected);
                     // Announced after apply returned: it and its 20 predecessors are in force for 30 s at least.
                     let last = announced.load(Ordering::Acquire);
                     let epoch = view.epoch();
@@ -319,8 +378,19 @@ impl Model {
         self.horizon = self.horizon.max(now - PURGE_DELAY_S);
     }
 
-    fn compare(&self, view: &View, jti: u16, now: u64) {
-        let status = check(view, &jti.to_string(), UnixSeconds(now));
+    /// Compares a batch of tokens, with a place left empty.
+    fn compare(&self, view: &View, first: u16, now: u64) {
+        let jtis = (first..).take(BATCH_LEN).map(|jti| (jti % 5 != first % 3).then_some(jti));
+        let named: Vec<_> = jtis.clone().map(|jti| Some(jti?.to_string())).collect();
+        for (jti, status) in jtis.zip(check_batch(view, &named, UnixSeconds(now))) {
+            assert_eq!(jti.is_some(), status.is_some());
+            if let (Some(jti), Some(status)) = (jti, status) {
+                self.compare_one(jti, status, now);
+            }
+        }
+    }
+
+    fn compare_one(&self, jti: u16, status: Status, now: u64) {
         let revoked = self.expiries.get(&jti).is_some_and(|expiry| now < *expiry);
         match (status, revoked) {
             (Status::Revoked, true) | (Status::Clear, false) => {}

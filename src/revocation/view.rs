@@ -3,16 +3,18 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Waker;
+use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Guard};
 use crossbeam::queue::ArrayQueue;
 
 use super::PURGE_DELAY_S;
 use super::change::{Change, Effect, Switch, TargetKind};
-use super::fingerprint::{Fingerprint, Fingerprinter};
-use super::freshness::Freshness;
-use super::ledger::Ledger;
+use super::fingerprint::{Fingerprint, Fingerprinter, Realms};
+use super::freshness::{AsOf, Freshness};
+use super::ledger::{Ledger, LedgerLook};
 use super::switches::Switches;
+use super::table::{BATCH_LEN, Batch};
 use crate::decision::UnixSeconds;
 
 /// What a verified token says about itself, as far as revoking goes.
@@ -66,6 +68,101 @@ pub struct View {
     waiting: ArrayQueue<Waker>,
 }
 
+/// What is revoked, for a batch of checks: everything applied before the look was taken, and of what is applied later
+/// perhaps some. Keep it for a turn of the event loop, not longer: tables that were replaced stay in memory meanwhile.
+pub struct Look<'v> {
+    fingerprinter: &'v Fingerprinter,
+    // None where nothing is switched off, and where there never was a watermark: the usual case costs no fingerprint.
+    switches: Option<Guard<Arc<Switches>>>,
+    tokens: LedgerLook,
+    marks: Option<LedgerLook>,
+    epoch: u64,
+    as_of: AsOf,
+}
+
+impl Look<'_> {
+    /// Up to which revocation epoch it sees everything.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// How far behind what has been revoked it may be: time since the view was known to hold everything.
+    #[must_use]
+    pub fn age(&self, now: Instant) -> Duration {
+        self.as_of.age(now)
+    }
+
+    /// Whether these tokens may pass at `now`, as far as this node knows: the statuses of those that are asked about, in
+    /// their places. Never waits for anybody, never allocates.
+    ///
+    /// Each comes with its issuer's realms, from [`View::realms`] of the view looked at. Together they cost a fraction of
+    /// what they cost one by one, since their searches wait for memory together.
+    #[must_use]
+    pub fn check(&self, tokens: &Batch<(&Realms, Identity<'_>)>, now: UnixSeconds) -> Batch<Status> {
+        let in_ledger = |ledger: &LedgerLook, of: &dyn Fn(&Realms, &Identity<'_>) -> Option<Fingerprint>| {
+            let mut fingerprints = [None; BATCH_LEN];
+            for (fingerprint, token) in fingerprints.iter_mut().zip(tokens) {
+                *fingerprint = token.as_ref().and_then(|(realms, identity)| of(realms, identity));
+            }
+            ledger.lookup(&fingerprints)
+        };
+        let named = |realm, name: Option<&str>| Some(self.fingerprinter.fingerprint(realm, name?));
+        let refused = in_ledger(&self.tokens, &|realms, identity| named(realms.token, identity.jti));
+        let marked = |of: &dyn Fn(&Realms, &Identity<'_>) -> Option<Fingerprint>| {
+            self.marks.as_ref().map_or([None; BATCH_LEN], |marks| in_ledger(marks, of))
+        };
+        let by_subject = marked(&|realms, identity| named(realms.subject, identity.subject));
+        let by_session = marked(&|realms, identity| named(realms.session, identity.session));
+
+        let mut statuses = [None; BATCH_LEN];
+        for (place, token) in tokens.iter().enumerate() {
+            let Some((realms, identity)) = token else { continue };
+            let issued_at = identity.issued_at.unwrap_or(UnixSeconds(0));
+            let issued_before = |mark: Option<u32>| mark.is_some_and(|mark| issued_at <= time_of(mark));
+            let revoked = refused[place].is_some_and(|second| now < time_of(second))
+                || issued_before(by_subject[place])
+                || issued_before(by_session[place]);
+            statuses[place] = Some(match self.check_switches(realms, identity) {
+                Switch::Revoked => Status::Revoked,
+                _ if revoked => Status::Revoked,
+                Switch::Disabled => Status::Disabled,
+                Switch::Enabled => Status::Clear,
+            });
+        }
+        statuses
+    }
+
+    /// Whether this one token may pass.
+    #[must_use]
+    pub fn check_one(&self, realms: &Realms, identity: &Identity<'_>, now: UnixSeconds) -> Status {
+        let mut tokens = [None; BATCH_LEN];
+        tokens[0] = Some((realms, *identity));
+        self.check(&tokens, now)[0].expect("a token that is asked about has a status")
+    }
+
+    /// The strictest state of what the token depends on.
+    fn check_switches(&self, realms: &Realms, identity: &Identity<'_>) -> Switch {
+        let Some(switches) = &self.switches else { return Switch::Enabled };
+        let named = |realm, name| self.fingerprinter.fingerprint(realm, name);
+        let parts = [
+            Some(realms.tenant),
+            Some(realms.issuer),
+            Some(named(realms.kid, identity.kid)),
+            identity.subject.map(|subject| named(realms.subject, subject)),
+        ];
+        let mut strictest = Switch::Enabled;
+        for fingerprint in parts.into_iter().flatten() {
+            match switches.lookup(fingerprint) {
+                Switch::Enabled => {}
+                Switch::Disabled => strictest = Switch::Disabled,
+                Switch::Revoked => return Switch::Revoked,
+            }
+        }
+        strictest
+    }
+}
+
 impl View {
     /// An empty view.
     ///
@@ -88,60 +185,35 @@ impl View {
         }
     }
 
-    /// Whether this token may pass at `now`, as far as this node knows. Never waits, never allocates.
+    /// The realms of an issuer's tokens in this view, and in no other.
+    #[must_use]
+    pub fn realms(&self, tenant: &str, issuer: &str) -> Realms {
+        self.fingerprinter.realms(tenant, issuer)
+    }
+
+    /// Looks at the view for a batch of checks. Never waits, never allocates.
+    #[must_use]
+    pub fn look(&self) -> Look<'_> {
+        // These two first: what the look tells is not more than what it sees.
+        let (epoch, as_of) = (self.epoch(), self.freshness.as_of());
+        let switches = self.switches.load();
+        Look {
+            fingerprinter: &self.fingerprinter,
+            switches: (!switches.is_quiet()).then_some(switches),
+            tokens: self.tokens.look(),
+            marks: self.marked.load(Ordering::Acquire).then(|| self.marks.look()),
+            epoch,
+            as_of,
+        }
+    }
+
+    /// Whether this one token may pass at `now`: for whoever has no batch.
     #[must_use]
     pub fn check(&self, identity: &Identity<'_>, now: UnixSeconds) -> Status {
-        let Identity { tenant, issuer, jti, subject, session, issued_at, .. } = *identity;
-        let switched = self.check_switches(identity);
-        if switched == Switch::Revoked {
-            return Status::Revoked;
-        }
-        if let Some(jti) = jti
-            && let Some(second) = self.tokens.lookup(self.fingerprint(TargetKind::Token, tenant, issuer, jti))
-            && now < time_of(second)
-        {
-            return Status::Revoked;
-        }
-        if self.marked.load(Ordering::Acquire) {
-            let issued_at = issued_at.unwrap_or(UnixSeconds(0));
-            for (kind, name) in [(TargetKind::Subject, subject), (TargetKind::Session, session)] {
-                if let Some(name) = name
-                    && let Some(mark) = self.marks.lookup(self.fingerprint(kind, tenant, issuer, name))
-                    && issued_at <= time_of(mark)
-                {
-                    return Status::Revoked;
-                }
-            }
-        }
-        if switched == Switch::Disabled { Status::Disabled } else { Status::Clear }
+        self.look().check_one(&self.realms(identity.tenant, identity.issuer), identity, now)
     }
 
-    /// The strictest state of what the token depends on.
-    fn check_switches(&self, identity: &Identity<'_>) -> Switch {
-        let switches = self.switches.load();
-        if switches.is_quiet() {
-            return Switch::Enabled;
-        }
-        let Identity { tenant, issuer, kid, subject, .. } = *identity;
-        let parts = [
-            (TargetKind::Tenant, "", Some("")),
-            (TargetKind::Issuer, issuer, Some("")),
-            (TargetKind::Kid, issuer, Some(kid)),
-            (TargetKind::Subject, issuer, subject),
-        ];
-        let mut strictest = Switch::Enabled;
-        for (kind, issuer, name) in parts {
-            let Some(name) = name else { continue };
-            match switches.lookup(self.fingerprint(kind, tenant, issuer, name)) {
-                Switch::Enabled => {}
-                Switch::Disabled => strictest = Switch::Disabled,
-                Switch::Revoked => return Switch::Revoked,
-            }
-        }
-        strictest
-    }
-
-    /// The highest revocation epoch applied. A check that starts after it was read sees everything up to it.
+    /// The highest revocation epoch applied. A look taken after it was read sees everything up to it.
     #[must_use]
     pub fn epoch(&self) -> u64 {
         self.epoch.load(Ordering::Acquire)
@@ -189,7 +261,7 @@ impl View {
         self.tokens.is_moving() || self.marks.is_moving()
     }
 
-    /// Applies a batch. When it returns, every later check on any thread sees the batch, and the epoch is at least
+    /// Applies a batch. When it returns, every later look on any thread sees the batch, and the epoch is at least
     /// `epoch`, which is raised last.
     ///
     /// Applying a change again, or changes in another order, is harmless: the later second counts, and of a switch the

@@ -14,7 +14,7 @@ use crate::audit::{Ack, Appender, BatchEvent, DecisionEvent, Event, OnFailure};
 use crate::decision::{Decision, Rejection, UnixSeconds};
 use crate::keys::RegisteredKey;
 use crate::metrics::{ShardMetrics, bump};
-use crate::revocation::{Answer, Inquiry, View};
+use crate::revocation::{Answer, BATCH_LEN, Inquiry, Look, Realms, View};
 use crate::status_list;
 use crate::token::{self, Demand};
 use crate::verify::{Item, Verdict, Verifier};
@@ -25,7 +25,7 @@ use super::bulk::Bulk;
 use super::clock::TICK;
 use super::held::{AskedUnder, Due, Held, Waits};
 use super::outbox::Outbox;
-use super::request::{self, Admitted, Moment, Settled};
+use super::request::{self, Admitted, Moment, Read, Settled};
 use super::turn::{Asked, Form, Job, Turn};
 
 /// The most questions decided together; more that arrive in a turn follow in a second batch.
@@ -58,9 +58,12 @@ pub(super) struct Decider {
     ack_timeout: Duration,
     on_failure: OnFailure,
     view: Arc<View>,
+    // The realms of the issuers of the policy of this epoch.
+    realms: (Option<u32>, Rc<[Realms]>),
     lists: Option<Arc<status_list::Cache>>,
     metrics: Arc<ShardMetrics>,
-    scratch: token::Scratch,
+    // One for each token of a group that is settled together.
+    scratches: [token::Scratch; BATCH_LEN],
     verdicts: Vec<Verdict>,
     // The questions' memory while they are decided; swapped with the turn's.
     spare: Asked,
@@ -88,9 +91,10 @@ impl Decider {
             on_failure,
             held: Held::new(waits, Arc::clone(&view)),
             view,
+            realms: (None, Rc::default()),
             lists,
             metrics,
-            scratch: token::Scratch::default(),
+            scratches: std::array::from_fn(|_| token::Scratch::default()),
             verdicts: Vec::new(),
             spare: Asked::default(),
             awaiting: VecDeque::new(),
@@ -104,13 +108,13 @@ impl Decider {
     /// `Break` says that the log has failed for good and the operator wants the daemon to stop then.
     pub(super) fn poll(&mut self, turn: &Turn, policy: &Policy, cx: &Context<'_>) -> ControlFlow<()> {
         *turn.waker.borrow_mut() = Some(cx.waker().clone());
-        let view = Arc::clone(&self.view);
-        let lists = self.lists.clone();
+        let (view, realms, lists) = (Arc::clone(&self.view), self.realms(policy), self.lists.clone());
         if !turn.asked.borrow().jobs.is_empty() {
             std::mem::swap(&mut *turn.asked.borrow_mut(), &mut self.spare);
             let asked = std::mem::take(&mut self.spare);
             let asked = self.held.for_epoch(asked, cx.waker());
-            let mut asked = self.decide_fresh(asked, turn, &moment(policy, &view, lists.as_deref()));
+            let mut asked =
+                self.decide_fresh(asked, turn, &moment(policy, &view.look(), &realms, lists.as_deref()));
             asked.jobs.clear();
             asked.arena.clear();
             asked.came_from.clear();
@@ -121,10 +125,16 @@ impl Decider {
             match self.held.due() {
                 None => break,
                 Some(Due::Fresh(asked)) => {
-                    drop(self.decide_fresh(asked, turn, &moment(policy, &view, lists.as_deref())));
+                    drop(self.decide_fresh(
+                        asked,
+                        turn,
+                        &moment(policy, &view.look(), &realms, lists.as_deref()),
+                    ));
                 }
                 Some(Due::Answered(asked, answers, under)) => {
-                    let moment = Moment { stale: under.stale, ..moment(policy, &view, lists.as_deref()) };
+                    let look = view.look();
+                    let moment =
+                        Moment { stale: under.stale, ..moment(policy, &look, &realms, lists.as_deref()) };
                     // Answers under another policy are answers to other questions.
                     let answers = if under.policy_epoch == policy.epoch { answers } else { Vec::new() };
                     self.decide_all(&asked, &answers, &moment, turn);
@@ -138,6 +148,16 @@ impl Decider {
         let halts = self.on_failure == OnFailure::Halt
             && self.appender.failure().is_some_and(|failure| failure.kind.is_permanent());
         if halts { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+
+    /// The realms of this policy's issuers.
+    fn realms(&mut self, policy: &Policy) -> Rc<[Realms]> {
+        let (epoch, realms) = &mut self.realms;
+        if *epoch != Some(policy.epoch) {
+            *realms = policy.realms(&self.view).into();
+            *epoch = Some(policy.epoch);
+        }
+        Rc::clone(realms)
     }
 
     /// Decides what needs no asking, after asking about the rest; returns the memory of what was decided.
@@ -163,11 +183,11 @@ impl Decider {
         moment: &Moment<'_, '_>,
         inquiries: &mut Vec<Option<Inquiry>>,
     ) {
-        let admitted = self.admit_and_verify(jobs, arena, moment.policy);
+        let mut admitted = self.admit_and_verify(jobs, arena, moment.policy).into_iter();
         let mut verdicts = self.verdicts.drain(..);
-        for (job, admitted) in jobs.iter().zip(admitted) {
-            let settled = settle(job, arena, admitted, &mut verdicts, moment, &mut self.scratch);
-            inquiries.push(settled.inquiry());
+        for jobs in jobs.chunks(BATCH_LEN) {
+            let settled = settle(jobs, arena, &mut admitted, &mut verdicts, moment, &mut self.scratches);
+            inquiries.extend(settled.iter().map(Settled::inquiry));
         }
     }
 
@@ -197,7 +217,7 @@ impl Decider {
             .iter()
             .map(|job| {
                 let text = &arena[job.token.clone()?];
-                request::admit(text, policy, &mut self.scratch)
+                request::admit(text, policy, &mut self.scratches[0])
             })
             .collect();
         let items: Vec<Item<'_>> = admitted.iter().flatten().flat_map(Admitted::items).collect();
@@ -215,62 +235,63 @@ impl Decider {
         turn: &Turn,
     ) {
         let Moment { policy, now, .. } = *moment;
+        let revocation_epoch = moment.look.epoch();
         self.metrics.batched(jobs.len());
-        let admitted = self.admit_and_verify(jobs, arena, policy);
+        let mut admitted = self.admit_and_verify(jobs, arena, policy).into_iter();
         // Read once per batch: settling and recording one takes far less than the log may.
         let recorded_at = Instant::now();
         let mut verdicts = self.verdicts.drain(..);
 
-        for (index, (job, admitted)) in jobs.iter().zip(admitted).enumerate() {
-            // Read before the check: what the answer tells is not more than what was checked.
-            let revocation_epoch = self.view.epoch();
-            let answer = answers.get(index).copied().flatten();
-            let settled =
-                settle(job, arena, admitted, &mut verdicts, moment, &mut self.scratch).answered(answer);
+        let mut answers = answers.iter().copied();
+        for jobs in jobs.chunks(BATCH_LEN) {
+            let group = settle(jobs, arena, &mut admitted, &mut verdicts, moment, &mut self.scratches);
+            for (job, settled) in jobs.iter().zip(group) {
+                let settled = settled.answered(answers.next().flatten());
 
-            let event = decision_event(job, &settled, policy, revocation_epoch);
-            // The id is known before the record is made, so that a call's first results can carry it.
-            let decision_id = self.appender.peek_id();
-            self.decision_id.clear();
-            // Writing to a String cannot fail.
-            let _ = write!(self.decision_id, "{decision_id}");
-            self.metrics.decided(settled.decision);
-            let terms = terms(job, &settled, policy, now, revocation_epoch);
-            reply(job, &settled, now, scopes_of(job, arena), &self.decision_id, terms);
+                let event = decision_event(job, &settled, policy, revocation_epoch);
+                // The id is known before the record is made, so that a call's first results can carry it.
+                let decision_id = self.appender.peek_id();
+                self.decision_id.clear();
+                // Writing to a String cannot fail.
+                let _ = write!(self.decision_id, "{decision_id}");
+                self.metrics.decided(settled.decision);
+                let terms = terms(job, &settled, policy, now, revocation_epoch);
+                reply(job, &settled, now, scopes_of(job, arena), &self.decision_id, terms);
 
-            let (recorded, questions) = match job.form {
-                Form::Verify(place) if place.many => {
-                    if place.first {
-                        self.bulk.clear();
+                let (recorded, questions) = match job.form {
+                    Form::Verify(place) if place.many => {
+                        if place.first {
+                            self.bulk.clear();
+                        }
+                        self.bulk.push(&settled);
+                        if !place.last {
+                            continue;
+                        }
+                        let frame = batch_event(&event);
+                        let record = |event: &Event<'_>| self.appender.append(event, self.ack);
+                        (self.bulk.record(&frame, policy, record), self.bulk.len())
                     }
-                    self.bulk.push(&settled);
-                    if !place.last {
-                        continue;
+                    Form::Verify(_) | Form::Forward(_) => {
+                        (self.appender.append(&Event::Decision(event), self.ack), 1)
                     }
-                    let frame = batch_event(&event);
-                    let record = |event: &Event<'_>| self.appender.append(event, self.ack);
-                    (self.bulk.record(&frame, policy, record), self.bulk.len())
-                }
-                Form::Verify(_) | Form::Forward(_) => {
-                    (self.appender.append(&Event::Decision(event), self.ack), 1)
-                }
-            };
-            let (arrived, outbox) = (job.arrived, Rc::clone(&job.outbox));
-            match recorded {
-                Ok(id) => {
-                    debug_assert_eq!(id, decision_id, "the log names a record as it said it would");
-                    self.awaiting.push_back(Awaiting {
-                        core_seq: id.core_seq,
-                        questions,
-                        arrived,
-                        recorded: recorded_at,
-                        outbox,
-                    });
-                }
-                Err(_) => {
-                    // Not recorded, so not given, unless the operator wants it given and counted.
-                    outbox.release(self.on_failure == OnFailure::AllowWithGap);
-                    turn.close(questions);
+                };
+                let (arrived, outbox) = (job.arrived, Rc::clone(&job.outbox));
+                match recorded {
+                    Ok(id) => {
+                        debug_assert_eq!(id, decision_id, "the log names a record as it said it would");
+                        self.awaiting.push_back(Awaiting {
+                            core_seq: id.core_seq,
+                            questions,
+                            arrived,
+                            recorded: recorded_at,
+                            outbox,
+                        });
+                    }
+                    Err(_) => {
+                        // Not recorded, so not given, unless the operator wants it given and counted.
+                        outbox.release(self.on_failure == OnFailure::AllowWithGap);
+                        turn.close(questions);
+                    }
                 }
             }
         }
@@ -319,31 +340,42 @@ impl Decider {
 /// What this batch is decided by: the clocks are read here, once, and passed down.
 fn moment<'p, 'v>(
     policy: &'p Policy,
-    view: &'v View,
+    look: &'v Look<'v>,
+    realms: &'v [Realms],
     lists: Option<&'v status_list::Cache>,
 ) -> Moment<'p, 'v> {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    let stale = view.freshness().age(Instant::now()) > policy.staleness_max;
-    Moment { policy, view, now: UnixSeconds(now.as_secs()), stale, lists }
+    let stale = look.age(Instant::now()) > policy.staleness_max;
+    Moment { policy, look, realms, now: UnixSeconds(now.as_secs()), stale, lists }
 }
 
-fn settle<'s, 'p>(
-    job: &Job,
+/// Settles a group of jobs, as many as are looked up together.
+fn settle<'a, 's, 'p>(
+    jobs: &[Job],
     arena: &[u8],
-    admitted: Result<Admitted<'_, 'p>, Rejection>,
+    admitted: &mut impl Iterator<Item = Result<Admitted<'a, 'p>, Rejection>>,
     verdicts: &mut impl Iterator<Item = Verdict>,
     moment: &Moment<'p, '_>,
-    scratch: &'s mut token::Scratch,
-) -> Settled<'s, 'p> {
-    let admitted = match admitted {
-        Ok(admitted) => admitted,
-        Err(rejection) => return Settled::not_admitted(rejection),
-    };
-    let scopes: SmallVec<[&str; 16]> =
-        scopes_of(job, arena).split(' ').filter(|name| !name.is_empty()).collect();
-    let audience = job.audience.as_ref().map(|range| text(arena, range));
-    let demand = Demand { audience, scopes: &scopes };
-    request::settle(admitted, verdicts, moment, &demand, scratch)
+    scratches: &'s mut [token::Scratch; BATCH_LEN],
+) -> SmallVec<[Settled<'s, 'p>; BATCH_LEN]> {
+    let tokens: SmallVec<[Read<'_, '_>; BATCH_LEN]> = jobs
+        .iter()
+        .zip(admitted)
+        .zip(scratches)
+        .map(|((job, admitted), scratch)| {
+            let admitted = match admitted {
+                Ok(admitted) => admitted,
+                Err(rejection) => return Read::not_admitted(rejection),
+            };
+            let scopes: SmallVec<[&str; 16]> =
+                scopes_of(job, arena).split(' ').filter(|name| !name.is_empty()).collect();
+            let audience = job.audience.as_ref().map(|range| text(arena, range));
+            let demand = Demand { audience, scopes: &scopes };
+            request::read(admitted, verdicts, moment, &demand, scratch)
+        })
+        .collect();
+    let statuses = request::look_up(&tokens, moment);
+    tokens.into_iter().zip(statuses).map(|(token, status)| token.settle(status, moment)).collect()
 }
 
 fn scopes_of<'a>(job: &Job, arena: &'a [u8]) -> &'a str {

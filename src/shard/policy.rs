@@ -7,6 +7,7 @@ use crate::config::{self, KeySource, OnStale, RevocationRules};
 use crate::etag;
 use crate::keys::jwks::{self, Jwks, JwksError};
 use crate::keys::{IssuerIndex, KeySet, KeySetError, PublishedKey, RegisteredKey};
+use crate::revocation::{Realms, View};
 use crate::token::{Algorithm, AlgorithmSet, ClaimName, Profile, ProfileKind, TypeSet};
 
 /// The issuers, their keys and rules. Shards share it read-only.
@@ -117,6 +118,12 @@ impl Policy {
     #[must_use]
     pub fn may_ask(&self, stale: bool) -> bool {
         self.asks || (stale && self.asks_when_stale)
+    }
+
+    /// Each issuer's realms in `view`, in the order of the profiles. Made once per policy and view.
+    #[must_use]
+    pub fn realms(&self, view: &View) -> Vec<Realms> {
+        self.profiles.iter().map(|profile| view.realms(&profile.tenant, &profile.issuer)).collect()
     }
 
     /// What revocation asks of the tokens of the issuer that `key` belongs to.

@@ -1,12 +1,14 @@
-//! The life of a token, in two halves: [`admit`] before the signature, [`settle`] after it.
+//! The life of a token, in steps: [`admit`] before the signature, [`read`] after it, [`look_up`], [`Read::settle`].
 //!
-//! Both are read top to bottom. Between them the batch is verified; nothing of the payload is looked at before its
-//! signature is. The command line runs these same functions.
+//! They are read top to bottom. Between the first two the batch is verified; nothing of the payload is looked at before its
+//! signature is. Between the others a batch is looked up. The command line runs these same functions.
+
+use std::slice;
 
 use crate::decision::{Decision, Rejection, UnixSeconds};
 use crate::json;
 use crate::keys::RegisteredKey;
-use crate::revocation::{Answer, Asked, Identity, Inquiry, Status, View};
+use crate::revocation::{Answer, Asked, BATCH_LEN, Batch, Identity, Inquiry, Look, Realms, Status};
 use crate::status_list::{self, Reference, Standing};
 use crate::token::{self, Claims, CompactJws, Demand, Padding, Profile, VerifiedJws};
 use crate::verify::{Item, ItemKey, Verdict};
@@ -20,7 +22,9 @@ pub struct Moment<'p, 'v> {
     /// The issuers, their keys and rules.
     pub policy: &'p Policy,
     /// What is revoked, as far as this node knows.
-    pub view: &'v View,
+    pub look: &'v Look<'v>,
+    /// The issuers' realms in the view looked at: [`Policy::realms`].
+    pub realms: &'v [Realms],
     /// The time.
     pub now: UnixSeconds,
     /// Whether the view is older than it may be.
@@ -54,7 +58,11 @@ pub struct Settled<'s, 'p> {
     pub stale: bool,
 }
 
-/// First half: from bytes to what must be verified.
+/// A verified token, held to everything but revocation.
+#[derive(Debug)]
+pub struct Read<'s, 'p>(Settled<'s, 'p>);
+
+/// First step: from bytes to what must be verified.
 ///
 /// # Errors
 /// The first rule of form, header or key that is broken (F, H, K).
@@ -88,17 +96,17 @@ impl<'a> Admitted<'a, '_> {
     }
 }
 
-/// Second half: from verdicts to the decision.
+/// Second step: from verdicts to what the token says, held to everything but revocation.
 ///
 /// `verdicts` yields those of [`Admitted::items`], and exactly those are taken from it.
-pub fn settle<'s, 'p>(
+pub fn read<'s, 'p>(
     admitted: Admitted<'_, 'p>,
     verdicts: &mut impl Iterator<Item = Verdict>,
     moment: &Moment<'p, '_>,
     demand: &Demand<'_>,
     scratch: &'s mut token::Scratch,
-) -> Settled<'s, 'p> {
-    let Moment { policy, view, now, stale, .. } = *moment;
+) -> Read<'s, 'p> {
+    let Moment { policy, now, .. } = *moment;
     let Admitted { jws, candidates } = admitted;
     let mut proof = None;
     let mut refused = Rejection::KeyUnknown;
@@ -112,51 +120,91 @@ pub fn settle<'s, 'p>(
     let Some((key, verified)) = proof else {
         let key = candidates.first();
         let profile = key.map(|key| policy.profile(key));
-        return Settled { key, profile, ..not_admitted };
+        return Read(Settled { key, profile, ..not_admitted });
     };
     let profile = policy.profile(key);
-    let settled = |decision, claims| Settled {
-        decision,
-        key: Some(key),
-        profile: Some(profile),
-        claims,
-        ..not_admitted
+    let so_far = |decision, claims| {
+        Read(Settled { decision, key: Some(key), profile: Some(profile), claims, ..not_admitted })
     };
-
     let claims = match VerifiedJws::new(jws, verified).claims(scratch) {
         Ok(claims) => claims,
-        Err(error) => return settled(error.rejection().into(), None),
+        Err(error) => return so_far(error.rejection().into(), None),
     };
     // The key's issuer must be the one the token names: this is where (issuer, kid) is matched whole.
-    if let Err(rejection) = profile.check_claims(&claims, now, demand) {
-        return settled(rejection.into(), Some(claims));
+    match profile.check_claims(&claims, now, demand) {
+        Ok(()) => so_far(Decision::Accepted, Some(claims)),
+        Err(rejection) => so_far(rejection.into(), Some(claims)),
     }
-    // A token without a name cannot be revoked by name; whether it needs one is the profile's to say.
-    match view.check(&identity(key, profile, &claims), now) {
-        Status::Clear => {}
-        Status::Disabled => return settled(Rejection::Disabled.into(), Some(claims)),
-        Status::Revoked => return settled(Rejection::Revoked.into(), Some(claims)),
+}
+
+/// What is revoked of these tokens, of [`BATCH_LEN`] at most; nothing in the place of one that is refused already.
+#[must_use]
+pub fn look_up(tokens: &[Read<'_, '_>], moment: &Moment<'_, '_>) -> Batch<Status> {
+    let mut asked = [None; BATCH_LEN];
+    for (place, Read(settled)) in asked.iter_mut().zip(tokens) {
+        if settled.decision == Decision::Accepted {
+            *place = settled.issuer_and_identity().map(|(index, identity)| (&moment.realms[index], identity));
+        }
     }
-    let rules = policy.rules(key);
-    if rules.status_list
-        && let Err(rejection) = check_status_list(key, &claims, moment, now)
-    {
-        return settled(rejection.into(), Some(claims));
+    moment.look.check(&asked, moment.now)
+}
+
+/// Reads, looks up and settles one token: for whoever has no batch.
+pub fn settle<'s, 'p>(
+    admitted: Admitted<'_, 'p>,
+    verdicts: &mut impl Iterator<Item = Verdict>,
+    moment: &Moment<'p, '_>,
+    demand: &Demand<'_>,
+    scratch: &'s mut token::Scratch,
+) -> Settled<'s, 'p> {
+    let token = read(admitted, verdicts, moment, demand, scratch);
+    let status = look_up(slice::from_ref(&token), moment)[0];
+    token.settle(status, moment)
+}
+
+impl<'s, 'p> Read<'s, 'p> {
+    /// A token that was not admitted.
+    #[must_use]
+    pub fn not_admitted(rejection: Rejection) -> Self {
+        Self(Settled::not_admitted(rejection))
     }
-    let asked = Asked {
-        revoked: stale && rules.on_stale == OnStale::Lookup,
-        listed: rules.allow_list,
-        unused: rules.single_use,
-    };
-    if stale && rules.on_stale == OnStale::Deny {
-        return settled(Rejection::RevocationUnknown.into(), Some(claims));
+
+    /// Last step: the decision. `status` is what [`look_up`] says about the token.
+    #[must_use]
+    pub fn settle(self, status: Option<Status>, moment: &Moment<'p, '_>) -> Settled<'s, 'p> {
+        let Self(settled) = self;
+        let Moment { policy, now, stale, .. } = *moment;
+        let (Decision::Accepted, Some(key), Some(claims)) = (settled.decision, settled.key, &settled.claims)
+        else {
+            return settled;
+        };
+        let rules = policy.rules(key);
+        let asked = Asked {
+            revoked: stale && rules.on_stale == OnStale::Lookup,
+            listed: rules.allow_list,
+            unused: rules.single_use,
+        };
+        let refusal = match status {
+            None => Some(Rejection::RevocationUnknown),
+            Some(Status::Revoked) => Some(Rejection::Revoked),
+            Some(Status::Disabled) => Some(Rejection::Disabled),
+            Some(Status::Clear) => None,
+        };
+        // A token without a name cannot be revoked by name; whether it needs one is the profile's to say.
+        let refusal = refusal
+            .or_else(
+                || {
+                    if rules.status_list { check_status_list(key, claims, moment, now).err() } else { None }
+                },
+            )
+            .or((stale && rules.on_stale == OnStale::Deny).then_some(Rejection::RevocationUnknown))
+            // Lists of names say nothing about a token without one.
+            .or(((asked.listed || asked.unused) && claims.jti.is_none()).then_some(Rejection::ClaimMissing));
+        match refusal {
+            Some(rejection) => Settled { decision: rejection.into(), ..settled },
+            None => Settled { asked, stale: stale && !asked.revoked, ..settled },
+        }
     }
-    // Lists of names say nothing about a token without one.
-    if (asked.listed || asked.unused) && claims.jti.is_none() {
-        return settled(Rejection::ClaimMissing.into(), Some(claims));
-    }
-    let stale = stale && !asked.revoked;
-    Settled { asked, stale, ..settled(Decision::Accepted, Some(claims)) }
 }
 
 /// Looks the token up in its issuer's status list, where it names a place in one (draft-ietf-oauth-status-list §8.3).
@@ -200,6 +248,12 @@ impl Settled<'_, '_> {
     pub fn not_admitted(rejection: Rejection) -> Self {
         let asked = Asked::default();
         Self { decision: rejection.into(), key: None, profile: None, claims: None, asked, stale: false }
+    }
+
+    /// Which of the policy's issuers it is of, and what it can be revoked by. None where its claims were not read.
+    fn issuer_and_identity(&self) -> Option<(usize, Identity<'_>)> {
+        let (key, profile, claims) = (self.key?, self.profile?, self.claims.as_ref()?);
+        Some((usize::from(key.issuer().0), identity(key, profile, claims)))
     }
 
     /// What must be asked before this acceptance may be given.

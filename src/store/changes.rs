@@ -257,7 +257,8 @@ impl Store {
         }
     }
 
-    /// The latest changes first, at most `count_max`.
+    /// The latest changes first: `count`, and whatever else has the epoch of the last, so that the page after this one, which
+    /// begins at an earlier epoch, misses nothing. One call changes 256 things at most under one epoch.
     ///
     /// # Errors
     /// What SQLite said.
@@ -265,20 +266,22 @@ impl Store {
         &self,
         filter: &ListFilter,
         now: UnixSeconds,
-        count_max: u32,
+        count: u32,
     ) -> Result<Vec<StoredChange>, StoreError> {
         let error = || StoreError::statement("list revocations");
         let rows = sqlx::query(
-            "SELECT * FROM changes WHERE forget_at > $1 AND ($2 IS NULL OR kind = $2) AND ($3 IS NULL OR tenant = $3) \
-             AND ($4 IS NULL OR issuer = $4) AND ($5 IS NULL OR epoch < $5) \
-             ORDER BY epoch DESC, tenant, kind, issuer, name LIMIT $6",
+            "WITH wanted AS (SELECT * FROM changes WHERE forget_at > $1 AND ($2 IS NULL OR kind = $2) \
+             AND ($3 IS NULL OR tenant = $3) AND ($4 IS NULL OR issuer = $4) AND ($5 IS NULL OR epoch < $5)) \
+             SELECT * FROM wanted \
+             WHERE epoch >= coalesce((SELECT epoch FROM wanted ORDER BY epoch DESC LIMIT 1 OFFSET $6), 0) \
+             ORDER BY epoch DESC, tenant, kind, issuer, name",
         )
         .bind(seconds(now))
         .bind(filter.kind.map(TargetKind::name))
         .bind(&filter.tenant)
         .bind(&filter.issuer)
         .bind(filter.before.map(stored_number))
-        .bind(i64::from(count_max))
+        .bind(i64::from(count) - 1)
         .fetch_all(&self.pool)
         .await
         .map_err(error())?;

@@ -208,6 +208,24 @@ async fn the_purge_takes_what_was_forgotten_before_the_horizon_and_nothing_else(
 }
 
 #[tokio::test]
+async fn a_page_of_the_list_does_not_cut_what_was_changed_together() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(&dir).await;
+    let changes: Vec<StoredChange> = (0..9)
+        .map(|i| StoredChange { epoch: [2, 7][i / 4 % 2], ..token(&format!("jti-{i}"), NOW.0 + 10) })
+        .collect();
+    store.merge_changes(&changes).await.unwrap();
+    let (mut filter, mut seen) = (ListFilter::default(), Vec::new());
+    loop {
+        let page = store.list_changes(&filter, NOW, 3).await.unwrap();
+        let Some(last) = page.last() else { break };
+        filter.before = Some(last.epoch);
+        seen.push(page.len());
+    }
+    assert_eq!(seen, [4, 5]);
+}
+
+#[tokio::test]
 async fn the_list_is_filtered_and_paged_from_the_latest() {
     let dir = tempfile::tempdir().unwrap();
     let store = store(&dir).await;

@@ -76,7 +76,9 @@ impl Gate {
         verifier.verify(&items, &mut verdicts);
         let demand = Demand { audience: None, scopes: &[SCOPE] };
         let mut verdicts = verdicts.into_iter();
-        let moment = Moment { policy, view, now: UnixSeconds(NOW), stale: false, lists: None };
+        let (look, realms) = (view.look(), policy.realms(view));
+        let moment =
+            Moment { policy, look: &look, realms: &realms, now: UnixSeconds(NOW), stale: false, lists: None };
         then(&settle(admitted, &mut verdicts, &moment, &demand, scratch))
     }
 }
