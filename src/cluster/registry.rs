@@ -1,11 +1,13 @@
 //! Asking Redis about single tokens: one pipeline for a whole batch, and one script where tokens are used once.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use redis::{Pipeline, Value};
+use smallvec::SmallVec;
 
 use super::codec;
 use super::connect::{self, Backoff};
@@ -15,7 +17,7 @@ use super::script;
 use super::shared::{Shared, Source};
 use super::status::Work;
 use crate::decision::UnixSeconds;
-use crate::revocation::{Answer, Inquiry, Registry, Status, Switch, TargetKind};
+use crate::revocation::{Answer, Identity, Inquiry, Registry, Status, Switch, TargetKind};
 
 /// Answers from Redis itself; on the registrar's thread. Whatever cannot be had in time is [`Answer::Unknown`].
 pub struct RedisRegistry {
@@ -83,15 +85,17 @@ fn answer(shared: &Shared, link: &mut Link, inquiries: &[Inquiry]) -> Result<Vec
     }
     shared.check_named(link)?;
     let now = (shared.now)();
-    let judge = |(inquiry, facts): (&Inquiry, &Facts)| {
+    let identities: Vec<Identity<'_>> = inquiries.iter().map(Inquiry::identity).collect();
+    let known = shared.view.check_all(&identities, now);
+    let judge = |((inquiry, facts), known): ((&Inquiry, &Facts), Status)| {
         // What this node knows holds, whatever Redis lacks, and such a token is not used up.
-        match shared.view.check(&inquiry.identity(), now) {
+        match known {
             Status::Revoked => Answer::Revoked,
             Status::Disabled => Answer::Disabled,
             Status::Clear => facts.judge(inquiry),
         }
     };
-    let mut answers: Vec<Answer> = inquiries.iter().zip(&found.facts).map(judge).collect();
+    let mut answers: Vec<Answer> = inquiries.iter().zip(&found.facts).zip(known).map(judge).collect();
 
     let mut claims = Vec::new();
     let mut claimants = Vec::new();
@@ -99,7 +103,7 @@ fn answer(shared: &Shared, link: &mut Link, inquiries: &[Inquiry]) -> Result<Vec
         if !inquiry.asked.unused || answers[i] != Answer::Clear {
             continue;
         }
-        let issued_at = inquiry.issued_at.unwrap_or(UnixSeconds(0));
+        let issued_at = inquiry.identity().issued_at.unwrap_or(UnixSeconds(0));
         match (token_member(inquiry), found.since) {
             // Its first use may have been forgotten.
             (_, None) => answers[i] = Answer::Unknown,
@@ -137,7 +141,8 @@ fn answer(shared: &Shared, link: &mut Link, inquiries: &[Inquiry]) -> Result<Vec
 }
 
 fn token_member(inquiry: &Inquiry) -> Option<Vec<u8>> {
-    codec::identity(TargetKind::Token, &inquiry.tenant, &inquiry.issuer, inquiry.jti.as_deref()?)
+    let Identity { tenant, issuer, jti, .. } = inquiry.identity();
+    codec::identity(TargetKind::Token, tenant, issuer, jti?)
 }
 
 /// Everything a batch needs to know, key by key. Each list may be empty; then its command is not sent.
@@ -154,8 +159,8 @@ struct Question {
 #[derive(Default)]
 struct Places {
     token: Option<usize>,
-    marks: Vec<usize>,
-    switches: Vec<usize>,
+    marks: SmallVec<[usize; 2]>,
+    switches: SmallVec<[usize; 4]>,
     listed: Option<usize>,
 }
 
@@ -178,39 +183,48 @@ struct Facts {
 impl Question {
     fn new(inquiries: &[Inquiry]) -> Option<Self> {
         let mut question = Self::default();
-        let mut known: HashMap<Vec<u8>, usize> = HashMap::new();
+        // Most tokens of a batch share these: each is asked about once.
+        let mut of_keys: HashMap<(&str, &str, &str), [usize; 3]> = HashMap::new();
+        let mut of_subjects: HashMap<(&str, &str, &str), (usize, usize)> = HashMap::new();
         for inquiry in inquiries {
-            let Inquiry { tenant, issuer, kid, subject, session, asked, .. } = inquiry;
+            let asked = inquiry.asked;
+            let Identity { tenant, issuer, kid, jti, subject, session, .. } = inquiry.identity();
             let mut places = Places::default();
-            let member = |kind, issuer: &str, name: &str| codec::identity(kind, tenant, issuer, name);
+            let member = |kind, issuer, name| codec::identity(kind, tenant, issuer, name);
             if asked.revoked {
-                if inquiry.jti.is_some() {
+                if jti.is_some() {
                     places.token = Some(push(&mut question.tokens, token_member(inquiry)?));
                 }
-                for (kind, name) in [(TargetKind::Subject, subject), (TargetKind::Session, session)] {
-                    if let Some(name) = name {
-                        places.marks.push(push(&mut question.marks, member(kind, issuer, name)?));
+                if let Some(session) = session {
+                    let session = member(TargetKind::Session, issuer, session)?;
+                    places.marks.push(push(&mut question.marks, session));
+                }
+                let of_key = match of_keys.entry((tenant, issuer, kid)) {
+                    Entry::Occupied(known) => *known.get(),
+                    Entry::Vacant(new) => {
+                        let tenant = member(TargetKind::Tenant, "", "")?;
+                        let issuer_member = member(TargetKind::Issuer, issuer, "")?;
+                        let kid = member(TargetKind::Kid, issuer, kid)?;
+                        let switches = [tenant, issuer_member, kid];
+                        *new.insert(switches.map(|one| push(&mut question.switches, one)))
                     }
-                }
-                let mut switches = vec![
-                    member(TargetKind::Tenant, "", "")?,
-                    member(TargetKind::Issuer, issuer, "")?,
-                    member(TargetKind::Kid, issuer, kid)?,
-                ];
+                };
+                places.switches.extend(of_key);
                 if let Some(subject) = subject {
-                    switches.push(member(TargetKind::Subject, issuer, subject)?);
-                }
-                // The tokens of a batch share most of these: each is asked about once.
-                for one in switches {
-                    let next = question.switches.len();
-                    let place = *known.entry(one).or_insert_with_key(|one| {
-                        question.switches.push(one.clone());
-                        next
-                    });
-                    places.switches.push(place);
+                    // A subject has a watermark and a switch.
+                    let (mark, switch) = match of_subjects.entry((tenant, issuer, subject)) {
+                        Entry::Occupied(known) => *known.get(),
+                        Entry::Vacant(new) => {
+                            let subject = member(TargetKind::Subject, issuer, subject)?;
+                            let mark = push(&mut question.marks, subject.clone());
+                            *new.insert((mark, push(&mut question.switches, subject)))
+                        }
+                    };
+                    places.marks.push(mark);
+                    places.switches.push(switch);
                 }
             }
-            if asked.listed && inquiry.jti.is_some() {
+            if asked.listed && jti.is_some() {
                 places.listed = Some(push(&mut question.listed, token_member(inquiry)?));
             }
             question.places.push(places);
@@ -292,7 +306,7 @@ impl Facts {
     /// All but the first use. An entry for a token counts also when it is over: so is the token.
     fn judge(&self, inquiry: &Inquiry) -> Answer {
         if inquiry.asked.revoked {
-            let issued_at = inquiry.issued_at.unwrap_or(UnixSeconds(0));
+            let issued_at = inquiry.identity().issued_at.unwrap_or(UnixSeconds(0));
             let marked = self.mark.is_some_and(|mark| issued_at <= mark);
             match self.strictest {
                 Some(Switch::Revoked) => return Answer::Revoked,
@@ -313,7 +327,7 @@ fn push(list: &mut Vec<Vec<u8>>, member: Vec<u8>) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::revocation::{Asked, Identity};
+    use crate::revocation::Asked;
 
     fn inquiry(asked: Asked) -> Inquiry {
         let identity = Identity {

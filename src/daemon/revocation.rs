@@ -12,7 +12,9 @@ use super::{StartError, now};
 use crate::cluster::{self, Cluster};
 use crate::config::Config;
 use crate::control::{self, Announce, Sharing};
-use crate::revocation::{self, Answer, Freshness, Inquirer, Inquiry, Registrar, Registry, Status, View};
+use crate::revocation::{
+    self, Answer, Freshness, Identity, Inquirer, Inquiry, Registrar, Registry, Status, View,
+};
 use crate::store::Store;
 
 /// The view, filled with what this node knew when it stopped.
@@ -134,8 +136,8 @@ struct LocalRegistry {
 impl Registry for LocalRegistry {
     fn answer(&mut self, inquiries: &[Inquiry]) -> Vec<Answer> {
         // Revoked since the shard looked: such a token is not used up.
-        let standing: Vec<Status> =
-            inquiries.iter().map(|inquiry| self.view.check(&inquiry.identity(), now())).collect();
+        let identities: Vec<Identity<'_>> = inquiries.iter().map(Inquiry::identity).collect();
+        let standing = self.view.check_all(&identities, now());
         let clear = inquiries.iter().zip(&standing).filter(|(_, status)| **status == Status::Clear);
         let clear: Vec<&Inquiry> = clear.map(|(inquiry, _)| inquiry).collect();
         let mut answered = match self.runtime.block_on(self.store.answer_inquiries(&clear)) {

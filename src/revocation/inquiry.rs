@@ -38,20 +38,11 @@ impl Asked {
 /// One token that must be asked about. Owns its names, since the turn that made it goes on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Inquiry {
-    /// Tenant the issuer belongs to.
-    pub tenant: Box<str>,
-    /// The token's `iss`.
-    pub issuer: Box<str>,
-    /// Name of the key that signed it.
-    pub kid: Box<str>,
-    /// The token's `jti`.
-    pub jti: Option<Box<str>>,
-    /// The token's `sub`.
-    pub subject: Option<Box<str>>,
-    /// The token's `sid`.
-    pub session: Option<Box<str>>,
-    /// The token's `iat`.
-    pub issued_at: Option<UnixSeconds>,
+    // Tenant, issuer, kid, jti, subject and session in one piece: every token of a stale view is asked about.
+    names: Box<str>,
+    // How long each of them is; `None`: the token has none.
+    lens: [Option<usize>; 6],
+    issued_at: Option<UnixSeconds>,
     /// From this second on it is refused as expired: how long its use must be remembered.
     pub until: UnixSeconds,
     /// What is asked.
@@ -63,29 +54,30 @@ impl Inquiry {
     #[must_use]
     pub fn new(identity: &Identity<'_>, until: UnixSeconds, asked: Asked) -> Self {
         let Identity { tenant, issuer, kid, jti, subject, session, issued_at } = *identity;
-        Self {
-            tenant: tenant.into(),
-            issuer: issuer.into(),
-            kid: kid.into(),
-            jti: jti.map(Into::into),
-            subject: subject.map(Into::into),
-            session: session.map(Into::into),
-            issued_at,
-            until,
-            asked,
-        }
+        let parts = [Some(tenant), Some(issuer), Some(kid), jti, subject, session];
+        let lens = parts.map(|part| part.map(str::len));
+        let mut names = String::with_capacity(lens.iter().flatten().sum());
+        parts.into_iter().flatten().for_each(|part| names.push_str(part));
+        Self { names: names.into(), lens, issued_at, until, asked }
     }
 
     /// Whose token it is.
     #[must_use]
     pub fn identity(&self) -> Identity<'_> {
+        let mut rest = &*self.names;
+        let [tenant, issuer, kid, jti, subject, session] = self.lens.map(|len| {
+            let (part, behind) = rest.split_at(len?);
+            rest = behind;
+            Some(part)
+        });
+        let always = |part: Option<_>| part.unwrap_or_default();
         Identity {
-            tenant: &self.tenant,
-            issuer: &self.issuer,
-            kid: &self.kid,
-            jti: self.jti.as_deref(),
-            subject: self.subject.as_deref(),
-            session: self.session.as_deref(),
+            tenant: always(tenant),
+            issuer: always(issuer),
+            kid: always(kid),
+            jti,
+            subject,
+            session,
             issued_at: self.issued_at,
         }
     }
@@ -242,7 +234,7 @@ mod tests {
 
     impl Registry for Echo {
         fn answer(&mut self, inquiries: &[Inquiry]) -> Vec<Answer> {
-            let of = |inquiry: &Inquiry| match inquiry.jti.as_deref() {
+            let of = |inquiry: &Inquiry| match inquiry.identity().jti {
                 Some("bad") => Answer::Revoked,
                 Some("short") => Answer::Unknown,
                 _ => Answer::Clear,
@@ -262,6 +254,23 @@ mod tests {
             issued_at: None,
         };
         Inquiry::new(&identity, UnixSeconds(9), Asked { revoked: true, ..Asked::default() })
+    }
+
+    #[test]
+    fn an_inquiry_keeps_each_name_apart() {
+        let names = [None, Some(""), Some("x"), Some("yy")];
+        for (jti, subject, session) in [(0, 1, 2), (1, 0, 3), (2, 3, 0), (3, 2, 1), (0, 0, 0)] {
+            let identity = Identity {
+                tenant: "tenant",
+                issuer: "",
+                kid: "k",
+                jti: names[jti],
+                subject: names[subject],
+                session: names[session],
+                issued_at: Some(UnixSeconds(7)),
+            };
+            assert_eq!(Inquiry::new(&identity, UnixSeconds(9), Asked::default()).identity(), identity);
+        }
     }
 
     #[test]

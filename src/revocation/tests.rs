@@ -89,6 +89,22 @@ fn a_batch_is_answered_place_by_place() {
 }
 
 #[test]
+fn many_tokens_of_several_issuers_are_answered_in_order() {
+    let view = view();
+    let names: Vec<String> = (0..50).map(|i| format!("jti-{i}")).collect();
+    view.apply(names.iter().step_by(3).map(|jti| revocation(jti, NOW.0 + 10)), 1, NOW);
+    let issuers = ["https://issuer.example", "https://other.example"];
+    let identities: Vec<Identity<'_>> = names
+        .iter()
+        .enumerate()
+        .map(|(i, jti)| Identity { issuer: issuers[i % 2], ..identity(jti) })
+        .collect();
+    let expected: Vec<Status> =
+        (0..50).map(|i| if i % 3 == 0 && i % 2 == 0 { Status::Revoked } else { Status::Clear }).collect();
+    assert_eq!(view.check_all(&identities, NOW), expected);
+}
+
+#[test]
 fn a_look_tells_no_more_than_it_sees() {
     let view = view();
     view.apply([revocation("one", NOW.0 + 10)], 1, NOW);

@@ -1,5 +1,6 @@
 //! The local view: what is revoked, readable from every shard.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Waker;
@@ -211,6 +212,25 @@ impl View {
     #[must_use]
     pub fn check(&self, identity: &Identity<'_>, now: UnixSeconds) -> Status {
         self.look().check_one(&self.realms(identity.tenant, identity.issuer), identity, now)
+    }
+
+    /// The statuses of these tokens, in their order: for whoever asks about many, of any issuers.
+    #[must_use]
+    pub fn check_all(&self, identities: &[Identity<'_>], now: UnixSeconds) -> Vec<Status> {
+        let look = self.look();
+        let mut realms = HashMap::new();
+        for Identity { tenant, issuer, .. } in identities {
+            realms.entry((*tenant, *issuer)).or_insert_with(|| self.realms(tenant, issuer));
+        }
+        let mut statuses = Vec::with_capacity(identities.len());
+        for some in identities.chunks(BATCH_LEN) {
+            let mut tokens = [None; BATCH_LEN];
+            for (token, identity) in tokens.iter_mut().zip(some) {
+                *token = Some((&realms[&(identity.tenant, identity.issuer)], *identity));
+            }
+            statuses.extend(look.check(&tokens, now).into_iter().flatten());
+        }
+        statuses
     }
 
     /// The highest revocation epoch applied. A look taken after it was read sees everything up to it.

@@ -23,9 +23,9 @@ use crate::wire::{self, Identity, Terms};
 use super::Policy;
 use super::bulk::Bulk;
 use super::clock::TICK;
-use super::held::{AskedUnder, Due, Held, Waits};
+use super::held::{AskedUnder, Due, Held, Replied, Waits};
 use super::outbox::Outbox;
-use super::request::{self, Admitted, Moment, Read, Settled};
+use super::request::{self, Admitted, Moment, Proof, Read, Settled};
 use super::turn::{Asked, Form, Job, Turn};
 
 /// The most questions decided together; more that arrive in a turn follow in a second batch.
@@ -131,13 +131,13 @@ impl Decider {
                         &moment(policy, &view.look(), &realms, lists.as_deref()),
                     ));
                 }
-                Some(Due::Answered(asked, answers, under)) => {
+                Some(Due::Answered(asked, replied, under)) => {
                     let look = view.look();
                     let moment =
                         Moment { stale: under.stale, ..moment(policy, &look, &realms, lists.as_deref()) };
                     // Answers under another policy are answers to other questions.
-                    let answers = if under.policy_epoch == policy.epoch { answers } else { Vec::new() };
-                    self.decide_all(&asked, &answers, &moment, turn);
+                    let replied = if under.policy_epoch == policy.epoch { replied } else { Vec::new() };
+                    self.decide_all(&asked, replied, &moment, turn);
                 }
             }
         }
@@ -170,38 +170,42 @@ impl Decider {
             let under = AskedUnder { policy_epoch: moment.policy.epoch, stale: moment.stale };
             asked = self.held.for_registry(asked, inquiries, under);
         }
-        self.decide_all(&asked, &[], moment, turn);
+        self.decide_all(&asked, Vec::new(), moment, turn);
         asked
     }
 
     /// Finds out which of these tokens would be accepted if the registry agrees. Nothing is recorded or answered: they are
-    /// verified once more when the answers are there, which costs less than keeping all of their claims.
+    /// read once more when the answers are there, which costs less than keeping all of their claims.
     fn inquire(
         &mut self,
         jobs: &[Job],
         arena: &[u8],
         moment: &Moment<'_, '_>,
-        inquiries: &mut Vec<Option<Inquiry>>,
+        inquiries: &mut Vec<Option<(Inquiry, Proof)>>,
     ) {
-        let mut admitted = self.admit_and_verify(jobs, arena, moment.policy).into_iter();
+        let mut admitted = self.admit_and_verify(jobs, arena, &mut [], moment.policy).into_iter();
         let mut verdicts = self.verdicts.drain(..);
         for jobs in jobs.chunks(BATCH_LEN) {
             let settled = settle(jobs, arena, &mut admitted, &mut verdicts, moment, &mut self.scratches);
-            inquiries.extend(settled.iter().map(Settled::inquiry));
+            inquiries.extend(settled.into_iter().map(Settled::inquiry));
         }
     }
 
-    /// Decides all of `asked`. `answers` are the registry's, one place for each question, or none.
+    /// Decides all of `asked`. `replied` has a place for each question about which the registry was asked, or none at all.
     fn decide_all(
         &mut self,
         asked: &Asked,
-        answers: &[Option<Answer>],
+        replied: Vec<Option<Replied>>,
         moment: &Moment<'_, '_>,
         turn: &Turn,
     ) {
-        for (number, jobs) in asked.jobs.chunks(BATCH_LEN_MAX).enumerate() {
-            let answers = answers.get(number * BATCH_LEN_MAX..).unwrap_or_default();
-            self.decide(jobs, &asked.arena, answers, moment, turn);
+        let mut replied = replied.into_iter();
+        for jobs in asked.jobs.chunks(BATCH_LEN_MAX) {
+            let replied = replied.by_ref().take(jobs.len());
+            let (answers, mut proofs): (Vec<_>, Vec<_>) = replied
+                .map(|one| one.map_or((None, None), |Replied { answer, proof }| (answer, Some(proof))))
+                .unzip();
+            self.decide(jobs, &asked.arena, &answers, &mut proofs, moment, turn);
             // Once per batch: a turn of many batches does not fill the ring before the sequencer sees the first.
             self.appender.submit();
         }
@@ -211,13 +215,16 @@ impl Decider {
         &mut self,
         jobs: &[Job],
         arena: &'a [u8],
+        proofs: &mut [Option<Proof>],
         policy: &'p Policy,
     ) -> Vec<Result<Admitted<'a, 'p>, Rejection>> {
+        let mut proofs = proofs.iter_mut();
         let admitted: Vec<Result<Admitted<'_, '_>, Rejection>> = jobs
             .iter()
             .map(|job| {
+                let proof = proofs.next().and_then(Option::take);
                 let text = &arena[job.token.clone()?];
-                request::admit(text, policy, &mut self.scratches[0])
+                Ok(request::admit(text, policy, &mut self.scratches[0])?.proven(proof, policy))
             })
             .collect();
         let items: Vec<Item<'_>> = admitted.iter().flatten().flat_map(Admitted::items).collect();
@@ -231,13 +238,14 @@ impl Decider {
         jobs: &[Job],
         arena: &[u8],
         answers: &[Option<Answer>],
+        proofs: &mut [Option<Proof>],
         moment: &Moment<'_, '_>,
         turn: &Turn,
     ) {
         let Moment { policy, now, .. } = *moment;
         let revocation_epoch = moment.look.epoch();
         self.metrics.batched(jobs.len());
-        let mut admitted = self.admit_and_verify(jobs, arena, policy).into_iter();
+        let mut admitted = self.admit_and_verify(jobs, arena, proofs, policy).into_iter();
         // Read once per batch: settling and recording one takes far less than the log may.
         let recorded_at = Instant::now();
         let mut verdicts = self.verdicts.drain(..);

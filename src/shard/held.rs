@@ -15,6 +15,7 @@ use crate::decision::Rejection;
 use crate::revocation::{Answer, Inquirer, Inquiry, View};
 
 use super::outbox::Outbox;
+use super::request::Proof;
 use super::turn::{Asked, Job};
 
 /// How questions may wait.
@@ -47,8 +48,8 @@ enum Cause {
     /// The answers to what was asked about them.
     Registry {
         ticket: Option<u64>,
-        // For each inquiry, whose question it is.
-        places: Vec<usize>,
+        // For each inquiry, whose question it is, and what need not be verified again.
+        asking: Vec<(usize, Proof)>,
         answers: Option<Vec<Answer>>,
         terms: AskedUnder,
     },
@@ -63,12 +64,20 @@ pub(super) struct AskedUnder {
     pub(super) stale: bool,
 }
 
+/// A question about which the registry was asked.
+pub(super) struct Replied {
+    /// What it said; `None`: nothing in time.
+    pub(super) answer: Option<Answer>,
+    /// That the signature was verified before.
+    pub(super) proof: Proof,
+}
+
 /// Questions that wait no longer.
 pub(super) enum Due {
     /// To be decided like new ones.
     Fresh(Asked),
-    /// To be decided with these answers, one place for each question.
-    Answered(Asked, Vec<Option<Answer>>, AskedUnder),
+    /// To be decided with these, one place for each question.
+    Answered(Asked, Vec<Option<Replied>>, AskedUnder),
 }
 
 impl Held {
@@ -100,7 +109,7 @@ impl Held {
     pub(super) fn for_registry(
         &mut self,
         asked: Asked,
-        inquiries: Vec<Option<Inquiry>>,
+        mut inquiries: Vec<Option<(Inquiry, Proof)>>,
         terms: AskedUnder,
     ) -> Asked {
         if inquiries.iter().all(Option::is_none) {
@@ -108,18 +117,14 @@ impl Held {
         }
         // Questions of one connection that need no asking are held as well, so places must be counted anew.
         let (held, rest) = asked.split(|index, _| inquiries[index].is_some());
-        let mut asking = Vec::new();
-        let mut places = Vec::new();
-        let mut inquiries: Vec<Option<Inquiry>> = inquiries;
-        for (place, index) in held.came_from.iter().enumerate() {
-            if let Some(inquiry) = inquiries[*index].take() {
-                asking.push(inquiry);
-                places.push(place);
-            }
-        }
-        let ticket = self.waits.inquirer.as_mut().and_then(|inquirer| inquirer.ask(asking));
+        let taken = held.came_from.iter().enumerate().filter_map(|(place, index)| {
+            let (inquiry, proof) = inquiries[*index].take()?;
+            Some((inquiry, (place, proof)))
+        });
+        let (inquiries, asking): (Vec<Inquiry>, Vec<_>) = taken.unzip();
+        let ticket = self.waits.inquirer.as_mut().and_then(|inquirer| inquirer.ask(inquiries));
         let until = Instant::now() + self.waits.lookup_timeout;
-        let cause = Cause::Registry { ticket, places, answers: None, terms };
+        let cause = Cause::Registry { ticket, asking, answers: None, terms };
         self.groups.push_back(Group { asked: held, cause, until });
         rest
     }
@@ -170,10 +175,11 @@ impl Held {
                 }
                 Due::Fresh(asked)
             }
-            Cause::Registry { places, answers, terms, .. } => {
-                let mut by_job = vec![None; asked.jobs.len()];
-                for (place, answer) in places.into_iter().zip(answers.into_iter().flatten()) {
-                    by_job[place] = Some(answer);
+            Cause::Registry { asking, answers, terms, .. } => {
+                let mut by_job: Vec<Option<Replied>> = asked.jobs.iter().map(|_| None).collect();
+                let mut answers = answers.into_iter().flatten();
+                for (place, proof) in asking {
+                    by_job[place] = Some(Replied { answer: answers.next(), proof });
                 }
                 Due::Answered(asked, by_job, terms)
             }

@@ -11,7 +11,7 @@ use crate::keys::RegisteredKey;
 use crate::revocation::{Answer, Asked, BATCH_LEN, Batch, Identity, Inquiry, Look, Realms, Status};
 use crate::status_list::{self, Reference, Standing};
 use crate::token::{self, Claims, CompactJws, Demand, Padding, Profile, VerifiedJws};
-use crate::verify::{Item, ItemKey, Verdict};
+use crate::verify::{Item, ItemKey, SignatureVerified, Verdict};
 
 use super::Policy;
 use crate::config::OnStale;
@@ -39,6 +39,16 @@ pub struct Admitted<'a, 'p> {
     jws: CompactJws<'a>,
     /// Keys with the token's `kid`. Usually one; several issuers may use the same `kid`, and `iss` cannot be read yet.
     candidates: &'p [RegisteredKey],
+    // Where the signature was verified in an earlier turn.
+    proof: Option<Proof>,
+}
+
+/// That a token's signature was verified under a policy, by which of its candidate keys. Kept while the token waits.
+#[derive(Debug)]
+pub(super) struct Proof {
+    policy_epoch: u32,
+    candidate: usize,
+    verified: SignatureVerified,
 }
 
 /// A decided token.
@@ -56,6 +66,8 @@ pub struct Settled<'s, 'p> {
     pub asked: Asked,
     /// Whether it was accepted by a view older than it may be, as its issuer's rules allow.
     pub stale: bool,
+    // That its signature was verified.
+    proof: Option<Proof>,
 }
 
 /// A verified token, held to everything but revocation.
@@ -82,13 +94,19 @@ pub fn admit<'a, 'p>(
     for key in candidates {
         policy.profile(key).check_header(&header)?;
     }
-    Ok(Admitted { jws, candidates })
+    Ok(Admitted { jws, candidates, proof: None })
 }
 
 impl<'a> Admitted<'a, '_> {
-    /// What to verify: one item per candidate key, in their order.
+    /// Spares this token another verification. `proof` must be of the same text; under another policy it is worth nothing.
+    pub(super) fn proven(self, proof: Option<Proof>, policy: &Policy) -> Self {
+        Self { proof: proof.filter(|proof| proof.policy_epoch == policy.epoch), ..self }
+    }
+
+    /// What to verify: one item per candidate key, in their order; nothing where that was done.
     pub fn items(&self) -> impl Iterator<Item = Item<'_>> {
-        self.candidates.iter().map(|key| Item {
+        let candidates = if self.proof.is_some() { &[] } else { self.candidates };
+        candidates.iter().map(|key| Item {
             key: ItemKey::Registered(key.verifying_key()),
             message: self.jws.signing_input(),
             signature: self.jws.signature(),
@@ -107,26 +125,32 @@ pub fn read<'s, 'p>(
     scratch: &'s mut token::Scratch,
 ) -> Read<'s, 'p> {
     let Moment { policy, now, .. } = *moment;
-    let Admitted { jws, candidates } = admitted;
-    let mut proof = None;
+    let Admitted { jws, candidates, proof } = admitted;
+    let mut proof = proof.map(|proof| (proof.candidate, proof.verified));
     let mut refused = Rejection::KeyUnknown;
-    for (key, verdict) in candidates.iter().zip(verdicts.by_ref()) {
-        match verdict {
-            Verdict::Accepted(verified) => proof = Some((key, verified)),
-            Verdict::Rejected(rejection) => refused = rejection.into(),
+    if proof.is_none() {
+        for (candidate, verdict) in (0..candidates.len()).zip(verdicts.by_ref()) {
+            match verdict {
+                Verdict::Accepted(verified) => proof = Some((candidate, verified)),
+                Verdict::Rejected(rejection) => refused = rejection.into(),
+            }
         }
     }
     let not_admitted = Settled::not_admitted(refused);
-    let Some((key, verified)) = proof else {
+    let Some((candidate, verified)) = proof else {
         let key = candidates.first();
         let profile = key.map(|key| policy.profile(key));
         return Read(Settled { key, profile, ..not_admitted });
     };
+    let key = &candidates[candidate];
     let profile = policy.profile(key);
+    let jws = VerifiedJws::new(jws, verified);
+    let claims = jws.claims(scratch);
+    let proof = Some(Proof { policy_epoch: policy.epoch, candidate, verified: jws.into_proof() });
     let so_far = |decision, claims| {
-        Read(Settled { decision, key: Some(key), profile: Some(profile), claims, ..not_admitted })
+        Read(Settled { decision, key: Some(key), profile: Some(profile), claims, proof, ..not_admitted })
     };
-    let claims = match VerifiedJws::new(jws, verified).claims(scratch) {
+    let claims = match claims {
         Ok(claims) => claims,
         Err(error) => return so_far(error.rejection().into(), None),
     };
@@ -247,7 +271,15 @@ impl Settled<'_, '_> {
     #[must_use]
     pub fn not_admitted(rejection: Rejection) -> Self {
         let asked = Asked::default();
-        Self { decision: rejection.into(), key: None, profile: None, claims: None, asked, stale: false }
+        Self {
+            decision: rejection.into(),
+            key: None,
+            profile: None,
+            claims: None,
+            asked,
+            stale: false,
+            proof: None,
+        }
     }
 
     /// Which of the policy's issuers it is of, and what it can be revoked by. None where its claims were not read.
@@ -256,14 +288,14 @@ impl Settled<'_, '_> {
         Some((usize::from(key.issuer().0), identity(key, profile, claims)))
     }
 
-    /// What must be asked before this acceptance may be given.
-    #[must_use]
-    pub fn inquiry(&self) -> Option<Inquiry> {
-        let (Some(key), Some(profile), Some(claims)) = (self.key, self.profile, &self.claims) else {
+    /// What must be asked before this acceptance may be given, and what need not be done again then.
+    pub(super) fn inquiry(self) -> Option<(Inquiry, Proof)> {
+        if !self.asked.is_any() {
             return None;
-        };
+        }
+        let (key, profile, claims) = (self.key?, self.profile?, self.claims?);
         let until = claims.exp.unwrap_or(UnixSeconds(u64::MAX)).saturating_add(profile.leeway_s);
-        self.asked.is_any().then(|| Inquiry::new(&identity(key, profile, claims), until, self.asked))
+        Some((Inquiry::new(&identity(key, profile, &claims), until, self.asked), self.proof?))
     }
 
     /// The decision once what was asked is answered; `None`: nobody answered.
@@ -285,3 +317,7 @@ impl Settled<'_, '_> {
         Self { decision, ..self }
     }
 }
+
+#[cfg(test)]
+#[path = "request_tests.rs"]
+mod tests;

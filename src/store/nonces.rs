@@ -5,7 +5,7 @@ use sqlx::sqlite::SqliteConnection;
 use super::seconds::seconds;
 use super::{Store, StoreError};
 use crate::decision::UnixSeconds;
-use crate::revocation::{Answer, Inquiry};
+use crate::revocation::{Answer, Identity, Inquiry};
 
 /// A token that may pass where its issuer has an allow list.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,23 +61,23 @@ impl Store {
 }
 
 async fn answer(connection: &mut SqliteConnection, inquiry: &Inquiry) -> Result<Answer, sqlx::Error> {
-    let Inquiry { tenant, issuer, jti: Some(jti), asked, until, .. } = inquiry else {
+    let (Identity { tenant, issuer, jti: Some(jti), .. }, asked) = (inquiry.identity(), inquiry.asked) else {
         return Ok(Answer::Unknown);
     };
     if asked.listed {
         let listed: i64 = sqlx::query_scalar(
             "SELECT COUNT(*) FROM nonces WHERE tenant = $1 AND issuer = $2 AND jti = $3 AND state = 'listed'",
         )
-        .bind(&**tenant)
-        .bind(&**issuer)
-        .bind(&**jti)
+        .bind(tenant)
+        .bind(issuer)
+        .bind(jti)
         .fetch_one(&mut *connection)
         .await?;
         if listed == 0 {
             return Ok(Answer::NotListed);
         }
     }
-    if asked.unused && insert(connection, [tenant, issuer, jti, "used"], *until).await? == 0 {
+    if asked.unused && insert(connection, [tenant, issuer, jti, "used"], inquiry.until).await? == 0 {
         return Ok(Answer::Replayed);
     }
     Ok(Answer::Clear)
@@ -106,7 +106,7 @@ async fn insert(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::revocation::{Asked, Identity};
+    use crate::revocation::Asked;
     use crate::store::OpenMode;
 
     const UNTIL: UnixSeconds = UnixSeconds(1_800_000_060);

@@ -15,14 +15,20 @@ use crate::verify::SignatureVerified;
 #[derive(Debug)]
 pub struct VerifiedJws<'a> {
     jws: CompactJws<'a>,
+    proof: SignatureVerified,
 }
 
 impl<'a> VerifiedJws<'a> {
     /// Opens `jws`. `proof` comes from `verify` alone and must be that of this token's item.
     #[must_use]
     pub fn new(jws: CompactJws<'a>, proof: SignatureVerified) -> Self {
-        let _spent: SignatureVerified = proof;
-        Self { jws }
+        Self { jws, proof }
+    }
+
+    /// Gives the proof back, for whoever must open the same token once more later.
+    #[must_use]
+    pub fn into_proof(self) -> SignatureVerified {
+        self.proof
     }
 
     /// The decoded payload, whatever it is.

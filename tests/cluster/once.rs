@@ -3,10 +3,10 @@
 use std::sync::{Arc, Barrier};
 
 use edgate::decision::UnixSeconds;
-use edgate::revocation::{Answer, Asked, Registry};
+use edgate::revocation::{Answer, Asked, Identity, Inquiry, Registry};
 use edgate::store::Listed;
 
-use crate::node::{LISTED, Node, UNUSED, ask, at, inquiry, now};
+use crate::node::{LISTED, Node, UNUSED, ask, at, identity, inquiry, now};
 use crate::server::Server;
 use crate::support::have;
 use crate::until;
@@ -74,11 +74,10 @@ fn whether_an_old_token_was_used_in_a_data_set_that_is_gone_cannot_be_told() {
     let node = Node::ready(&at(&server.url()));
     let mut registry = node.registry();
     until("Redis to be believed", || ask(&mut registry, "other", UNUSED) == Answer::Clear);
-    let mut old = inquiry("old", UNUSED);
-    old.issued_at = Some(UnixSeconds(now().0 - 100));
-    assert_eq!(registry.answer(&[old, inquiry("new", UNUSED)]), [Answer::Unknown, Answer::Clear]);
-    let mut nameless = inquiry("x", UNUSED);
-    nameless.jti = None;
+    let asked = |identity| Inquiry::new(&identity, now().saturating_add(600), UNUSED);
+    let old = Identity { issued_at: Some(UnixSeconds(now().0 - 100)), ..identity("old") };
+    assert_eq!(registry.answer(&[asked(old), inquiry("new", UNUSED)]), [Answer::Unknown, Answer::Clear]);
+    let nameless = asked(Identity { jti: None, ..identity("x") });
     assert_eq!(registry.answer(&[nameless]), [Answer::Unknown]);
 }
 
