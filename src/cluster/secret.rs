@@ -5,6 +5,8 @@ use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use zeroize::Zeroizing;
 
 use super::error::ClusterError;
@@ -32,8 +34,23 @@ pub(super) fn password(redis: &Redis) -> Result<Option<Zeroizing<String>>, Clust
 
 fn read(path: &Path, closed: bool) -> Result<Zeroizing<String>, String> {
     let text = |error: std::io::Error| error.to_string();
-    let file = File::open(path).map_err(text)?;
-    let mode = file.metadata().map_err(text)?.mode() & 0o7777;
+    // NONBLOCK so that a FIFO in the file's place cannot hang the thread.
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let file = match rustix::fs::open(path, flags, Mode::empty()) {
+        Ok(file) => File::from(file),
+        Err(Errno::LOOP) => return Err("it is a symbolic link; name the file itself".to_owned()),
+        Err(errno) => return Err(text(errno.into())),
+    };
+    // Of the open descriptor, so that nothing can be swapped between check and use.
+    let metadata = file.metadata().map_err(text)?;
+    if !metadata.is_file() {
+        return Err("it is not a regular file".to_owned());
+    }
+    let (owner, ours) = (metadata.uid(), rustix::process::geteuid().as_raw());
+    if owner != ours && owner != 0 {
+        return Err(format!("it belongs to user id {owner}, but it must belong to {ours} or to root"));
+    }
+    let mode = metadata.mode() & 0o7777;
     if closed && mode & 0o077 != 0 {
         return Err(format!("it has mode {mode:04o}, but it must be closed to group and others"));
     }
@@ -75,5 +92,16 @@ mod tests {
         assert_eq!(read(&path, true).unwrap().as_str(), "hunter2");
         fs::write(&path, "\n").unwrap();
         assert!(read(&path, true).unwrap_err().contains("empty"));
+    }
+
+    #[test]
+    fn what_is_no_plain_file_is_refused_and_hangs_nobody() {
+        let dir = tempfile::tempdir().unwrap();
+        let (fifo, link) = (dir.path().join("fifo"), dir.path().join("link"));
+        rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, Mode::RUSR | Mode::WUSR).unwrap();
+        std::os::unix::fs::symlink(&fifo, &link).unwrap();
+        assert!(read(&fifo, true).unwrap_err().contains("not a regular file"));
+        assert!(read(&link, true).unwrap_err().contains("symbolic link"));
+        assert!(read(dir.path(), true).unwrap_err().contains("not a regular file"));
     }
 }

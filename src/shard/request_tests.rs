@@ -48,7 +48,7 @@ fn token() -> String {
 
 #[test]
 fn a_token_that_waited_is_not_verified_again_unless_the_policy_changed() {
-    let (policy, view) = (self::policy(), View::new(&[0; 16], 0, Freshness::authoritative(Instant::now())));
+    let (policy, view) = (policy(), View::new(&[0; 16], 0, Freshness::authoritative(Instant::now())));
     let (look, realms, mut scratch) = (view.look(), policy.realms(&view), token::Scratch::default());
     let text = token();
 
