@@ -1,5 +1,6 @@
 //! What the audit log costs, each beside the primitive it is made of (issue "The audit log survives", Speed).
 //!
+//! `cargo bench -p edgate-bench --bench audit [-- lanes|append|sequencer|verify|recovery|durable]`.
 //! The log lies in a temporary folder below `EDGATE_BENCH_DIR` (default: the system's). Numbers of acknowledgement
 //! and of bytes written are printed, since criterion measures neither percentiles nor `/proc/self/io`.
 
@@ -18,7 +19,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use edgate::verify::{Engine, Item, ItemKey, Tables, Verdict, Verifier};
 use edgate::{
     audit::{
-        Ack, DecisionEvent, Event, Opened, Settings, SinkKind, StopEvent, open,
+        Ack, Appender, DecisionEvent, Event, Opened, RecordId, Settings, SinkKind, StopEvent, open,
         probe::{Probe, Together, lay_out, read_only, recover_only},
         verify::{Options, verify_dir},
     },
@@ -27,6 +28,7 @@ use edgate::{
 use edgate_bench::inputs::signed_messages;
 use edgate_bench::load::summary::median;
 use edgate_bench::ratio::{Ratio, interleaved};
+use edgate_bench::wanted;
 use rustix::time::{ClockId, clock_gettime};
 use sha2::{Digest as _, Sha256};
 
@@ -65,6 +67,9 @@ fn decision() -> DecisionEvent<'static> {
 
 /// 96-byte bodies, hashed before the clock starts: what is left is the sequencer's part.
 fn sequencer(criterion: &mut Criterion) {
+    if !wanted("sequencer") {
+        return;
+    }
     let mut group = criterion.benchmark_group("audit/sequencer");
     let reason = "x".repeat(92);
     let events = vec![Event::Stop(StopEvent { reason: &reason }); EVENTS];
@@ -118,6 +123,9 @@ fn cpu_time(clock: ClockId) -> Duration {
 /// Token ids all differ. Behind a load balancer few addresses call, and a thousand agents take turns; in the other case
 /// every subject and address of a turn is another one. The log drains between the turns.
 fn append(_criterion: &mut Criterion) {
+    if !wanted("append") {
+        return;
+    }
     let signed = signed_messages(SIGNATURES, 4);
     let tables = Tables::new(Engine::Auto, 1 << 30);
     let keys: Vec<_> =
@@ -189,6 +197,9 @@ fn append(_criterion: &mut Criterion) {
 
 /// SHA-256 of messages of a record's size in lanes, against the `sha2` crate.
 fn lanes(_criterion: &mut Criterion) {
+    if !wanted("lanes") {
+        return;
+    }
     let mut together = Together::default();
     for (count, bytes) in [(64, 96), (64, 117), (16, 117), (8, 117), (64, 300)] {
         let messages: Vec<Vec<u8>> = (0..count).map(|n| vec![n as u8; bytes]).collect();
@@ -223,6 +234,9 @@ fn filled(dir: &Path, segments: u64) {
 
 /// One thread over a log of one full segment and over one of four: memory for a segment is made once.
 fn verify(_criterion: &mut Criterion) {
+    if !wanted("verify") {
+        return;
+    }
     for segments in [1, 4] {
         let dir = folder();
         filled(dir.path(), segments);
@@ -258,6 +272,9 @@ fn verify(_criterion: &mut Criterion) {
 }
 
 fn recovery(criterion: &mut Criterion) {
+    if !wanted("recovery") {
+        return;
+    }
     let mut group = criterion.benchmark_group("audit/recovery");
     group.sample_size(10);
     let dir = folder();
@@ -287,6 +304,9 @@ fn recovery(criterion: &mut Criterion) {
 
 /// 64 writers, each waiting for its own durable acknowledgement before it goes on, against one bare `fdatasync`.
 fn durable(_criterion: &mut Criterion) {
+    if !wanted("durable") {
+        return;
+    }
     for sink in [SinkKind::Map, SinkKind::Pwrite] {
         durable_by(sink);
     }
@@ -295,72 +315,101 @@ fn durable(_criterion: &mut Criterion) {
 fn durable_by(sink: SinkKind) {
     let dir = folder();
     let log_dir = dir.path().join("log");
-    let raw = raw_fdatasync(&dir.path().join("raw"));
+    let bare = Bare::new(&dir.path().join("bare"));
     let Opened { mut appenders, log, .. } =
-        open(&Settings { sink: Some(sink), ..settings(&log_dir) }, 64).expect("a log");
+        open(&Settings { sink: Some(sink), ..settings(&log_dir) }, WRITERS).expect("a log");
     settle();
-    let mut waiting: Vec<(u64, Instant)> = Vec::new();
-    let mut times = Vec::new();
-    let event = Event::Decision(decision());
-    for appender in &mut appenders[..64] {
-        let id = appender.append(&event, Ack::Durable).expect("room");
-        appender.submit();
-        waiting.push((id.core_seq, Instant::now()));
+    let (mut ratios, mut ours, mut theirs, mut times) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut commits, mut bytes, mut device) = (0, 0, 0);
+    let writers = &mut appenders[..usize::from(WRITERS)];
+    for round in 0..ROUNDS + 1 {
+        let before = (log.status().commits, log.status().bytes, written_bytes());
+        let mut taken = durable_round(writers);
+        let status = log.status();
+        let each = (status.commits - before.0, status.bytes - before.1, written_bytes() - before.2);
+        let raw = middle(&mut bare.times());
+        // In the first round the pages of both files are touched for the first time.
+        if round > 0 {
+            let p50 = middle(&mut taken);
+            (commits, bytes, device) = (commits + each.0, bytes + each.1, device + each.2);
+            ratios.push(p50.as_secs_f64() / raw.as_secs_f64());
+            ours.push(p50.as_secs_f64() * 1e6);
+            theirs.push(raw.as_secs_f64() * 1e6);
+            times.append(&mut taken);
+        }
     }
-    let (io, commits, bytes) = (written_bytes(), log.status().commits, log.status().bytes);
-    let until = Instant::now() + Duration::from_secs(3);
+    times.sort_unstable();
+    println!(
+        "audit/durable {sink:?}: {WRITERS} writers p50 {:.0} µs, p99 of all {:.0?} ({} acks, {:.1} per flush); \
+         bare fdatasync p50 {:.0} µs; ratio {}",
+        median(&ours),
+        times[times.len() * 99 / 100],
+        times.len(),
+        times.len() as f64 / commits as f64,
+        median(&theirs),
+        Ratio::of(&ratios)
+    );
+    let (bytes, device) = (bytes / commits, device / commits);
+    println!(
+        "audit/device {sink:?}: {device} bytes written per commit of {bytes} bytes (bound: {})",
+        2 * bytes.next_multiple_of(4096) + 8192
+    );
+    log.close(PATIENCE).expect("closed");
+}
+
+/// What durable acknowledgements took, each writer appending again as soon as it has its own.
+fn durable_round(writers: &mut [Appender]) -> Vec<Duration> {
+    let event = Event::Decision(decision());
+    let mut times = Vec::new();
+    let hand_over = |writer: &mut Appender| {
+        let id = writer.append(&event, Ack::Durable).expect("room");
+        writer.submit();
+        (id, Instant::now())
+    };
+    let mut waiting: Vec<(RecordId, Instant)> = writers.iter_mut().map(hand_over).collect();
+    let until = Instant::now() + DURABLE_ROUND;
     while Instant::now() < until {
-        for (appender, wait) in appenders.iter_mut().zip(&mut waiting) {
-            if appender.acknowledged(Ack::Durable) >= wait.0 {
+        for (writer, wait) in writers.iter_mut().zip(&mut waiting) {
+            if writer.acknowledged(Ack::Durable) >= wait.0.core_seq {
                 times.push(wait.1.elapsed());
-                let id = appender.append(&event, Ack::Durable).expect("room");
-                appender.submit();
-                *wait = (id.core_seq, Instant::now());
+                *wait = hand_over(writer);
             }
         }
         // One thread stands for 64 writers: it lets the flusher have the core in between.
         std::thread::yield_now();
     }
-    let status = log.status();
-    let commits = (status.commits - commits).max(1);
-    let payload = (status.bytes - bytes) / commits;
-    let device = (written_bytes() - io) / commits;
-    times.sort_unstable();
-    let at = |part: f64| times[(times.len() as f64 * part) as usize];
-    println!(
-        "audit/durable {sink:?}: 64 writers p50 {:?} p99 {:?} ({} acks in 3 s, {:.1} per flush); bare fdatasync p50 {:?} p99 {:?}; ratio {:.2}",
-        at(0.5),
-        at(0.99),
-        times.len(),
-        times.len() as f64 / commits as f64,
-        raw.0,
-        raw.1,
-        at(0.5).as_secs_f64() / raw.0.as_secs_f64(),
-    );
-    println!(
-        "audit/device {sink:?}: {device} bytes written per commit of {payload} bytes (bound: {})",
-        2 * payload.next_multiple_of(4096) + 8192
-    );
-    log.close(PATIENCE).expect("closed");
+    for (writer, (id, _)) in writers.iter_mut().zip(waiting) {
+        writer.wait(id, Ack::Durable, PATIENCE).expect("durable");
+    }
+    times
 }
 
-/// p50 and p99 of a 4 KiB write with `fdatasync`, in place, in a file of zeros.
-fn raw_fdatasync(path: &Path) -> (Duration, Duration) {
-    let file = fs::File::options().read(true).write(true).create_new(true).open(path).expect("a file");
-    for page in 0..1024 {
-        file.write_all_at(&[0; 4096], page * 4096).expect("room");
+/// A file of zeros, written in place.
+struct Bare(fs::File);
+
+impl Bare {
+    fn new(path: &Path) -> Self {
+        let file = fs::File::options().read(true).write(true).create_new(true).open(path).expect("a file");
+        file.write_all_at(&vec![0; 4096 * BARE_WRITES], 0).expect("room");
+        file.sync_all().expect("synced");
+        Self(file)
     }
-    file.sync_all().expect("synced");
-    let mut times: Vec<_> = (0..1024)
-        .map(|page| {
+
+    /// What 4 KiB writes with `fdatasync` take.
+    fn times(&self) -> Vec<Duration> {
+        let one = |page| {
             let started = Instant::now();
-            file.write_all_at(&[1; 4096], page * 4096).expect("room");
-            file.sync_data().expect("synced");
+            self.0.write_all_at(&[1; 4096], page as u64 * 4096).expect("room");
+            self.0.sync_data().expect("synced");
             started.elapsed()
-        })
-        .collect();
+        };
+        (0..BARE_WRITES).map(one).collect()
+    }
+}
+
+fn middle(times: &mut [Duration]) -> Duration {
     times.sort_unstable();
-    (times[512], times[1013])
+    times[times.len() / 2]
 }
 
 /// Waits until the next segments are made: their zeros are not part of a commit.
@@ -391,6 +440,10 @@ const TURN: usize = 64;
 /// Turns of a round.
 const TURNS: usize = 40;
 const ROUNDS: usize = 31;
+/// Writers that wait for durable acknowledgements, how long in each round, and bare writes beside them.
+const WRITERS: u16 = 64;
+const DURABLE_ROUND: Duration = Duration::from_millis(150);
+const BARE_WRITES: usize = 512;
 
 criterion_group! {
     name = benches;

@@ -19,6 +19,7 @@ use edgate::decision::UnixSeconds;
 use edgate::revocation::{
     BATCH_LEN, Change, Effect, Freshness, Identity, Look, Realms, Status, TargetKind, View,
 };
+use edgate_bench::wanted;
 use edgate::store::{OpenMode, Store, StoredChange};
 
 const NOW: UnixSeconds = UnixSeconds(1_800_000_000);
@@ -103,12 +104,6 @@ fn on_cpu(bencher: &mut Bencher<'_>, mut routine: impl FnMut(u64)) {
 fn cpu_time() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     Duration::new(time.tv_sec.cast_unsigned(), u32::try_from(time.tv_nsec).expect("below a second"))
-}
-
-/// Whether this part was asked for: `cargo bench … -- look_up|arrive|load`, or everything.
-fn wanted(part: &str) -> bool {
-    let mut names = std::env::args().skip(1).filter(|name| !name.starts_with('-')).peekable();
-    names.peek().is_none() || names.any(|name| name == part)
 }
 
 fn entries() -> u64 {
