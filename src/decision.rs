@@ -33,6 +33,15 @@ impl Decision {
         }
     }
 
+    /// The decision of this name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        if name == Self::Accepted.name() {
+            return Some(Self::Accepted);
+        }
+        Rejection::ALL.iter().copied().find(|rejection| rejection.name() == name).map(Self::Rejected)
+    }
+
     /// `accepted`, or the rejection's name.
     #[must_use]
     pub const fn name(self) -> &'static str {

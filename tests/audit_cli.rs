@@ -159,3 +159,134 @@ fn the_tail_counts_what_it_shows_and_says_where_it_meets_damage() {
     let said = String::from_utf8_lossy(&passed.stderr);
     assert!(said.contains("passed over damage at segment 0000000001.seg"), "{said}");
 }
+
+/// An export of the log in `dir` as it lies there, and its manifest.
+fn export(dir: &Path, out: &Path, more: &[&str]) -> Output {
+    let out = out.to_str().unwrap();
+    audit(&[&["export", "--unrecorded", "--out", out], more].concat(), dir)
+}
+
+fn verify_export(file: &Path, key: &Path, more: &[&str]) -> (Option<i32>, Value) {
+    let output = Command::new(env!("CARGO_BIN_EXE_edgate"))
+        .args(["audit", "verify-export", "--json", file.to_str().unwrap(), "--key", key.to_str().unwrap()])
+        .args(more)
+        .output()
+        .unwrap();
+    (output.status.code(), json(&output))
+}
+
+#[test]
+fn an_export_is_held_to_its_manifest_its_checkpoint_and_the_log() {
+    let folder = tempfile::tempdir().unwrap();
+    let (log, key) = (folder.path().join("log"), folder.path().join("log/checkpoint.key"));
+    fs::create_dir(&log).unwrap();
+    grow(&log, 40);
+    for (format, name) in [("jsonl", "stops.jsonl"), ("csv", "stops.csv")] {
+        let file = folder.path().join(name);
+        let made = export(&log, &file, &["--kind", "stop", "--format", format, "--json"]);
+        assert_eq!(made.status.code(), Some(0), "{made:?}");
+        assert_eq!(json(&made)["rows"], 40);
+        let dir = ["--dir", log.to_str().unwrap()];
+        let (code, said) = verify_export(&file, &key, &dir);
+        assert_eq!((code, &said["valid"], &said["rows"]), (Some(0), &true.into(), &40.into()), "{said}");
+
+        let rows = fs::read_to_string(&file).unwrap();
+        let lines: Vec<&str> = rows.split_inclusive('\n').collect();
+        let without = |n: usize| [&lines[..n], &lines[n + 1..]].concat().concat();
+        let swapped = [&lines[..10], &[lines[11], lines[10]], &lines[12..]].concat().concat();
+        for altered in [
+            without(20),
+            without(lines.len() - 1),
+            swapped,
+            rows.replacen("event 7", "event 8", 1),
+            rows.repeat(2),
+        ] {
+            fs::write(&file, altered).unwrap();
+            let (code, said) = verify_export(&file, &key, &[]);
+            assert_eq!((code, &said["class"]), (Some(1), &"altered-export".into()), "{said}");
+        }
+
+        // A row taken out, and the manifest made to fit: the counts tell, and the checkpoint's signature stays what it was.
+        fs::write(&file, without(20)).unwrap();
+        let manifest = folder.path().join(format!("{name}.manifest.json"));
+        let good = fs::read_to_string(&manifest).unwrap();
+        let mut forged: Value = serde_json::from_str(&good).unwrap();
+        forged["rows"] = 39.into();
+        forged["bytes"] = without(20).len().into();
+        forged["sha256"] = sha256(&without(20)).into();
+        fs::write(&manifest, forged.to_string()).unwrap();
+        assert_eq!(verify_export(&file, &key, &[]).1["class"], "incomplete");
+        forged["counts"]["kinds"]["stop"] = 39.into();
+        fs::write(&manifest, forged.to_string()).unwrap();
+        // Now only the log itself tells.
+        assert_eq!(verify_export(&file, &key, &[]).0, Some(0));
+        assert_eq!(verify_export(&file, &key, &dir).1["class"], "incomplete");
+
+        fs::write(&file, &rows).unwrap();
+        let spoil = |change: &dyn Fn(&mut Value)| {
+            let mut manifest: Value = serde_json::from_str(&good).unwrap();
+            change(&mut manifest);
+            manifest.to_string()
+        };
+        let note = serde_json::from_str::<Value>(&good).unwrap()["checkpoint"].as_str().unwrap().to_owned();
+        for (class, spoilt) in [
+            ("unsigned", spoil(&|one| one["checkpoint"] = Value::Null)),
+            (
+                "bad-checkpoint",
+                spoil(&|one| one["checkpoint"] = note.replace("test.example", "evil.example").into()),
+            ),
+            ("bad-checkpoint", spoil(&|one| one["checkpoint"] = note.split_once("\n\n").unwrap().0.into())),
+            ("other-log", spoil(&|one| one["log"]["size"] = 3.into())),
+            ("other-log", spoil(&|one| one["log"]["origin"] = "evil.example/log".into())),
+            ("bad-manifest", spoil(&|one| one["filter"]["what"] = 1.into())),
+            ("bad-manifest", good[..good.len() / 2].to_owned()),
+        ] {
+            fs::write(&manifest, spoilt).unwrap();
+            let (code, said) = verify_export(&file, &key, &[]);
+            assert_eq!((code, &said["class"]), (Some(1), &class.into()), "{said}");
+        }
+    }
+}
+
+fn sha256(text: &str) -> String {
+    use sha2::Digest as _;
+    sha2::Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[test]
+fn nothing_is_exported_of_a_log_that_is_not_what_was_signed() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("log");
+    fs::create_dir(&log).unwrap();
+    grow(&log, 40);
+    let out = folder.path().join("out.jsonl");
+    let refused = |class: &str, more: &[&str]| {
+        let made = export(&log, &out, &[&["--json"], more].concat());
+        assert_eq!((made.status.code(), &json(&made)["class"]), (Some(1), &class.into()), "{made:?}");
+        let left: Vec<_> =
+            fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, ["log"], "nothing is left behind");
+    };
+    let checkpoint = log.join("checkpoint");
+    let note = fs::read_to_string(&checkpoint).unwrap();
+    fs::write(&checkpoint, note.replace("test.example", "evil.example")).unwrap();
+    refused("bad-checkpoint", &[]);
+    fs::remove_file(&checkpoint).unwrap();
+    refused("unsigned", &[]);
+    fs::write(&checkpoint, &note).unwrap();
+    change(&segment(&log, 1), |bytes| bytes[5000] ^= 1);
+    refused("broken-log", &["--kind", "stop"]);
+    change(&segment(&log, 1), |bytes| bytes[5000] ^= 1);
+    // Another log of the same name, whole in itself and longer, under the checkpoint of this one.
+    let other = folder.path().join("log/other");
+    fs::create_dir(&other).unwrap();
+    grow(&other, 200);
+    fs::remove_file(segment(&log, 1)).unwrap();
+    fs::copy(segment(&other, 1), segment(&log, 1)).unwrap();
+    fs::remove_dir_all(&other).unwrap();
+    refused("rewritten", &[]);
+    // What is there is not written over.
+    fs::write(&out, "mine").unwrap();
+    assert_eq!(export(&log, &out, &[]).status.code(), Some(2));
+    assert_eq!(fs::read_to_string(&out).unwrap(), "mine");
+}

@@ -211,7 +211,10 @@ fn issues_done(dir: &Path) -> usize {
     const DONE: u64 = 1;
     let mut tail = Tail::last(dir, usize::MAX, |_| true).unwrap();
     std::iter::from_fn(|| tail.next().unwrap())
-        .filter(|entry| entry.kind() == "issue" && entry.to_json()["body"]["phase"] == DONE)
+        .filter(|entry| {
+            entry.kind() == "issue"
+                && serde_json::from_str::<serde_json::Value>(&entry.json()).unwrap()["body"]["phase"] == DONE
+        })
         .count()
 }
 

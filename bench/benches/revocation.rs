@@ -19,8 +19,8 @@ use edgate::decision::UnixSeconds;
 use edgate::revocation::{
     BATCH_LEN, Change, Effect, Freshness, Identity, Look, Realms, Status, TargetKind, View,
 };
-use edgate_bench::wanted;
 use edgate::store::{OpenMode, Store, StoredChange};
+use edgate_bench::wanted;
 
 const NOW: UnixSeconds = UnixSeconds(1_800_000_000);
 /// From one entry that is looked up to the next: coprime to ten million, so that each has its turn.

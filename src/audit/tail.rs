@@ -8,8 +8,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use serde_json::{Map, Value as Json};
-
 use super::{
     cbor::Value,
     error::AuditError,
@@ -17,7 +15,8 @@ use super::{
     id::RecordId,
     real::list_segments,
     record::{CORE_SEQUENCER, Hash, Header, stored_len},
-    schema::{self, Kind, Shape},
+    rows,
+    schema::{self, Body, BodyError, Kind},
     sealer::hex,
     walk::{Flaw, SegmentOpen, read_record},
 };
@@ -85,6 +84,16 @@ impl Tail {
         // Damage before the place where the reader begins is for `verify` to name.
         tail.damage = None;
         Ok(tail)
+    }
+
+    /// The beginning of the log in `dir`.
+    ///
+    /// # Errors
+    /// When the folder holds no log or cannot be read.
+    pub fn first(dir: &Path) -> Result<Self, AuditError> {
+        let segments = list_segments(dir).map_err(|source| AuditError::io("read", dir, source))?;
+        let first = segments.first().ok_or_else(|| AuditError::NotFound { path: dir.to_owned() })?;
+        Ok(Self::at(dir, first.index))
     }
 
     fn at(dir: &Path, segment: u64) -> Self {
@@ -203,11 +212,11 @@ impl Entry {
     #[must_use]
     pub fn to_text(&self) -> String {
         let mut line = format!("{} {:>8} {}", time(self.header.wall_ns), self.header.seq, self.kind());
-        match schema::read_body(self.header.kind, self.header.schema, &self.body) {
+        match self.read_body() {
             Err(error) => line.push_str(&format!(" [{error}]")),
             Ok(body) => {
                 for (field, value) in &body {
-                    let shown = match self.decision_name(field.name, value) {
+                    let shown = match decision_name(field.name, value) {
                         Some(name) => name.to_owned(),
                         None => plain(value),
                     };
@@ -221,56 +230,32 @@ impl Entry {
         line
     }
 
-    /// The whole record as a JSON object.
+    /// The whole record as a JSON object, on one line.
     #[must_use]
-    pub fn to_json(&self) -> Json {
-        let header = &self.header;
-        let mut fields = Map::new();
-        let unread = match schema::read_body(header.kind, header.schema, &self.body) {
-            Err(error) => Some(error.to_string()),
-            Ok(body) => {
-                for (field, value) in &body {
-                    let json = match self.decision_name(field.name, value) {
-                        Some(name) => Json::from(name),
-                        None => to_json(value, field.shape),
-                    };
-                    fields.insert(field.name.to_owned(), json);
-                }
-                None
-            }
-        };
-        let mut object = serde_json::json!({
-            "seq": header.seq,
-            "time": time(header.wall_ns),
-            "wall_ns": header.wall_ns,
-            "mono_ns": header.mono_ns,
-            "kind": self.kind(),
-            "id": self.id.to_string(),
-            "epoch": header.epoch,
-            "segment": self.segment,
-            "event_hash": hex(&self.hash),
-            "prev_hash": hex(&header.prev_hash),
-            "body": fields,
-        });
-        if let Some(error) = unread {
-            object["error"] = Json::from(error);
-        }
-        object
+    pub fn json(&self) -> String {
+        let mut out = Vec::new();
+        rows::write_json(&mut out, self, &self.read_body());
+        String::from_utf8(out).expect("JSON is text")
     }
 
-    /// Decisions are stored as numbers and shown by name.
-    fn decision_name(&self, field: &str, value: &Value<'_>) -> Option<&'static str> {
-        match value {
-            Value::Uint(code) if field == "decision" => {
-                u16::try_from(*code).ok().and_then(Decision::from_code).map(Decision::name)
-            }
-            _ => None,
+    /// Its body, read under the schema its header names.
+    pub(super) fn read_body(&self) -> Result<Body<'_>, BodyError> {
+        schema::read_body(self.header.kind, self.header.schema, &self.body)
+    }
+}
+
+/// Decisions are stored as numbers and shown by name.
+pub(super) fn decision_name(field: &str, value: &Value<'_>) -> Option<&'static str> {
+    match value {
+        Value::Uint(code) if field == "decision" => {
+            u16::try_from(*code).ok().and_then(Decision::from_code).map(Decision::name)
         }
+        _ => None,
     }
 }
 
 /// RFC 3339 with microseconds; the number itself where it is no time.
-fn time(wall_ns: u64) -> String {
+pub(super) fn time(wall_ns: u64) -> String {
     jiff::Timestamp::from_nanosecond(i128::from(wall_ns))
         .map_or_else(|_| wall_ns.to_string(), |time| format!("{time:.6}"))
 }
@@ -287,28 +272,6 @@ fn plain(value: &Value<'_>) -> String {
         }
         Value::Text(text) => format!("{text:?}"),
         Value::Uint(number) => number.to_string(),
-    }
-}
-
-fn to_json(value: &Value<'_>, shape: Shape) -> Json {
-    match value {
-        Value::Array(items) => Json::from(items.iter().map(|item| to_json(item, shape)).collect::<Vec<_>>()),
-        Value::Bool(value) => Json::from(*value),
-        Value::Bytes(bytes) => Json::from(hex(bytes)),
-        Value::Map(entries) => {
-            let name = |key: u64| match shape {
-                Shape::Items(fields) => {
-                    fields.iter().find(|field| field.key == key).map(|field| field.name.to_owned())
-                }
-                _ => None,
-            };
-            let one = |(key, value): &(u64, Value<'_>)| {
-                (name(*key).unwrap_or_else(|| key.to_string()), to_json(value, shape))
-            };
-            Json::from(entries.iter().map(one).collect::<Map<_, _>>())
-        }
-        Value::Text(text) => Json::from(*text),
-        Value::Uint(number) => Json::from(*number),
     }
 }
 

@@ -14,6 +14,8 @@ use crate::audit::{AuditError, CheckpointKey, Entry, Tail, hex};
 use crate::config::{Config, EXIT_CONFIG};
 use crate::daemon;
 
+use super::audit_export::{self, ExportArguments};
+use super::audit_verify_export::{self, VerifyExportArguments};
 use super::{EXIT_FAILURE, EXIT_INPUT, EXIT_NO, EXIT_YES, Output, complain, print_line};
 
 /// What can be done with a log.
@@ -21,6 +23,10 @@ use super::{EXIT_FAILURE, EXIT_INPUT, EXIT_NO, EXIT_YES, Output, complain, print
 pub(super) enum AuditCommand {
     /// Recompute the whole log from its bytes and name every break.
     Verify(VerifyArguments),
+    /// Write records to a file for somebody else, with a manifest that holds them to it.
+    Export(ExportArguments),
+    /// Check an export against its manifest, and against the log if it is there.
+    VerifyExport(VerifyExportArguments),
     /// Show the latest records, and with --follow those that come.
     Tail(TailArguments),
     /// Decide about a damaged log that a start refuses: keep it aside, whole, and begin a successor that says so.
@@ -112,6 +118,8 @@ pub(super) fn run(command: &AuditCommand) -> u8 {
             EXIT_INPUT
         }),
         AuditCommand::SetAside(arguments) => set_aside(arguments),
+        AuditCommand::Export(arguments) => audit_export::run(arguments),
+        AuditCommand::VerifyExport(arguments) => audit_verify_export::run(arguments),
     }
 }
 
@@ -177,7 +185,7 @@ fn tail(arguments: &TailArguments) -> Result<u8, AuditError> {
                 tries = 0;
                 if wanted(&entry) {
                     match arguments.output.json {
-                        true => print_line(entry.to_json()),
+                        true => print_line(entry.json()),
                         false => print_line(entry.to_text()),
                     }
                 }
@@ -209,7 +217,7 @@ const DAMAGE_TRIES: u32 = 5;
 const FOLLOW_PAUSE: Duration = Duration::from_millis(200);
 
 fn verify(arguments: &VerifyArguments) -> u8 {
-    let keys = match checkpoint_keys(arguments) {
+    let keys = match checkpoint_keys(arguments.key.as_deref(), &arguments.dir) {
         Ok(keys) => keys,
         Err(message) => {
             complain(message);
@@ -278,9 +286,9 @@ fn read_state(path: &Path) -> Result<Option<Trusted>, String> {
 }
 
 /// The key given, or the copy beside the log.
-fn checkpoint_keys(arguments: &VerifyArguments) -> Result<Vec<CheckpointKey>, String> {
-    let beside = arguments.dir.join("checkpoint.key");
-    let path: &Path = match &arguments.key {
+pub(super) fn checkpoint_keys(key: Option<&Path>, dir: &Path) -> Result<Vec<CheckpointKey>, String> {
+    let beside = dir.join("checkpoint.key");
+    let path: &Path = match key {
         Some(path) => path,
         None if beside.exists() => &beside,
         None => return Ok(Vec::new()),
@@ -296,7 +304,7 @@ fn checkpoint_keys(arguments: &VerifyArguments) -> Result<Vec<CheckpointKey>, St
         .collect()
 }
 
-fn progress_bar(json: bool) -> ProgressBar {
+pub(super) fn progress_bar(json: bool) -> ProgressBar {
     if json {
         return ProgressBar::hidden();
     }

@@ -5,7 +5,10 @@
 //! 70 a failure at run time, 78 a configuration that cannot be used.
 
 mod audit;
+mod audit_export;
+mod audit_verify_export;
 mod control_client;
+mod export_manifest;
 mod hsm;
 mod inspect;
 mod revocations;

@@ -125,7 +125,16 @@ pub(super) fn any_text<'a>(
 
 /// A whole number of seconds, not negative.
 pub(super) fn seconds(reader: &mut Reader<'_>, name: &str) -> Result<u64, BodyError> {
-    let wrong = || BodyError::Rule(format!("\"{name}\" must be a whole number of seconds, 0 or more"));
+    whole_number(reader, name, " of seconds")
+}
+
+/// How many there are of something.
+pub(super) fn count(reader: &mut Reader<'_>, name: &str) -> Result<u64, BodyError> {
+    whole_number(reader, name, "")
+}
+
+fn whole_number(reader: &mut Reader<'_>, name: &str, unit: &str) -> Result<u64, BodyError> {
+    let wrong = || BodyError::Rule(format!("\"{name}\" must be a whole number{unit}, 0 or more"));
     if reader.kind()? != Kind::Number {
         return Err(wrong());
     }

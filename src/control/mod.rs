@@ -13,6 +13,7 @@ mod changing;
 mod error;
 mod events;
 mod evidence;
+mod exports;
 mod feed;
 mod guard;
 mod issue;

@@ -80,7 +80,11 @@ fn whole(dir: &Path) {
 /// Every record of a log: its kind and its body.
 fn records(dir: &Path) -> Vec<(String, serde_json::Value)> {
     let mut tail = Tail::last(dir, usize::MAX, |_| true).unwrap();
-    let next = || tail.next().unwrap().map(|entry| (entry.kind(), entry.to_json()["body"].take()));
+    let next = || {
+        tail.next().unwrap().map(|entry| {
+            (entry.kind(), serde_json::from_str::<serde_json::Value>(&entry.json()).unwrap()["body"].take())
+        })
+    };
     std::iter::from_fn(next).collect()
 }
 

@@ -177,7 +177,7 @@ impl Story {
         let mut tail = Tail::last(&dir, usize::MAX, |_| true).map_err(|error| error.to_string())?;
         let mut stored = 0;
         while let Some(entry) = tail.next().map_err(|error| error.to_string())? {
-            let body = entry.to_json()["body"].clone();
+            let body = serde_json::from_str::<serde_json::Value>(&entry.json()).unwrap()["body"].clone();
             let Some(reason) = body["reason"].as_str().filter(|_| entry.kind() == "stop") else { continue };
             let expected = format!("{stored:06}");
             if !reason.starts_with(&expected) {

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Edgate, Issuer, edgate};
+use crate::support::{Edgate, Issuer, edgate, until};
 
 fn issue(edgate: &Edgate) -> Value {
     let asked = json!({"agent_id": "a-1", "scope": ["orders.create"], "ttl": 120});
@@ -166,4 +166,49 @@ fn inspect_shows_a_token_and_says_that_it_is_not_verified() {
     let human = edgate(&["token", "inspect", &token], b"");
     assert!(String::from_utf8(human.stdout).unwrap().starts_with("NOT VERIFIED"));
     assert_eq!(edgate(&["token", "inspect", "x"], b"").status.code(), Some(2));
+}
+
+#[test]
+fn an_export_is_on_record_or_is_not_made() {
+    let mut edgate = Edgate::start();
+    for i in 0..20 {
+        edgate.forward(&edgate.issuer.token(&format!("t{i}")));
+        edgate.forward("junk");
+    }
+    let dir = edgate.audit_dir();
+    let dir = dir.to_str().unwrap();
+    let (out, manifest) = (edgate.dir.path().join("o.csv"), edgate.dir.path().join("o.csv.manifest.json"));
+    let control = format!("http://{}", edgate.control);
+    let export = || {
+        let out = out.to_str().unwrap();
+        let what = ["audit", "export", "--decision", "token_malformed", "--format", "csv", "--json"];
+        crate::support::edgate(
+            &[&what[..], &["--dir", dir, "--out", out, "--control", &control]].concat(),
+            b"",
+        )
+    };
+    until("the decisions to be signed", || {
+        let verified = crate::support::edgate(&["audit", "verify", "--json", "--dir", dir], b"");
+        let report: Value = serde_json::from_slice(&verified.stdout).unwrap();
+        report["signed_size"].as_u64().unwrap_or(0) > 41
+    });
+    let made = export();
+    assert!(made.status.success(), "{made:?}");
+    let said: Value = serde_json::from_slice(&made.stdout).unwrap();
+    assert_eq!((&said["rows"], &said["counts"]["decisions"]["accepted"]), (&json!(20), &json!(20)));
+
+    // The log says what left it.
+    let tail = crate::support::edgate(&["audit", "tail", "--kind", "export", "--json", "--dir", dir], b"");
+    let record: Value = serde_json::from_slice(&tail.stdout).unwrap();
+    assert_eq!(record["id"], said["record"]);
+    assert_eq!((&record["body"]["rows"], &record["body"]["digest"]), (&json!(20), &said["sha256"]));
+    assert_eq!(record["body"]["filter"], r#"{"decision":"token_malformed"}"#);
+
+    let bad = json!({"filter": "{}", "rows": 1, "sha256": "00"});
+    assert_eq!(edgate.post(edgate.control, "/v1/audit/exports", &bad).status, 400);
+    std::fs::remove_file(&out).unwrap();
+    std::fs::remove_file(&manifest).unwrap();
+    edgate.kill();
+    assert_eq!(export().status.code(), Some(69), "nobody to record it");
+    assert!(!out.exists() && !manifest.exists() && !edgate.dir.path().join("o.csv.partial").exists());
 }

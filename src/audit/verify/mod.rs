@@ -307,7 +307,10 @@ pub fn verify_dir(
 
 /// The note that was published beside the log, if there is one. Bytes that are no text are none of ours either; they
 /// stay visible as such, so that the note does not verify rather than seem absent.
-fn published_note(dir: &Path) -> io::Result<Option<String>> {
+///
+/// # Errors
+/// When the file is there and cannot be read.
+pub fn published_note(dir: &Path) -> io::Result<Option<String>> {
     match std::fs::read(dir.join(CHECKPOINT_FILE)) {
         Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),

@@ -1,0 +1,357 @@
+//! Records as a file for somebody else: which ones, what they were taken from, and the counts that show that none is
+//! missing.
+//!
+//! An export is made from whole, linked records only, in one pass over all of them: what was filtered out is counted
+//! too, and the tree of everything that was read is compared with a signed checkpoint by the caller.
+
+use std::{
+    collections::BTreeMap,
+    io::{self, Write},
+    path::Path,
+};
+
+use sha2::{Digest as _, Sha256};
+
+use super::{
+    cbor::Value,
+    error::AuditError,
+    merkle::{CompactRange, GrowingRange},
+    real::list_segments,
+    record::{Hash, stored_len},
+    rows,
+    schema::{self, Body, Kind, Shape},
+    tail::{Entry, Tail, decision_name},
+};
+
+/// The form of an export's rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// RFC 4180, with a header line. Text that a spreadsheet would take for a formula has an apostrophe in front.
+    Csv,
+    /// One JSON object per line, as `edgate audit tail --json` shows records.
+    JsonLines,
+}
+
+/// Which records become rows: those of which all that is named here holds.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// Kinds, any of them; empty: all.
+    pub kinds: Vec<Kind>,
+    /// Recorded at or after this time, in nanoseconds since 1970.
+    pub from_ns: Option<u64>,
+    /// Recorded before this time.
+    pub to_ns: Option<u64>,
+    /// Of this tenant.
+    pub tenant: Option<String>,
+    /// Of this issuer, by the name the configuration gives it.
+    pub issuer: Option<String>,
+    /// Signed with the key of this name.
+    pub kid: Option<String>,
+    /// With this decision: `accepted`, or the reason of a refusal.
+    pub decision: Option<String>,
+}
+
+/// What an export was made of, and from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exported {
+    /// Rows written.
+    pub rows: u64,
+    /// Bytes written.
+    pub bytes: u64,
+    /// SHA-256 of them.
+    pub digest: Hash,
+    /// The log's name, as its segments state it.
+    pub origin: String,
+    /// Records read: all from the first to this number, whatever the filter.
+    pub size: u64,
+    /// Event hash of the last of them.
+    pub head: Hash,
+    /// Root of the tree over them.
+    pub root: Hash,
+    /// What there was in the time asked for, whatever else was asked.
+    pub counts: Counts,
+}
+
+/// Records of a stretch of time. Sub-decisions of one call count one by one.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// All records.
+    pub records: u64,
+    /// By kind.
+    pub kinds: BTreeMap<String, u64>,
+    /// Decisions, by outcome.
+    pub decisions: BTreeMap<&'static str, u64>,
+}
+
+/// Why there is no export.
+#[derive(Debug, thiserror::Error)]
+pub enum ExportError {
+    /// The log cannot be read.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
+    /// The log is not what it must be.
+    #[error(
+        "the log is broken at record {seq}: {cause}; nothing was exported, `edgate audit verify` says more"
+    )]
+    Broken {
+        /// Where.
+        seq: u64,
+        /// What is wrong.
+        cause: String,
+    },
+    /// It ends before the size asked for.
+    #[error(
+        "the log ends before record {wanted}: it has {size}; nothing was exported, `edgate audit verify` says more"
+    )]
+    Short {
+        /// Records there are.
+        size: u64,
+        /// Records there should be.
+        wanted: u64,
+    },
+    /// The file cannot be written.
+    #[error("cannot write the export: {0}")]
+    Write(io::Error),
+}
+
+/// Writes the records of the log in `dir` that `filter` names to `out`, reading the first `size` records or, without it,
+/// all there are. `progress` gets the bytes read and how many there are. Blocks.
+///
+/// # Errors
+/// [`ExportError`]: what was written until then is no export.
+pub fn export(
+    dir: &Path,
+    filter: &Filter,
+    format: Format,
+    size: Option<u64>,
+    out: &mut dyn Write,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Exported, ExportError> {
+    let listed = list_segments(dir).map_err(|error| AuditError::io("list the segments of", dir, error))?;
+    let total = listed.iter().map(|segment| segment.bytes).sum();
+    let mut tail = Tail::first(dir)?;
+    let mut tree = GrowingRange::new();
+    tree.set(Some(CompactRange::new(0)));
+    let mut pass = Pass {
+        sink: Sink { out, digest: Sha256::new(), buffer: Vec::with_capacity(2 * WRITE_BYTES), bytes: 0 },
+        scratch: Vec::new(),
+        rows: 0,
+        origin: None,
+        next: 0,
+        head: None,
+        tree,
+        counts: Counts::default(),
+    };
+    if format == Format::Csv {
+        rows::write_csv_header(&mut pass.sink.buffer);
+    }
+    let mut read = 0;
+    while size.is_none_or(|size| pass.next < size) {
+        let entry = tail.next().map_err(|error| AuditError::io("read", dir, error))?;
+        if let Some(cause) = tail.damage() {
+            return Err(ExportError::Broken { seq: pass.next, cause });
+        }
+        let Some(entry) = entry else { break };
+        read += stored_len(entry.header.body_len as usize) as u64;
+        if entry.header.seq.is_multiple_of(PROGRESS_RECORDS) {
+            progress(read, total);
+        }
+        pass.take(&entry, filter, format)?;
+    }
+    if let Some(wanted) = size.filter(|wanted| *wanted > pass.next) {
+        return Err(ExportError::Short { size: pass.next, wanted });
+    }
+    pass.finish()
+}
+
+/// One pass over a log.
+struct Pass<'a> {
+    sink: Sink<'a>,
+    scratch: Vec<u8>,
+    rows: u64,
+    origin: Option<String>,
+    // Number the next record must have, and the hash of the one before.
+    next: u64,
+    head: Option<Hash>,
+    tree: GrowingRange,
+    counts: Counts,
+}
+
+impl Pass<'_> {
+    fn take(&mut self, entry: &Entry, filter: &Filter, format: Format) -> Result<(), ExportError> {
+        let header = &entry.header;
+        let broken = |cause: &str| ExportError::Broken { seq: header.seq, cause: cause.to_owned() };
+        if header.seq != self.next {
+            return Err(ExportError::Broken {
+                seq: self.next,
+                cause: format!("record {} stands in its place", header.seq),
+            });
+        }
+        if self.head.is_some_and(|head| head != header.prev_hash) {
+            return Err(broken("it does not continue the record before it"));
+        }
+        self.next += 1;
+        self.head = Some(entry.hash);
+        self.tree.push(&entry.hash);
+        let body = entry.read_body();
+        if self.origin.is_none() && Kind::from_code(header.kind) == Some(Kind::SegmentOpen) {
+            self.origin = body.as_ref().ok().and_then(|body| schema::text(body, ORIGIN)).map(str::to_owned);
+        }
+        let in_time = filter.from_ns.is_none_or(|from| header.wall_ns >= from)
+            && filter.to_ns.is_none_or(|to| header.wall_ns < to);
+        if !in_time {
+            return Ok(());
+        }
+        let body = body.map_err(|error| broken(&error.to_string()))?;
+        self.counts.add(entry, &body);
+        if !filter.wants(entry, &body) {
+            return Ok(());
+        }
+        self.rows += 1;
+        match format {
+            Format::Csv => rows::write_csv(&mut self.sink.buffer, entry, &Ok(body), &mut self.scratch),
+            Format::JsonLines => {
+                rows::write_json(&mut self.sink.buffer, entry, &Ok(body));
+                self.sink.buffer.push(b'\n');
+            }
+        }
+        self.sink.write_if_full()
+    }
+
+    fn finish(mut self) -> Result<Exported, ExportError> {
+        self.sink.write()?;
+        let Some(head) = self.head else {
+            return Err(ExportError::Short { size: 0, wanted: 1 });
+        };
+        let root = self.tree.range().and_then(CompactRange::root);
+        Ok(Exported {
+            rows: self.rows,
+            bytes: self.sink.bytes,
+            digest: self.sink.digest.finalize().into(),
+            origin: self.origin.unwrap_or_default(),
+            size: self.next,
+            head,
+            root: root.expect("the tree starts at record 0"),
+            counts: self.counts,
+        })
+    }
+}
+
+/// Where the rows go, hashed on their way.
+struct Sink<'a> {
+    out: &'a mut dyn Write,
+    digest: Sha256,
+    buffer: Vec<u8>,
+    bytes: u64,
+}
+
+impl Sink<'_> {
+    fn write_if_full(&mut self) -> Result<(), ExportError> {
+        if self.buffer.len() < WRITE_BYTES { Ok(()) } else { self.write() }
+    }
+
+    fn write(&mut self) -> Result<(), ExportError> {
+        self.digest.update(&self.buffer);
+        self.out.write_all(&self.buffer).map_err(ExportError::Write)?;
+        self.bytes += self.buffer.len() as u64;
+        self.buffer.clear();
+        Ok(())
+    }
+}
+
+impl Counts {
+    fn add(&mut self, entry: &Entry, body: &Body<'_>) {
+        self.records += 1;
+        let kind = entry.kind();
+        match self.kinds.get_mut(&kind) {
+            Some(count) => *count += 1,
+            None => drop(self.kinds.insert(kind, 1)),
+        }
+        let mut decided = |name, value| {
+            if let Some(decision) = decision_name(name, value) {
+                *self.decisions.entry(decision).or_default() += 1;
+            }
+        };
+        let fields = item_fields(body);
+        for (field, value) in body {
+            decided(field.name, value);
+            for (key, value) in maps(field, value).flatten() {
+                if let Some(field) = fields.iter().find(|field| field.key == *key) {
+                    decided(field.name, value);
+                }
+            }
+        }
+    }
+}
+
+impl Filter {
+    /// Whether nothing is asked but kinds and time, so that the counts alone say how many rows there are.
+    #[must_use]
+    pub fn is_by_kind_alone(&self) -> bool {
+        self.tenant.is_none() && self.issuer.is_none() && self.kid.is_none() && self.decision.is_none()
+    }
+
+    fn wants(&self, entry: &Entry, body: &Body<'_>) -> bool {
+        let of_kind = self.kinds.is_empty()
+            || Kind::from_code(entry.header.kind).is_some_and(|kind| self.kinds.contains(&kind));
+        of_kind && (self.is_by_kind_alone() || self.wants_body(body))
+    }
+
+    /// A call about many tokens is wanted if one of its decisions is.
+    fn wants_body(&self, body: &Body<'_>) -> bool {
+        let items: Vec<&Vec<(u64, Value<'_>)>> =
+            body.iter().flat_map(|(field, value)| maps(field, value)).collect();
+        let own = |name: &str| body.iter().find(|(field, _)| field.name == name).map(|(_, value)| value);
+        if items.is_empty() {
+            return self.wants_fields(own);
+        }
+        let fields = item_fields(body);
+        items.iter().any(|item| {
+            self.wants_fields(|name| {
+                let key = fields.iter().find(|field| field.name == name).map(|field| field.key);
+                item.iter().find(|(at, _)| Some(*at) == key).map(|(_, value)| value).or_else(|| own(name))
+            })
+        })
+    }
+
+    fn wants_fields<'v>(&self, field: impl Fn(&str) -> Option<&'v Value<'v>>) -> bool {
+        let is = |name: &str, wanted: &Option<String>| {
+            wanted.as_deref().is_none_or(|wanted| match field(name) {
+                Some(Value::Text(text)) => *text == wanted,
+                Some(value) => decision_name(name, value) == Some(wanted),
+                None => false,
+            })
+        };
+        is("tenant", &self.tenant)
+            && is("issuer", &self.issuer)
+            && is("kid", &self.kid)
+            && is("decision", &self.decision)
+    }
+}
+
+/// The items of a call about many tokens, each with its fields by key.
+fn maps<'b>(field: &schema::Field, value: &'b Value<'b>) -> impl Iterator<Item = &'b Vec<(u64, Value<'b>)>> {
+    let items: &[Value<'_>] = match (field.shape, value) {
+        (Shape::Items(_), Value::Array(items)) => items,
+        _ => &[],
+    };
+    items.iter().filter_map(|item| if let Value::Map(entries) = item { Some(entries) } else { None })
+}
+
+fn item_fields(body: &Body<'_>) -> &'static [schema::Field] {
+    let of = |field: &schema::Field| if let Shape::Items(fields) = field.shape { Some(fields) } else { None };
+    body.iter().find_map(|(field, _)| of(field)).unwrap_or_default()
+}
+
+/// The field of SEGMENT_OPEN with the log's name.
+const ORIGIN: u64 = 1;
+
+/// Bytes gathered before they are hashed and written.
+const WRITE_BYTES: usize = 64 * 1024;
+
+/// How often progress is told.
+const PROGRESS_RECORDS: u64 = 4096;
+
+#[cfg(test)]
+#[path = "export_tests.rs"]
+mod tests;

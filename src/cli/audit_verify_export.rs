@@ -1,0 +1,209 @@
+//! `edgate audit verify-export`: an export held to its manifest, its checkpoint, and the log.
+
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+
+use super::audit::checkpoint_keys;
+use super::export_manifest::{Form, MANIFEST_VERSION, Problem, counts_json, manifest_path, read_filter};
+use super::{EXIT_YES, Output, print_line};
+use crate::audit::export::{Filter, export};
+use crate::audit::hex;
+use crate::audit::note::Checkpoint;
+
+#[derive(Debug, Args)]
+pub(super) struct VerifyExportArguments {
+    /// The export.
+    file: PathBuf,
+    /// Its manifest; otherwise FILE.manifest.json.
+    #[arg(long, value_name = "FILE")]
+    manifest: Option<PathBuf>,
+    /// The checkpoint key, from whoever vouches for the log. Without it nobody has signed for anything.
+    #[arg(long, value_name = "FILE")]
+    key: PathBuf,
+    /// The log itself, or a copy: the export is made once more from it and compared.
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+    #[command(flatten)]
+    output: Output,
+}
+
+pub(super) fn run(arguments: &VerifyExportArguments) -> u8 {
+    let json = arguments.output.json;
+    match verify(arguments) {
+        Ok(manifest) => {
+            if json {
+                print_line(
+                    json!({"valid": true, "rows": manifest["rows"], "origin": manifest["log"]["origin"]}),
+                );
+            } else {
+                let origin =
+                    manifest["log"]["origin"].as_str().unwrap_or_default().escape_debug().to_string();
+                print_line(format_args!(
+                    "whole: {} rows of {origin}, as its manifest says",
+                    manifest["rows"]
+                ));
+                print_line(match arguments.dir {
+                    Some(_) => "complete: made once more from the log, it is the same",
+                    None => "complete as far as the counts tell; --dir LOG compares with the log itself",
+                });
+            }
+            EXIT_YES
+        }
+        Err(problem) => problem.tell(json),
+    }
+}
+
+fn verify(arguments: &VerifyExportArguments) -> Result<Value, Problem> {
+    let path = arguments.manifest.clone().unwrap_or_else(|| manifest_path(&arguments.file));
+    let unreadable = |path: &Path| {
+        let path = path.display().to_string();
+        move |error: io::Error| Problem::Input(format!("cannot read {path}: {error}"))
+    };
+    let mut text = String::new();
+    File::open(&path)
+        .and_then(|file| file.take(MANIFEST_BYTES_MAX).read_to_string(&mut text))
+        .map_err(unreadable(&path))?;
+    let malformed =
+        || Problem::Differs("bad-manifest", format!("{} is no manifest of an export", path.display()));
+    let manifest: Value = serde_json::from_str(&text).map_err(|_| malformed())?;
+    if manifest["edgate_export"] != MANIFEST_VERSION {
+        return Err(malformed());
+    }
+    let filter = read_filter(&manifest["filter"]).ok_or_else(malformed)?;
+    let form = match manifest["format"].as_str() {
+        Some("csv") => Form::Csv,
+        Some("jsonl") => Form::Jsonl,
+        _ => return Err(malformed()),
+    };
+    let number = |value: &Value| value.as_u64().ok_or_else(malformed);
+    let (rows, size) = (number(&manifest["rows"])?, number(&manifest["log"]["size"])?);
+
+    let keys = checkpoint_keys(Some(&arguments.key), Path::new("")).map_err(Problem::Input)?;
+    let note = manifest["checkpoint"].as_str().ok_or_else(|| {
+        Problem::Differs(
+            "unsigned",
+            "the manifest has no checkpoint: nobody vouches for this export".to_owned(),
+        )
+    })?;
+    let signed = Checkpoint::open(note, &keys).map_err(|error| {
+        Problem::Differs("bad-checkpoint", format!("the checkpoint in the manifest: {error}"))
+    })?;
+    let stated = &manifest["log"];
+    if stated["origin"] != signed.origin.as_str()
+        || size != signed.size
+        || stated["root"] != hex(&signed.root).as_str()
+    {
+        return Err(Problem::Differs(
+            "other-log",
+            "the manifest speaks of another log than its checkpoint".to_owned(),
+        ));
+    }
+
+    let mut file = File::open(&arguments.file).map_err(unreadable(&arguments.file))?;
+    let found = Rows::read(&mut file, form).map_err(unreadable(&arguments.file))?;
+    let differs = |what: &str| {
+        Problem::Differs(
+            "altered-export",
+            format!("{what}; rows were changed, added or taken out after it was made"),
+        )
+    };
+    if manifest["sha256"] != hex(&found.digest).as_str() || manifest["bytes"] != found.bytes {
+        return Err(differs("the digest of the rows is not the manifest's"));
+    }
+    if found.rows != rows {
+        return Err(differs(&format!("there are {} rows where the manifest says {rows}", found.rows)));
+    }
+    if let Some(cause) = found.broken {
+        return Err(Problem::Differs("broken-rows", cause));
+    }
+    check_counts(&manifest, &filter, rows)?;
+    if let Some(dir) = &arguments.dir {
+        let again = export(dir, &filter, form.format(), Some(size), &mut io::sink(), &mut |_, _| {})?;
+        if again.root != signed.root {
+            return Err(Problem::Differs("rewritten", "the log is not the one that was signed".to_owned()));
+        }
+        if again.digest != found.digest || manifest["counts"] != counts_json(&again.counts) {
+            let detail = format!("made once more from the log it has {} rows, and is another", again.rows);
+            return Err(Problem::Differs("incomplete", detail));
+        }
+    }
+    Ok(manifest)
+}
+
+/// Compares the rows with the counts, where those say how many rows there must be.
+fn check_counts(manifest: &Value, filter: &Filter, rows: u64) -> Result<(), Problem> {
+    let counts = &manifest["counts"];
+    let of_kinds = match filter.kinds.as_slice() {
+        [] => counts["records"].as_u64(),
+        kinds => Some(kinds.iter().map(|kind| counts["kinds"][kind.name()].as_u64().unwrap_or(0)).sum()),
+    };
+    let fits =
+        of_kinds.is_some_and(|most| if filter.is_by_kind_alone() { rows == most } else { rows <= most });
+    if fits {
+        return Ok(());
+    }
+    Err(Problem::Differs("incomplete", format!("{rows} rows do not fit the counts of what was read")))
+}
+
+/// What the rows themselves say.
+struct Rows {
+    rows: u64,
+    bytes: u64,
+    digest: [u8; 32],
+    /// The first row that does not follow the one before it.
+    broken: Option<String>,
+}
+
+impl Rows {
+    fn read(file: &mut File, form: Form) -> io::Result<Self> {
+        let mut digest = Sha256::new();
+        let (mut rows, mut bytes, mut broken) = (0, 0, None);
+        let mut last: Option<(u64, String)> = None;
+        let mut line = Vec::new();
+        let mut reader = io::BufReader::with_capacity(64 * 1024, file);
+        let (mut quoted, mut header) = (false, form == Form::Csv);
+        loop {
+            line.clear();
+            let read = io::BufRead::read_until(&mut reader, b'\n', &mut line)?;
+            if read == 0 {
+                break;
+            }
+            digest.update(&line);
+            bytes += read as u64;
+            // In CSV a line end inside quotes is part of a cell.
+            quoted ^= form == Form::Csv && line.iter().filter(|byte| **byte == b'"').count() % 2 == 1;
+            if quoted || std::mem::take(&mut header) {
+                continue;
+            }
+            rows += 1;
+            if form == Form::Csv || broken.is_some() {
+                continue;
+            }
+            let row: Value = serde_json::from_slice(&line).unwrap_or_default();
+            let text = |name: &str| row[name].as_str().unwrap_or_default().to_owned();
+            let Some(seq) = row["seq"].as_u64() else {
+                broken = Some(format!("row {rows} is no record"));
+                continue;
+            };
+            broken = match &last {
+                Some((before, _)) if seq <= *before => {
+                    Some(format!("row {rows}: record {seq} stands behind record {before}"))
+                }
+                Some((before, hash)) if seq == before + 1 && text("prev_hash") != *hash => {
+                    Some(format!("row {rows}: record {seq} does not continue record {before}"))
+                }
+                _ => None,
+            };
+            last = Some((seq, text("event_hash")));
+        }
+        Ok(Self { rows, bytes, digest: digest.finalize().into(), broken })
+    }
+}
+
+/// Longest manifest that is read: counts by kind and decision, and a checkpoint.
+const MANIFEST_BYTES_MAX: u64 = 1 << 20;
