@@ -7,7 +7,7 @@ use tokio::time::MissedTickBehavior;
 
 use crate::decision::UnixSeconds;
 use crate::revocation::{PURGE_DELAY_S, View};
-use crate::store::{LoadProgress, Store, StoreError, StoredChange};
+use crate::store::{LoadProgress, Store, StoreError};
 
 /// How long a revocation stays on disk after it expired: if the clock was ahead by up to a day and is set right, a
 /// restart still finds it.
@@ -32,12 +32,12 @@ pub async fn fill_view(
     let from = UnixSeconds(now.0.saturating_sub(PURGE_DELAY_S));
     let mut sized = false;
     let loaded = store
-        .load_changes(from, |batch, done| {
+        .load_view(from, |batch, done| {
             // Counting millions of rows takes a second: once is enough.
             if !std::mem::replace(&mut sized, true) {
                 view.reserve(usize::try_from(done.total).unwrap_or(usize::MAX));
             }
-            view.apply(batch.iter().filter_map(StoredChange::change), 0, now);
+            view.apply(batch.iter().copied(), 0, now);
             progress(done);
         })
         .await?;

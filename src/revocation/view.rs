@@ -10,7 +10,7 @@ use arc_swap::{ArcSwap, Guard};
 use crossbeam::queue::ArrayQueue;
 
 use super::PURGE_DELAY_S;
-use super::change::{Change, Effect, Switch, TargetKind};
+use super::change::{Change, Effect, Switch};
 use super::fingerprint::{Fingerprint, Fingerprinter, Realms};
 use super::freshness::{AsOf, Freshness};
 use super::ledger::{Ledger, LedgerLook};
@@ -291,13 +291,20 @@ impl View {
     pub fn apply<'a>(&self, batch: impl IntoIterator<Item = Change<'a>>, epoch: u64, now: UnixSeconds) {
         let mut marks = Vec::new();
         let mut switched = Vec::new();
+        // Changes that come together are mostly of one kind and issuer: their realm is hashed once.
+        let mut last = None;
         let tokens = batch.into_iter().filter_map(|change| {
-            let fingerprint =
-                || self.fingerprint(change.kind(), change.tenant(), change.issuer(), change.name());
+            let place = (change.kind(), change.tenant(), change.issuer());
+            let realm = match last {
+                Some((known, realm)) if known == place => realm,
+                _ => self.fingerprinter.realm(place.0, place.1, place.2),
+            };
+            last = Some((place, realm));
+            let fingerprint = self.fingerprinter.fingerprint(realm, change.name());
             match change.effect() {
-                Effect::RefusedUntil(until) => return Some((fingerprint(), second_of(until))),
-                Effect::IssuedUntil(until) => marks.push((fingerprint(), second_of(until))),
-                Effect::Switched(state) => switched.push((fingerprint(), state, change.epoch())),
+                Effect::RefusedUntil(until) => return Some((fingerprint, second_of(until))),
+                Effect::IssuedUntil(until) => marks.push((fingerprint, second_of(until))),
+                Effect::Switched(state) => switched.push((fingerprint, state, change.epoch())),
             }
             None
         });
@@ -332,10 +339,6 @@ impl View {
     pub fn purge(&self, now: UnixSeconds, slots_max: usize) {
         self.tokens.purge(horizon(now), slots_max);
         self.marks.purge(self.marks_horizon(now), slots_max);
-    }
-
-    fn fingerprint(&self, kind: TargetKind, tenant: &str, issuer: &str, name: &str) -> Fingerprint {
-        self.fingerprinter.fingerprint(self.fingerprinter.realm(kind, tenant, issuer), name)
     }
 
     fn marks_horizon(&self, now: UnixSeconds) -> u32 {

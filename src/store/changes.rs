@@ -8,9 +8,6 @@ use super::{Store, StoreError};
 use crate::decision::UnixSeconds;
 use crate::revocation::{Change, Effect, Switch, TargetKind};
 
-/// Rows read at once while the view is filled.
-const LOAD_ROWS: i64 = 20_000;
-
 /// One change of what is revoked, as stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredChange {
@@ -43,15 +40,6 @@ pub struct Recorded {
     pub already: bool,
     /// What stands now: the first revocation's time, reason and actor.
     pub stands: StoredChange,
-}
-
-/// How far the load at start has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LoadProgress {
-    /// Rows read so far.
-    pub loaded: u64,
-    /// Rows there were when the load began.
-    pub total: u64,
 }
 
 /// Which changes to list.
@@ -217,46 +205,6 @@ impl Store {
         Ok(count.cast_unsigned())
     }
 
-    /// Hands every change in force at `now` to `take`, in batches in the order of the primary key.
-    ///
-    /// Changes recorded meanwhile may or may not be among them; whoever records one applies it too.
-    ///
-    /// # Errors
-    /// What SQLite said; `take` has seen a part then.
-    pub async fn load_changes(
-        &self,
-        now: UnixSeconds,
-        mut take: impl FnMut(&[StoredChange], LoadProgress),
-    ) -> Result<u64, StoreError> {
-        let error = || StoreError::statement("load revocations");
-        let total = self.change_count(now).await?;
-        let mut progress = LoadProgress { loaded: 0, total };
-        // Every key is greater: tenants are never empty.
-        let mut after = (String::new(), "", String::new(), String::new(), 0_i64);
-        loop {
-            let rows = sqlx::query(
-                "SELECT * FROM changes WHERE (tenant, kind, issuer, name, switched) > ($1, $2, $3, $4, $5) \
-                 AND forget_at > $6 ORDER BY tenant, kind, issuer, name, switched LIMIT $7",
-            )
-            .bind(&after.0)
-            .bind(after.1)
-            .bind(&after.2)
-            .bind(&after.3)
-            .bind(after.4)
-            .bind(seconds(now))
-            .bind(LOAD_ROWS)
-            .fetch_all(&self.pool)
-            .await
-            .map_err(error())?;
-            let batch = rows.iter().map(stored).collect::<Result<Vec<_>, _>>().map_err(error())?;
-            let Some(last) = batch.last() else { return Ok(progress.loaded) };
-            progress.loaded += batch.len() as u64;
-            take(&batch, progress);
-            let last = last.clone();
-            after = (last.tenant, last.kind.name(), last.issuer, last.name, switched(last.effect));
-        }
-    }
-
     /// The latest changes first: `count`, and whatever else has the epoch of the last, so that the page after this one, which
     /// begins at an earlier epoch, misses nothing. One call changes 256 things at most under one epoch.
     ///
@@ -419,31 +367,36 @@ fn switched(effect: Effect) -> i64 {
 }
 
 pub(super) fn stored(row: &SqliteRow) -> Result<StoredChange, sqlx::Error> {
-    let unreadable = |column: &str| sqlx::Error::ColumnDecode {
-        index: column.to_owned(),
-        source: "not a value that edgate writes".into(),
-    };
-    let kind: String = row.try_get("kind")?;
-    let effect: String = row.try_get("effect")?;
-    let second = time(row, "second")?;
-    let effect = match effect.as_str() {
-        "issued_until" => Effect::IssuedUntil(second),
-        "refused_until" => Effect::RefusedUntil(second),
-        state => Effect::Switched(Switch::from_name(state).ok_or_else(|| unreadable("effect"))?),
-    };
     let epoch: i64 = row.try_get("epoch")?;
     Ok(StoredChange {
-        kind: TargetKind::from_name(&kind).ok_or_else(|| unreadable("kind"))?,
+        kind: kind(row.try_get("kind")?)?,
         tenant: row.try_get("tenant")?,
         issuer: row.try_get("issuer")?,
         name: row.try_get("name")?,
-        effect,
+        effect: effect(row.try_get("effect")?, time(row, "second")?)?,
         forget_at: time(row, "forget_at")?,
         changed_at: time(row, "changed_at")?,
         reason: row.try_get("reason")?,
         actor: row.try_get("actor")?,
         epoch: epoch.cast_unsigned(),
     })
+}
+
+pub(super) fn kind(name: &str) -> Result<TargetKind, sqlx::Error> {
+    TargetKind::from_name(name).ok_or_else(|| unreadable("kind"))
+}
+
+pub(super) fn effect(name: &str, second: UnixSeconds) -> Result<Effect, sqlx::Error> {
+    Ok(match name {
+        "issued_until" => Effect::IssuedUntil(second),
+        "refused_until" => Effect::RefusedUntil(second),
+        state => Effect::Switched(Switch::from_name(state).ok_or_else(|| unreadable("effect"))?),
+    })
+}
+
+fn unreadable(column: &str) -> sqlx::Error {
+    let source = "not a value that edgate writes".into();
+    sqlx::Error::ColumnDecode { index: column.to_owned(), source }
 }
 
 #[cfg(test)]

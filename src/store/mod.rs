@@ -6,6 +6,7 @@
 
 mod changes;
 mod error;
+mod load;
 mod nonces;
 mod open;
 mod purge;
@@ -14,8 +15,9 @@ mod security_events;
 mod shared;
 mod status_indexes;
 
-pub use changes::{Cursor, ListFilter, LoadProgress, Recorded, StoredChange};
+pub use changes::{Cursor, ListFilter, Recorded, StoredChange};
 pub use error::StoreError;
+pub use load::LoadProgress;
 pub use nonces::Listed;
 pub use open::{OpenMode, Store};
 pub use security_events::StoredEvent;

@@ -1,7 +1,9 @@
 //! Changes on disk, over a real file.
 
 use super::*;
+use crate::store::LoadProgress;
 use crate::store::OpenMode;
+use crate::store::load::LOAD_ROWS;
 
 const NOW: UnixSeconds = UnixSeconds(1_800_000_000);
 
@@ -193,6 +195,31 @@ async fn the_load_comes_in_batches_with_progress_and_leaves_out_the_forgotten() 
     let total = rows.cast_unsigned();
     assert_eq!(seen.last().unwrap().1, LoadProgress { loaded: total, total });
     assert_eq!(seen.len(), 2);
+
+    let mut viewed = std::collections::HashSet::new();
+    let take = |batch: &[Change<'_>], _| viewed.extend(batch.iter().map(|one| one.name().to_owned()));
+    assert_eq!(store.load_view(NOW, take).await.unwrap(), rows.cast_unsigned());
+    assert_eq!(viewed, names);
+}
+
+#[tokio::test]
+async fn a_view_gets_every_kind_of_change_as_it_is_stored() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(&dir).await;
+    record(&store, &token("gone", NOW.0 + 10)).await;
+    record(&store, &subject(NOW.0)).await;
+    for (kind, name) in [(TargetKind::Kid, "k"), (TargetKind::Issuer, ""), (TargetKind::Subject, "agent-1")] {
+        record(&store, &switch(kind, Switch::Disabled, name)).await;
+    }
+    let mut whole = Vec::new();
+    store.load_changes(NOW, |batch, _| whole.extend_from_slice(batch)).await.unwrap();
+    let mut seen = 0;
+    let take = |batch: &[Change<'_>], _| {
+        seen += batch.len();
+        assert!(batch.iter().copied().eq(whole.iter().map(|one| one.change().unwrap())));
+    };
+    store.load_view(NOW, take).await.unwrap();
+    assert_eq!(seen, 5);
 }
 
 #[tokio::test]
