@@ -1,6 +1,6 @@
 //! What the audit log costs, each beside the primitive it is made of (issue "The audit log survives", Speed).
 //!
-//! `cargo bench -p edgate-bench --bench audit [-- lanes|append|sequencer|verify|recovery|durable]`.
+//! `cargo bench -p edgate-bench --bench audit [-- lanes|append|sequencer|verify|export|recovery|durable]`.
 //! The log lies in a temporary folder below `EDGATE_BENCH_DIR` (default: the system's). Numbers of acknowledgement
 //! and of bytes written are printed, since criterion measures neither percentiles nor `/proc/self/io`.
 
@@ -9,6 +9,7 @@
 use std::{
     fs,
     hint::black_box,
+    io,
     net::Ipv4Addr,
     os::unix::fs::FileExt as _,
     path::Path,
@@ -19,7 +20,9 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use edgate::verify::{Engine, Item, ItemKey, Tables, Verdict, Verifier};
 use edgate::{
     audit::{
-        Ack, Appender, DecisionEvent, Event, Opened, RecordId, Settings, SinkKind, StopEvent, open,
+        Ack, Appender, DecisionEvent, Event, Opened, RecordId, Settings, SinkKind, StopEvent,
+        export::{Filter, Format, export as export_log},
+        open,
         probe::{Probe, Together, lay_out, read_only, recover_only},
         verify::{Options, verify_dir},
     },
@@ -271,6 +274,38 @@ fn verify(_criterion: &mut Criterion) {
     }
 }
 
+/// Exporting every record as JSON Lines and as CSV, against a full verification of the same log by one thread.
+fn export(_criterion: &mut Criterion) {
+    if !wanted("export") {
+        return;
+    }
+    let dir = folder();
+    filled(dir.path(), 1);
+    let options = Options { threads: 1, allow_unsigned: true, ..Options::default() };
+    for (name, format) in [("JSON Lines", Format::JsonLines), ("CSV", Format::Csv)] {
+        let (mut shares, mut ours, mut theirs, mut rows) = (Vec::new(), Vec::new(), Vec::new(), 0);
+        for _ in 0..EXPORT_ROUNDS {
+            let started = cpu_time(ClockId::ProcessCPUTime);
+            let filter = Filter::default();
+            let exported = export_log(dir.path(), &filter, format, None, &mut io::sink(), &mut |_, _| {});
+            let took = (cpu_time(ClockId::ProcessCPUTime) - started).as_secs_f64();
+            rows = exported.expect("a whole log").rows;
+            let started = cpu_time(ClockId::ProcessCPUTime);
+            black_box(verify_dir(dir.path(), black_box(&options), &mut |_| {}).expect("a log"));
+            let verified = (cpu_time(ClockId::ProcessCPUTime) - started).as_secs_f64();
+            shares.push(verified / took);
+            ours.push(rows as f64 / took);
+            theirs.push(rows as f64 / verified);
+        }
+        println!(
+            "audit/export, {name}, {rows} records: {:.0}/s, full verification {:.0}/s; share {:.3}",
+            median(&ours),
+            median(&theirs),
+            Ratio::of(&shares)
+        );
+    }
+}
+
 fn recovery(criterion: &mut Criterion) {
     if !wanted("recovery") {
         return;
@@ -440,6 +475,7 @@ const TURN: usize = 64;
 /// Turns of a round.
 const TURNS: usize = 40;
 const ROUNDS: usize = 31;
+const EXPORT_ROUNDS: usize = 11;
 /// Writers that wait for durable acknowledgements, how long in each round, and bare writes beside them.
 const WRITERS: u16 = 64;
 const DURABLE_ROUND: Duration = Duration::from_millis(150);
@@ -448,6 +484,6 @@ const BARE_WRITES: usize = 512;
 criterion_group! {
     name = benches;
     config = Criterion::default().warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(2));
-    targets = lanes, append, sequencer, verify, recovery, durable
+    targets = lanes, append, sequencer, verify, export, recovery, durable
 }
 criterion_main!(benches);

@@ -209,7 +209,7 @@ impl Pass<'_> {
         }
         self.rows += 1;
         match format {
-            Format::Csv => rows::write_csv(&mut self.sink.buffer, entry, &Ok(body), &mut self.scratch),
+            Format::Csv => rows::write_csv(&mut self.sink.buffer, entry, &body, &mut self.scratch),
             Format::JsonLines => {
                 rows::write_json(&mut self.sink.buffer, entry, &Ok(body));
                 self.sink.buffer.push(b'\n');
@@ -263,9 +263,9 @@ impl Counts {
     fn add(&mut self, entry: &Entry, body: &Body<'_>) {
         self.records += 1;
         let kind = entry.kind();
-        match self.kinds.get_mut(&kind) {
+        match self.kinds.get_mut(&*kind) {
             Some(count) => *count += 1,
-            None => drop(self.kinds.insert(kind, 1)),
+            None => drop(self.kinds.insert(kind.into_owned(), 1)),
         }
         let mut decided = |name, value| {
             if let Some(decision) = decision_name(name, value) {

@@ -23,6 +23,7 @@ mod error;
 mod event;
 pub mod export;
 mod folder;
+mod hex;
 mod id;
 mod keeper;
 mod map;
@@ -56,6 +57,7 @@ pub use event::{
     AdminEvent, BATCH_ITEMS_MAX, BatchEvent, BatchItem, ChangeEvent, DecisionEvent, EraseEvent, Event,
     ExportEvent, IssueEvent, KID_BYTES_MAX, Phase, RevokeEvent, StartEvent, StopEvent, VerifyRunEvent,
 };
+pub use hex::hex;
 pub use id::{RECORD_ID_TEXT_MAX, RecordId, RecordIdError};
 pub use keeper::DiskState;
 pub use note::{CheckpointKey, NoteError};
@@ -63,7 +65,7 @@ pub use open::{Log, LogWatch, Opened, open, open_signed};
 pub use real::{SinkKind, sink_for};
 pub use record::Hash;
 pub use recover::{Recovery, Torn};
-pub use sealer::{CheckpointSigner, Sign, SignError, hex};
+pub use sealer::{CheckpointSigner, Sign, SignError};
 pub use settings::{OnFailure, Settings, Watermarks};
 pub use status::Status;
 pub use succeed::{Decision, SetAside, succeed};

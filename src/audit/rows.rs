@@ -4,9 +4,9 @@ use std::io::Write as _;
 
 use super::{
     cbor::Value,
+    hex::push_hex,
     record::CORE_SEQUENCER,
     schema::{self, Body, BodyError, Shape},
-    sealer::hex,
     tail::{Entry, decision_name, time},
 };
 
@@ -32,7 +32,7 @@ pub(super) fn write_json(out: &mut Vec<u8>, entry: &Entry, body: &Result<Body<'_
     // Writing to a vector does not fail.
     let _ = write!(
         out,
-        r#"{{"seq":{},"time":"{}","wall_ns":{},"mono_ns":{},"kind":"{}","id":"{}","epoch":{},"segment":{},"event_hash":"{}","prev_hash":"{}","body":"#,
+        r#"{{"seq":{},"time":"{}","wall_ns":{},"mono_ns":{},"kind":"{}","id":"{}","epoch":{},"segment":{},"event_hash":""#,
         header.seq,
         time(header.wall_ns),
         header.wall_ns,
@@ -41,9 +41,11 @@ pub(super) fn write_json(out: &mut Vec<u8>, entry: &Entry, body: &Result<Body<'_
         entry.id,
         header.epoch,
         entry.segment,
-        hex(&entry.hash),
-        hex(&header.prev_hash),
     );
+    push_hex(out, &entry.hash);
+    out.extend_from_slice(br#"","prev_hash":""#);
+    push_hex(out, &header.prev_hash);
+    out.extend_from_slice(br#"","body":"#);
     write_body(out, body.as_deref().unwrap_or_default());
     if let Err(error) = body {
         out.extend_from_slice(br#","error":"#);
@@ -53,47 +55,29 @@ pub(super) fn write_json(out: &mut Vec<u8>, entry: &Entry, body: &Result<Body<'_
 }
 
 /// Appends the record as a line of CSV (RFC 4180), with its line end.
-pub(super) fn write_csv(
-    out: &mut Vec<u8>,
-    entry: &Entry,
-    body: &Result<Body<'_>, BodyError>,
-    scratch: &mut Vec<u8>,
-) {
+pub(super) fn write_csv(out: &mut Vec<u8>, entry: &Entry, body: &Body<'_>, scratch: &mut Vec<u8>) {
     let header = &entry.header;
-    let fields = body.as_deref().unwrap_or_default();
-    let named = |name: &str| {
-        fields.iter().find(|(field, _)| field.name == name).map(|(_, value)| match value {
-            Value::Text(text) => (*text).to_owned(),
-            other => decision_name(name, other).unwrap_or_default().to_owned(),
-        })
-    };
-    scratch.clear();
-    match body {
-        Ok(body) => write_body(scratch, body),
-        Err(error) => scratch.extend_from_slice(error.to_string().as_bytes()),
+    let _ = write!(out, "{},{},{},", header.seq, time(header.wall_ns), entry.kind());
+    if header.core != CORE_SEQUENCER {
+        let _ = write!(out, "{}", entry.id);
     }
-    let body = String::from_utf8_lossy(scratch);
-    let id = if header.core == CORE_SEQUENCER { String::new() } else { entry.id.to_string() };
-    let cells: [&str; CSV_COLUMNS.len()] = [
-        &header.seq.to_string(),
-        &time(header.wall_ns),
-        &entry.kind(),
-        &id,
-        &named("tenant").unwrap_or_default(),
-        &named("issuer").unwrap_or_default(),
-        &named("kid").unwrap_or_default(),
-        &named("decision").unwrap_or_default(),
-        &hex(&entry.hash),
-        &hex(&header.prev_hash),
-        &header.wall_ns.to_string(),
-        &body,
-    ];
-    for (place, cell) in cells.into_iter().enumerate() {
-        if place > 0 {
-            out.push(b',');
+    for name in ["tenant", "issuer", "kid", "decision"] {
+        out.push(b',');
+        let value = body.iter().find(|(field, _)| field.name == name).map(|(_, value)| value);
+        match value {
+            Some(Value::Text(text)) => write_cell(out, text),
+            Some(value) => write_cell(out, decision_name(name, value).unwrap_or_default()),
+            None => {}
         }
-        write_cell(out, cell);
     }
+    out.push(b',');
+    push_hex(out, &entry.hash);
+    out.push(b',');
+    push_hex(out, &header.prev_hash);
+    let _ = write!(out, ",{},", header.wall_ns);
+    scratch.clear();
+    write_body(scratch, body);
+    write_cell(out, str::from_utf8(scratch).expect("JSON is text"));
     out.extend_from_slice(b"\r\n");
 }
 
@@ -114,11 +98,11 @@ fn write_cell(out: &mut Vec<u8>, text: &str) {
     if formula {
         out.push(b'\'');
     }
-    for byte in text.bytes() {
-        if byte == b'"' {
-            out.push(b'"');
+    for (place, piece) in text.split('"').enumerate() {
+        if place > 0 {
+            out.extend_from_slice(b"\"\"");
         }
-        out.push(byte);
+        out.extend_from_slice(piece.as_bytes());
     }
     if quoted {
         out.push(b'"');
@@ -159,7 +143,9 @@ fn write_value(out: &mut Vec<u8>, name: &str, value: &Value<'_>, shape: Shape) {
         }
         Value::Bool(value) => out.extend_from_slice(if *value { b"true" } else { b"false" }),
         Value::Bytes(bytes) => {
-            let _ = write!(out, "\"{}\"", hex(bytes));
+            out.push(b'"');
+            push_hex(out, bytes);
+            out.push(b'"');
         }
         Value::Map(entries) => {
             let fields = if let Shape::Items(fields) = shape { fields } else { &[] };

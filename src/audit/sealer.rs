@@ -19,6 +19,7 @@ use super::{
     appender::{Appender, Shared},
     error::{AuditError, AuditFailure, FailureKind},
     folder::segment_name,
+    hex::{hex, unhex},
     merkle::CompactRange,
     note::{Checkpoint, CheckpointKey},
     real::{list_segments, sync_folder},
@@ -428,22 +429,6 @@ pub(super) fn replace_file(dir: &Path, name: &str, bytes: &[u8]) -> io::Result<(
     file.sync_all()?;
     fs::rename(&draft, dir.join(name))?;
     sync_folder(dir)
-}
-
-/// Lower-case hexadecimal.
-#[must_use]
-pub fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
-        write!(text, "{byte:02x}").expect("a string takes every write");
-        text
-    })
-}
-
-pub(super) fn unhex(text: &str) -> Option<Vec<u8>> {
-    let (pairs, []) = text.as_bytes().as_chunks::<2>() else { return None };
-    let digit = |byte: u8| char::from(byte).to_digit(16);
-    pairs.iter().map(|[high, low]| u8::try_from(digit(*high)? << 4 | digit(*low)?).ok()).collect()
 }
 
 /// The latest checkpoint, for readers and for a later look at what had been signed.

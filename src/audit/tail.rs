@@ -2,6 +2,7 @@
 //! what `verify` is for. Never writes, and needs no lock.
 
 use std::{
+    borrow::Cow,
     fs::File,
     io,
     os::unix::fs::FileExt as _,
@@ -12,12 +13,12 @@ use super::{
     cbor::Value,
     error::AuditError,
     folder::segment_name,
+    hex::hex,
     id::RecordId,
     real::list_segments,
     record::{CORE_SEQUENCER, Hash, Header, stored_len},
     rows,
     schema::{self, Body, BodyError, Kind},
-    sealer::hex,
     walk::{Flaw, SegmentOpen, read_record},
 };
 use crate::decision::Decision;
@@ -203,9 +204,9 @@ impl Tail {
 impl Entry {
     /// The kind's name, or its number.
     #[must_use]
-    pub fn kind(&self) -> String {
+    pub fn kind(&self) -> Cow<'static, str> {
         Kind::from_code(self.header.kind)
-            .map_or_else(|| self.header.kind.to_string(), |kind| kind.name().to_owned())
+            .map_or_else(|| self.header.kind.to_string().into(), |kind| kind.name().into())
     }
 
     /// One line for a person: time, number, kind, fields. Text from outside is escaped.

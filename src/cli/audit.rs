@@ -168,7 +168,8 @@ fn tail(arguments: &TailArguments) -> Result<u8, AuditError> {
         complain(format_args!("no kind {name:?}; there are {}", names.join(", ")));
         return Ok(EXIT_INPUT);
     }
-    let wanted = |entry: &Entry| arguments.kind.is_empty() || arguments.kind.contains(&entry.kind());
+    let wanted =
+        |entry: &Entry| arguments.kind.is_empty() || arguments.kind.iter().any(|kind| *kind == entry.kind());
     let mut tail = Tail::last(&arguments.dir, arguments.lines, wanted)?;
     let mut tries = 0;
     loop {

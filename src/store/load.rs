@@ -19,7 +19,7 @@ pub struct LoadProgress {
 }
 
 impl Store {
-    /// Hands every change in force at `now` to `take`, in batches in the order of the primary key.
+    /// Hands every change in force at `now` to `take`, in batches, in the order in which they lie on disk.
     ///
     /// Changes recorded meanwhile may or may not be among them; whoever records one applies it too.
     ///
@@ -64,54 +64,27 @@ impl Store {
         let error = || StoreError::statement("load revocations");
         let total = self.change_count(now).await?;
         let mut progress = LoadProgress { loaded: 0, total };
-        // Every key is greater: tenants are never empty.
-        let mut after = Key::default();
+        let mut after = i64::MIN;
         loop {
             let rows = sqlx::query(page)
-                .bind(&after.tenant)
-                .bind(&after.kind)
-                .bind(&after.issuer)
-                .bind(&after.name)
-                .bind(after.switched)
+                .bind(after)
                 .bind(seconds(now))
                 .bind(LOAD_ROWS)
                 .fetch_all(&self.pool)
                 .await
                 .map_err(error())?;
             let Some(last) = rows.last() else { return Ok(progress.loaded) };
-            after = Key::of(last).map_err(error())?;
+            after = last.try_get("rowid").map_err(error())?;
             progress.loaded += rows.len() as u64;
             take(&rows, progress).map_err(error())?;
         }
     }
 }
 
-/// Where a page ended.
-#[derive(Default)]
-struct Key {
-    tenant: String,
-    kind: String,
-    issuer: String,
-    name: String,
-    switched: i64,
-}
-
-impl Key {
-    fn of(row: &SqliteRow) -> Result<Self, sqlx::Error> {
-        Ok(Self {
-            tenant: row.try_get("tenant")?,
-            kind: row.try_get("kind")?,
-            issuer: row.try_get("issuer")?,
-            name: row.try_get("name")?,
-            switched: row.try_get("switched")?,
-        })
-    }
-}
-
 /// A row of [`PAGE_FOR_VIEW`].
 fn change(row: &SqliteRow) -> Result<Option<Change<'_>>, sqlx::Error> {
-    let (second, epoch): (i64, i64) = (row.try_get(6)?, row.try_get(7)?);
-    let effect = effect(row.try_get(5)?, UnixSeconds(second.cast_unsigned()))?;
+    let (second, epoch): (i64, i64) = (row.try_get(5)?, row.try_get(6)?);
+    let effect = effect(row.try_get(4)?, UnixSeconds(second.cast_unsigned()))?;
     let (tenant, kind, issuer, name) =
         (row.try_get(0)?, kind(row.try_get(1)?)?, row.try_get(2)?, row.try_get(3)?);
     Ok(Change::new(kind, tenant, issuer, name, effect, epoch.cast_unsigned()))
@@ -119,17 +92,17 @@ fn change(row: &SqliteRow) -> Result<Option<Change<'_>>, sqlx::Error> {
 
 macro_rules! page {
     ($columns:literal) => {
+        // Along the rows themselves: an index would be a way to each of them, one by one, through all of the file.
         concat!(
             "SELECT ",
             $columns,
-            " FROM changes WHERE (tenant, kind, issuer, name, switched) > ($1, $2, $3, $4, $5) \
-              AND forget_at > $6 ORDER BY tenant, kind, issuer, name, switched LIMIT $7"
+            ", rowid FROM changes NOT INDEXED WHERE rowid > $1 AND forget_at > $2 ORDER BY rowid LIMIT $3"
         )
     };
 }
 
 const PAGE_WHOLE: &str = page!("*");
-const PAGE_FOR_VIEW: &str = page!("tenant, kind, issuer, name, switched, effect, second, epoch");
+const PAGE_FOR_VIEW: &str = page!("tenant, kind, issuer, name, effect, second, epoch");
 
 /// Rows read at once.
 pub(super) const LOAD_ROWS: i64 = 20_000;

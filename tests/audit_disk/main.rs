@@ -82,7 +82,10 @@ fn records(dir: &Path) -> Vec<(String, serde_json::Value)> {
     let mut tail = Tail::last(dir, usize::MAX, |_| true).unwrap();
     let next = || {
         tail.next().unwrap().map(|entry| {
-            (entry.kind(), serde_json::from_str::<serde_json::Value>(&entry.json()).unwrap()["body"].take())
+            (
+                entry.kind().into_owned(),
+                serde_json::from_str::<serde_json::Value>(&entry.json()).unwrap()["body"].take(),
+            )
         })
     };
     std::iter::from_fn(next).collect()

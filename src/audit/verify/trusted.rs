@@ -3,9 +3,10 @@
 use std::{ffi::OsStr, fs, io, path::Path};
 
 use super::super::{
+    hex::{hex, unhex},
     merkle::CompactRange,
     record::Hash,
-    sealer::{hex, replace_file, unhex},
+    sealer::replace_file,
 };
 
 /// A state of the log that a verification established and a later one may start from.
