@@ -57,9 +57,13 @@ impl CompactRange {
         if self.begin != 0 {
             return None;
         }
-        let mut nodes = self.nodes.iter().rev().map(|node| node.hash);
-        let Some(last) = nodes.next() else { return Some(Sha256::digest([]).into()) };
-        Some(nodes.fold(last, |right, left| node_hash(&left, &right)))
+        Some(self.head().unwrap_or_else(|| Sha256::digest([]).into()))
+    }
+
+    /// The head over the leaves of the range, as it stands in the tree if the range is one of its subtrees; `None` for
+    /// no leaves.
+    pub(super) fn head(&self) -> Option<Hash> {
+        head_of(self.nodes.iter().map(|node| node.hash).collect())
     }
 
     /// The hashes of the subtrees, back to back, for storage beside the size.
@@ -190,6 +194,11 @@ impl GrowingRange {
 
 /// Leaves that are hashed together: enough to fill the lanes but for the last levels, and 32 KiB.
 const WAITING_MAX: usize = 1024;
+
+/// The head over neighbouring perfect subtrees, each smaller than the one to its left; `None` for none.
+pub(super) fn head_of(subtrees: Vec<Hash>) -> Option<Hash> {
+    subtrees.into_iter().rev().reduce(|right, left| node_hash(&left, &right))
+}
 
 /// `SHA-256(0x01 ‖ left ‖ right)` (RFC 6962 §2.1).
 #[must_use]
