@@ -66,6 +66,12 @@ impl CompactRange {
         head_of(self.nodes.iter().map(|node| node.hash).collect())
     }
 
+    /// Adds the next 2^`level` leaves by the head of their subtree, which must start at a multiple of their number.
+    pub(super) fn push_subtree(&mut self, level: u32, hash: &Hash) {
+        assert_eq!(self.end & ((1 << level) - 1), 0, "a subtree of level {level} at leaf {}", self.end);
+        self.push_node(Node { level, hash: *hash });
+    }
+
     /// The hashes of the subtrees, back to back, for storage beside the size.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
@@ -86,7 +92,7 @@ impl CompactRange {
     }
 
     /// Adds the next leaves, as [`Self::push`] one by one, but hashes each level of the tree together.
-    fn extend(&mut self, leaves: &[Hash], hasher: &mut Hasher) {
+    pub(super) fn extend(&mut self, leaves: &[Hash], hasher: &mut Hasher) {
         let mut row = leaves.to_vec();
         let mut start = self.end;
         self.end += leaves.len() as u64;

@@ -17,7 +17,7 @@ use super::{
     id::RecordId,
     real::list_segments,
     record::{CORE_SEQUENCER, Hash, Header, stored_len},
-    schema::{self, Kind, Shape},
+    schema::{self, BodyError, Kind, Shape},
     sealer::hex,
     walk::{Flaw, SegmentOpen, read_record},
 };
@@ -207,7 +207,7 @@ impl Entry {
             Err(error) => line.push_str(&format!(" [{error}]")),
             Ok(body) => {
                 for (field, value) in &body {
-                    let shown = match self.decision_name(field.name, value) {
+                    let shown = match decision_name(field.name, value) {
                         Some(name) => name.to_owned(),
                         None => plain(value),
                     };
@@ -225,19 +225,9 @@ impl Entry {
     #[must_use]
     pub fn to_json(&self) -> Json {
         let header = &self.header;
-        let mut fields = Map::new();
-        let unread = match schema::read_body(header.kind, header.schema, &self.body) {
-            Err(error) => Some(error.to_string()),
-            Ok(body) => {
-                for (field, value) in &body {
-                    let json = match self.decision_name(field.name, value) {
-                        Some(name) => Json::from(name),
-                        None => to_json(value, field.shape),
-                    };
-                    fields.insert(field.name.to_owned(), json);
-                }
-                None
-            }
+        let (fields, unread) = match body_json(header, &self.body) {
+            Ok(fields) => (fields, None),
+            Err(error) => (Map::new(), Some(error.to_string())),
         };
         let mut object = serde_json::json!({
             "seq": header.seq,
@@ -257,20 +247,30 @@ impl Entry {
         }
         object
     }
+}
 
-    /// Decisions are stored as numbers and shown by name.
-    fn decision_name(&self, field: &str, value: &Value<'_>) -> Option<&'static str> {
-        match value {
-            Value::Uint(code) if field == "decision" => {
-                u16::try_from(*code).ok().and_then(Decision::from_code).map(Decision::name)
-            }
-            _ => None,
+/// The fields of a record's body, by name.
+pub(super) fn body_json(header: &Header, body: &[u8]) -> Result<Map<String, Json>, BodyError> {
+    let fields = schema::read_body(header.kind, header.schema, body)?;
+    let one = |(field, value): &(&schema::Field, Value<'_>)| {
+        let json = decision_name(field.name, value).map_or_else(|| to_json(value, field.shape), Json::from);
+        (field.name.to_owned(), json)
+    };
+    Ok(fields.iter().map(one).collect())
+}
+
+/// Decisions are stored as numbers and shown by name.
+fn decision_name(field: &str, value: &Value<'_>) -> Option<&'static str> {
+    match value {
+        Value::Uint(code) if field == "decision" => {
+            u16::try_from(*code).ok().and_then(Decision::from_code).map(Decision::name)
         }
+        _ => None,
     }
 }
 
 /// RFC 3339 with microseconds; the number itself where it is no time.
-fn time(wall_ns: u64) -> String {
+pub(super) fn time(wall_ns: u64) -> String {
     jiff::Timestamp::from_nanosecond(i128::from(wall_ns))
         .map_or_else(|_| wall_ns.to_string(), |time| format!("{time:.6}"))
 }

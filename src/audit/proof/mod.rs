@@ -4,11 +4,32 @@
 //! [`consistency_path`]); their heads come from stored tiles or from the segments. The checks are those of
 //! RFC 9162 §2.1.3.2 and §2.1.4.2, step by step, and share no code with the making.
 
+//!
+//! - `find.rs`, `make.rs`: the record of an id, and the proofs about a log.
+//! - `file.rs`: proofs as files, and the check that needs nothing else but a key.
+//! - `export.rs`, `tile.rs`: the tree as C2SP tlog-tiles, which spares reading the log. Never trusted.
+
+mod error;
+mod export;
+mod file;
+mod find;
+mod leaves;
+mod make;
+mod tile;
+
 use std::ops::Range;
 
 use sha2::{Digest as _, Sha256};
 
 use super::{merkle::node_hash, record::Hash};
+
+pub use error::ProveError;
+pub use export::{Exported, export_tiles};
+pub use file::{
+    ConsistencyProof, Expected, InclusionProof, PROOF_BYTES_MAX, ProofClass, ProvenRecord, Refusal,
+    verify_consistency, verify_inclusion,
+};
+pub use make::Prover;
 
 /// The runs whose heads prove that leaf `index` is in the tree of `size` leaves, from the leaf's sibling up
 /// (RFC 6962 §2.1.1, `PATH`). Every other leaf is in exactly one of them.

@@ -4,7 +4,10 @@ use proptest::prelude::*;
 use sha2::{Digest as _, Sha256};
 
 use super::*;
-use crate::audit::merkle::head_of;
+use crate::audit::{
+    merkle::head_of,
+    note::{Checkpoint, CheckpointKey},
+};
 
 fn leaf(n: u64) -> Hash {
     Sha256::digest(n.to_le_bytes()).into()
@@ -164,4 +167,27 @@ proptest! {
             prop_assert!(!is_consistent(old, size, &old_root, &[8; 32], &consistent));
         }
     }
+}
+
+#[test]
+fn a_proof_from_a_log_of_a_billion_is_under_four_kilobytes() {
+    let origin = "a-long-name-of-a-log.example.com/europe-west/appliance-17/audit";
+    let checkpoint = |size| Checkpoint { origin: origin.to_owned(), size, root: uniform_root(size) };
+    let key = CheckpointKey { name: origin.to_owned(), verifying_key: [1; 32] };
+    let text = |index, size| {
+        InclusionProof {
+            index,
+            path: heads(&inclusion_path(index, size), uniform),
+            hash: [7; 32],
+            entry: [8; 116],
+            body: None,
+            note: checkpoint(size).to_note(&key, &[9; 64]),
+        }
+        .to_text()
+    };
+    let billion = 1_000_000_000;
+    let longest = [0, 1, billion / 2, billion - 1].map(|index| text(index, billion).len());
+    assert!(longest.iter().all(|bytes| *bytes < 2500), "{longest:?}");
+    // Nor is that of the largest log there can be.
+    assert!(text(0, i64::MAX as u64).len() < 4096);
 }
