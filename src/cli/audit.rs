@@ -14,7 +14,7 @@ use crate::audit::{AuditError, CheckpointKey, Entry, Tail, hex};
 use crate::config::{Config, EXIT_CONFIG};
 use crate::daemon;
 
-use super::{EXIT_FAILURE, EXIT_INPUT, EXIT_NO, EXIT_YES, Output, complain, print_line};
+use super::{EXIT_FAILURE, EXIT_INPUT, EXIT_NO, EXIT_YES, Output, audit_proof, complain, print_line};
 
 /// What can be done with a log.
 #[derive(Debug, Subcommand)]
@@ -23,6 +23,13 @@ pub(super) enum AuditCommand {
     Verify(VerifyArguments),
     /// Show the latest records, and with --follow those that come.
     Tail(TailArguments),
+    /// Write the log's tree as C2SP tlog-tiles, which standard tools read and `prove` needs no log for; continues from what
+    /// is there.
+    Tiles(audit_proof::TilesArguments),
+    /// Prove one decision to a stranger, or that the log continues an older checkpoint.
+    Prove(audit_proof::ProveArguments),
+    /// Check a proof: offline, without the log, with nothing but a key.
+    VerifyProof(audit_proof::VerifyProofArguments),
     /// Decide about a damaged log that a start refuses: keep it aside, whole, and begin a successor that says so.
     SetAside(SetAsideArguments),
 }
@@ -111,6 +118,9 @@ pub(super) fn run(command: &AuditCommand) -> u8 {
             complain(error);
             EXIT_INPUT
         }),
+        AuditCommand::Tiles(arguments) => audit_proof::tiles(arguments),
+        AuditCommand::Prove(arguments) => audit_proof::prove(arguments),
+        AuditCommand::VerifyProof(arguments) => audit_proof::verify_proof(arguments),
         AuditCommand::SetAside(arguments) => set_aside(arguments),
     }
 }
@@ -209,7 +219,7 @@ const DAMAGE_TRIES: u32 = 5;
 const FOLLOW_PAUSE: Duration = Duration::from_millis(200);
 
 fn verify(arguments: &VerifyArguments) -> u8 {
-    let keys = match checkpoint_keys(arguments) {
+    let keys = match checkpoint_keys(&arguments.dir, arguments.key.as_deref()) {
         Ok(keys) => keys,
         Err(message) => {
             complain(message);
@@ -278,9 +288,9 @@ fn read_state(path: &Path) -> Result<Option<Trusted>, String> {
 }
 
 /// The key given, or the copy beside the log.
-fn checkpoint_keys(arguments: &VerifyArguments) -> Result<Vec<CheckpointKey>, String> {
-    let beside = arguments.dir.join("checkpoint.key");
-    let path: &Path = match &arguments.key {
+pub(super) fn checkpoint_keys(dir: &Path, key: Option<&Path>) -> Result<Vec<CheckpointKey>, String> {
+    let beside = dir.join("checkpoint.key");
+    let path: &Path = match key {
         Some(path) => path,
         None if beside.exists() => &beside,
         None => return Ok(Vec::new()),
@@ -296,7 +306,7 @@ fn checkpoint_keys(arguments: &VerifyArguments) -> Result<Vec<CheckpointKey>, St
         .collect()
 }
 
-fn progress_bar(json: bool) -> ProgressBar {
+pub(super) fn progress_bar(json: bool) -> ProgressBar {
     if json {
         return ProgressBar::hidden();
     }
