@@ -192,8 +192,11 @@ impl InclusionProof {
         text
     }
 
-    /// Reads a file; nothing it says is checked but its form.
-    fn parse(bytes: &[u8]) -> Result<Self, Refusal> {
+    /// Reads a file. Nothing it says is checked but its form: [`verify_inclusion`] is what checks.
+    ///
+    /// # Errors
+    /// [`ProofClass::CutShort`] or [`ProofClass::Malformed`].
+    pub fn parse(bytes: &[u8]) -> Result<Self, Refusal> {
         let text = text_of(bytes, TITLE)?;
         let (lines, note) = parts(&text[TITLE.len()..])?;
         let mut lines = lines.split('\n');
@@ -224,7 +227,11 @@ impl ConsistencyProof {
         text
     }
 
-    fn parse(bytes: &[u8]) -> Result<Self, Refusal> {
+    /// Reads a file, as [`InclusionProof::parse`].
+    ///
+    /// # Errors
+    /// [`ProofClass::CutShort`] or [`ProofClass::Malformed`].
+    pub fn parse(bytes: &[u8]) -> Result<Self, Refusal> {
         let text = text_of(bytes, OLD)?;
         let (lines, note) = parts(text)?;
         let mut lines = lines.split('\n');
