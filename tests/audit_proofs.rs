@@ -320,7 +320,11 @@ fn an_export_that_is_killed_leaves_whole_files_only() {
         if !setting.tiles().exists() {
             continue;
         }
-        for (name, bytes) in files(&setting.tiles()) {
+        let left = files(&setting.tiles());
+        if left.contains_key(Path::new("checkpoint")) {
+            assert!(fresh.keys().all(|name| left.contains_key(name)), "the checkpoint comes last");
+        }
+        for (name, bytes) in left {
             if name.extension().is_none_or(|extension| extension != "new") {
                 assert_eq!(fresh.get(&name), Some(&bytes), "{}", name.display());
             }
@@ -384,6 +388,112 @@ fn a_wrong_tile_or_record_is_named_before_a_proof_is_made_of_it() {
     let whole = setting.prove(&[&setting.ids[301].to_string()]);
     assert_eq!(whole.status.code(), Some(1), "{whole:?}");
     assert!(said(&whole).contains("segment 0000000001.seg, offset "), "{whole:?}");
+}
+
+#[test]
+fn proofs_are_made_while_the_log_is_written() {
+    let setting = Setting::new();
+    let settings = Settings {
+        segment_bytes: 160 * 1024,
+        checkpoint_interval: Duration::from_millis(100),
+        ..Settings::new(setting.log(), ORIGIN)
+    };
+    let mut opened = open_signed(&settings, 1, Some(signer())).unwrap();
+    let appender = &mut opened.appenders[0];
+    let (mut tried, mut proven) = (0, 0);
+    let mut ids = Vec::new();
+    while proven < 5 {
+        tried += 1;
+        assert!(tried < 200, "{proven} proofs in {tried} tries");
+        for n in 0..300 {
+            let reason = format!("event {n}");
+            ids.push(appender.append(&Event::Stop(StopEvent { reason: &reason }), Ack::Durable).unwrap());
+        }
+        appender.submit();
+        appender.wait(*ids.last().unwrap(), Ack::Durable, PATIENCE).unwrap();
+        let exported = setting.export();
+        assert_eq!(exported.status.code(), Some(0), "{exported:?}");
+        assert_eq!(setting.read(&["tiles", text(&setting.tiles())])["valid"], true);
+        let id = ids[ids.len() * 2 / 3].to_string();
+        let made = setting.prove(&[&id, "--tiles", text(&setting.tiles())]);
+        if made.status.code() == Some(0) {
+            let file = setting.write("live", &made.stdout);
+            assert_eq!(setting.check(&file, &["--id", &id]).status.code(), Some(0));
+            assert_eq!(setting.prove(&[&id]).status.code(), Some(0));
+            proven += 1;
+        } else {
+            assert!(said(&made).contains("is not covered yet"), "{made:?}");
+        }
+    }
+    opened.log.close(PATIENCE).unwrap();
+}
+
+#[test]
+fn another_log_of_the_same_name_and_key_is_no_continuation() {
+    let setting = Setting::new();
+    assert_eq!(setting.export().status.code(), Some(0));
+    let exported = files(&setting.tiles());
+    let (log, first) = (setting.log(), setting.path("first"));
+    fs::rename(&log, &first).unwrap();
+    let ids = grow(&log, 2500);
+    let old = first.join("checkpoint");
+    // By their sizes the checkpoints could be of one log.
+    let forked = setting.prove(&["--consistency", text(&old)]);
+    assert_eq!(forked.status.code(), Some(25), "{forked:?}");
+    let refused = setting.export();
+    assert_eq!(refused.status.code(), Some(25), "{refused:?}");
+    assert!(said(&refused).contains("is not the one that was exported before"), "{refused:?}");
+    assert_eq!(files(&setting.tiles()), exported, "what was exported stays");
+    // A tile of the old log does not vouch for a record of the new one.
+    let mixed = setting.prove(&[&ids[100].to_string(), "--tiles", text(&setting.tiles())]);
+    assert_eq!(mixed.status.code(), Some(1), "{mixed:?}");
+    assert!(said(&mixed).contains("is not the signed one"), "{mixed:?}");
+
+    // Whole in itself, and not what was signed.
+    fs::copy(&old, log.join("checkpoint")).unwrap();
+    let unvouched = setting.prove(&[&ids[100].to_string()]);
+    assert_eq!(unvouched.status.code(), Some(1), "{unvouched:?}");
+    assert!(said(&unvouched).contains("do not hash to the signed tree head"), "{unvouched:?}");
+    let fresh = setting.path("fresh");
+    let export = || audit(&["tiles", "--out", text(&fresh), "--dir", text(&log)]);
+    let unvouched = export();
+    assert_eq!(unvouched.status.code(), Some(1), "{unvouched:?}");
+    assert!(!fresh.join("checkpoint").exists(), "nothing vouches for these tiles");
+    // What such a run leaves is replaced by the next one.
+    let note = fs::read(first.join("checkpoint")).unwrap();
+    fs::remove_dir_all(&log).unwrap();
+    fs::rename(&first, &log).unwrap();
+    assert_eq!(fs::read(log.join("checkpoint")).unwrap(), note);
+    assert_eq!(export().status.code(), Some(0));
+    assert_eq!(setting.read(&["tiles", text(&fresh)])["valid"], true);
+}
+
+#[test]
+fn a_log_that_lost_signed_records_has_no_tiles_and_no_proofs() {
+    let setting = Setting::new();
+    grow(&setting.log(), 100);
+    let segments: Vec<PathBuf> =
+        files(&setting.log()).into_keys().filter(|name| text(name).ends_with(".seg")).collect();
+    assert!(segments.len() > 2, "{segments:?}");
+    let last = setting.log().join(segments.last().unwrap());
+    let kept = fs::read(&last).unwrap();
+    fs::remove_file(&last).unwrap();
+    let id = setting.ids[5].to_string();
+    for refused in [setting.export(), setting.prove(&[&id])] {
+        assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+        assert!(said(&refused).contains("is missing"), "{refused:?}");
+    }
+    fs::write(&last, kept).unwrap();
+    assert_eq!(setting.prove(&[&id]).status.code(), Some(0));
+    fs::remove_file(setting.log().join(&segments[1])).unwrap();
+    for refused in [setting.export(), setting.prove(&[&id])] {
+        assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+        assert!(said(&refused).contains("segment 0000000001.seg, offset "), "{refused:?}");
+    }
+    fs::remove_file(setting.log().join("checkpoint")).unwrap();
+    let unsigned = setting.prove(&[&id]);
+    assert_eq!(unsigned.status.code(), Some(2), "{unsigned:?}");
+    assert!(said(&unsigned).contains("no checkpoint at "), "{unsigned:?}");
 }
 
 #[test]
