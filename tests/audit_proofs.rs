@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use ed25519_dalek::{Signer as _, SigningKey};
 use edgate::audit::note::Checkpoint;
-use edgate::audit::proof::{Expected, ProofClass, verify_consistency, verify_inclusion};
+use edgate::audit::proof::{Expected, ProofClass, Prover, verify_consistency, verify_inclusion};
 use edgate::audit::{
     Ack, CheckpointKey, CheckpointSigner, Event, RecordId, Settings, StopEvent, open_signed,
 };
@@ -258,6 +258,32 @@ fn tiles_grow_with_the_log_and_hash_to_what_was_signed() {
         assert!(text(name).contains(".p/"), "{}", name.display());
     }
     assert!(!grown.keys().any(|name| text(name).contains("000.p/") && text(name).contains("tile/0")));
+}
+
+#[test]
+fn tiles_go_into_a_folder_of_their_own_one_export_at_a_time() {
+    let setting = Setting::new();
+    let log = setting.log();
+    let before = files(&log);
+    let into_log = audit(&["tiles", "--dir", text(&log), "--out", text(&log)]);
+    assert_eq!(into_log.status.code(), Some(2), "{into_log:?}");
+    assert!(said(&into_log).contains("holds an audit log"), "{into_log:?}");
+    assert_eq!(files(&log), before);
+    let nowhere = audit(&["tiles", "--dir", text(&log), "--out", "/nowhere/tiles"]);
+    assert_eq!(nowhere.status.code(), Some(2), "{nowhere:?}");
+
+    assert_eq!(setting.export().status.code(), Some(0));
+    let lock = fs::File::open(setting.tiles().join("LOCK")).unwrap();
+    lock.lock().unwrap();
+    let busy = setting.export();
+    assert_eq!(busy.status.code(), Some(2), "{busy:?}");
+    assert!(said(&busy).contains("is in use by another process"), "{busy:?}");
+    drop(lock);
+    // With nothing to add, what is there is looked at all the same.
+    fs::remove_dir_all(setting.tiles().join("tile/1")).unwrap();
+    let missing = setting.export();
+    assert_eq!(missing.status.code(), Some(1), "{missing:?}");
+    assert!(said(&missing).contains("it is missing"), "{missing:?}");
 }
 
 #[test]
@@ -654,4 +680,52 @@ fn a_checkpoint_is_proven_to_continue_an_older_one_and_a_rollback_is_named() {
     let back = setting.export();
     assert_eq!(back.status.code(), Some(25), "{back:?}");
     assert!(said(&back).contains("ROLLBACK"), "{back:?}");
+}
+
+/// Two appenders, one of which is silent for many segments at a time.
+#[test]
+fn every_id_of_a_log_is_found_whoever_wrote_between() {
+    let setting = Setting::new();
+    let settings = Settings { segment_bytes: 140 * 1024, ..Settings::new(setting.log(), ORIGIN) };
+    let mut opened = open_signed(&settings, 3, Some(signer())).unwrap();
+    let mut ids = Vec::new();
+    let reason = "x".repeat(1000);
+    for turn in 0..60 {
+        for core in 0..3 {
+            let events = match (core, turn) {
+                (0, _) => 40,
+                (1, 7 | 30 | 31 | 59) => 1,
+                (2, 40) => 3,
+                _ => continue,
+            };
+            let appender = &mut opened.appenders[core];
+            for _ in 0..events {
+                let id = appender.append(&Event::Stop(StopEvent { reason: &reason }), Ack::Durable).unwrap();
+                if core > 0 || turn % 9 == 0 {
+                    ids.push(id);
+                }
+            }
+            appender.submit();
+            let last = appender.append(&Event::Stop(StopEvent { reason: "turn" }), Ack::Durable).unwrap();
+            appender.submit();
+            appender.wait(last, Ack::Durable, PATIENCE).unwrap();
+            ids.push(last);
+        }
+    }
+    opened.log.close(PATIENCE).unwrap();
+    let segments = files(&setting.log()).into_keys().filter(|name| text(name).ends_with(".seg")).count();
+    assert!(segments > 15, "{segments} segments");
+    assert_eq!(setting.export().status.code(), Some(0));
+    let (log, tiles) = (setting.log(), setting.tiles());
+    let keys = [key()];
+    let prover = Prover { dir: &log, tiles: Some(&tiles), keys: &keys };
+    let mut found = std::collections::BTreeSet::new();
+    for id in &ids {
+        let proof = prover.inclusion(*id, true, &mut |_| {}).unwrap_or_else(|error| panic!("{error}"));
+        let expected = Expected { keys: &keys, origin: Some(ORIGIN), id: Some(*id) };
+        verify_inclusion(proof.to_text().as_bytes(), &expected).unwrap();
+        assert!(found.insert(proof.index), "{id} has the record of another");
+    }
+    let never = RecordId { core: 1, core_seq: 9, ..ids[0] };
+    assert!(prover.inclusion(never, false, &mut |_| {}).is_err());
 }

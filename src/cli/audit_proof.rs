@@ -229,7 +229,7 @@ fn unusable(message: &str) -> u8 {
 fn failed(error: &ProveError) -> u8 {
     complain(error);
     match error {
-        ProveError::Audit(_) | ProveError::NoCheckpoint { .. } => EXIT_INPUT,
+        ProveError::Audit(_) | ProveError::HoldsALog { .. } | ProveError::NoCheckpoint { .. } => EXIT_INPUT,
         ProveError::Checkpoint { cause, .. } => match cause {
             NoteError::BadSignature => ProofClass::BadSignature,
             NoteError::Malformed => ProofClass::Malformed,

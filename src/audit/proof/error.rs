@@ -25,6 +25,12 @@ pub enum ProveError {
         /// What is wrong with it.
         cause: NoteError,
     },
+    /// Tiles go into a folder of their own.
+    #[error("{path} holds an audit log; tiles go into a folder of their own", path = path.display())]
+    HoldsALog {
+        /// The folder.
+        path: PathBuf,
+    },
     /// Nothing is signed yet, or the folder is not the one meant.
     #[error("no checkpoint at {path}", path = path.display())]
     NoCheckpoint {
@@ -55,7 +61,7 @@ pub enum ProveError {
         cause: String,
     },
     /// A tile is not what the checkpoint vouches for.
-    #[error("tile {path}: {cause}; tiles are made from the log: remove the folder and export them again", path = path.display())]
+    #[error("tile {path}: {cause}; tiles are made from the log: export them anew into an empty folder", path = path.display())]
     Tile {
         /// The tile.
         path: PathBuf,

@@ -21,7 +21,7 @@ use crate::audit::{
     error::AuditError,
     merkle::CompactRange,
     note::{Checkpoint, CheckpointKey},
-    real::sync_folder,
+    real::{Lock, list_segments, sync_folder},
     record::{HASHED_BYTES, Hash},
     sealer::{CHECKPOINT_FILE, replace_file},
     sha256::Hasher,
@@ -44,7 +44,7 @@ pub struct Exported {
 
 /// Brings the tiles in `out` up to the latest checkpoint of the log in `dir`, which one of `keys` must have signed.
 ///
-/// Repeatable, and continues from what is there; a run that is interrupted leaves the checkpoint before, whole.
+/// Repeatable, and continues from what is there; one run at a time, and a run that is interrupted leaves the checkpoint before, whole.
 ///
 /// # Errors
 /// When the records do not hash to the checkpoint, or it does not continue the one in `out`; then that one stays.
@@ -55,6 +55,14 @@ pub fn export_tiles(
     progress: &mut dyn FnMut(VerifyProgress),
 ) -> Result<Exported, ProveError> {
     let (target, note) = read_checkpoint(&dir.join(CHECKPOINT_FILE), keys)?;
+    if !out.exists() {
+        fs::create_dir(out).map_err(|error| AuditError::io("create", out, error))?;
+    }
+    // A log's folder has a checkpoint too, and what goes wrong with tiles is mended by removing their folder.
+    if !list_segments(out).map_err(|error| AuditError::io("list", out, error))?.is_empty() {
+        return Err(ProveError::HoldsALog { path: out.to_owned() });
+    }
+    let _lock = Lock::take(out)?;
     let path = out.join(CHECKPOINT_FILE);
     let done = match read_checkpoint(&path, keys) {
         Ok((done, _)) => {
@@ -66,13 +74,10 @@ pub fn export_tiles(
     };
     let before = done.as_ref().map_or(0, |done| done.size);
     let mut exported = Exported { origin: target.origin.clone(), before, size: target.size, files: 0 };
+    let mut writer = TileWriter::resume(out, done.as_ref())?;
     if done.is_some() && before == target.size {
         return Ok(exported);
     }
-    if !out.exists() {
-        fs::create_dir(out).map_err(|error| AuditError::io("create", out, error))?;
-    }
-    let mut writer = TileWriter::resume(out, done.as_ref())?;
     let start = writer.levels[0].number * TILE_WIDTH;
     each_record(dir, start, target.size, progress, |record| {
         if record.header.seq >= start { writer.add(record) } else { Ok(()) }

@@ -42,22 +42,30 @@ pub(super) fn find_record(dir: &Path, id: RecordId) -> Result<Found, ProveError>
             segments.push(file.index);
         }
     }
-    // The last segment of that boot in which, or behind which, the appender's numbers begin at or below the one wanted.
-    let (mut low, mut high) = (0, segments.len());
-    while low < high {
-        let middle = usize::midpoint(low, high);
-        let first = segments[middle..]
-            .iter()
-            .find_map(|segment| first_of(dir, *segment, |header| header.core == id.core).transpose())
-            .transpose()
-            .map_err(io)?;
+    // Behind `high` the appender's numbers are above the one wanted, and in or before `low` they begin at or below it. An
+    // appender that is silent for long makes this a walk through what is left, once.
+    let (mut low, mut high) = (None, segments.len());
+    loop {
+        let begin = low.map_or(0, |low| low + 1);
+        if begin >= high {
+            break;
+        }
+        let middle = usize::midpoint(begin, high);
+        let mut first = None;
+        for (at, segment) in segments.iter().enumerate().take(high).skip(middle) {
+            let found = first_of(dir, *segment, |header| header.core == id.core).map_err(io)?;
+            if let Some((_, header)) = found {
+                first = Some((at, header.core_seq));
+                break;
+            }
+        }
         match first {
-            Some((_, header)) if header.core_seq <= id.core_seq => low = middle + 1,
+            Some((at, core_seq)) if core_seq <= id.core_seq => low = Some(at),
             _ => high = middle,
         }
     }
     let unknown = || ProveError::UnknownRecord { id, dir: dir.to_owned() };
-    let segment = segments[..low].last().copied().ok_or_else(unknown)?;
+    let segment = low.map(|low| segments[low]).ok_or_else(unknown)?;
     let wanted = |header: &Header| header.core == id.core && header.core_seq == id.core_seq;
     let (offset, header) = first_of(dir, segment, wanted).map_err(io)?.ok_or_else(unknown)?;
     read_found(dir, segment, offset, &header)
