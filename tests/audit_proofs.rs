@@ -628,6 +628,17 @@ fn each_reason_to_refuse_a_proof_has_its_class_and_exit_code() {
     let file = setting.write("case", &proof);
     let other_key = audit(&["verify-proof", text(&file), "--key", text(&stranger)]);
     assert_eq!(other_key.status.code(), Some(10), "{other_key:?}");
+    // The key of one log does not sign for another, though both are known.
+    let second = CheckpointKey {
+        name: "other.example/log".into(),
+        verifying_key: SigningKey::from_bytes(&[4; 32]).verifying_key().to_bytes(),
+    };
+    let both = setting.write("both", format!("{}\n{}\n", key().to_text(), second.to_text()));
+    let signed_for_other = proof[..note_at].to_owned() + &signed("other.example/log", size, [1; 32]);
+    let crossed = setting.write("crossed", signed_for_other);
+    let crossed = audit(&["verify-proof", text(&crossed), "--key", text(&both)]);
+    assert_eq!(crossed.status.code(), Some(10), "{crossed:?}");
+    assert_eq!(audit(&["verify-proof", text(&file), "--key", text(&both)]).status.code(), Some(0));
     assert_eq!(audit(&["verify-proof", "/nowhere", "--key", &key().to_text()]).status.code(), Some(2));
     assert_eq!(audit(&["verify-proof", text(&file), "--key", "/nowhere"]).status.code(), Some(2));
 }
