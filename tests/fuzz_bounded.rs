@@ -199,6 +199,7 @@ bounded! {
     a_body_of_a_record_has_one_spelling: "audit_body", 20_000;
     a_changed_log_is_never_called_whole: "audit_log", 1_500;
     a_checkpoint_opens_only_as_it_was_signed: "audit_note", 4_000;
+    a_proof_has_one_spelling_and_proves_only_what_was_signed: "audit_proof", 6_000;
     a_header_of_a_record_is_read_as_it_was_written: "audit_record", 10_000;
     a_log_is_recovered_whole_or_not_at_all: "audit_recovery", 300;
     a_stored_tree_is_read_as_it_was_written: "audit_tree", 10_000;
@@ -260,4 +261,11 @@ fn every_body_has_its_program_its_corpus_and_its_bounded_run() {
 #[ignore = "writes tests/fuzz/log anew"]
 fn the_sample_log_is_written() {
     bodies::write_sample(&fuzz_folder().join("log"));
+}
+
+/// `cargo test --test fuzz_bounded -- --ignored the_sample_proofs` writes the seeds of `audit_proof`.
+#[test]
+#[ignore = "writes tests/fuzz/corpus/audit_proof anew"]
+fn the_sample_proofs_are_written() {
+    bodies::write_proofs(&fuzz_folder().join("corpus/audit_proof"));
 }

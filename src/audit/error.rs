@@ -57,9 +57,9 @@ pub enum AuditError {
         mode: u32,
     },
     /// Another process has the log open.
-    #[error("audit log {path} is in use by another process", path = path.display())]
+    #[error("{path} is in use by another process", path = path.display())]
     Locked {
-        /// The log folder.
+        /// The folder of a log, or of its tiles.
         path: PathBuf,
     },
     /// The folder has no log, and creating one was not asked for.

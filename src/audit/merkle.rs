@@ -57,9 +57,19 @@ impl CompactRange {
         if self.begin != 0 {
             return None;
         }
-        let mut nodes = self.nodes.iter().rev().map(|node| node.hash);
-        let Some(last) = nodes.next() else { return Some(Sha256::digest([]).into()) };
-        Some(nodes.fold(last, |right, left| node_hash(&left, &right)))
+        Some(self.head().unwrap_or_else(|| Sha256::digest([]).into()))
+    }
+
+    /// The head over the leaves of the range, as it stands in the tree if the range is one of its subtrees; `None` for
+    /// no leaves.
+    pub(super) fn head(&self) -> Option<Hash> {
+        head_of(self.nodes.iter().map(|node| node.hash).collect())
+    }
+
+    /// Adds the next 2^`level` leaves by the head of their subtree, which must start at a multiple of their number.
+    pub(super) fn push_subtree(&mut self, level: u32, hash: &Hash) {
+        assert_eq!(self.end & ((1 << level) - 1), 0, "a subtree of level {level} at leaf {}", self.end);
+        self.push_node(Node { level, hash: *hash });
     }
 
     /// The hashes of the subtrees, back to back, for storage beside the size.
@@ -82,7 +92,7 @@ impl CompactRange {
     }
 
     /// Adds the next leaves, as [`Self::push`] one by one, but hashes each level of the tree together.
-    fn extend(&mut self, leaves: &[Hash], hasher: &mut Hasher) {
+    pub(super) fn extend(&mut self, leaves: &[Hash], hasher: &mut Hasher) {
         let mut row = leaves.to_vec();
         let mut start = self.end;
         self.end += leaves.len() as u64;
@@ -190,6 +200,11 @@ impl GrowingRange {
 
 /// Leaves that are hashed together: enough to fill the lanes but for the last levels, and 32 KiB.
 const WAITING_MAX: usize = 1024;
+
+/// The head over neighbouring perfect subtrees, each smaller than the one to its left; `None` for none.
+pub(super) fn head_of(subtrees: Vec<Hash>) -> Option<Hash> {
+    subtrees.into_iter().rev().reduce(|right, left| node_hash(&left, &right))
+}
 
 /// `SHA-256(0x01 ‖ left ‖ right)` (RFC 6962 §2.1).
 #[must_use]

@@ -6,6 +6,7 @@
 //!   flusher and the keeper beside it. `writer.rs` is the same without threads.
 //! - `recover.rs`: what a start finds, and what it does about it; `succeed.rs`: what an operator decides where it refuses.
 //! - [`verify`]: recomputes everything from the stored bytes; needs no running log.
+//! - [`proof`]: what shows a stranger one record, or that one state of the log continues another.
 //! - FORMAT.md: every byte.
 //!
 //! This room uses std threads and `std::task::Waker` only; it imports `crate::decision` and nothing else of ours.
@@ -32,6 +33,7 @@ pub mod note;
 mod open;
 #[doc(hidden)]
 pub mod probe;
+pub mod proof;
 mod real;
 pub mod record;
 mod recover;

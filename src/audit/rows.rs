@@ -109,7 +109,7 @@ fn write_cell(out: &mut Vec<u8>, text: &str) {
     }
 }
 
-fn write_body(out: &mut Vec<u8>, body: &[(&'static schema::Field, Value<'_>)]) {
+pub(super) fn write_body(out: &mut Vec<u8>, body: &[(&'static schema::Field, Value<'_>)]) {
     out.push(b'{');
     for (place, (field, value)) in body.iter().enumerate() {
         write_key(out, place, field.name);

@@ -9,6 +9,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use serde_json::{Map, Value as Json};
+
 use super::{
     cbor::Value,
     error::AuditError,
@@ -243,6 +245,13 @@ impl Entry {
     pub(super) fn read_body(&self) -> Result<Body<'_>, BodyError> {
         schema::read_body(self.header.kind, self.header.schema, &self.body)
     }
+}
+
+/// The fields of a record's body, by name.
+pub(super) fn body_json(header: &Header, body: &[u8]) -> Result<Map<String, Json>, BodyError> {
+    let mut out = Vec::new();
+    rows::write_body(&mut out, &schema::read_body(header.kind, header.schema, body)?);
+    Ok(serde_json::from_slice(&out).expect("an object of these names is JSON"))
 }
 
 /// Decisions are stored as numbers and shown by name.

@@ -16,7 +16,7 @@ use crate::daemon;
 
 use super::audit_export::{self, ExportArguments};
 use super::audit_verify_export::{self, VerifyExportArguments};
-use super::{EXIT_FAILURE, EXIT_INPUT, EXIT_NO, EXIT_YES, Output, complain, print_line};
+use super::{EXIT_FAILURE, EXIT_INPUT, EXIT_NO, EXIT_YES, Output, audit_proof, complain, print_line};
 
 /// What can be done with a log.
 #[derive(Debug, Subcommand)]
@@ -29,6 +29,13 @@ pub(super) enum AuditCommand {
     VerifyExport(VerifyExportArguments),
     /// Show the latest records, and with --follow those that come.
     Tail(TailArguments),
+    /// Write the log's tree as C2SP tlog-tiles, which standard tools read and `prove` needs no log for; continues from what
+    /// is there.
+    Tiles(audit_proof::TilesArguments),
+    /// Prove one decision to a stranger, or that the log continues an older checkpoint.
+    Prove(audit_proof::ProveArguments),
+    /// Check a proof: offline, without the log, with nothing but a key.
+    VerifyProof(audit_proof::VerifyProofArguments),
     /// Decide about a damaged log that a start refuses: keep it aside, whole, and begin a successor that says so.
     SetAside(SetAsideArguments),
 }
@@ -117,6 +124,9 @@ pub(super) fn run(command: &AuditCommand) -> u8 {
             complain(error);
             EXIT_INPUT
         }),
+        AuditCommand::Tiles(arguments) => audit_proof::tiles(arguments),
+        AuditCommand::Prove(arguments) => audit_proof::prove(arguments),
+        AuditCommand::VerifyProof(arguments) => audit_proof::verify_proof(arguments),
         AuditCommand::SetAside(arguments) => set_aside(arguments),
         AuditCommand::Export(arguments) => audit_export::run(arguments),
         AuditCommand::VerifyExport(arguments) => audit_verify_export::run(arguments),
@@ -218,7 +228,7 @@ const DAMAGE_TRIES: u32 = 5;
 const FOLLOW_PAUSE: Duration = Duration::from_millis(200);
 
 fn verify(arguments: &VerifyArguments) -> u8 {
-    let keys = match checkpoint_keys(arguments.key.as_deref(), &arguments.dir) {
+    let keys = match checkpoint_keys(&arguments.dir, arguments.key.as_deref()) {
         Ok(keys) => keys,
         Err(message) => {
             complain(message);
@@ -287,7 +297,7 @@ fn read_state(path: &Path) -> Result<Option<Trusted>, String> {
 }
 
 /// The key given, or the copy beside the log.
-pub(super) fn checkpoint_keys(key: Option<&Path>, dir: &Path) -> Result<Vec<CheckpointKey>, String> {
+pub(super) fn checkpoint_keys(dir: &Path, key: Option<&Path>) -> Result<Vec<CheckpointKey>, String> {
     let beside = dir.join("checkpoint.key");
     let path: &Path = match key {
         Some(path) => path,

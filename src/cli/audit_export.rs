@@ -161,7 +161,7 @@ fn make(arguments: &ExportArguments) -> Result<Made, Problem> {
             return Err(Problem::Input(format!("{} exists; name another file", path.display())));
         }
     }
-    let keys = checkpoint_keys(arguments.key.as_deref(), dir).map_err(Problem::Input)?;
+    let keys = checkpoint_keys(dir, arguments.key.as_deref()).map_err(Problem::Input)?;
     let note = published_note(dir).map_err(|error| {
         Problem::Input(format!("cannot read the checkpoint of {}: {error}", dir.display()))
     })?;

@@ -83,7 +83,7 @@ fn verify(arguments: &VerifyExportArguments) -> Result<Value, Problem> {
     let number = |value: &Value| value.as_u64().ok_or_else(malformed);
     let (rows, size) = (number(&manifest["rows"])?, number(&manifest["log"]["size"])?);
 
-    let keys = checkpoint_keys(Some(&arguments.key), Path::new("")).map_err(Problem::Input)?;
+    let keys = checkpoint_keys(Path::new(""), Some(&arguments.key)).map_err(Problem::Input)?;
     let note = manifest["checkpoint"].as_str().ok_or_else(|| {
         Problem::Differs(
             "unsigned",

@@ -6,6 +6,7 @@
 
 mod audit;
 mod audit_export;
+mod audit_proof;
 mod audit_verify_export;
 mod control_client;
 mod export_manifest;
@@ -41,7 +42,8 @@ pub struct Arguments {
 }
 
 const AFTER_HELP: &str = "Exit codes: 0 yes; 1 no (token or signature refused, chain altered); 2 unusable input; \
-3 to 15 other breaks of the chain, by class (see `edgate audit verify --help`); 69 service not reachable; 70 failure at run time; 78 unusable configuration.";
+3 to 15 other breaks of the chain, by class (see `edgate audit verify --help`); 20 to 27 proofs that prove nothing (see \
+`edgate audit verify-proof --help`); 69 service not reachable; 70 failure at run time; 78 unusable configuration.";
 
 #[derive(Debug, Subcommand)]
 enum Command {

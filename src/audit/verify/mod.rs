@@ -491,7 +491,7 @@ fn ending_before(dir: &Path, next: u64) -> io::Result<Ending> {
 }
 
 /// The `seq` of a segment's first record, if it can be read.
-fn first_seq(dir: &Path, index: u64) -> io::Result<Option<u64>> {
+pub(super) fn first_seq(dir: &Path, index: u64) -> io::Result<Option<u64>> {
     let mut header = [0; HEADER_BYTES];
     let mut file = File::open(dir.join(segment_name(index)))?;
     match file.read_exact(&mut header) {

@@ -12,6 +12,7 @@ mod edits;
 mod events;
 mod http;
 mod log;
+mod proof;
 mod token;
 mod uri;
 
@@ -22,6 +23,7 @@ pub use documents::{config, json, jwks};
 pub use events::{security_event, status_list};
 pub use http::{request_body, request_head};
 pub use log::{audit_log, audit_recovery, write_sample};
+pub use proof::{audit_proof, write_proofs};
 pub use token::compact_jws;
 pub use uri::pkcs11_uri;
 
@@ -33,6 +35,7 @@ pub const TARGETS: &[Target] = &[
     ("audit_body", audit_body),
     ("audit_log", audit_log),
     ("audit_note", audit_note),
+    ("audit_proof", audit_proof),
     ("audit_record", audit_record),
     ("audit_recovery", audit_recovery),
     ("audit_tree", audit_tree),

@@ -1,0 +1,133 @@
+//! Where the record of an id stands, without reading the whole log.
+//!
+//! The records of one appender stand in the order of their numbers, so segments are chosen by halving, and only the
+//! headers of one segment are walked through.
+
+use std::{
+    fs::File,
+    io::{self, Read as _},
+    os::unix::fs::FileExt as _,
+    path::Path,
+};
+
+use super::error::ProveError;
+use crate::audit::{
+    error::AuditError,
+    folder::segment_name,
+    id::RecordId,
+    real::list_segments,
+    record::{BODY_BYTES_MAX, HEADER_BYTES, Header, stored_len},
+    walk::{SegmentOpen, read_record},
+};
+
+/// A record as found: whole in itself, its place in the chain not checked.
+pub(super) struct Found {
+    pub(super) segment: u64,
+    pub(super) offset: u64,
+    pub(super) header: Header,
+    pub(super) hash: crate::audit::record::Hash,
+    pub(super) body: Vec<u8>,
+}
+
+/// Finds the record of `id` in the log in `dir`.
+pub(super) fn find_record(dir: &Path, id: RecordId) -> Result<Found, ProveError> {
+    let io = |source: io::Error| ProveError::Audit(AuditError::io("read a segment of", dir, source));
+    let files = list_segments(dir).map_err(io)?;
+    if files.is_empty() {
+        return Err(AuditError::NotFound { path: dir.to_owned() }.into());
+    }
+    let mut segments = Vec::new();
+    for file in files {
+        if boot_of(dir, file.index).map_err(io)? == Some(id.boot) {
+            segments.push(file.index);
+        }
+    }
+    // Behind `high` the appender's numbers are above the one wanted, and in or before `low` they begin at or below it. An
+    // appender that is silent for long makes this a walk through what is left, once.
+    let (mut low, mut high) = (None, segments.len());
+    loop {
+        let begin = low.map_or(0, |low| low + 1);
+        if begin >= high {
+            break;
+        }
+        let middle = usize::midpoint(begin, high);
+        let mut first = None;
+        for (at, segment) in segments.iter().enumerate().take(high).skip(middle) {
+            let found = first_of(dir, *segment, |header| header.core == id.core).map_err(io)?;
+            if let Some((_, header)) = found {
+                first = Some((at, header.core_seq));
+                break;
+            }
+        }
+        match first {
+            Some((at, core_seq)) if core_seq <= id.core_seq => low = Some(at),
+            _ => high = middle,
+        }
+    }
+    let unknown = || ProveError::UnknownRecord { id, dir: dir.to_owned() };
+    let segment = low.map(|low| segments[low]).ok_or_else(unknown)?;
+    let wanted = |header: &Header| header.core == id.core && header.core_seq == id.core_seq;
+    let (offset, header) = first_of(dir, segment, wanted).map_err(io)?.ok_or_else(unknown)?;
+    read_found(dir, segment, offset, &header)
+}
+
+/// Reads a record whole and checks it in itself.
+fn read_found(dir: &Path, segment: u64, offset: u64, header: &Header) -> Result<Found, ProveError> {
+    let mut bytes = vec![0; stored_len(header.body_len as usize)];
+    File::open(dir.join(segment_name(segment)))
+        .and_then(|file| file.read_exact_at(&mut bytes, offset))
+        .map_err(|error| AuditError::io("read a segment of", dir, error))?;
+    let record = read_record(&bytes, 0).map_err(|flaw| ProveError::Stored {
+        segment,
+        offset,
+        cause: flaw.to_string(),
+    })?;
+    Ok(Found { segment, offset, header: record.header, hash: record.hash, body: record.body.to_vec() })
+}
+
+/// The boot a segment was written in; `None` if nothing was written to it.
+fn boot_of(dir: &Path, segment: u64) -> io::Result<Option<u64>> {
+    let mut start = Vec::with_capacity(OPEN_BYTES);
+    let file = File::open(dir.join(segment_name(segment)))?;
+    file.take(OPEN_BYTES as u64).read_to_end(&mut start)?;
+    Ok(read_record(&start, 0).ok().and_then(|record| Some(SegmentOpen::read(&record)?.boot)))
+}
+
+/// The first record of a segment that `wanted` wants, by its header alone.
+fn first_of(dir: &Path, segment: u64, wanted: impl Fn(&Header) -> bool) -> io::Result<Option<(u64, Header)>> {
+    let file = File::open(dir.join(segment_name(segment)))?;
+    let mut buffer = vec![0; READ_BYTES];
+    let (mut start, mut len, mut at) = (0, 0, 0);
+    loop {
+        if at + HEADER_BYTES > len {
+            start += at as u64;
+            len = read_up_to(&file, &mut buffer, start)?;
+            at = 0;
+        }
+        let Some(header) = buffer[..len].get(at..).and_then(<[u8]>::first_chunk) else { return Ok(None) };
+        let Ok(header) = Header::parse(header) else { return Ok(None) };
+        if wanted(&header) {
+            return Ok(Some((start + at as u64, header)));
+        }
+        at += stored_len(header.body_len as usize);
+    }
+}
+
+/// Fills `buffer` from `offset` on, as far as the file goes.
+fn read_up_to(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    let mut len = 0;
+    while len < buffer.len() {
+        match file.read_at(&mut buffer[len..], offset + len as u64)? {
+            0 => break,
+            read => len += read,
+        }
+    }
+    Ok(len)
+}
+
+/// More than a SEGMENT_OPEN record takes.
+const OPEN_BYTES: usize = 4096;
+
+/// Bytes of a segment read at a time.
+const READ_BYTES: usize = 1 << 20;
+const _: () = assert!(READ_BYTES > BODY_BYTES_MAX + HEADER_BYTES, "the next header is never far");

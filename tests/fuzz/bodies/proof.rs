@@ -1,0 +1,126 @@
+//! Proofs from the audit log, given by anyone to anyone.
+
+use std::sync::OnceLock;
+
+use ed25519_dalek::{Signer as _, SigningKey};
+use edgate::audit::CheckpointKey;
+use edgate::audit::merkle::CompactRange;
+use edgate::audit::note::Checkpoint;
+use edgate::audit::proof::{
+    ConsistencyProof, Expected, InclusionProof, verify_consistency, verify_inclusion,
+};
+use edgate::audit::record::{HASHED_BYTES, Hash, Header, event_hash};
+use edgate::audit::schema::Kind;
+use sha2::{Digest as _, Sha256};
+
+/// A proof has one spelling, and what passes is a record, or a state, of the one log that our key signed.
+pub fn audit_proof(input: &[u8]) {
+    let log = Log::known();
+    let keys = std::slice::from_ref(&log.key);
+    let expected = Expected { keys, origin: None, id: None };
+    if let Ok(proof) = InclusionProof::parse(input) {
+        assert_eq!(proof.to_text().as_bytes(), input, "a second spelling was accepted");
+    }
+    if let Ok(proof) = ConsistencyProof::parse(input) {
+        assert_eq!(proof.to_text().as_bytes(), input, "a second spelling was accepted");
+    }
+    if let Ok(proven) = verify_inclusion(input, &expected) {
+        let seq = usize::try_from(proven.header.seq).expect("a small log");
+        assert_eq!(proven.hash, event_hash(&log.headers[seq].to_bytes()));
+        assert_eq!(proven.header, log.headers[seq]);
+        assert!(proven.body.is_none_or(|body| body == log.bodies[seq]));
+        assert_eq!((proven.checkpoint.size, proven.checkpoint.root), (SIZE, log.root(SIZE)));
+    }
+    if let Ok((old, new)) = verify_consistency(input, log.note(OLD_SIZE).as_bytes(), &expected) {
+        assert_eq!((old.size, new.size, new.root), (OLD_SIZE, SIZE, log.root(SIZE)));
+    }
+}
+
+/// Seven records, and their checkpoints.
+struct Log {
+    signing: SigningKey,
+    key: CheckpointKey,
+    headers: Vec<Header>,
+    bodies: Vec<Vec<u8>>,
+}
+
+const SIZE: u64 = 7;
+const OLD_SIZE: u64 = 3;
+
+impl Log {
+    fn known() -> &'static Self {
+        static LOG: OnceLock<Log> = OnceLock::new();
+        LOG.get_or_init(|| {
+            let signing = SigningKey::from_bytes(&[7; 32]);
+            let verifying_key = signing.verifying_key().to_bytes();
+            let key = CheckpointKey { name: "fuzz.example/log".to_owned(), verifying_key };
+            // {1: "n"}: a stop and its reason.
+            let bodies: Vec<Vec<u8>> = (b'0'..).take(7).map(|digit| vec![0xa1, 0x01, 0x61, digit]).collect();
+            let mut prev_hash: Hash = [5; 32];
+            let mut headers = Vec::new();
+            for (seq, body) in (0..).zip(&bodies) {
+                let header = Header {
+                    body_len: 4,
+                    seq,
+                    wall_ns: 1_700_000_000_000_000_000 + seq,
+                    mono_ns: seq,
+                    kind: Kind::Stop.code(),
+                    flags: 0,
+                    core: 0,
+                    schema: Kind::Stop.code(),
+                    core_seq: seq + 1,
+                    body_digest: Sha256::digest(body).into(),
+                    prev_hash,
+                    epoch: 0,
+                };
+                prev_hash = event_hash(&header.to_bytes());
+                headers.push(header);
+            }
+            Self { signing, key, headers, bodies }
+        })
+    }
+
+    fn root(&self, size: u64) -> Hash {
+        let mut tree = CompactRange::new(0);
+        let leaves = self.headers.iter().take_while(|header| header.seq < size);
+        leaves.for_each(|header| tree.push(&event_hash(&header.to_bytes())));
+        tree.root().expect("a range from leaf 0")
+    }
+
+    fn note(&self, size: u64) -> String {
+        let checkpoint = Checkpoint { origin: self.key.name.clone(), size, root: self.root(size) };
+        let signature = self.signing.sign(checkpoint.to_text().as_bytes()).to_bytes();
+        checkpoint.to_note(&self.key, &signature)
+    }
+}
+
+/// Writes the seeds: proofs that pass, which is what mutations begin with.
+pub fn write_proofs(folder: &std::path::Path) {
+    use edgate::audit::proof::{consistency_path, inclusion_path};
+    let log = Log::known();
+    let head = |run: &std::ops::Range<u64>| {
+        let mut tree = CompactRange::new(0);
+        let leaves = log.headers.iter().filter(|header| run.contains(&header.seq));
+        leaves.for_each(|header| tree.push(&event_hash(&header.to_bytes())));
+        // A run of a path is a tree of its own.
+        tree.root().expect("a range from leaf 0")
+    };
+    for (name, index, shown) in [("first", 0, false), ("shown", 4, true), ("last", 6, false)] {
+        let at = usize::try_from(index).expect("a small log");
+        let bytes = log.headers[at].to_bytes();
+        let mut entry = [0; HASHED_BYTES];
+        entry.copy_from_slice(&bytes[..HASHED_BYTES]);
+        let proof = InclusionProof {
+            index,
+            path: inclusion_path(index, SIZE).iter().map(head).collect(),
+            hash: event_hash(&bytes),
+            entry,
+            body: shown.then(|| log.bodies[at].clone()),
+            note: log.note(SIZE),
+        };
+        std::fs::write(folder.join(name), proof.to_text()).expect("the corpus can be written");
+    }
+    let path = consistency_path(OLD_SIZE, SIZE).iter().map(head).collect();
+    let proof = ConsistencyProof { old_size: OLD_SIZE, path, note: log.note(SIZE) };
+    std::fs::write(folder.join("grown"), proof.to_text()).expect("the corpus can be written");
+}
