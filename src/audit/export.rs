@@ -134,7 +134,7 @@ pub fn export(
     tree.set(Some(CompactRange::new(0)));
     let mut pass = Pass {
         sink: Sink { out, digest: Sha256::new(), buffer: Vec::with_capacity(2 * WRITE_BYTES), bytes: 0 },
-        scratch: Vec::new(),
+        writer: rows::Rows::default(),
         rows: 0,
         origin: None,
         next: 0,
@@ -167,7 +167,7 @@ pub fn export(
 /// One pass over a log.
 struct Pass<'a> {
     sink: Sink<'a>,
-    scratch: Vec<u8>,
+    writer: rows::Rows,
     rows: u64,
     origin: Option<String>,
     // Number the next record must have, and the hash of the one before.
@@ -209,9 +209,9 @@ impl Pass<'_> {
         }
         self.rows += 1;
         match format {
-            Format::Csv => rows::write_csv(&mut self.sink.buffer, entry, &body, &mut self.scratch),
+            Format::Csv => self.writer.write_csv(&mut self.sink.buffer, entry, &body),
             Format::JsonLines => {
-                rows::write_json(&mut self.sink.buffer, entry, &Ok(body));
+                self.writer.write_json(&mut self.sink.buffer, entry, &Ok(body));
                 self.sink.buffer.push(b'\n');
             }
         }

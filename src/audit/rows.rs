@@ -26,59 +26,126 @@ pub(super) const CSV_COLUMNS: [&str; 12] = [
     "body",
 ];
 
-/// Appends the record as one JSON object, without a line end.
-pub(super) fn write_json(out: &mut Vec<u8>, entry: &Entry, body: &Result<Body<'_>, BodyError>) {
-    let header = &entry.header;
-    // Writing to a vector does not fail.
-    let _ = write!(
-        out,
-        r#"{{"seq":{},"time":"{}","wall_ns":{},"mono_ns":{},"kind":"{}","id":"{}","epoch":{},"segment":{},"event_hash":""#,
-        header.seq,
-        time(header.wall_ns),
-        header.wall_ns,
-        header.mono_ns,
-        entry.kind(),
-        entry.id,
-        header.epoch,
-        entry.segment,
-    );
-    push_hex(out, &entry.hash);
-    out.extend_from_slice(br#"","prev_hash":""#);
-    push_hex(out, &header.prev_hash);
-    out.extend_from_slice(br#"","body":"#);
-    write_body(out, body.as_deref().unwrap_or_default());
-    if let Err(error) = body {
-        out.extend_from_slice(br#","error":"#);
-        write_text(out, &error.to_string());
-    }
-    out.push(b'}');
+/// Writes rows. Keeps the text of the last second: records come many to one.
+#[derive(Default)]
+pub(super) struct Rows {
+    second: Option<(u64, String)>,
+    body: Vec<u8>,
 }
 
-/// Appends the record as a line of CSV (RFC 4180), with its line end.
-pub(super) fn write_csv(out: &mut Vec<u8>, entry: &Entry, body: &Body<'_>, scratch: &mut Vec<u8>) {
-    let header = &entry.header;
-    let _ = write!(out, "{},{},{},", header.seq, time(header.wall_ns), entry.kind());
-    if header.core != CORE_SEQUENCER {
-        let _ = write!(out, "{}", entry.id);
+impl Rows {
+    /// Appends the record as one JSON object, without a line end.
+    pub(super) fn write_json(
+        &mut self,
+        out: &mut Vec<u8>,
+        entry: &Entry,
+        body: &Result<Body<'_>, BodyError>,
+    ) {
+        let header = &entry.header;
+        out.extend_from_slice(br#"{"seq":"#);
+        push_number(out, header.seq);
+        out.extend_from_slice(br#","time":""#);
+        self.write_time(out, header.wall_ns);
+        out.extend_from_slice(br#"","wall_ns":"#);
+        push_number(out, header.wall_ns);
+        out.extend_from_slice(br#","mono_ns":"#);
+        push_number(out, header.mono_ns);
+        out.extend_from_slice(br#","kind":""#);
+        out.extend_from_slice(entry.kind().as_bytes());
+        out.extend_from_slice(br#"","id":""#);
+        write_id(out, entry);
+        out.extend_from_slice(br#"","epoch":"#);
+        push_number(out, header.epoch.into());
+        out.extend_from_slice(br#","segment":"#);
+        push_number(out, entry.segment);
+        out.extend_from_slice(br#","event_hash":""#);
+        push_hex(out, &entry.hash);
+        out.extend_from_slice(br#"","prev_hash":""#);
+        push_hex(out, &header.prev_hash);
+        out.extend_from_slice(br#"","body":"#);
+        write_body(out, body.as_deref().unwrap_or_default());
+        if let Err(error) = body {
+            out.extend_from_slice(br#","error":"#);
+            write_text(out, &error.to_string());
+        }
+        out.push(b'}');
     }
-    for name in ["tenant", "issuer", "kid", "decision"] {
+
+    /// Appends the record as a line of CSV (RFC 4180), with its line end.
+    pub(super) fn write_csv(&mut self, out: &mut Vec<u8>, entry: &Entry, body: &Body<'_>) {
+        let header = &entry.header;
+        push_number(out, header.seq);
         out.push(b',');
-        let value = body.iter().find(|(field, _)| field.name == name).map(|(_, value)| value);
-        match value {
-            Some(Value::Text(text)) => write_cell(out, text),
-            Some(value) => write_cell(out, decision_name(name, value).unwrap_or_default()),
-            None => {}
+        self.write_time(out, header.wall_ns);
+        out.push(b',');
+        out.extend_from_slice(entry.kind().as_bytes());
+        out.push(b',');
+        if header.core != CORE_SEQUENCER {
+            write_id(out, entry);
+        }
+        for name in ["tenant", "issuer", "kid", "decision"] {
+            out.push(b',');
+            match body.iter().find(|(field, _)| field.name == name).map(|(_, value)| value) {
+                Some(Value::Text(text)) => write_cell(out, text),
+                Some(value) => write_cell(out, decision_name(name, value).unwrap_or_default()),
+                None => {}
+            }
+        }
+        out.push(b',');
+        push_hex(out, &entry.hash);
+        out.push(b',');
+        push_hex(out, &header.prev_hash);
+        out.push(b',');
+        push_number(out, header.wall_ns);
+        out.push(b',');
+        self.body.clear();
+        write_body(&mut self.body, body);
+        write_cell(out, str::from_utf8(&self.body).expect("JSON is text"));
+        out.extend_from_slice(b"\r\n");
+    }
+
+    /// RFC 3339 with microseconds, as [`time`] writes it.
+    fn write_time(&mut self, out: &mut Vec<u8>, wall_ns: u64) {
+        let (second, ns) = (wall_ns / NS_PER_S, wall_ns % NS_PER_S);
+        if self.second.as_ref().is_none_or(|(known, _)| *known != second) {
+            self.second = None;
+        }
+        let (_, text) = self.second.get_or_insert_with(|| (second, time(second * NS_PER_S)));
+        // A time ends with six digits and a Z; what is no time is a number, which is short.
+        let Some(prefix) = text.strip_suffix("000000Z") else {
+            return out.extend_from_slice(time(wall_ns).as_bytes());
+        };
+        out.extend_from_slice(prefix.as_bytes());
+        let mut us = ns / 1000;
+        let mut digits = *b"000000";
+        for digit in digits.iter_mut().rev() {
+            *digit += u8::try_from(us % 10).expect("a digit");
+            us /= 10;
+        }
+        out.extend_from_slice(&digits);
+        out.push(b'Z');
+    }
+}
+
+const NS_PER_S: u64 = 1_000_000_000;
+
+fn write_id(out: &mut Vec<u8>, entry: &Entry) {
+    // Writing to a vector does not fail.
+    let _ = write!(out, "{}", entry.id);
+}
+
+/// Appends a number in decimal.
+fn push_number(out: &mut Vec<u8>, mut number: u64) {
+    let mut digits = [0; 20];
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b'0' + u8::try_from(number % 10).expect("a digit");
+        number /= 10;
+        if number == 0 {
+            return out.extend_from_slice(&digits[at..]);
         }
     }
-    out.push(b',');
-    push_hex(out, &entry.hash);
-    out.push(b',');
-    push_hex(out, &header.prev_hash);
-    let _ = write!(out, ",{},", header.wall_ns);
-    scratch.clear();
-    write_body(scratch, body);
-    write_cell(out, str::from_utf8(scratch).expect("JSON is text"));
-    out.extend_from_slice(b"\r\n");
 }
 
 /// The first line of a CSV file.
@@ -122,8 +189,10 @@ fn write_key(out: &mut Vec<u8>, place: usize, name: &str) {
     if place > 0 {
         out.push(b',');
     }
-    write_text(out, name);
-    out.push(b':');
+    // Names of fields are letters and underscores, numbers of unknown ones digits: nothing to escape.
+    out.push(b'"');
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b"\":");
 }
 
 fn write_value(out: &mut Vec<u8>, name: &str, value: &Value<'_>, shape: Shape) {
@@ -165,9 +234,7 @@ fn write_value(out: &mut Vec<u8>, name: &str, value: &Value<'_>, shape: Shape) {
             out.push(b'}');
         }
         Value::Text(text) => write_text(out, text),
-        Value::Uint(number) => {
-            let _ = write!(out, "{number}");
-        }
+        Value::Uint(number) => push_number(out, *number),
     }
 }
 
@@ -183,6 +250,27 @@ mod tests {
         let mut out = Vec::new();
         write_cell(&mut out, text);
         String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn numbers_and_times_are_written_as_the_standard_library_and_jiff_write_them() {
+        let mut rows = Rows::default();
+        for number in
+            [0, 9, 10, 1_000_000_000, 1_795_891_829_595_315_999, 1_795_891_829_000_000_000, u64::MAX]
+        {
+            let (mut digits, mut text) = (Vec::new(), Vec::new());
+            push_number(&mut digits, number);
+            assert_eq!(digits, number.to_string().as_bytes());
+            for _ in 0..2 {
+                text.clear();
+                rows.write_time(&mut text, number);
+                assert_eq!(String::from_utf8(text.clone()).unwrap(), time(number));
+            }
+        }
+        for kind in schema::Kind::ALL {
+            let plain = |name: &str| name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+            assert!(kind.fields().iter().all(|field| plain(field.name)), "{}", kind.name());
+        }
     }
 
     #[test]

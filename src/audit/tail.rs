@@ -237,7 +237,7 @@ impl Entry {
     #[must_use]
     pub fn json(&self) -> String {
         let mut out = Vec::new();
-        rows::write_json(&mut out, self, &self.read_body());
+        rows::Rows::default().write_json(&mut out, self, &self.read_body());
         String::from_utf8(out).expect("JSON is text")
     }
 
