@@ -60,7 +60,7 @@ impl Checkpoint {
         format!("{}\n\u{2014} {} {}\n", self.to_text(), key.name, STANDARD.encode(signed))
     }
 
-    /// Reads a note and checks that a key of `keys` signed it.
+    /// Reads a note and checks that a key of `keys` signed it. Signatures of other keys say nothing (C2SP signed-note).
     ///
     /// # Errors
     /// [`NoteError`]; a note is never accepted without a signature.
@@ -72,8 +72,10 @@ impl Checkpoint {
         }
         for (name, id, signature) in &signatures {
             let Some(key) = keys.iter().find(|key| key.name == *name && key.id() == *id) else { continue };
-            let verifies = VerifyingKey::from_bytes(&key.verifying_key)
-                .is_ok_and(|key| key.verify_strict(text.as_bytes(), signature).is_ok());
+            let verifies = VerifyingKey::from_bytes(&key.verifying_key).is_ok_and(|key| {
+                Signature::from_slice(signature)
+                    .is_ok_and(|signature| key.verify_strict(text.as_bytes(), &signature).is_ok())
+            });
             return if verifies { Ok(checkpoint) } else { Err(NoteError::BadSignature) };
         }
         Err(NoteError::WrongKey)
@@ -118,13 +120,14 @@ impl Checkpoint {
     }
 }
 
-type NoteSignature<'a> = (&'a str, [u8; 4], Signature);
+/// Name and id of the key, and the signature: of another key it may be of any kind and length, such as a witness's.
+type NoteSignature<'a> = (&'a str, [u8; 4], Vec<u8>);
 
 fn signature_line(line: &str) -> Option<NoteSignature<'_>> {
     let (name, encoded) = line.strip_prefix("\u{2014} ")?.split_once(' ')?;
     let bytes = STANDARD.decode(encoded).ok()?;
     let (id, signature) = bytes.split_first_chunk::<4>()?;
-    Some((name, *id, Signature::from_slice(signature).ok()?))
+    (!name.is_empty() && !signature.is_empty()).then(|| (name, *id, signature.to_vec()))
 }
 
 impl CheckpointKey {
@@ -220,6 +223,30 @@ mod tests {
             let Ok(changed) = String::from_utf8(bytes) else { continue };
             assert!(Checkpoint::open(&changed, std::slice::from_ref(&key)).is_err(), "byte {at}: {changed}");
         }
+    }
+
+    #[test]
+    fn signatures_of_other_keys_and_kinds_are_passed_over_and_stand_for_nothing() {
+        let (checkpoint, key, note) = signed();
+        // A witness's: a key id, eight bytes of time, a signature.
+        let other = |bytes: usize| format!("\u{2014} witness.example {}\n", STANDARD.encode(vec![4; bytes]));
+        let (text, ours) = note.split_once("\n\n").unwrap();
+        for line in [other(76), other(5), other(2424)] {
+            for note in [format!("{note}{line}"), format!("{text}\n\n{line}{ours}")] {
+                assert_eq!(Checkpoint::open(&note, std::slice::from_ref(&key)), Ok(checkpoint.clone()));
+            }
+            let alone = format!("{text}\n\n{line}");
+            assert_eq!(Checkpoint::open(&alone, std::slice::from_ref(&key)), Err(NoteError::WrongKey));
+        }
+        assert_eq!(
+            Checkpoint::open(&format!("{note}{}", other(4)), std::slice::from_ref(&key)),
+            Err(NoteError::Malformed)
+        );
+        // Ours, of another length.
+        let short = key.id().into_iter().chain([1; 20]).collect::<Vec<u8>>();
+        let line = format!("\u{2014} {} {}\n", key.name, STANDARD.encode(short));
+        let cut = format!("{text}\n\n{line}");
+        assert_eq!(Checkpoint::open(&cut, &[key]), Err(NoteError::BadSignature));
     }
 
     #[test]
