@@ -267,7 +267,8 @@ fn a_module_that_hangs_altogether_is_given_up_and_comes_back() {
         let started = Instant::now();
         assert!(signer.sign(b"m", soon()).is_err());
         assert!(started.elapsed() < LATE);
-        assert_eq!(pool.metrics().outstanding, 0);
+        // Nothing is kept waiting; a job of the keeper's own has a deadline as well.
+        until(|| (pool.metrics().outstanding == 0).then_some(()));
         stage.faults("");
         wait_for(&pool, is_ready);
         until(|| sign(&signer, b"m", Duration::from_secs(10)).ok());
