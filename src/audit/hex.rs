@@ -17,7 +17,9 @@ pub(super) fn push_hex(out: &mut Vec<u8>, bytes: &[u8]) {
 
 const DIGITS: &[u8; 16] = b"0123456789abcdef";
 
-pub(super) fn unhex(text: &str) -> Option<Vec<u8>> {
+/// The bytes of hexadecimal text, in either case; `None` for anything else.
+#[must_use]
+pub fn unhex(text: &str) -> Option<Vec<u8>> {
     let (pairs, []) = text.as_bytes().as_chunks::<2>() else { return None };
     let digit = |byte: u8| char::from(byte).to_digit(16);
     pairs.iter().map(|[high, low]| u8::try_from(digit(*high)? << 4 | digit(*low)?).ok()).collect()

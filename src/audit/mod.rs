@@ -59,7 +59,7 @@ pub use event::{
     AdminEvent, BATCH_ITEMS_MAX, BatchEvent, BatchItem, ChangeEvent, DecisionEvent, EraseEvent, Event,
     ExportEvent, IssueEvent, KID_BYTES_MAX, Phase, RevokeEvent, StartEvent, StopEvent, VerifyRunEvent,
 };
-pub use hex::hex;
+pub use hex::{hex, unhex};
 pub use id::{RECORD_ID_TEXT_MAX, RecordId, RecordIdError};
 pub use keeper::DiskState;
 pub use note::{CheckpointKey, NoteError};

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::audit::{checkpoint_keys, progress_bar};
 use super::control_client::{Target, post, refuse};
-use super::export_manifest::{Form, Problem, beside, filter_json, manifest, manifest_path, parse_kind};
+use super::export_manifest::{Form, Problem, filter_json, manifest, manifest_path, parse_kind};
 use super::{EXIT_YES, Output, complain, print_line};
 use crate::audit::export::{Exported, Filter, export};
 use crate::audit::note::Checkpoint;
@@ -177,7 +177,7 @@ fn make(arguments: &ExportArguments) -> Result<Made, Problem> {
             ));
         }
     };
-    let partial = beside(out, "partial");
+    let partial = out.with_added_extension("partial");
     let written = |error: io::Error| Problem::Failure(format!("cannot write {}: {error}", partial.display()));
     let mut file =
         OpenOptions::new().write(true).create_new(true).mode(0o600).open(&partial).map_err(written)?;
@@ -214,7 +214,7 @@ fn filter_text(filter: &Filter) -> String {
 }
 
 fn publish(partial: &Path, out: &Path, beside_it: &Path, manifest: &Value) -> io::Result<()> {
-    let manifest_partial = beside(beside_it, "partial");
+    let manifest_partial = beside_it.with_added_extension("partial");
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&manifest_partial)?;
     writeln!(file, "{manifest:#}")?;
     file.sync_all()?;

@@ -136,14 +136,7 @@ pub(super) fn parse_kind(text: &str) -> Result<Kind, String> {
 }
 
 pub(super) fn manifest_path(out: &Path) -> PathBuf {
-    beside(out, "manifest.json")
-}
-
-pub(super) fn beside(path: &Path, ending: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".");
-    name.push(ending);
-    name.into()
+    out.with_added_extension("manifest.json")
 }
 
 /// The form of a manifest.

@@ -14,6 +14,7 @@ use edgate_hsm::{
 use serde_json::{Value, json};
 
 use super::{EXIT_INPUT, EXIT_NO, EXIT_YES, Output, complain, print_line};
+use crate::audit::hex;
 use crate::daemon::release_checks;
 use crate::verify::Engine;
 
@@ -361,8 +362,4 @@ impl KeyUse {
             Self::Wrapping => Purpose::Wrapping,
         }
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

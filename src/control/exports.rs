@@ -12,7 +12,7 @@ use super::body;
 use super::error::ApiError;
 use super::evidence;
 use super::state::Shared;
-use crate::audit::{Event, ExportEvent};
+use crate::audit::{Event, ExportEvent, hex, unhex};
 use crate::json;
 
 /// Longest filter, as text.
@@ -66,15 +66,7 @@ async fn record_export(shared: Arc<Shared>, peer: Peer, bytes: Vec<u8>) -> Resul
 
 /// A digest from the one spelling that is written everywhere.
 fn digest(text: &str) -> Option<[u8; 32]> {
-    let lower = |byte: &u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(byte);
-    if text.len() != 64 || !text.as_bytes().iter().all(lower) {
-        return None;
-    }
-    let mut digest = [0; 32];
-    for (byte, pair) in digest.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
-        *byte = u8::from_str_radix(str::from_utf8(pair).ok()?, 16).ok()?;
-    }
-    Some(digest)
+    unhex(text)?.try_into().ok().filter(|digest: &[u8; 32]| hex(digest) == text)
 }
 
 #[cfg(test)]

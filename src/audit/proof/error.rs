@@ -1,14 +1,12 @@
 //! Why tiles or a proof could not be made.
 
-use std::{
-    fs, io,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use crate::audit::{
     error::AuditError,
     id::RecordId,
     note::{Checkpoint, CheckpointKey, NoteError},
+    verify::note_in,
 };
 
 /// Why tiles or a proof could not be made. Nothing is given out in its place.
@@ -101,14 +99,8 @@ pub(super) fn read_checkpoint(
     path: &Path,
     keys: &[CheckpointKey],
 ) -> Result<(Checkpoint, String), ProveError> {
-    let note = match fs::read(path) {
-        // Bytes that are no text do not verify.
-        Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return Err(ProveError::NoCheckpoint { path: path.to_owned() });
-        }
-        Err(error) => return Err(AuditError::io("read", path, error).into()),
-    };
+    let note = note_in(path).map_err(|error| AuditError::io("read", path, error))?;
+    let note = note.ok_or_else(|| ProveError::NoCheckpoint { path: path.to_owned() })?;
     let checkpoint = Checkpoint::open(&note, keys)
         .map_err(|cause| ProveError::Checkpoint { path: path.to_owned(), cause })?;
     Ok((checkpoint, note))

@@ -311,7 +311,12 @@ pub fn verify_dir(
 /// # Errors
 /// When the file is there and cannot be read.
 pub fn published_note(dir: &Path) -> io::Result<Option<String>> {
-    match std::fs::read(dir.join(CHECKPOINT_FILE)) {
+    note_in(&dir.join(CHECKPOINT_FILE))
+}
+
+/// The note in this file, as [`published_note`].
+pub(super) fn note_in(path: &Path) -> io::Result<Option<String>> {
+    match std::fs::read(path) {
         Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
