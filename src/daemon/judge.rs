@@ -7,7 +7,7 @@ use arc_swap::ArcSwap;
 use crate::control::{Judge, Judged, JudgedToken};
 use crate::decision::UnixSeconds;
 use crate::revocation::View;
-use crate::shard::{self, Moment, Policy, Settled};
+use crate::shard::{self, IssuerRealms, Moment, Policy, Settled};
 use crate::token::{self, Demand};
 use crate::verify::{Item, Verdict, Verifier};
 
@@ -16,11 +16,17 @@ struct Tools {
     verifier: Verifier,
     scratch: token::Scratch,
     verdicts: Vec<Verdict>,
+    realms: IssuerRealms,
 }
 
 /// Judges by the policy of the moment and by `view`. One token at a time: it takes tens of microseconds.
 pub(crate) fn judge(policy: Arc<ArcSwap<Policy>>, view: Arc<View>, verifier: Verifier) -> Judge {
-    let tools = Mutex::new(Tools { verifier, scratch: token::Scratch::default(), verdicts: Vec::new() });
+    let tools = Mutex::new(Tools {
+        verifier,
+        scratch: token::Scratch::default(),
+        verdicts: Vec::new(),
+        realms: IssuerRealms::default(),
+    });
     Arc::new(move |text, now| {
         let mut tools = tools.lock().unwrap_or_else(PoisonError::into_inner);
         tools.judge(text, &policy.load(), &view, now)
@@ -35,7 +41,7 @@ impl Tools {
         };
         let items: Vec<Item<'_>> = admitted.items().collect();
         self.verifier.verify(&items, &mut self.verdicts);
-        let (look, realms) = (view.look(), policy.realms(view));
+        let (look, realms) = (view.look(), self.realms.of(policy, view));
         let moment = Moment { policy, look: &look, realms: &realms, now, stale: false, lists: None };
         let (mut verdicts, demand) = (self.verdicts.drain(..), Demand::default());
         let settled = shard::settle(admitted, &mut verdicts, &moment, &demand, &mut self.scratch);

@@ -20,13 +20,13 @@ use crate::token::{self, Demand};
 use crate::verify::{Item, Verdict, Verifier};
 use crate::wire::{self, Identity, Terms};
 
-use super::Policy;
 use super::bulk::Bulk;
 use super::clock::TICK;
 use super::held::{AskedUnder, Due, Held, Replied, Waits};
 use super::outbox::Outbox;
 use super::request::{self, Admitted, Moment, Proof, Read, Settled};
 use super::turn::{Asked, Form, Job, Turn};
+use super::{IssuerRealms, Policy};
 
 /// The most questions decided together; more that arrive in a turn follow in a second batch.
 const BATCH_LEN_MAX: usize = 1024;
@@ -58,8 +58,7 @@ pub(super) struct Decider {
     ack_timeout: Duration,
     on_failure: OnFailure,
     view: Arc<View>,
-    // The realms of the issuers of the policy of this epoch.
-    realms: (Option<u32>, Rc<[Realms]>),
+    realms: IssuerRealms,
     lists: Option<Arc<status_list::Cache>>,
     metrics: Arc<ShardMetrics>,
     // One for each token of a group that is settled together.
@@ -91,7 +90,7 @@ impl Decider {
             on_failure,
             held: Held::new(waits, Arc::clone(&view)),
             view,
-            realms: (None, Rc::default()),
+            realms: IssuerRealms::default(),
             lists,
             metrics,
             scratches: std::array::from_fn(|_| token::Scratch::default()),
@@ -108,7 +107,8 @@ impl Decider {
     /// `Break` says that the log has failed for good and the operator wants the daemon to stop then.
     pub(super) fn poll(&mut self, turn: &Turn, policy: &Policy, cx: &Context<'_>) -> ControlFlow<()> {
         *turn.waker.borrow_mut() = Some(cx.waker().clone());
-        let (view, realms, lists) = (Arc::clone(&self.view), self.realms(policy), self.lists.clone());
+        let (view, realms, lists) =
+            (Arc::clone(&self.view), self.realms.of(policy, &self.view), self.lists.clone());
         if !turn.asked.borrow().jobs.is_empty() {
             std::mem::swap(&mut *turn.asked.borrow_mut(), &mut self.spare);
             let asked = std::mem::take(&mut self.spare);
@@ -148,16 +148,6 @@ impl Decider {
         let halts = self.on_failure == OnFailure::Halt
             && self.appender.failure().is_some_and(|failure| failure.kind.is_permanent());
         if halts { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    }
-
-    /// The realms of this policy's issuers.
-    fn realms(&mut self, policy: &Policy) -> Rc<[Realms]> {
-        let (epoch, realms) = &mut self.realms;
-        if *epoch != Some(policy.epoch) {
-            *realms = policy.realms(&self.view).into();
-            *epoch = Some(policy.epoch);
-        }
-        Rc::clone(realms)
     }
 
     /// Decides what needs no asking, after asking about the rest; returns the memory of what was decided.

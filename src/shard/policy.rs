@@ -1,8 +1,10 @@
 //! What every shard decides by: an immutable snapshot, swapped whole.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
+use crate::audit::hex;
 use crate::config::{self, KeySource, OnStale, RevocationRules};
 use crate::etag;
 use crate::keys::jwks::{self, Jwks, JwksError};
@@ -30,6 +32,24 @@ pub struct Policy {
     // Whether the registry may have to be asked: always, and while the view is older than it may be.
     asks: bool,
     asks_when_stale: bool,
+}
+
+/// The realms of the issuers of one policy in one view, made again when the policy changes.
+#[derive(Debug, Default)]
+pub struct IssuerRealms {
+    epoch: Option<u32>,
+    realms: Arc<[Realms]>,
+}
+
+impl IssuerRealms {
+    /// Those of `policy` in `view`, which must always be the same view.
+    pub fn of(&mut self, policy: &Policy, view: &View) -> Arc<[Realms]> {
+        if self.epoch != Some(policy.epoch) {
+            self.realms = policy.realms(view).into();
+            self.epoch = Some(policy.epoch);
+        }
+        Arc::clone(&self.realms)
+    }
 }
 
 /// A document ready to be served.
@@ -236,5 +256,5 @@ impl Published {
 /// The first 16 bytes of SHA-256, in hexadecimal: enough to name a document.
 fn digest(text: &str) -> String {
     use sha2::Digest;
-    sha2::Sha256::digest(text.as_bytes()).iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+    hex(&sha2::Sha256::digest(text.as_bytes())[..16])
 }
