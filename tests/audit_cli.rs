@@ -3,27 +3,22 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
 
-use ed25519_dalek::{Signer as _, SigningKey};
-use edgate::audit::{Ack, CheckpointSigner, Event, Settings, StopEvent, open_signed};
+use edgate::audit::{Ack, Event, Settings, StopEvent, open_signed};
 use serde_json::Value;
+
+#[path = "support/logs.rs"]
+mod logs;
+
+use logs::{change, json, signer};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
 fn settings(dir: &Path) -> Settings {
     Settings { segment_bytes: 160 * 1024, create: true, ..Settings::new(dir, "test.example/log") }
-}
-
-fn signer() -> CheckpointSigner {
-    let key = SigningKey::from_bytes(&[3; 32]);
-    CheckpointSigner {
-        verifying_key: key.verifying_key().to_bytes(),
-        sign: Box::new(move |message| Ok(key.sign(message).to_bytes())),
-    }
 }
 
 /// Adds events to the log in `dir` and closes it.
@@ -49,18 +44,6 @@ fn audit(arguments: &[&str], dir: &Path) -> Output {
         .arg(dir)
         .output()
         .unwrap()
-}
-
-fn json(output: &Output) -> Value {
-    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
-}
-
-fn change(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
-    let mut bytes = fs::read(path).unwrap();
-    change(&mut bytes);
-    fs::remove_file(path).unwrap();
-    fs::write(path, bytes).unwrap();
-    fs::set_permissions(path, fs::Permissions::from_mode(0o400)).unwrap();
 }
 
 fn segment(dir: &Path, index: u64) -> PathBuf {

@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
@@ -13,28 +12,19 @@ use std::time::Duration;
 use ed25519_dalek::{Signer as _, SigningKey};
 use edgate::audit::note::Checkpoint;
 use edgate::audit::proof::{Expected, ProofClass, Prover, verify_consistency, verify_inclusion};
-use edgate::audit::{
-    Ack, CheckpointKey, CheckpointSigner, Event, RecordId, Settings, StopEvent, open_signed,
-};
+use edgate::audit::{Ack, CheckpointKey, Event, RecordId, Settings, StopEvent, open_signed};
 use serde_json::Value;
+
+#[path = "support/logs.rs"]
+mod logs;
+
+use logs::{change, json, signer, signing_key};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 const ORIGIN: &str = "test.example/log";
 
-fn signing_key() -> SigningKey {
-    SigningKey::from_bytes(&[3; 32])
-}
-
 fn key() -> CheckpointKey {
     CheckpointKey { name: ORIGIN.into(), verifying_key: signing_key().verifying_key().to_bytes() }
-}
-
-fn signer() -> CheckpointSigner {
-    let key = signing_key();
-    CheckpointSigner {
-        verifying_key: key.verifying_key().to_bytes(),
-        sign: Box::new(move |message| Ok(key.sign(message).to_bytes())),
-    }
 }
 
 fn signed(origin: &str, size: u64, root: [u8; 32]) -> String {
@@ -141,20 +131,8 @@ fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
-fn json(output: &Output) -> Value {
-    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
-}
-
 fn said(output: &Output) -> String {
     String::from_utf8_lossy(&[&output.stdout[..], &output.stderr].concat()).into_owned()
-}
-
-fn change(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
-    let mut bytes = fs::read(path).unwrap();
-    change(&mut bytes);
-    fs::remove_file(path).unwrap();
-    fs::write(path, bytes).unwrap();
-    fs::set_permissions(path, fs::Permissions::from_mode(0o400)).unwrap();
 }
 
 /// Every file below a folder.

@@ -17,18 +17,15 @@ use std::{
 };
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use edgate::verify::{Engine, Item, ItemKey, Tables, Verdict, Verifier};
-use edgate::{
-    audit::{
-        Ack, Appender, DecisionEvent, Event, Opened, RecordId, Settings, SinkKind, StopEvent,
-        export::{Filter, Format, export as export_log},
-        open,
-        probe::{Probe, Together, lay_out, read_only, recover_only},
-        verify::{Options, verify_dir},
-    },
-    decision::{Decision, UnixSeconds},
+use edgate::audit::{
+    Ack, Appender, DecisionEvent, Event, Opened, RecordId, Settings, SinkKind, StopEvent,
+    export::{Filter, Format, export as export_log},
+    open,
+    probe::{Probe, Together, lay_out, read_only, recover_only},
+    verify::{Options, verify_dir},
 };
-use edgate_bench::inputs::signed_messages;
+use edgate::verify::{Engine, Item, ItemKey, Tables, Verdict, Verifier};
+use edgate_bench::inputs::{decision, signed_messages};
 use edgate_bench::load::summary::median;
 use edgate_bench::ratio::{Ratio, interleaved};
 use edgate_bench::wanted;
@@ -47,25 +44,6 @@ fn folder() -> tempfile::TempDir {
 
 fn settings(dir: &Path) -> Settings {
     Settings { create: true, ..Settings::new(dir, ORIGIN) }
-}
-
-fn decision() -> DecisionEvent<'static> {
-    DecisionEvent {
-        surface: 1,
-        decision: Decision::Accepted,
-        issuer: "agents",
-        kid: "2026-01",
-        tenant: "acme",
-        caller: "",
-        subject: Some("agent-0000-1111"),
-        jti: Some("5b3c7c1e-0d7a-4a53"),
-        client: Some(Ipv4Addr::new(10, 1, 2, 3).into()),
-        policy_epoch: 7,
-        revocation_epoch: 1234,
-        latency_us: 57,
-        expires: Some(UnixSeconds(1_900_000_000)),
-        stale: false,
-    }
 }
 
 /// 96-byte bodies, hashed before the clock starts: what is left is the sequencer's part.

@@ -5,20 +5,17 @@
 
 use std::{
     hint::black_box,
-    net::Ipv4Addr,
     path::Path,
     time::{Duration, Instant},
 };
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use ed25519_dalek::{Signer as _, SigningKey};
-use edgate::{
-    audit::{
-        Ack, CheckpointKey, CheckpointSigner, DecisionEvent, Event, Opened, RecordId, Settings, open_signed,
-        proof::{Expected, Prover, export_tiles, verify_inclusion},
-    },
-    decision::{Decision, UnixSeconds},
+use edgate::audit::{
+    Ack, CheckpointKey, CheckpointSigner, Event, Opened, RecordId, Settings, open_signed,
+    proof::{Expected, Prover, export_tiles, verify_inclusion},
 };
+use edgate_bench::inputs::decision;
 use edgate_bench::load::summary::median;
 use edgate_bench::wanted;
 
@@ -30,25 +27,6 @@ const RECORDS: u64 = 2_000_000;
 
 /// Records appended between two waits, and of which one id is kept.
 const BATCH: u64 = 1000;
-
-fn decision() -> DecisionEvent<'static> {
-    DecisionEvent {
-        surface: 1,
-        decision: Decision::Accepted,
-        issuer: "agents",
-        kid: "2026-01",
-        tenant: "acme",
-        caller: "",
-        subject: Some("agent-0000-1111"),
-        jti: Some("5b3c7c1e-0d7a-4a53"),
-        client: Some(Ipv4Addr::new(10, 1, 2, 3).into()),
-        policy_epoch: 7,
-        revocation_epoch: 1234,
-        latency_us: 57,
-        expires: Some(UnixSeconds(1_900_000_000)),
-        stale: false,
-    }
-}
 
 /// A closed log of that many decisions; some of their ids.
 fn filled(dir: &Path, signing: &SigningKey, records: u64) -> Vec<RecordId> {

@@ -1,6 +1,10 @@
 //! Inputs the benches share: keys, signed messages and tokens from a fixed seed, equal on every machine and run.
 
+use std::net::Ipv4Addr;
+
 use ed25519_dalek::{Signer, SigningKey};
+use edgate::audit::DecisionEvent;
+use edgate::decision::{Decision, UnixSeconds};
 
 use crate::att::{Algorithm, Grant, Minter};
 
@@ -31,6 +35,27 @@ pub struct SignedMessage {
     pub message: Vec<u8>,
     /// R and S, as encoded in RFC 8032 §5.1.6.
     pub signature: [u8; 64],
+}
+
+/// A decision as a shard records it, with every field that is usual.
+#[must_use]
+pub fn decision() -> DecisionEvent<'static> {
+    DecisionEvent {
+        surface: 1,
+        decision: Decision::Accepted,
+        issuer: "agents",
+        kid: "2026-01",
+        tenant: "acme",
+        caller: "",
+        subject: Some("agent-0000-1111"),
+        jti: Some("5b3c7c1e-0d7a-4a53"),
+        client: Some(Ipv4Addr::new(10, 1, 2, 3).into()),
+        policy_epoch: 7,
+        revocation_epoch: 1234,
+        latency_us: 57,
+        expires: Some(UnixSeconds(1_900_000_000)),
+        stale: false,
+    }
 }
 
 /// The `index`-th signing key.
