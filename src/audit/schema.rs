@@ -329,10 +329,10 @@ impl Kind {
         !matches!(self, Self::Decision | Self::DecisionBatch)
     }
 
-    /// Whether the body may be dropped by an authority: bodies that can hold personal data.
+    /// Whether the body may be dropped by an authority: bodies that can hold personal data. What operators did stays.
     #[must_use]
     pub const fn is_redactable(self) -> bool {
-        matches!(self, Self::Decision | Self::DecisionBatch | Self::Issue | Self::Revoke | Self::Admin)
+        matches!(self, Self::Decision | Self::DecisionBatch | Self::Issue | Self::Revoke)
     }
 }
 
