@@ -7,6 +7,7 @@
 //! - `recover.rs`: what a start finds, and what it does about it; `succeed.rs`: what an operator decides where it refuses.
 //! - [`verify`]: recomputes everything from the stored bytes; needs no running log.
 //! - [`proof`]: what shows a stranger one record, or that one state of the log continues another.
+//! - [`hold`]: what nobody may retire or erase.
 //! - FORMAT.md: every byte.
 //!
 //! This room uses std threads and `std::task::Waker` only; it imports `crate::decision` and nothing else of ours.
@@ -25,6 +26,7 @@ mod event;
 pub mod export;
 mod folder;
 mod hex;
+pub mod hold;
 mod id;
 mod keeper;
 mod map;
