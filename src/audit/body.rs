@@ -154,7 +154,7 @@ fn erase(body: &mut Body<'_>, event: &EraseEvent<'_>) {
 
 fn export(body: &mut Body<'_>, event: &ExportEvent<'_>) {
     body.text(1, event.actor);
-    body.text(2, event.filter);
+    body.text_whole(2, event.filter);
     body.uint(3, event.rows);
     body.bytes(4, event.digest);
 }

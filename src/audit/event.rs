@@ -264,7 +264,7 @@ pub struct EraseEvent<'a> {
 pub struct ExportEvent<'a> {
     /// Who exported.
     pub actor: &'a str,
-    /// The filter, as typed.
+    /// The filter, as typed; whole in the record, so the caller bounds it.
     pub filter: &'a str,
     /// Rows written.
     pub rows: u64,

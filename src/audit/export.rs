@@ -5,7 +5,7 @@
 //! too, and the tree of everything that was read is compared with a signed checkpoint by the caller.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io::{self, Write},
     path::Path,
 };
@@ -20,6 +20,7 @@ use super::{
     record::{Hash, stored_len},
     rows,
     schema::{self, Body, Kind, Shape},
+    tag::Tag,
     tail::{Entry, Tail, decision_name},
 };
 
@@ -30,6 +31,8 @@ pub enum Format {
     Csv,
     /// One JSON object per line, as `edgate audit tail --json` shows records.
     JsonLines,
+    /// Lines for a person, as `edgate audit tail` shows records.
+    Text,
 }
 
 /// Which records become rows: those of which all that is named here holds.
@@ -49,6 +52,8 @@ pub struct Filter {
     pub kid: Option<String>,
     /// With this decision: `accepted`, or the reason of a refusal.
     pub decision: Option<String>,
+    /// With any of these tags, in whatever field; empty: whatever it is tagged with. The tags of one value differ by epoch.
+    pub tags: Vec<Tag>,
 }
 
 /// What an export was made of, and from.
@@ -70,6 +75,8 @@ pub struct Exported {
     pub root: Hash,
     /// What there was in the time asked for, whatever else was asked.
     pub counts: Counts,
+    /// Epochs of the tag key, of the records in that time.
+    pub tag_epochs: BTreeSet<u64>,
 }
 
 /// Records of a stretch of time. Sub-decisions of one call count one by one.
@@ -141,6 +148,8 @@ pub fn export(
         head: None,
         tree,
         counts: Counts::default(),
+        tag_epoch: 0,
+        tag_epochs: BTreeSet::new(),
     };
     if format == Format::Csv {
         rows::write_csv_header(&mut pass.sink.buffer);
@@ -175,6 +184,9 @@ struct Pass<'a> {
     head: Option<Hash>,
     tree: GrowingRange,
     counts: Counts,
+    // Of the segment that is being read.
+    tag_epoch: u64,
+    tag_epochs: BTreeSet<u64>,
 }
 
 impl Pass<'_> {
@@ -194,8 +206,11 @@ impl Pass<'_> {
         self.head = Some(entry.hash);
         self.tree.push(&entry.hash);
         let body = entry.read_body();
-        if self.origin.is_none() && Kind::from_code(header.kind) == Some(Kind::SegmentOpen) {
-            self.origin = body.as_ref().ok().and_then(|body| schema::text(body, ORIGIN)).map(str::to_owned);
+        if let Ok(body) = &body
+            && Kind::from_code(header.kind) == Some(Kind::SegmentOpen)
+        {
+            self.origin = self.origin.take().or_else(|| schema::text(body, ORIGIN).map(str::to_owned));
+            self.tag_epoch = schema::uint(body, TAG_EPOCH).unwrap_or(self.tag_epoch);
         }
         let in_time = filter.from_ns.is_none_or(|from| header.wall_ns >= from)
             && filter.to_ns.is_none_or(|to| header.wall_ns < to);
@@ -203,6 +218,9 @@ impl Pass<'_> {
             return Ok(());
         }
         let body = body.map_err(|error| broken(&error.to_string()))?;
+        if !self.tag_epochs.contains(&self.tag_epoch) {
+            self.tag_epochs.insert(self.tag_epoch);
+        }
         self.counts.add(entry, &body);
         if !filter.wants(entry, &body) {
             return Ok(());
@@ -212,6 +230,10 @@ impl Pass<'_> {
             Format::Csv => self.writer.write_csv(&mut self.sink.buffer, entry, &body),
             Format::JsonLines => {
                 self.writer.write_json(&mut self.sink.buffer, entry, &Ok(body));
+                self.sink.buffer.push(b'\n');
+            }
+            Format::Text => {
+                self.sink.buffer.extend_from_slice(entry.to_text().as_bytes());
                 self.sink.buffer.push(b'\n');
             }
         }
@@ -233,6 +255,7 @@ impl Pass<'_> {
             head,
             root: root.expect("the tree starts at record 0"),
             counts: self.counts,
+            tag_epochs: self.tag_epochs,
         })
     }
 }
@@ -288,7 +311,8 @@ impl Filter {
     /// Whether nothing is asked but kinds and time, so that the counts alone say how many rows there are.
     #[must_use]
     pub fn is_by_kind_alone(&self) -> bool {
-        self.tenant.is_none() && self.issuer.is_none() && self.kid.is_none() && self.decision.is_none()
+        let Self { kinds: _, from_ns: _, to_ns: _, tenant, issuer, kid, decision, tags } = self;
+        tenant.is_none() && issuer.is_none() && kid.is_none() && decision.is_none() && tags.is_empty()
     }
 
     fn wants(&self, entry: &Entry, body: &Body<'_>) -> bool {
@@ -322,7 +346,9 @@ impl Filter {
                 None => false,
             })
         };
-        is("tenant", &self.tenant)
+        let tagged = |name: &&str| matches!(field(name), Some(Value::Bytes(tag)) if self.tags.iter().any(|wanted| wanted == tag));
+        (self.tags.is_empty() || TAGS.iter().any(tagged))
+            && is("tenant", &self.tenant)
             && is("issuer", &self.issuer)
             && is("kid", &self.kid)
             && is("decision", &self.decision)
@@ -345,6 +371,12 @@ fn item_fields(body: &Body<'_>) -> &'static [schema::Field] {
 
 /// The field of SEGMENT_OPEN with the log's name.
 const ORIGIN: u64 = 1;
+
+/// The field of SEGMENT_OPEN with the epoch of the tags.
+const TAG_EPOCH: u64 = 10;
+
+/// The fields of the class *tag*. What a tag is of is part of it, so that no field has another's by chance.
+const TAGS: [&str; 4] = ["subject", "jti", "client", "target_tag"];
 
 /// Bytes gathered before they are hashed and written.
 const WRITE_BYTES: usize = 64 * 1024;

@@ -4,7 +4,8 @@ use std::{fs, net::Ipv4Addr};
 
 use super::*;
 use crate::audit::{
-    Ack, BatchEvent, BatchItem, DecisionEvent, Event, Opened, Settings, folder::segment_name, open,
+    Ack, BatchEvent, BatchItem, DecisionEvent, Event, Opened, Settings, TagKeys, folder::segment_name, open,
+    tag::TagField,
 };
 use crate::decision::{Decision, Rejection};
 
@@ -44,7 +45,8 @@ fn filled(dir: &Path) {
         expires: None,
         stale: false,
     };
-    let items = [item(Decision::Accepted), item(Rejection::Expired.into())];
+    let items =
+        [BatchItem { subject: Some("agent-9"), ..item(Decision::Accepted) }, item(Rejection::Expired.into())];
     let batch = BatchEvent {
         surface: 1,
         tenant: "initech",
@@ -79,7 +81,11 @@ fn filters_are_what_a_look_at_every_row_says() {
     assert!(rows.windows(2).all(|pair| pair[1]["prev_hash"] == pair[0]["event_hash"]));
     assert_eq!(all.counts.decisions, BTreeMap::from([("accepted", 67), ("expired", 1), ("revoked", 34)]));
 
+    assert_eq!(all.tag_epochs, BTreeSet::from([1]));
+
     let text = |text: &str| Some(text.to_owned());
+    let keys = TagKeys::load(folder.path()).unwrap();
+    let tag = |field, value: &[u8]| keys.tags(field, value)[0];
     let none = Filter::default;
     for (filter, expected) in [
         (Filter { kinds: vec![Kind::Decision], ..none() }, 100),
@@ -94,6 +100,11 @@ fn filters_are_what_a_look_at_every_row_says() {
         (Filter { decision: text("expired"), tenant: text("initech"), kid: text("k9"), ..none() }, 1),
         (Filter { decision: text("expired"), kid: text("2026-01"), ..none() }, 0),
         (Filter { from_ns: Some(u64::MAX), ..none() }, 0),
+        (Filter { tags: vec![[0; 16], tag(TagField::Subject, b"agent-1")], ..none() }, 100),
+        (Filter { tags: vec![tag(TagField::Subject, b"agent-1")], decision: text("revoked"), ..none() }, 34),
+        // The only subject in the call about two tokens.
+        (Filter { tags: vec![tag(TagField::Subject, b"agent-9")], ..none() }, 1),
+        (Filter { tags: vec![tag(TagField::Jti, b"agent-1")], ..none() }, 0),
         (Filter { to_ns: Some(u64::MAX), kinds: vec![Kind::Decision], ..none() }, 100),
     ] {
         let (one, rows) = exported(folder.path(), &filter, Format::JsonLines);

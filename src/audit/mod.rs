@@ -50,6 +50,7 @@ mod status;
 mod succeed;
 mod sync;
 pub mod tag;
+mod tag_keys;
 mod tail;
 pub mod verify;
 mod walk;
@@ -73,6 +74,7 @@ pub use sealer::{CheckpointSigner, Sign, SignError};
 pub use settings::{OnFailure, Settings, Watermarks};
 pub use status::Status;
 pub use succeed::{Decision, SetAside, succeed};
+pub use tag_keys::{EpochKey, TagKeys};
 pub use tail::{Entry, Tail};
 
 #[cfg(test)]

@@ -27,6 +27,7 @@ use super::{
     settings::{OnFailure, Settings},
     status::{Progress, Status},
     tag::TagKey,
+    tag_keys::{FIRST_EPOCH, key_path},
     writer::{Identity, WRITER, Writer},
 };
 
@@ -89,7 +90,7 @@ pub fn open_signed(
     if created && !settings.create {
         return Err(AuditError::NotFound { path: dir.clone() });
     }
-    let key_path = dir.join(TAG_KEY);
+    let key_path = key_path(dir, FIRST_EPOCH);
     let tags = Arc::new(if created && !key_path.exists() {
         TagKey::create(&key_path)?
     } else {
@@ -408,9 +409,6 @@ fn wait_for(threads: &[JoinHandle<()>], deadline: Instant) -> bool {
 
 /// The verifying key of the checkpoints, as signed-note text, for `audit verify` on this machine.
 pub(super) const KEY_FILE: &str = "checkpoint.key";
-
-/// The tag key's file.
-pub(super) const TAG_KEY: &str = "tag.key";
 
 /// A start leaves room for events in the smallest segment, whatever it found.
 const RECOVERY_RECORDS_MAX: usize = 16;

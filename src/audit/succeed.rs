@@ -18,13 +18,14 @@ use super::{
     error::AuditError,
     folder::{Folder, segment_name},
     note::CheckpointKey,
-    open::{KEY_FILE, TAG_KEY, open_signed},
+    open::{KEY_FILE, open_signed},
     real::{Lock, RealMedium, list_segments, sink_for, sync_folder},
     record::Hash,
     recover::would_resume,
     schema::Kind,
     sealer::{CheckpointSigner, Follower},
     settings::Settings,
+    tag_keys::{FIRST_EPOCH, key_path},
     verify::{Options, verify_dir},
 };
 
@@ -93,9 +94,10 @@ pub fn succeed(
     }
     fs::create_dir(&successor).map_err(io("create the successor of"))?;
     restrict(&successor).map_err(io("restrict the successor of"))?;
-    if dir.join(TAG_KEY).exists() {
+    let tag_key = key_path(dir, FIRST_EPOCH);
+    if tag_key.exists() {
         // The same values keep the same tags, so that a search finds them on both sides of the break.
-        fs::copy(dir.join(TAG_KEY), successor.join(TAG_KEY)).map_err(io("copy the tag key of"))?;
+        fs::copy(tag_key, key_path(&successor, FIRST_EPOCH)).map_err(io("copy the tag key of"))?;
     }
     let begun = Settings { dir: successor.clone(), create: true, ..settings.clone() };
     let mut opened = open_signed(&begun, 0, signer)?;

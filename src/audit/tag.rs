@@ -7,6 +7,7 @@ use std::{
     fmt,
     fs::{self, OpenOptions},
     io::{self, Read as _, Write as _},
+    net::IpAddr,
     os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     path::Path,
     sync::Arc,
@@ -39,6 +40,44 @@ pub enum TagField {
     Client = 3,
     /// A session.
     Session = 4,
+}
+
+impl TagField {
+    /// Every field.
+    pub const ALL: [Self; 4] = [Self::Subject, Self::Jti, Self::Client, Self::Session];
+
+    /// The name it is asked for by.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Subject => "subject",
+            Self::Jti => "jti",
+            Self::Client => "client",
+            Self::Session => "session",
+        }
+    }
+
+    /// The field of a name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|field| field.name() == name)
+    }
+
+    /// The bytes that are tagged for `text`: an address has two forms, since a listener for both families names clients of
+    /// the older one in the form of the newer. `None` for what is no address.
+    #[must_use]
+    pub fn values(self, text: &str) -> Option<Vec<Zeroizing<Vec<u8>>>> {
+        if self != Self::Client {
+            return Some(vec![Zeroizing::new(text.as_bytes().to_vec())]);
+        }
+        Some(match text.parse().ok()? {
+            IpAddr::V4(address) => {
+                let mapped = address.to_ipv6_mapped().octets();
+                vec![Zeroizing::new(address.octets().to_vec()), Zeroizing::new(mapped.to_vec())]
+            }
+            IpAddr::V6(address) => vec![Zeroizing::new(address.octets().to_vec())],
+        })
+    }
 }
 
 /// The key of all tags of one epoch.

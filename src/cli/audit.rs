@@ -16,7 +16,9 @@ use crate::daemon;
 
 use super::audit_export::{self, ExportArguments};
 use super::audit_verify_export::{self, VerifyExportArguments};
-use super::{EXIT_FAILURE, EXIT_INPUT, EXIT_NO, EXIT_YES, Output, audit_proof, complain, print_line};
+use super::{
+    EXIT_FAILURE, EXIT_INPUT, EXIT_NO, EXIT_YES, Output, audit_proof, audit_tag, complain, print_line,
+};
 
 /// What can be done with a log.
 #[derive(Debug, Subcommand)]
@@ -27,6 +29,8 @@ pub(super) enum AuditCommand {
     Export(ExportArguments),
     /// Check an export against its manifest, and against the log if it is there.
     VerifyExport(VerifyExportArguments),
+    /// Find the records about one person, token, address or session by their keyed tags; the log says that it was done.
+    Tag(audit_tag::TagArguments),
     /// Show the latest records, and with --follow those that come.
     Tail(TailArguments),
     /// Write the log's tree as C2SP tlog-tiles, which standard tools read and `prove` needs no log for; continues from what
@@ -120,6 +124,7 @@ const BREAKS_SHOWN: usize = 20;
 pub(super) fn run(command: &AuditCommand) -> u8 {
     match command {
         AuditCommand::Verify(arguments) => verify(arguments),
+        AuditCommand::Tag(arguments) => audit_tag::run(arguments),
         AuditCommand::Tail(arguments) => tail(arguments).unwrap_or_else(|error| {
             complain(error);
             EXIT_INPUT

@@ -9,12 +9,14 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::audit::{checkpoint_keys, progress_bar};
+use super::audit_tag::{self, Sought};
 use super::control_client::{Target, post, refuse};
 use super::export_manifest::{Form, Problem, filter_json, manifest, manifest_path, parse_kind};
 use super::{EXIT_YES, Output, complain, print_line};
 use crate::audit::export::{Exported, Filter, export};
 use crate::audit::note::Checkpoint;
 use crate::audit::schema::Kind;
+use crate::audit::tag::TagField;
 use crate::audit::{hex, verify::published_note};
 use crate::decision::Decision;
 
@@ -32,6 +34,10 @@ pub(super) struct ExportArguments {
     format: Form,
     #[command(flatten)]
     filter: FilterArguments,
+    /// Only records about one value of this field: subject, jti, client or session. The value is read from standard input,
+    /// and only its tags are kept. Needs the log's tag keys; the node records it as a look-up (see `edgate audit tag`).
+    #[arg(long, value_name = "FIELD", value_parser = audit_tag::parse_field)]
+    tag: Option<TagField>,
     /// A file with the checkpoint key, kept where the log's writer cannot change it. Otherwise the copy in the log's own
     /// folder is used.
     #[arg(long, value_name = "FILE")]
@@ -50,7 +56,7 @@ pub(super) struct ExportArguments {
 
 /// Which records; what is not named is not asked about.
 #[derive(Debug, Args)]
-struct FilterArguments {
+pub(super) struct FilterArguments {
     /// Only this kind of record, such as `decision`; may be repeated.
     #[arg(long, value_name = "KIND", value_parser = parse_kind)]
     kind: Vec<Kind>,
@@ -92,7 +98,7 @@ fn parse_decision(text: &str) -> Result<String, String> {
 }
 
 impl FilterArguments {
-    fn filter(&self) -> Filter {
+    pub(super) fn filter(&self) -> Filter {
         let Self { kind, from, to, tenant, issuer, kid, decision } = self;
         Filter {
             kinds: kind.clone(),
@@ -102,21 +108,42 @@ impl FilterArguments {
             issuer: issuer.clone(),
             kid: kid.clone(),
             decision: decision.clone(),
+            tags: Vec::new(),
         }
     }
 }
 
 pub(super) fn run(arguments: &ExportArguments) -> u8 {
     let json = arguments.output.json;
-    let made = match make(arguments) {
+    let mut filter = arguments.filter.filter();
+    let sought = arguments
+        .tag
+        .map(|field| audit_tag::read_value().and_then(|value| Sought::read(&arguments.dir, field, &value)));
+    let sought = match sought.transpose() {
+        Ok(sought) => sought,
+        Err(problem) => return problem.tell(json),
+    };
+    let mut lookup = Value::Null;
+    if let Some(sought) = &sought {
+        filter.tags.clone_from(&sought.tags);
+        lookup = match sought.record(arguments.unrecorded, &arguments.target) {
+            Ok(record) => record,
+            Err(error) => return refuse(&error),
+        };
+    }
+    let made = match make(arguments, &filter) {
         Ok(made) => made,
         Err(problem) => return problem.tell(json),
     };
-    let Made { partial, exported, manifest } = made;
-    let mut manifest = manifest;
+    let Made { partial, exported, mut manifest } = made;
+    let unsearched = sought.map(|sought| sought.unsearched(&exported));
+    if let Some(unsearched) = &unsearched {
+        manifest["not_searched"] = unsearched.json();
+        manifest["lookup"] = lookup;
+    }
     if !arguments.unrecorded {
         let body = json!({
-            "filter": filter_text(&arguments.filter.filter()), "rows": exported.rows, "sha256": hex(&exported.digest),
+            "filter": filter_json(&filter).to_string(), "rows": exported.rows, "sha256": hex(&exported.digest),
         });
         let answered = arguments.target.url().and_then(|url| post(&url, "/v1/audit/exports", &body));
         match answered {
@@ -145,7 +172,7 @@ pub(super) fn run(arguments: &ExportArguments) -> u8 {
             None => print_line("not recorded: the log says nothing of this export"),
         }
     }
-    EXIT_YES
+    unsearched.map_or(EXIT_YES, |unsearched| unsearched.tell())
 }
 
 struct Made {
@@ -154,51 +181,77 @@ struct Made {
     manifest: Value,
 }
 
-fn make(arguments: &ExportArguments) -> Result<Made, Problem> {
-    let (dir, out, filter) = (&arguments.dir, &arguments.out, arguments.filter.filter());
+/// The checkpoint of a log, and what it covers.
+pub(super) struct Signed {
+    note: Option<String>,
+    checkpoint: Option<Checkpoint>,
+}
+
+impl Signed {
+    pub(super) fn read(dir: &Path, key: Option<&Path>, allow_unsigned: bool) -> Result<Self, Problem> {
+        let keys = checkpoint_keys(dir, key).map_err(Problem::Input)?;
+        let note = published_note(dir).map_err(|error| {
+            Problem::Input(format!("cannot read the checkpoint of {}: {error}", dir.display()))
+        })?;
+        let checkpoint = match &note {
+            Some(note) => Some(Checkpoint::open(note, &keys).map_err(|error| {
+                Problem::Differs("bad-checkpoint", format!("the checkpoint in {}: {error}", dir.display()))
+            })?),
+            None if allow_unsigned => None,
+            None => {
+                return Err(Problem::Differs(
+                    "unsigned",
+                    format!("{} has no checkpoint (--allow-unsigned takes it all the same)", dir.display()),
+                ));
+            }
+        };
+        Ok(Self { note, checkpoint })
+    }
+
+    /// How many records are covered; `None` if nothing is signed.
+    pub(super) fn size(&self) -> Option<u64> {
+        self.checkpoint.as_ref().map(|checkpoint| checkpoint.size)
+    }
+
+    /// Compares what was read with what was signed.
+    pub(super) fn check(&self, read: &Exported) -> Result<(), Problem> {
+        match &self.checkpoint {
+            Some(signed) if signed.root != read.root || signed.origin != read.origin => {
+                let detail = "the records are not those that the checkpoint was signed for; `edgate audit verify` says more";
+                Err(Problem::Differs("rewritten", detail.to_owned()))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn make(arguments: &ExportArguments, filter: &Filter) -> Result<Made, Problem> {
+    let (dir, out) = (&arguments.dir, &arguments.out);
     for path in [out.clone(), manifest_path(out)] {
         if fs::symlink_metadata(&path).is_ok() {
             return Err(Problem::Input(format!("{} exists; name another file", path.display())));
         }
     }
-    let keys = checkpoint_keys(dir, arguments.key.as_deref()).map_err(Problem::Input)?;
-    let note = published_note(dir).map_err(|error| {
-        Problem::Input(format!("cannot read the checkpoint of {}: {error}", dir.display()))
-    })?;
-    let checkpoint = match &note {
-        Some(note) => Some(Checkpoint::open(note, &keys).map_err(|error| {
-            Problem::Differs("bad-checkpoint", format!("the checkpoint in {}: {error}", dir.display()))
-        })?),
-        None if arguments.allow_unsigned => None,
-        None => {
-            return Err(Problem::Differs(
-                "unsigned",
-                format!("{} has no checkpoint (--allow-unsigned exports it all the same)", dir.display()),
-            ));
-        }
-    };
+    let signed = Signed::read(dir, arguments.key.as_deref(), arguments.allow_unsigned)?;
     let partial = out.with_added_extension("partial");
     let written = |error: io::Error| Problem::Failure(format!("cannot write {}: {error}", partial.display()));
     let mut file =
         OpenOptions::new().write(true).create_new(true).mode(0o600).open(&partial).map_err(written)?;
     let bar = progress_bar(arguments.output.json);
-    let size = checkpoint.as_ref().map(|checkpoint| checkpoint.size);
-    let exported = export(dir, &filter, arguments.format.format(), size, &mut file, &mut |read, total| {
+    let form = arguments.format;
+    let exported = export(dir, filter, form.format(), signed.size(), &mut file, &mut |read, total| {
         bar.set_length(total);
         bar.set_position(read);
     });
     bar.finish_and_clear();
     let outcome = exported.map_err(Problem::from).and_then(|exported| {
-        if checkpoint.as_ref().is_some_and(|signed| signed.root != exported.root || signed.origin != exported.origin) {
-            let detail = "the records are not those that the checkpoint was signed for; `edgate audit verify` says more";
-            return Err(Problem::Differs("rewritten", detail.to_owned()));
-        }
+        signed.check(&exported)?;
         file.sync_all().map_err(written)?;
         Ok(exported)
     });
     match outcome {
         Ok(exported) => {
-            let manifest = manifest(arguments.format, &filter, &exported, note.as_deref());
+            let manifest = manifest(form, filter, &exported, signed.note.as_deref());
             Ok(Made { partial, exported, manifest })
         }
         Err(problem) => {
@@ -206,11 +259,6 @@ fn make(arguments: &ExportArguments) -> Result<Made, Problem> {
             Err(problem)
         }
     }
-}
-
-/// The filter as the log keeps it.
-fn filter_text(filter: &Filter) -> String {
-    filter_json(filter).to_string()
 }
 
 fn publish(partial: &Path, out: &Path, beside_it: &Path, manifest: &Value) -> io::Result<()> {

@@ -201,7 +201,9 @@ fn answer(url: &str, response: Result<Response<Body>, ureq::Error>) -> Result<Va
     let ours = |answer: &&Value| ANSWERS.iter().any(|member| !answer[*member].is_null());
     match (status.as_u16(), answer.as_ref().filter(ours), description) {
         (200..=299, Some(answer), _) => Ok(answer.clone()),
-        (500..=599, _, Some(description)) => Err(ClientError::Unavailable(format!("{url}: {description}"))),
+        (429 | 500..=599, _, Some(description)) => {
+            Err(ClientError::Unavailable(format!("{url}: {description}")))
+        }
         (400..=499, _, Some(description)) => Err(ClientError::Input(format!("{url}: {description}"))),
         _ => Err(ClientError::Unavailable(format!(
             "{url} answers (status {status}), but not as a control listener does: is it another service, or the data \

@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 
 use super::{EXIT_FAILURE, EXIT_INPUT, EXIT_NO, complain, print_line};
 use crate::audit::export::{Counts, ExportError, Exported, Filter, Format};
-use crate::audit::hex;
 use crate::audit::schema::Kind;
+use crate::audit::{hex, unhex};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum Form {
@@ -73,7 +73,7 @@ impl Problem {
 }
 
 pub(super) fn manifest(form: Form, filter: &Filter, exported: &Exported, note: Option<&str>) -> Value {
-    let Exported { rows, bytes, digest, origin, size, head, root, counts } = exported;
+    let Exported { rows, bytes, digest, origin, size, head, root, counts, tag_epochs: _ } = exported;
     json!({
         "edgate_export": MANIFEST_VERSION,
         "format": form.name(),
@@ -93,7 +93,7 @@ pub(super) fn counts_json(counts: &Counts) -> Value {
 }
 
 pub(super) fn filter_json(filter: &Filter) -> Value {
-    let Filter { kinds, from_ns, to_ns, tenant, issuer, kid, decision } = filter;
+    let Filter { kinds, from_ns, to_ns, tenant, issuer, kid, decision, tags } = filter;
     let mut object = serde_json::Map::new();
     if !kinds.is_empty() {
         object.insert("kinds".to_owned(), kinds.iter().map(|kind| kind.name()).collect::<Vec<_>>().into());
@@ -103,6 +103,9 @@ pub(super) fn filter_json(filter: &Filter) -> Value {
     }
     for (name, value) in [("tenant", tenant), ("issuer", issuer), ("kid", kid), ("decision", decision)] {
         value.as_ref().map(|value| object.insert(name.to_owned(), value.as_str().into()));
+    }
+    if !tags.is_empty() {
+        object.insert("tags".to_owned(), tags.iter().map(|tag| hex(tag)).collect::<Vec<_>>().into());
     }
     object.into()
 }
@@ -124,6 +127,10 @@ pub(super) fn read_filter(value: &Value) -> Option<Filter> {
             "issuer" => filter.issuer = Some(text()?),
             "kid" => filter.kid = Some(text()?),
             "decision" => filter.decision = Some(text()?),
+            "tags" => {
+                let tag = |value: &Value| unhex(value.as_str()?)?.try_into().ok();
+                filter.tags = value.as_array()?.iter().map(tag).collect::<Option<_>>()?;
+            }
             _ => return None,
         }
     }

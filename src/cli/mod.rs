@@ -7,6 +7,7 @@
 mod audit;
 mod audit_export;
 mod audit_proof;
+mod audit_tag;
 mod audit_verify_export;
 mod control_client;
 mod export_manifest;

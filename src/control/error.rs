@@ -1,5 +1,7 @@
 //! What a client of the control listener is told when something is wrong.
 
+use std::time::Duration;
+
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -12,6 +14,8 @@ use serde::Serialize;
 pub(super) struct ApiError {
     pub(super) kind: ErrorKind,
     pub(super) description: String,
+    /// When to come again, where that is known.
+    pub(super) after: Option<Duration>,
 }
 
 /// The kinds of mistakes, by status.
@@ -41,6 +45,8 @@ pub(super) enum ErrorKind {
     SharingUnavailable,
     /// The state database cannot be used now.
     StoreUnavailable,
+    /// Look-ups of personal data come too often.
+    TooManyLookups,
     /// The body is not declared as what is wanted here.
     UnsupportedMediaType,
     /// The token is of a kind that cannot be revoked by itself (RFC 7009 §2.2.1).
@@ -58,6 +64,7 @@ impl ErrorKind {
             Self::RequestTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
+            Self::TooManyLookups => StatusCode::TOO_MANY_REQUESTS,
             Self::AuditUnavailable
             | Self::Overloaded
             | Self::SharingUnavailable
@@ -81,6 +88,7 @@ impl ErrorKind {
             Self::SigningUnavailable => "signing_unavailable",
             Self::SharingUnavailable => "sharing_unavailable",
             Self::StoreUnavailable => "store_unavailable",
+            Self::TooManyLookups => "too_many_lookups",
             Self::UnsupportedMediaType => "unsupported_media_type",
             Self::UnsupportedTokenType => "unsupported_token_type",
         }
@@ -89,7 +97,12 @@ impl ErrorKind {
 
 impl ApiError {
     pub(super) fn new(kind: ErrorKind, description: impl Into<String>) -> Self {
-        Self { kind, description: description.into() }
+        Self { kind, description: description.into(), after: None }
+    }
+
+    /// As [`Self::new`], for what will be possible again after `wait`.
+    pub(super) fn later(kind: ErrorKind, wait: Duration, description: impl Into<String>) -> Self {
+        Self { after: Some(wait), ..Self::new(kind, description) }
     }
 
     pub(super) fn invalid(description: impl Into<String>) -> Self {
@@ -107,8 +120,12 @@ impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let body = ErrorBody { error: self.kind.name(), error_description: &self.description };
         let mut response = (self.kind.status(), Json(body)).into_response();
-        if response.status() == StatusCode::SERVICE_UNAVAILABLE {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        let unavailable = response.status() == StatusCode::SERVICE_UNAVAILABLE;
+        let after = self.after.or(unavailable.then_some(Duration::from_secs(1)));
+        if let Some(after) = after {
+            let seconds = after.as_millis().div_ceil(1000);
+            let seconds = HeaderValue::from_str(&seconds.to_string()).expect("digits");
+            response.headers_mut().insert(header::RETRY_AFTER, seconds);
         }
         response
     }

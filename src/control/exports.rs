@@ -15,8 +15,8 @@ use super::state::Shared;
 use crate::audit::{Event, ExportEvent, hex, unhex};
 use crate::json;
 
-/// Longest filter, as text.
-const FILTER_BYTES_MAX: usize = 1024;
+/// Longest filter, as text: the tags of one value, of many epochs.
+const FILTER_BYTES_MAX: usize = 16 * 1024;
 
 const MEMBERS: &str = "filter, rows, sha256";
 

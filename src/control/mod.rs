@@ -8,6 +8,7 @@
 //! same machine it checks `Host` (DNS rebinding), `Origin`, `Sec-Fetch-Site` and the content type (cross-site requests).
 
 mod actions;
+mod allowance;
 mod body;
 mod changing;
 mod error;
@@ -18,6 +19,7 @@ mod feed;
 mod guard;
 mod issue;
 mod issuing;
+mod lookups;
 mod oauth;
 mod observe;
 mod revocations;

@@ -24,6 +24,7 @@ use super::events;
 use super::exports;
 use super::feed;
 use super::guard::{self, Guard};
+use super::lookups;
 use super::oauth;
 use super::observe;
 use super::revocations;
@@ -151,6 +152,7 @@ fn router(shared: Arc<Shared>, local: SocketAddr) -> Router {
         .route("/oauth/revoke", post(oauth::revoke))
         .route("/v1/hsm/unlock", post(unlock::unlock))
         .route("/v1/audit/exports", post(exports::record))
+        .route("/v1/audit/lookups", post(lookups::record))
         .route("/v1/audit/verify-chain", get(observe::verify_chain))
         .route("/metrics", get(observe::metrics))
         .route("/livez", get(observe::livez))
@@ -165,7 +167,7 @@ async fn not_found() -> ApiError {
     ApiError::new(
         ErrorKind::NotFound,
         "nothing is here; the control listener has POST /v1/tokens, POST /v1/tokens/{id}/revoke, \
-         /v1/revocations, POST /oauth/revoke, GET /v1/audit/verify-chain, POST /v1/audit/exports, /metrics, /livez and /readyz (tokens are verified on the data listener)",
+         /v1/revocations, POST /oauth/revoke, GET /v1/audit/verify-chain, POST /v1/audit/exports, POST /v1/audit/lookups, /metrics, /livez and /readyz (tokens are verified on the data listener)",
     )
 }
 

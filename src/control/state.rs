@@ -9,10 +9,12 @@ use serde::Serialize;
 use tokio::sync::{Semaphore, watch};
 use zeroize::Zeroizing;
 
+use super::allowance::Allowance;
 use super::events::Events;
 use super::evidence::Evidence;
 use super::feed::{Announce, FEED_CLIENTS_MAX};
 use super::issue::IssuePolicy;
+use super::lookups::{LOOKUP_INTERVAL, LOOKUPS_AT_ONCE};
 use super::status_lists::{Published, StatusListPolicy};
 use crate::audit::Appender;
 use crate::cluster::{Publisher, StatusReader};
@@ -190,6 +192,8 @@ pub(super) struct Shared {
     pub(super) actions: Arc<Semaphore>,
     /// One verification of the chain at a time: it reads the whole log.
     pub(super) verifications: Arc<Semaphore>,
+    /// How often records may be looked up by a value.
+    pub(super) lookups: Allowance,
     pub(super) counters: Counters,
 }
 
@@ -222,6 +226,7 @@ impl Shared {
             now: state.now,
             actions: Arc::new(Semaphore::new(ACTIONS_MAX as usize)),
             verifications: Arc::new(Semaphore::new(1)),
+            lookups: Allowance::new(LOOKUPS_AT_ONCE, LOOKUP_INTERVAL),
             counters: Counters::default(),
         }
     }

@@ -19,6 +19,7 @@ mod inputs;
 mod lifecycle;
 mod nginx;
 mod nodes;
+mod privacy;
 mod revocation;
 mod stall;
 mod tokens;

@@ -1,0 +1,105 @@
+//! `POST /v1/audit/lookups`: somebody is about to look for the records of one person, token, address or session, and the log
+//! says so first. It gets the tags, never the value.
+//!
+//! The look-up itself is done with the key files, by whoever may read them. So this does not hold anyone back who computes
+//! tags by other means; it makes a look-up with our command leave a trace, and many of them take long.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::Json;
+use axum::extract::{Extension, Request, State};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+
+use super::actions::{Peer, run};
+use super::body;
+use super::error::{ApiError, ErrorKind};
+use super::evidence;
+use super::state::Shared;
+use crate::audit::tag::{TAG_BYTES, TagField};
+use crate::audit::{AdminEvent, Event, Phase, hex, unhex};
+use crate::json;
+
+/// Look-ups that may follow one another at once.
+pub(super) const LOOKUPS_AT_ONCE: u32 = 10;
+
+/// After them one may be made in each of these, 30 in an hour. All that reach this listener share them: they do not say
+/// who they are, and one machine has sixteen million loopback addresses.
+pub(super) const LOOKUP_INTERVAL: Duration = Duration::from_secs(120);
+
+/// Tags of one look-up: one value in each epoch of the tag key, in two forms if it is an address.
+const TAGS_MAX: usize = 512;
+
+/// Tags in one record: its text has room for 1024 bytes.
+const TAGS_IN_RECORD: usize = 28;
+
+const MEMBERS: &str = "field, tags, uid";
+
+#[derive(Serialize)]
+struct Recorded {
+    /// The record's name: `edgate audit tail` shows it.
+    id: String,
+}
+
+/// Records what is looked for; answers once that is durable.
+pub(super) async fn record(
+    State(shared): State<Arc<Shared>>,
+    Extension(peer): Extension<Peer>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    body::check_content_type(request.headers())?;
+    let bytes = body::receive(request.into_body()).await?;
+    run(&shared, record_lookup(Arc::clone(&shared), peer, bytes)).await
+}
+
+async fn record_lookup(shared: Arc<Shared>, peer: Peer, bytes: Vec<u8>) -> Result<Response, ApiError> {
+    let mut scratch = json::Scratch::default();
+    let (mut field, mut tags, mut uid) = (None, None, None);
+    body::read_object(&bytes, &mut scratch, MEMBERS, |reader, name| {
+        match name {
+            "field" => field = Some(body::text(reader, name, 16)?),
+            "tags" => tags = Some(body::names(reader, name, TAGS_MAX, false, check_tag)?),
+            "uid" => uid = Some(body::count(reader, name)?),
+            _ => return Ok(false),
+        }
+        Ok(true)
+    })?;
+    let (Some(field), Some(tags), Some(uid)) = (field, tags, uid) else {
+        return Err(ApiError::invalid(format!("all of these are needed: {MEMBERS}")));
+    };
+    if TagField::from_name(field).is_none() {
+        return Err(ApiError::invalid("\"field\" must be subject, jti, client or session"));
+    }
+    shared.lookups.take(Instant::now()).map_err(|wait| {
+        tracing::warn!(uid, "look-ups in the audit log are refused: too many");
+        ApiError::later(
+            ErrorKind::TooManyLookups,
+            wait,
+            "too many look-ups; each of them is one person's trail",
+        )
+    })?;
+    // Whoever asks says which user they are: better than nothing, and no proof.
+    let actor = format!("{}, uid {uid}", peer.actor());
+    let details: Vec<String> = tags.chunks(TAGS_IN_RECORD).map(|tags| tags.join(",")).collect();
+    let event = |detail| {
+        let (phase, action) = (Phase::Intent, "tag_lookup");
+        Event::Admin(AdminEvent { phase, actor: &actor, action, target: field, detail, intent: None })
+    };
+    let events: Vec<_> = details.iter().map(|detail| event(detail)).collect();
+    let ids = shared
+        .evidence
+        .record_all(&events)
+        .await
+        .map_err(|error| evidence::unavailable(&error, "the look-up is not on record"))?;
+    let id = ids.first().map(ToString::to_string).unwrap_or_default();
+    Ok(Json(Recorded { id }).into_response())
+}
+
+/// A tag has one spelling.
+fn check_tag(text: &str) -> Result<(), String> {
+    match unhex(text) {
+        Some(tag) if tag.len() == TAG_BYTES && hex(&tag) == text => Ok(()),
+        _ => Err(format!("a tag is {} hexadecimal digits, in lower case", 2 * TAG_BYTES)),
+    }
+}
