@@ -16,6 +16,7 @@ use crate::daemon;
 
 use super::audit_export::{self, ExportArguments};
 use super::audit_verify_export::{self, VerifyExportArguments};
+use super::verify_record::{RecordArguments, Recorded};
 use super::{
     EXIT_FAILURE, EXIT_INPUT, EXIT_NO, EXIT_YES, Output, audit_proof, audit_tag, complain, print_line,
 };
@@ -105,6 +106,8 @@ pub(super) struct VerifyArguments {
     /// Threads; 0 is one per core.
     #[arg(long, default_value_t = 0)]
     threads: usize,
+    #[command(flatten)]
+    record: RecordArguments,
     #[command(flatten)]
     output: Output,
 }
@@ -275,7 +278,8 @@ fn verify(arguments: &VerifyArguments) -> u8 {
             EXIT_INPUT
         }
         Ok(report) => {
-            print_report(&report, arguments);
+            let recorded = arguments.record.record(&arguments.dir, &options, &report);
+            print_report(&report, arguments, &recorded);
             if let (Some(path), Some(trusted)) = (&arguments.state, &report.trusted)
                 && let Err(error) = trusted.store(path)
             {
@@ -329,7 +333,7 @@ pub(super) fn progress_bar(json: bool) -> ProgressBar {
     ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
-fn print_report(report: &Report, arguments: &VerifyArguments) {
+fn print_report(report: &Report, arguments: &VerifyArguments, recorded: &Recorded) {
     let whole = report.breaks.is_empty();
     if arguments.output.json {
         let shown = |found: &[Break]| -> Vec<_> {
@@ -355,6 +359,7 @@ fn print_report(report: &Report, arguments: &VerifyArguments) {
             "signed_size": report.signed_size,
             "breaks": shown(&report.breaks),
             "notices": shown(&report.notices),
+            "record": if let Recorded::As(id) = recorded { Some(id) } else { None },
         }));
         return;
     }
@@ -386,6 +391,11 @@ fn print_report(report: &Report, arguments: &VerifyArguments) {
     }
     for notice in &report.notices {
         print_line(format_args!("note  {notice}"));
+    }
+    match recorded {
+        Recorded::As(id) => print_line(format_args!("recorded  {id}")),
+        Recorded::Nobody => {}
+        Recorded::Not => print_line("not recorded: the log says nothing of this verification"),
     }
     if whole {
         print_line(

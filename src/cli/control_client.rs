@@ -17,9 +17,9 @@ use super::{EXIT_INPUT, EXIT_UNAVAILABLE, EXIT_YES, Output, complain, print_line
 /// Where the control listener is.
 #[derive(Debug, Args)]
 pub(super) struct Target {
-    /// The control listener of the running node.
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8181")]
-    control: String,
+    /// The control listener of the running node [default: http://127.0.0.1:8181].
+    #[arg(long, value_name = "URL")]
+    control: Option<String>,
     /// Take the control listener's address from this configuration instead.
     #[arg(long, value_name = "FILE", conflicts_with = "control")]
     config: Option<PathBuf>,
@@ -138,6 +138,8 @@ pub(super) fn issue(arguments: &IssueArguments) -> u8 {
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ClientError {
     #[error("{0}")]
+    Absent(String),
+    #[error("{0}")]
     Config(String),
     #[error("{0}")]
     Input(String),
@@ -150,7 +152,7 @@ pub(super) fn refuse(error: &ClientError) -> u8 {
     match error {
         ClientError::Config(_) => EXIT_CONFIG,
         ClientError::Input(_) => EXIT_INPUT,
-        ClientError::Unavailable(_) => EXIT_UNAVAILABLE,
+        ClientError::Absent(_) | ClientError::Unavailable(_) => EXIT_UNAVAILABLE,
     }
 }
 
@@ -160,13 +162,18 @@ impl Target {
             let config = Config::load(path).map_err(|error| ClientError::Config(error.to_string()))?;
             return Ok(format!("http://{}", config.control.listen));
         }
-        if !self.control.starts_with("http://") {
+        let control = self.control.as_deref().unwrap_or(CONTROL);
+        if !control.starts_with("http://") {
             return Err(ClientError::Input(format!(
-                "--control {:?} must be an http:// URL: the control listener speaks plain HTTP on loopback",
-                self.control
+                "--control {control:?} must be an http:// URL: the control listener speaks plain HTTP on loopback",
             )));
         }
-        Ok(self.control.trim_end_matches('/').to_owned())
+        Ok(control.trim_end_matches('/').to_owned())
+    }
+
+    /// Whether it was said which node is meant.
+    pub(super) fn is_named(&self) -> bool {
+        self.control.is_some() || self.config.is_some()
     }
 }
 
@@ -218,7 +225,7 @@ fn unreachable_listener(url: &str, error: &ureq::Error) -> ClientError {
             ClientError::Input(format!("--control {url:?} is not a URL: {error}"))
         }
         ureq::Error::Io(cause) if cause.kind() == io::ErrorKind::ConnectionRefused => {
-            ClientError::Unavailable(format!(
+            ClientError::Absent(format!(
                 "nothing listens at {url}: is `edgate serve` running, and is this its control listener (--control URL)?"
             ))
         }
@@ -240,6 +247,9 @@ fn json_object(text: &str) -> Result<Value, String> {
         Err(error) => Err(format!("must be a JSON object: {error}")),
     }
 }
+
+/// Where a node's control listener is unless its configuration says otherwise.
+const CONTROL: &str = "http://127.0.0.1:8181";
 
 /// A node answers in milliseconds, and gives up on its own disk after five seconds.
 const TIMEOUT: Duration = Duration::from_secs(15);

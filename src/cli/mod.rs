@@ -17,6 +17,7 @@ mod revocations;
 mod serve;
 mod signature;
 mod token_verify;
+mod verify_record;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

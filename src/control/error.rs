@@ -33,6 +33,8 @@ pub(super) enum ErrorKind {
     Misdirected,
     /// There is nothing at this path.
     NotFound,
+    /// The request is about a log that is not this node's.
+    OtherLog,
     /// More is under way than is allowed.
     Overloaded,
     /// The body is longer than its limit.
@@ -59,6 +61,7 @@ impl ErrorKind {
             Self::InvalidRequest | Self::UnsupportedTokenType => StatusCode::BAD_REQUEST,
             Self::ForeignOrigin => StatusCode::FORBIDDEN,
             Self::NotFound => StatusCode::NOT_FOUND,
+            Self::OtherLog => StatusCode::CONFLICT,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::RequestTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
@@ -82,6 +85,7 @@ impl ErrorKind {
             Self::MethodNotAllowed => "method_not_allowed",
             Self::Misdirected => "misdirected_request",
             Self::NotFound => "not_found",
+            Self::OtherLog => "other_log",
             Self::Overloaded => "overloaded",
             Self::RequestTimeout => "request_timeout",
             Self::RequestTooLarge => "request_too_large",

@@ -28,6 +28,7 @@ mod server;
 mod state;
 mod status_lists;
 mod unlock;
+mod verify_runs;
 mod view_feed;
 
 #[cfg(test)]
@@ -40,4 +41,5 @@ pub use state::{
     ChainBreak, ChainReport, Dependency, Hearing, Issuing, Judge, Judged, JudgedToken, Sharing, State, Unlock,
 };
 pub use status_lists::StatusListPolicy;
+pub use verify_runs::OwnLog;
 pub use view_feed::fill_view;

@@ -16,6 +16,7 @@ use super::feed::{Announce, FEED_CLIENTS_MAX};
 use super::issue::IssuePolicy;
 use super::lookups::{LOOKUP_INTERVAL, LOOKUPS_AT_ONCE};
 use super::status_lists::{Published, StatusListPolicy};
+use super::verify_runs::OwnLog;
 use crate::audit::Appender;
 use crate::cluster::{Publisher, StatusReader};
 use crate::decision::{Decision, UnixSeconds};
@@ -49,6 +50,8 @@ pub struct State {
     pub appender: Appender,
     /// Verifies the audit log; blocks, on a thread made for it.
     pub verify_chain: Arc<dyn Fn() -> Result<ChainReport, String> + Send + Sync>,
+    /// The log behind that way.
+    pub own_log: OwnLog,
     /// Writes the other rooms' metrics in the Prometheus text format, without a closing `# EOF`.
     pub metrics: Arc<dyn Fn(&mut String) + Send + Sync>,
     /// How the other things this node depends on are, besides the audit log and the state database, which are asked
@@ -181,6 +184,7 @@ pub(super) struct Shared {
     pub(super) published: Published,
     pub(super) evidence: Evidence,
     pub(super) verify_chain: Arc<dyn Fn() -> Result<ChainReport, String> + Send + Sync>,
+    pub(super) own_log: OwnLog,
     pub(super) metrics: Arc<dyn Fn(&mut String) + Send + Sync>,
     pub(super) readiness: Arc<dyn Fn() -> Vec<Dependency> + Send + Sync>,
     pub(super) host_names: Vec<String>,
@@ -218,6 +222,7 @@ impl Shared {
             stopping: watch::Sender::new(false),
             evidence: Evidence::start(appender),
             verify_chain: state.verify_chain,
+            own_log: state.own_log,
             metrics: state.metrics,
             readiness: state.readiness,
             host_names: state.host_names,

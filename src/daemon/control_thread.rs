@@ -18,8 +18,8 @@ use crate::audit::{Appender, CheckpointKey, Log, LogWatch, hex};
 use crate::cluster::Cluster;
 use crate::config::{self, Config};
 use crate::control::{
-    self, ChainBreak, ChainReport, ControlError, Hearing, IssuePolicy, Issuing, Judge, Sharing, State,
-    StatusListPolicy,
+    self, ChainBreak, ChainReport, ControlError, Hearing, IssuePolicy, Issuing, Judge, OwnLog, Sharing,
+    State, StatusListPolicy,
 };
 use crate::metrics::Metrics;
 use crate::revocation::View;
@@ -139,6 +139,7 @@ impl Ingredients<'_> {
             announce,
             appender,
             verify_chain: Arc::new(move || verify_chain(&dir, &watch)),
+            own_log: OwnLog { origin: config.audit.origin.clone(), dir: config.audit.dir.clone() },
             metrics: Arc::new(move |out| {
                 out.push_str(metrics.render().trim_end_matches("# EOF\n"));
                 if let Some(pool) = &scraped {

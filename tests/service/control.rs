@@ -212,3 +212,72 @@ fn an_export_is_on_record_or_is_not_made() {
     assert_eq!(export().status.code(), Some(69), "nobody to record it");
     assert!(!out.exists() && !manifest.exists() && !edgate.dir.path().join("o.csv.partial").exists());
 }
+
+#[test]
+fn a_verification_of_the_nodes_log_is_on_record_and_ends_as_it_would_without_a_node() {
+    let mut edgate = Edgate::start();
+    edgate.forward(&edgate.issuer.token("t"));
+    let (dir, state) = (edgate.audit_dir(), edgate.dir.path().join("state"));
+    let (dir, state) = (dir.to_str().unwrap(), state.to_str().unwrap());
+    let config = edgate.dir.path().join("at.toml");
+    let address =
+        |text: String| text.replace("listen = \"127.0.0.1:0\"", &format!("listen = \"{}\"", edgate.control));
+    std::fs::write(&config, address(std::fs::read_to_string(edgate.dir.path().join("edgate.toml")).unwrap()))
+        .unwrap();
+    let verify = |more: &[&str]| {
+        crate::support::edgate(&[&["audit", "verify", "--json", "--dir", dir], more].concat(), b"")
+    };
+    let report = |output: &std::process::Output| serde_json::from_slice::<Value>(&output.stdout).unwrap();
+    let control = format!("http://{}", edgate.control);
+    until("a checkpoint", || report(&verify(&["--unrecorded"]))["signed_size"].as_u64() > Some(0));
+    let runs = || {
+        let tail =
+            crate::support::edgate(&["audit", "tail", "--kind", "verify_run", "--json", "--dir", dir], b"");
+        let text = String::from_utf8(tail.stdout).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect::<Vec<Value>>()
+    };
+    assert!(runs().is_empty(), "these were asked not to be on record");
+
+    for (mode, more) in [
+        ("full", &["--control", &control][..]),
+        ("quick", &["--quick", "--config", config.to_str().unwrap()]),
+        ("range", &["--range", "2..4", "--control", &control]),
+        ("full", &["--state", state, "--control", &control]),
+        ("full", &["--state", state, "--control", &control]),
+    ] {
+        let verified = verify(more);
+        let said = report(&verified);
+        assert_eq!((verified.status.code(), &said["valid"]), (Some(0), &json!(true)), "{verified:?}");
+        let last = runs().pop().unwrap();
+        assert_eq!((&last["id"], &last["body"]["mode"]), (&said["record"], &json!(mode)), "{last}");
+        assert_eq!(last["body"]["records"], said["records"]);
+        assert_eq!(last["body"]["breaks"], 0);
+    }
+    assert_eq!(runs().len(), 5);
+    assert_eq!(runs()[2]["body"]["from_seq"], 2);
+
+    // The node believes no mode, class or log that there is not.
+    let run = json!({"origin": "test.example/log", "mode": "full", "from": 0, "records": 1, "breaks": 0});
+    let with = |name: &str, value: Value| {
+        let mut run = run.clone();
+        run[name] = value;
+        edgate.post(edgate.control, "/v1/audit/verify-runs", &run).status
+    };
+    assert_eq!(with("dir", json!(dir)), 200);
+    assert_eq!(with("dir", json!("/")), 409);
+    assert_eq!(with("origin", json!("other.example/log")), 409);
+    assert_eq!(with("mode", json!("deep")), 400);
+    assert_eq!(with("breaks", json!(1)), 400);
+    assert_eq!(with("first_class", json!("deleted")), 400);
+    assert_eq!(with("what", json!(1)), 400);
+
+    // Damage is on record too, and the exit code is its own.
+    let broken = verify(&["--key", "/dev/null", "--control", &control]);
+    assert_eq!(broken.status.code(), Some(12), "{broken:?}");
+    assert_eq!(runs().pop().unwrap()["body"]["first_class"], "unsigned");
+    edgate.kill();
+    let alone = verify(&["--control", &control]);
+    let said = String::from_utf8_lossy(&alone.stderr);
+    assert!(said.contains("not on record") && said.contains("nothing listens"), "{said}");
+    assert_eq!((alone.status.code(), &report(&alone)["record"]), (Some(0), &Value::Null));
+}

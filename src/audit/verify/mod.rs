@@ -72,6 +72,18 @@ impl Default for Options {
     }
 }
 
+impl Options {
+    /// The first record that is looked at, as far as it was said.
+    #[must_use]
+    pub fn first_seq(&self) -> u64 {
+        match (self.mode, &self.since) {
+            (Mode::Range { from, .. }, _) => from,
+            (Mode::Full | Mode::Quick, Some(since)) => since.size,
+            (Mode::Full | Mode::Quick, None) => 0,
+        }
+    }
+}
+
 /// What is recomputed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
@@ -89,6 +101,9 @@ pub enum Mode {
 }
 
 impl Mode {
+    /// The stable names.
+    pub const NAMES: [&str; 3] = ["full", "quick", "range"];
+
     /// The stable name.
     #[must_use]
     pub const fn name(self) -> &'static str {
