@@ -273,3 +273,39 @@ fn nothing_is_exported_of_a_log_that_is_not_what_was_signed() {
     assert_eq!(export(&log, &out, &[]).status.code(), Some(2));
     assert_eq!(fs::read_to_string(&out).unwrap(), "mine");
 }
+
+#[test]
+fn a_checkpoint_kept_elsewhere_convicts_a_log_that_was_restored() {
+    let folder = tempfile::tempdir().unwrap();
+    let (dir, image, kept) =
+        (folder.path().join("audit"), folder.path().join("image"), folder.path().join("kept"));
+    grow(&dir, 50);
+    fs::create_dir(&image).unwrap();
+    for entry in fs::read_dir(&dir).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), image.join(entry.file_name())).unwrap();
+    }
+    grow(&dir, 50);
+    fs::copy(dir.join("checkpoint"), &kept).unwrap();
+    let anchor = ["verify", "--anchor", kept.to_str().unwrap()];
+    let whole = audit(&anchor, &dir);
+    assert_eq!(whole.status.code(), Some(0), "{whole:?}");
+    assert!(String::from_utf8_lossy(&whole.stdout).contains("the log continues it, from "), "{whole:?}");
+    assert_eq!(audit(&["verify"], &image).status.code(), Some(0), "whole in itself");
+    let restored = audit(&anchor, &image);
+    assert_eq!(restored.status.code(), Some(25), "{restored:?}");
+    assert!(String::from_utf8_lossy(&restored.stdout).contains(": rollback: "), "{restored:?}");
+    let answer = json(&audit(&[&anchor[..], &["--json"]].concat(), &image));
+    assert_eq!((&answer["valid"], &answer["anchors"][0]["class"]), (&false.into(), &"rollback".into()));
+
+    // Whoever demands a witness's word is not content with less.
+    let witness = edgate::audit::WitnessKey { name: "w.example".into(), verifying_key: [1; 32] };
+    let demanded = audit(&[&anchor[..], &["--witness", &witness.to_text()]].concat(), &dir);
+    assert_eq!(demanded.status.code(), Some(10), "{demanded:?}");
+    for unusable in [&["--anchor", "/nowhere"][..], &["--witness", &witness.to_text()], &["--range", "0..9"]]
+    {
+        let more = if unusable[0] == "--range" { &anchor[..] } else { &["verify"] };
+        let refused = audit(&[more, unusable].concat(), &dir);
+        assert_eq!(refused.status.code(), Some(2), "{refused:?}");
+    }
+}

@@ -18,6 +18,7 @@ mod appender;
 mod body;
 pub mod cbor;
 mod clock;
+mod cosignature;
 mod disk;
 mod doorbell;
 mod draft;
@@ -57,6 +58,7 @@ mod walk;
 mod writer;
 
 pub use appender::{Ack, Appender};
+pub use cosignature::{Cosigned, WitnessKey, cosignatures};
 pub use error::{AuditError, AuditFailure, FailureKind};
 pub use event::{
     AdminEvent, BATCH_ITEMS_MAX, BatchEvent, BatchItem, ChangeEvent, DecisionEvent, EraseEvent, Event,

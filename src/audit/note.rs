@@ -89,7 +89,8 @@ impl Checkpoint {
         Self::read(note).map(|(checkpoint, _)| checkpoint)
     }
 
-    fn read(note: &str) -> Result<(Self, Vec<NoteSignature<'_>>), NoteError> {
+    /// Reads a note, and all its signatures, unchecked.
+    pub(super) fn read(note: &str) -> Result<(Self, Vec<NoteSignature<'_>>), NoteError> {
         let (text, signatures) = note.split_once("\n\n").ok_or(NoteError::Malformed)?;
         let mut lines = text.split('\n');
         let (Some(origin), Some(size), Some(root), None) =
@@ -121,9 +122,9 @@ impl Checkpoint {
 }
 
 /// Name and id of the key, and the signature: of another key it may be of any kind and length, such as a witness's.
-type NoteSignature<'a> = (&'a str, [u8; 4], Vec<u8>);
+pub(super) type NoteSignature<'a> = (&'a str, [u8; 4], Vec<u8>);
 
-fn signature_line(line: &str) -> Option<NoteSignature<'_>> {
+pub(super) fn signature_line(line: &str) -> Option<NoteSignature<'_>> {
     let (name, encoded) = line.strip_prefix("\u{2014} ")?.split_once(' ')?;
     let bytes = STANDARD.decode(encoded).ok()?;
     let (id, signature) = bytes.split_first_chunk::<4>()?;
@@ -134,20 +135,13 @@ impl CheckpointKey {
     /// The key id of signed-note: `SHA-256(name ‖ 0x0A ‖ 0x01 ‖ key)[..4]`.
     #[must_use]
     pub fn id(&self) -> [u8; 4] {
-        let hash = Sha256::new()
-            .chain_update(&self.name)
-            .chain_update([b'\n', ED25519])
-            .chain_update(self.verifying_key)
-            .finalize();
-        [hash[0], hash[1], hash[2], hash[3]]
+        key_id(&self.name, ED25519, &self.verifying_key)
     }
 
     /// The verifier key as one line of text (signed-note "vkey"): `name+id+base64(0x01 ‖ key)`.
     #[must_use]
     pub fn to_text(&self) -> String {
-        let mut key = vec![ED25519];
-        key.extend_from_slice(&self.verifying_key);
-        format!("{}+{:08x}+{}", self.name, u32::from_be_bytes(self.id()), STANDARD.encode(key))
+        key_text(&self.name, ED25519, &self.verifying_key)
     }
 
     /// Reads the text form.
@@ -155,23 +149,40 @@ impl CheckpointKey {
     /// # Errors
     /// [`NoteError::Malformed`], also when the id does not belong to the key.
     pub fn from_text(text: &str) -> Result<Self, NoteError> {
-        let text = text.trim_end();
-        let mut parts = text.splitn(3, '+');
-        let (Some(name), Some(_id), Some(key)) = (parts.next(), parts.next(), parts.next()) else {
-            return Err(NoteError::Malformed);
-        };
-        let bytes = STANDARD.decode(key).map_err(|_| NoteError::Malformed)?;
-        let verifying_key = match bytes.split_first() {
-            Some((&ED25519, key)) => key.try_into().map_err(|_| NoteError::Malformed)?,
-            _ => return Err(NoteError::Malformed),
-        };
-        // signed-note: names are not empty and have neither spaces nor a plus.
-        if name.is_empty() || name.contains(|c: char| c.is_whitespace() || c.is_control()) {
-            return Err(NoteError::Malformed);
-        }
-        let key = Self { name: name.to_owned(), verifying_key };
-        if key.to_text() == text { Ok(key) } else { Err(NoteError::Malformed) }
+        let (name, verifying_key) = key_from_text(text, ED25519)?;
+        Ok(Self { name, verifying_key })
     }
+}
+
+/// The key id of signed-note, for a key that signs as `kind` says.
+pub(super) fn key_id(name: &str, kind: u8, key: &[u8; 32]) -> [u8; 4] {
+    let hash = Sha256::new().chain_update(name).chain_update([b'\n', kind]).chain_update(key).finalize();
+    [hash[0], hash[1], hash[2], hash[3]]
+}
+
+/// A verifier key as text.
+pub(super) fn key_text(name: &str, kind: u8, key: &[u8; 32]) -> String {
+    let id = u32::from_be_bytes(key_id(name, kind, key));
+    format!("{name}+{id:08x}+{}", STANDARD.encode([&[kind], &key[..]].concat()))
+}
+
+/// Reads a verifier key of this kind: its name and the key.
+pub(super) fn key_from_text(text: &str, kind: u8) -> Result<(String, [u8; 32]), NoteError> {
+    let text = text.trim_end();
+    let mut parts = text.splitn(3, '+');
+    let (Some(name), Some(_id), Some(key)) = (parts.next(), parts.next(), parts.next()) else {
+        return Err(NoteError::Malformed);
+    };
+    let bytes = STANDARD.decode(key).map_err(|_| NoteError::Malformed)?;
+    let key: [u8; 32] = match bytes.split_first() {
+        Some((found, key)) if *found == kind => key.try_into().map_err(|_| NoteError::Malformed)?,
+        _ => return Err(NoteError::Malformed),
+    };
+    // signed-note: names are not empty and have neither spaces nor a plus.
+    if name.is_empty() || name.contains(|c: char| c.is_whitespace() || c.is_control()) {
+        return Err(NoteError::Malformed);
+    }
+    if key_text(name, kind, &key) == text { Ok((name.to_owned(), key)) } else { Err(NoteError::Malformed) }
 }
 
 /// signed-note's type of Ed25519 keys and signatures.

@@ -14,6 +14,7 @@ use crate::audit::{AuditError, CheckpointKey, Entry, Tail, hex};
 use crate::config::{Config, EXIT_CONFIG};
 use crate::daemon;
 
+use super::audit_anchors::{AnchorArguments, anchors_json, print_anchors};
 use super::audit_export::{self, ExportArguments};
 use super::audit_verify_export::{self, VerifyExportArguments};
 use super::verify_record::{RecordArguments, Recorded};
@@ -103,6 +104,8 @@ pub(super) struct VerifyArguments {
     /// where the log's writer cannot change it: what it covers is not read again.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["range", "quick"])]
     state: Option<PathBuf>,
+    #[command(flatten)]
+    anchors: AnchorArguments,
     /// Threads; 0 is one per core.
     #[arg(long, default_value_t = 0)]
     threads: usize,
@@ -119,7 +122,7 @@ fn parse_range(text: &str) -> Result<(u64, u64), String> {
 
 const EXIT_CODES: &str = "Exit codes, by the class of the first break: 0 whole; 1 altered-header, altered-body; 2 could not \
 run; 3 deleted; 4 inserted; 5 reordered; 6 duplicate; 7 missing-segment; 8 torn-unacknowledged; 9 bad-signature; 10 wrong-key; \
-11 wrong-origin; 12 unsigned; 13 unsealed; 14 rewritten; 15 truncated.";
+11 wrong-origin; 12 unsigned; 13 unsealed; 14 rewritten; 15 truncated; 17 unchecked, 23 malformed: an anchor; 25 rollback.";
 
 /// Breaks shown to a person; `--json` shows all.
 const BREAKS_SHOWN: usize = 20;
@@ -236,33 +239,12 @@ const DAMAGE_TRIES: u32 = 5;
 const FOLLOW_PAUSE: Duration = Duration::from_millis(200);
 
 fn verify(arguments: &VerifyArguments) -> u8 {
-    let keys = match checkpoint_keys(&arguments.dir, arguments.key.as_deref()) {
-        Ok(keys) => keys,
+    let options = match options(arguments) {
+        Ok(options) => options,
         Err(message) => {
             complain(message);
             return EXIT_INPUT;
         }
-    };
-    let since = match arguments.state.as_deref().map(read_state) {
-        None => None,
-        Some(Ok(since)) => since,
-        Some(Err(message)) => {
-            complain(message);
-            return EXIT_INPUT;
-        }
-    };
-    let options = Options {
-        since,
-        origin: arguments.origin.clone(),
-        mode: match arguments.range {
-            Some((from, to)) => Mode::Range { from, to },
-            None if arguments.quick => Mode::Quick,
-            None => Mode::Full,
-        },
-        keys,
-        allow_unsigned: arguments.allow_unsigned,
-        threads: arguments.threads,
-        ..Options::default()
     };
     let bar = progress_bar(arguments.output.json);
     let verified = verify_dir(&arguments.dir, &options, &mut |progress| {
@@ -293,6 +275,25 @@ fn verify(arguments: &VerifyArguments) -> u8 {
             EXIT_INPUT
         }
     }
+}
+
+fn options(arguments: &VerifyArguments) -> Result<Options, String> {
+    Ok(Options {
+        since: arguments.state.as_deref().map(read_state).transpose()?.flatten(),
+        origin: arguments.origin.clone(),
+        mode: match arguments.range {
+            Some((from, to)) => Mode::Range { from, to },
+            None if arguments.quick => Mode::Quick,
+            None => Mode::Full,
+        },
+        keys: checkpoint_keys(&arguments.dir, arguments.key.as_deref())?,
+        allow_unsigned: arguments.allow_unsigned,
+        // Read before the log: what is appended meanwhile makes it longer.
+        anchors: arguments.anchors.anchors()?,
+        witnesses: arguments.anchors.witnesses()?,
+        threads: arguments.threads,
+        ..Options::default()
+    })
 }
 
 /// The state an earlier run left; `None` before the first.
@@ -357,6 +358,7 @@ fn print_report(report: &Report, arguments: &VerifyArguments, recorded: &Recorde
             "root": report.root.as_ref().map(|hash| hex(hash)),
             "checkpoints": report.checkpoints,
             "signed_size": report.signed_size,
+            "anchors": anchors_json(&report.anchors),
             "breaks": shown(&report.breaks),
             "notices": shown(&report.notices),
             "record": if let Recorded::As(id) = recorded { Some(id) } else { None },
@@ -397,7 +399,8 @@ fn print_report(report: &Report, arguments: &VerifyArguments, recorded: &Recorde
         Recorded::Nobody => {}
         Recorded::Not => print_line("not recorded: the log says nothing of this verification"),
     }
-    if whole {
+    print_anchors(&report.anchors);
+    if whole && report.anchors.is_empty() {
         print_line(
             "anchors  none checked: a copy of a checkpoint kept elsewhere shows a rewrite or a cut tail",
         );

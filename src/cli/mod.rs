@@ -5,6 +5,7 @@
 //! 70 a failure at run time, 78 a configuration that cannot be used.
 
 mod audit;
+mod audit_anchors;
 mod audit_export;
 mod audit_proof;
 mod audit_tag;
@@ -44,7 +45,7 @@ pub struct Arguments {
 }
 
 const AFTER_HELP: &str = "Exit codes: 0 yes; 1 no (token or signature refused, chain altered); 2 unusable input; \
-3 to 15 other breaks of the chain, by class (see `edgate audit verify --help`); 20 to 27 proofs that prove nothing (see \
+3 to 17 other breaks of the chain, by class, 25 a log that was rolled back (see `edgate audit verify --help`); 20 to 27 proofs that prove nothing (see \
 `edgate audit verify-proof --help`); 69 service not reachable; 70 failure at run time; 78 unusable configuration.";
 
 #[derive(Debug, Subcommand)]

@@ -1,6 +1,8 @@
 //! The segments in order: links between them, tree heads, signatures, and how the log ends.
 
-use std::collections::VecDeque;
+mod outside;
+
+use std::collections::{HashMap, VecDeque};
 
 use super::{
     Break, Class, Mode, Options, Report, Trusted,
@@ -10,8 +12,8 @@ use crate::audit::{
     folder::SegmentFile,
     merkle::CompactRange,
     note::{Checkpoint, NoteError},
+    record::Hash,
     recover::FIRST_SEGMENT,
-    sealer::CHECKPOINT_FILE,
     walk::{PrevEnd, SegmentOpen, genesis_hash},
     writer::Head,
 };
@@ -30,6 +32,8 @@ pub(super) struct Join<'a> {
     previous: Option<(CompactRange, VecDeque<CompactRange>)>,
     // The state before the last segment: where a later verification of a log that still grows starts.
     before_last: Option<Trusted>,
+    // The tree heads at the sizes that anchors name, as far as they were recomputed.
+    anchor_roots: HashMap<u64, Hash>,
     signed_wall_ns: u64,
     last_wall_ns: u64,
     stopped: bool,
@@ -70,6 +74,7 @@ impl<'a> Join<'a> {
                 root: None,
                 checkpoints: 0,
                 signed_size: 0,
+                anchors: Vec::new(),
                 breaks: Vec::new(),
                 notices: Vec::new(),
                 trusted: None,
@@ -77,6 +82,7 @@ impl<'a> Join<'a> {
             log: None,
             last,
             expected_index,
+            anchor_roots: tree.iter().filter_map(|tree| Some((tree.end(), tree.root()?))).collect(),
             tree,
             previous: None,
             before_last: options.since.clone(),
@@ -259,6 +265,10 @@ impl<'a> Join<'a> {
             };
             self.check_checkpoint(&checkpoint, tree.as_ref(), scan.index);
         }
+        for part in scan.anchor_trees.drain(..) {
+            let tree = before.as_ref().and_then(|before| joined(before, &part));
+            self.anchor_roots.extend(tree.and_then(|tree| Some((tree.end(), tree.root()?))));
+        }
         self.previous = before.clone().zip(Some(std::mem::take(&mut scan.commit_trees)));
         self.tree = match (before, &scan.tree) {
             (Some(mut tree), Some(part)) => tree.merge(part).then_some(tree),
@@ -313,6 +323,7 @@ impl<'a> Join<'a> {
     /// Judges how the log ends.
     pub(super) fn finish(mut self) -> Report {
         self.check_last();
+        self.check_anchors();
         self.check_published();
         self.check_signed();
         let Self { mut report, tree, last, log, before_last, .. } = self;
@@ -365,73 +376,6 @@ impl<'a> Join<'a> {
             let detail =
                 format!("segment {} is missing: its predecessor was sealed but not closed", index + 1);
             self.broken(Class::MissingSegment, index + 1, 0, seq, 0, detail);
-        }
-    }
-
-    /// Compares with the checkpoint that was published beside the log.
-    fn check_published(&mut self) {
-        let Some(note) = self.published.take() else { return };
-        if matches!(self.options.mode, Mode::Range { .. }) {
-            return;
-        }
-        let opened = if self.options.keys.is_empty() {
-            Checkpoint::read_unverified(&note)
-        } else {
-            Checkpoint::open(&note, &self.options.keys)
-        };
-        let size = self.report.size;
-        match opened {
-            Err(error) => {
-                let class = if error == NoteError::WrongKey { Class::WrongKey } else { Class::BadSignature };
-                self.broken(class, 0, 0, size, 0, format!("file {CHECKPOINT_FILE}: {error}"));
-            }
-            // A running log may have been signed beyond what we were told to look at.
-            Ok(published) if published.size > size && !self.stopped => {
-                let missing = published.size - size;
-                let detail = format!("{} records were signed, {size} are there", published.size);
-                let place =
-                    self.last.as_ref().map(|last| (last.index, last.ended.end, last.ended.tail_bytes));
-                let (index, end, tail) = place.unwrap_or((self.expected_index, 0, 0));
-                if tail == 0 {
-                    self.broken(Class::Truncated, index, end, size, missing, detail);
-                } else {
-                    // Not a crash's leavings, as it seemed: what stands there was signed.
-                    self.report.notices.retain(|notice| {
-                        notice.class != Class::TornUnacknowledged
-                            || (notice.segment, notice.offset) != (index, end)
-                    });
-                    let cause =
-                        self.last.as_ref().and_then(|last| last.tail_cause.clone()).unwrap_or_default();
-                    let body = cause.starts_with("body");
-                    let class = if body { Class::AlteredBody } else { Class::AlteredHeader };
-                    self.broken(class, index, end, size, missing, format!("{cause}; {detail}"));
-                }
-            }
-            Ok(published) => self.compare_published(&published),
-        }
-    }
-
-    fn compare_published(&mut self, published: &Checkpoint) {
-        let tree = match &self.tree {
-            Some(tree) if tree.end() == published.size => Some(tree.clone()),
-            _ => self.recent_tree(published.size),
-        };
-        match tree.as_ref().and_then(CompactRange::root) {
-            Some(root) if root == published.root => {
-                self.report.checkpoints += 1;
-                if published.size > self.report.signed_size {
-                    self.report.signed_size = published.size;
-                    self.signed_wall_ns = self.last_wall_ns;
-                }
-            }
-            Some(_) if self.report.breaks.is_empty() => {
-                let size = published.size;
-                let detail = format!(
-                    "the first {size} records do not hash to the tree head of file {CHECKPOINT_FILE}"
-                );
-                self.broken(Class::Rewritten, 0, 0, size, 0, detail);
-            }
-            _ => {}
         }
     }
 

@@ -3,6 +3,7 @@
 //! Needs no running log, no HSM, and never writes. Segments are checked in parallel, each by itself
 //! (`segment.rs`); then they are joined in order (`join.rs`): links between segments, tree heads, signatures.
 
+mod anchors;
 mod join;
 mod segment;
 mod trusted;
@@ -17,11 +18,13 @@ use std::{
 
 use memmap2::{Advice, MmapMut};
 
+pub use anchors::{Anchor, AnchorVerdict};
 use join::Join;
 use segment::{Ending, Scan, Window, scan};
 pub use trusted::Trusted;
 
 use super::{
+    cosignature::WitnessKey,
     error::AuditError,
     folder::{SegmentFile, segment_name},
     note::CheckpointKey,
@@ -52,6 +55,10 @@ pub struct Options {
     pub upto: Option<u64>,
     /// Continue behind this state, which an earlier run established.
     pub since: Option<Trusted>,
+    /// Checkpoints kept elsewhere, each of which the log must continue.
+    pub anchors: Vec<Anchor>,
+    /// Witnesses whose cosignatures count. With any, each anchor needs the cosignature of one of them.
+    pub witnesses: Vec<WitnessKey>,
     /// Threads to use; 0 for one per core.
     pub threads: usize,
 }
@@ -67,6 +74,8 @@ impl Default for Options {
             now_ns: 0,
             upto: None,
             since: None,
+            anchors: Vec::new(),
+            witnesses: Vec::new(),
             threads: 0,
         }
     }
@@ -136,6 +145,8 @@ pub struct Report {
     pub checkpoints: u64,
     /// Records the latest of them covers.
     pub signed_size: u64,
+    /// What became of each of [`Options::anchors`], in their order.
+    pub anchors: Vec<AnchorVerdict>,
     /// Every break, in the order of the log. Empty means the log is whole.
     pub breaks: Vec<Break>,
     /// What is worth knowing and no break.
@@ -175,6 +186,10 @@ impl fmt::Display for Break {
         write!(f, "{class} at record {seq}")?;
         if *records > 1 {
             write!(f, " and {} more", records - 1)?;
+        }
+        if *segment == 0 {
+            // About the log as a whole.
+            return write!(f, ": {detail}");
         }
         write!(f, " (segment {}, offset {offset}): {detail}", segment_name(*segment))
     }
@@ -241,6 +256,12 @@ classes! {
     Truncated = "truncated", 15;
     /// An operator set a damaged log aside, and this one is its successor. A notice: this log is whole.
     SetAside = "set-aside", 16;
+    /// An anchor could not be compared with the log.
+    Unchecked = "unchecked", 17;
+    /// An anchor is no checkpoint.
+    Malformed = "malformed", 23;
+    /// The log is shorter than, or another than, what an anchor says of it.
+    Rollback = "rollback", 25;
 }
 
 impl fmt::Display for Class {
@@ -530,6 +551,8 @@ const WINDOW_BYTES: usize = 512 << 10;
 /// Segments scanned ahead of the join, per thread.
 const AHEAD: usize = 2;
 
+#[cfg(test)]
+mod anchor_tests;
 #[cfg(test)]
 mod fault_tests;
 #[cfg(test)]

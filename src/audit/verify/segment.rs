@@ -5,7 +5,7 @@ mod window;
 
 use std::{borrow::Cow, collections::VecDeque};
 
-use super::{Break, Class, Mode, Options};
+use super::{Break, Class, Mode, Options, anchors};
 use crate::audit::{
     folder::SegmentFile,
     merkle::{CompactRange, GrowingRange},
@@ -41,6 +41,8 @@ pub(super) struct Scan {
     pub(super) checkpoints: Vec<FoundCheckpoint>,
     /// Trees over the segment's records at its last commits: what a checkpoint in the next segment may refer to.
     pub(super) commit_trees: VecDeque<CompactRange>,
+    /// Trees over the segment's records at the sizes that anchors name.
+    pub(super) anchor_trees: Vec<CompactRange>,
     pub(super) breaks: Vec<Break>,
     /// Operators' decisions about damage: offset, `seq`, and what was decided.
     pub(super) decisions: Vec<(u64, u64, String)>,
@@ -66,6 +68,8 @@ struct Scanner {
     missing: Vec<(u64, u64, usize)>,
     // The tree and the offset behind it, now and then: where to start for a checkpoint of an older state.
     marks: Vec<(usize, CompactRange)>,
+    // Sizes that anchors name, the nearest last.
+    anchored: Vec<u64>,
     // The size a checkpoint names that was just read, if the tree of that size is to be recomputed.
     wanted: Option<u64>,
 }
@@ -123,6 +127,7 @@ impl Scanner {
             tree: None,
             checkpoints: Vec::new(),
             commit_trees: VecDeque::with_capacity(RECENT_COMMITS),
+            anchor_trees: Vec::new(),
             breaks: Vec::new(),
             decisions: Vec::new(),
             tail_cause: None,
@@ -139,6 +144,7 @@ impl Scanner {
             recent: VecDeque::with_capacity(RECENT_RECORDS),
             missing: Vec::new(),
             marks: Vec::new(),
+            anchored: anchors::sizes(options),
             wanted: None,
         }
     }
@@ -324,7 +330,7 @@ impl Scanner {
         self.report(class, self.offset, header.seq, 1, &flaw.to_string());
         self.lenient = !continued;
         self.scan.end = Some(Head { size: header.seq + 1, hash });
-        self.tree.push(&hash);
+        self.grow(&hash, header.seq);
         self.scan.records += 1;
         self.offset = next.min(bytes.len());
     }
@@ -388,7 +394,7 @@ impl Scanner {
         } else if self.scan.records % MARK_RECORDS == 1 {
             self.marks.extend(self.tree.range().map(|tree| (self.offset, tree.clone())));
         }
-        self.tree.push(&record.hash);
+        self.grow(&record.hash, seq);
         if self.recent.len() == RECENT_RECORDS {
             self.recent.pop_front();
         }
@@ -401,6 +407,16 @@ impl Scanner {
             self.note_kind(kind, record, seq, first);
         }
         self.offset = record.next;
+    }
+
+    /// Adds a record to the tree, and keeps the tree where an anchor names its size.
+    fn grow(&mut self, hash: &Hash, seq: u64) {
+        self.tree.push(hash);
+        while self.anchored.last().is_some_and(|size| *size <= seq.saturating_add(1)) {
+            if self.anchored.pop() == Some(seq.saturating_add(1)) {
+                self.scan.anchor_trees.extend(self.tree.range().cloned());
+            }
+        }
     }
 
     /// Remembers what the records of the log itself say.

@@ -14,15 +14,19 @@ use crate::audit::{
 
 pub(super) const SECOND: Duration = Duration::from_secs(10);
 
+pub(super) fn signing_key() -> SigningKey {
+    SigningKey::from_bytes(&[3; 32])
+}
+
 pub(super) fn signer() -> CheckpointSigner {
-    let key = SigningKey::from_bytes(&[3; 32]);
+    let key = signing_key();
     CheckpointSigner {
         verifying_key: key.verifying_key().to_bytes(),
         sign: Box::new(move |message| Ok(key.sign(message).to_bytes())),
     }
 }
 
-fn key() -> CheckpointKey {
+pub(super) fn key() -> CheckpointKey {
     CheckpointKey { name: "test.example/log".into(), verifying_key: signer().verifying_key }
 }
 
