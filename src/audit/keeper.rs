@@ -136,6 +136,7 @@ impl Keeper {
             };
             match made {
                 Ok(segment) => {
+                    self.progress.publish_prepared(self.next_index);
                     self.next_index += 1;
                     stock.ready = Some(segment);
                     stock.error = None;

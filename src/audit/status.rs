@@ -28,6 +28,8 @@ pub struct Status {
     pub signed_size: u64,
     /// The segment being written.
     pub segment: u64,
+    /// The last segment that was made ready; 0 until the first is.
+    pub prepared_segment: u64,
     /// Commits since the log was opened.
     pub commits: u64,
     /// Time of the latest flush.
@@ -50,6 +52,7 @@ pub struct Status {
 pub(super) struct Progress {
     head: Mutex<Head>,
     segment: AtomicU64,
+    prepared_segment: AtomicU64,
     commits: AtomicU64,
     durable: Mutex<Head>,
     signed_size: AtomicU64,
@@ -68,6 +71,7 @@ impl Progress {
         Self {
             head: Mutex::new(writer.head()),
             segment: AtomicU64::new(writer.segment()),
+            prepared_segment: AtomicU64::new(0),
             commits: AtomicU64::new(writer.commits()),
             durable: Mutex::new(writer.head()),
             signed_size: AtomicU64::new(0),
@@ -91,6 +95,10 @@ impl Progress {
     pub(super) fn publish_flush(&self, durable: Head, took: Duration) {
         *self.durable.lock().unwrap_or_else(PoisonError::into_inner) = durable;
         self.last_flush_ns.store(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    pub(super) fn publish_prepared(&self, segment: u64) {
+        self.prepared_segment.store(segment, Ordering::Relaxed);
     }
 
     pub(super) fn publish_prepare_error(&self, error: Option<String>) {
@@ -152,6 +160,7 @@ impl Progress {
             durable_size: self.durable().size,
             signed_size: self.signed_size.load(Ordering::Relaxed),
             segment: self.segment(),
+            prepared_segment: self.prepared_segment.load(Ordering::Relaxed),
             commits: self.commits.load(Ordering::Relaxed),
             last_flush: Duration::from_nanos(self.last_flush_ns.load(Ordering::Relaxed)),
             failure,

@@ -23,7 +23,13 @@ fn after_a_failed_flush_the_next_start_believes_the_disk_and_not_the_cache() {
             appenders[0].wait(id, Ack::Durable, PATIENCE)
         };
         (0..50).for_each(|number| append(number).unwrap());
-        // What the file system itself has to say is said, so that only the log's own pages are refused.
+        // What the file system itself has to say is said, so that only the log's own pages are refused: a segment being made
+        // would write to its journal, and a journal that fails makes the whole file system read-only.
+        let deadline = Instant::now() + PATIENCE;
+        while log.status().prepared_segment < log.status().segment + 2 {
+            assert!(Instant::now() < deadline, "the next segments are not made: {:?}", log.status());
+            std::thread::yield_now();
+        }
         rustix::fs::syncfs(std::fs::File::open(&dir).unwrap()).unwrap();
         running.device.refuse_writes(true);
         let failed = append(50);
