@@ -14,6 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use arc_swap::ArcSwapOption;
 use crossbeam::{queue::ArrayQueue, utils::CachePadded};
 
 use super::{
@@ -24,11 +25,13 @@ use super::{
     error::{AuditError, AuditFailure, FailureKind},
     event::{BATCH_ITEMS_MAX, Event},
     id::RecordId,
+    receipt::{ReceiptBatch, ReceiptKey, SignedReceipts},
     record::{FLAG_CRITICAL, FLAG_REDACTABLE},
     schema::Kind,
     tag::{OpenTags, TagKey},
     writer::Stamp,
 };
+use crate::decision::UnixSeconds;
 
 /// When an event counts as safe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,6 +85,8 @@ pub(super) struct Shared {
     // Why it is shut: several restrictions may hold at once; the failure that is for good stands first.
     failures: Mutex<Vec<AuditFailure>>,
     queue_bytes: u64,
+    /// What receipts are signed with; set by the sealer, where receipts are given.
+    pub(super) receipt_key: ArcSwapOption<ReceiptKey>,
 }
 
 /// One appender's ring and acknowledgements.
@@ -166,6 +171,19 @@ impl Appender {
         // A batch holds at least one event, and `admit` keeps the events in flight below the ring's length.
         assert!(lane.ring.push(batch).is_ok(), "the ring takes as many batches as events may be in flight");
         self.shared.doorbell.ring();
+    }
+
+    /// Begins the receipts of at most `wanted` records of the current batch, to be signed at `now`; `None` where this log
+    /// gives none, or its checkpoint key has certified no key for them.
+    #[must_use]
+    pub fn begin_receipts(&self, wanted: usize, now: UnixSeconds) -> Option<ReceiptBatch> {
+        ReceiptBatch::begin(self.shared.receipt_key.load_full()?, wanted, now.0)
+    }
+
+    /// Hashes the current batch and signs the receipts asked for. They must not be given out before their records are
+    /// acknowledged as [`Ack::Durable`]: a receipt is a promise that a power cut does not break.
+    pub fn sign_receipts(&mut self, receipts: ReceiptBatch) -> SignedReceipts {
+        receipts.sign(self.draft.headers())
     }
 
     /// The highest `core_seq` of this appender that is safe in the sense of `ack`; 0 when none is.
@@ -313,6 +331,7 @@ impl Shared {
             gate: AtomicU8::new(GATE_OPEN),
             failures: Mutex::default(),
             queue_bytes,
+            receipt_key: ArcSwapOption::empty(),
         }
     }
 

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use super::{
-    record::{BODY_BYTES_MAX, BODY_DIGEST, HEADER_BYTES, stored_body_len, stored_len},
+    record::{BODY_BYTES_MAX, BODY_DIGEST, HEADER_BYTES, Header, stored_body_len, stored_len},
     sha256::Hasher,
     tag::{OpenTags, TagKey},
     writer::{Stamp, lay_header},
@@ -63,6 +63,17 @@ impl Draft {
         self.finish();
         self.open_from = spare.len();
         std::mem::replace(&mut self.bytes, spare)
+    }
+
+    /// The headers of all records laid out so far, hashed; the sequencer's fields are still empty.
+    pub(super) fn headers(&mut self) -> impl Iterator<Item = Header> {
+        self.finish();
+        let mut at = 0;
+        std::iter::from_fn(move || {
+            let header = Header::parse(self.bytes[at..].first_chunk()?).expect("a header was laid out");
+            at += stored_len(header.body_len as usize);
+            Some(header)
+        })
     }
 
     fn finish(&mut self) {

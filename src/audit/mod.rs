@@ -8,6 +8,7 @@
 //! - [`verify`]: recomputes everything from the stored bytes; needs no running log.
 //! - [`proof`]: what shows a stranger one record, or that one state of the log continues another.
 //! - [`hold`]: what nobody may retire or erase.
+//! - [`receipt`]: what a client keeps of an answer, to show later that its record was promised.
 //! - FORMAT.md: every byte.
 //!
 //! This room uses std threads and `std::task::Waker` only; it imports `crate::decision` and nothing else of ours.
@@ -38,6 +39,7 @@ mod open;
 pub mod probe;
 pub mod proof;
 mod real;
+pub mod receipt;
 pub mod record;
 mod recover;
 mod rows;

@@ -20,6 +20,7 @@ use super::{
     map::MAP_SINK,
     note::CheckpointKey,
     real::{Lock, RealMedium, list_segments, sink_for},
+    receipt::Renewal,
     recover::{Recovery, Resume, Vouch, digest_of, recover},
     schema::Kind,
     sealer::{Cadence, CheckpointSigner, Follower, Sealer, replace_file},
@@ -291,6 +292,7 @@ fn start(settings: &Settings, shards: u16, parts: Parts) -> Result<Opened, Audit
                 unsigned_age_max: settings.unsigned_age_max,
             },
             follower,
+            receipts: settings.receipts.then(|| Renewal::new(shared.boot)),
             stop: stop_in,
         };
         log.sealer_stop = Some(stop_out);

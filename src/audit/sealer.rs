@@ -17,12 +17,14 @@ use crossbeam::channel::{Receiver, RecvTimeoutError};
 
 use super::{
     appender::{Appender, Shared},
+    clock::Clock,
     error::{AuditError, AuditFailure, FailureKind},
     folder::segment_name,
     hex::{hex, unhex},
     merkle::CompactRange,
     note::{Checkpoint, CheckpointKey},
     real::{list_segments, sync_folder},
+    receipt::Renewal,
     record::{BODY_BYTES_MAX, HEADER_BYTES, Header},
     schema::Kind,
     status::Progress,
@@ -64,6 +66,8 @@ pub(super) struct Sealer {
     pub(super) key: CheckpointKey,
     pub(super) cadence: Cadence,
     pub(super) follower: Follower,
+    /// Where receipts are given: when their next key is due.
+    pub(super) receipts: Option<Renewal>,
     pub(super) stop: Receiver<()>,
 }
 
@@ -89,7 +93,8 @@ impl Sealer {
             if self.shared.failure().is_some_and(|failure| failure.kind.is_permanent()) {
                 continue;
             }
-            match self.turn(&mut signed_at, &mut unsigned_since, &mut unpublished) {
+            let turned = self.turn(&mut signed_at, &mut unsigned_since, &mut unpublished);
+            match turned.and_then(|()| self.renew_receipt_key()) {
                 Ok(()) => {}
                 Err(SealError::Stored(failure)) => self.shared.fail(failure),
                 Err(SealError::Sign(error)) => {
@@ -145,6 +150,16 @@ impl Sealer {
         *unsigned_since = None;
         self.shared.reopen(FailureKind::Unsigned);
         self.progress.publish_signed(checkpoint.size);
+        Ok(())
+    }
+
+    /// Has the next key of receipts certified, if it is due.
+    fn renew_receipt_key(&mut self) -> Result<(), SealError> {
+        let Some(renewal) = &mut self.receipts else { return Ok(()) };
+        let now = Clock::system().read().wall_ns / 1_000_000_000;
+        if let Some(key) = renewal.due(now, &self.key, &mut self.signer.sign).map_err(SealError::Sign)? {
+            self.shared.receipt_key.store(Some(Arc::new(key)));
+        }
         Ok(())
     }
 

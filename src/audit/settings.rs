@@ -30,6 +30,8 @@ pub struct Settings {
     pub checkpoint_idle: Duration,
     /// When nothing could be signed for so long, shards are refused ([`FailureKind::Unsigned`]).
     pub unsigned_age_max: Duration,
+    /// Whether receipts are given to those who ask for them; needs a checkpoint signer.
+    pub receipts: bool,
     /// What the callers do when an event cannot be recorded. The log only carries the setting.
     pub on_failure: OnFailure,
     /// When the disk counts as low, scarce and full.
@@ -56,6 +58,7 @@ impl Settings {
             checkpoint_events: 1 << 20,
             checkpoint_idle: Duration::from_secs(60),
             unsigned_age_max: Duration::from_secs(600),
+            receipts: false,
             on_failure: OnFailure::Deny,
             watermarks: Watermarks::default(),
             sink: None,

@@ -19,7 +19,8 @@ use super::audit_export::{self, ExportArguments};
 use super::audit_verify_export::{self, VerifyExportArguments};
 use super::verify_record::{RecordArguments, Recorded};
 use super::{
-    EXIT_FAILURE, EXIT_INPUT, EXIT_NO, EXIT_YES, Output, audit_proof, audit_tag, complain, print_line,
+    EXIT_FAILURE, EXIT_INPUT, EXIT_NO, EXIT_YES, Output, audit_proof, audit_receipt, audit_tag, complain,
+    print_line,
 };
 
 /// What can be done with a log.
@@ -42,6 +43,8 @@ pub(super) enum AuditCommand {
     Prove(audit_proof::ProveArguments),
     /// Check a proof: offline, without the log, with nothing but a key.
     VerifyProof(audit_proof::VerifyProofArguments),
+    /// Check a receipt that came with an answer, and whether a log, or a proof, holds what it promised.
+    VerifyReceipt(audit_receipt::VerifyReceiptArguments),
     /// Decide about a damaged log that a start refuses: keep it aside, whole, and begin a successor that says so.
     SetAside(SetAsideArguments),
 }
@@ -138,6 +141,7 @@ pub(super) fn run(command: &AuditCommand) -> u8 {
         AuditCommand::Tiles(arguments) => audit_proof::tiles(arguments),
         AuditCommand::Prove(arguments) => audit_proof::prove(arguments),
         AuditCommand::VerifyProof(arguments) => audit_proof::verify_proof(arguments),
+        AuditCommand::VerifyReceipt(arguments) => audit_receipt::run(arguments),
         AuditCommand::SetAside(arguments) => set_aside(arguments),
         AuditCommand::Export(arguments) => audit_export::run(arguments),
         AuditCommand::VerifyExport(arguments) => audit_verify_export::run(arguments),

@@ -190,7 +190,7 @@ pub(super) fn verify_proof(arguments: &VerifyProofArguments) -> u8 {
     }
 }
 
-fn refuse(refusal: &Refusal, json: bool) -> u8 {
+pub(super) fn refuse(refusal: &Refusal, json: bool) -> u8 {
     let Refusal { class, detail } = refusal;
     // What an operator must not overlook.
     let name = if *class == ProofClass::Rollback { "ROLLBACK" } else { class.name() };
@@ -202,7 +202,7 @@ fn refuse(refusal: &Refusal, json: bool) -> u8 {
 }
 
 /// The keys in an argument that is a verifier key, or names a file of them.
-fn verifier_keys(argument: &str) -> Result<Vec<CheckpointKey>, String> {
+pub(super) fn verifier_keys(argument: &str) -> Result<Vec<CheckpointKey>, String> {
     match CheckpointKey::from_text(argument) {
         Ok(key) => Ok(vec![key]),
         Err(_) => checkpoint_keys(Path::new(""), Some(Path::new(argument))),
@@ -210,7 +210,7 @@ fn verifier_keys(argument: &str) -> Result<Vec<CheckpointKey>, String> {
 }
 
 /// Reads as much of a file as shows that it is too long.
-fn read_proof(path: &Path) -> Result<Vec<u8>, String> {
+pub(super) fn read_proof(path: &Path) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::new();
     let limit = PROOF_BYTES_MAX as u64 + 1;
     let read = match path.to_str() {
@@ -220,7 +220,7 @@ fn read_proof(path: &Path) -> Result<Vec<u8>, String> {
     read.map(|_| bytes).map_err(|error| format!("cannot read {}: {error}", path.display()))
 }
 
-fn unusable(message: &str) -> u8 {
+pub(super) fn unusable(message: &str) -> u8 {
     complain(message);
     EXIT_INPUT
 }

@@ -8,6 +8,7 @@ mod audit;
 mod audit_anchors;
 mod audit_export;
 mod audit_proof;
+mod audit_receipt;
 mod audit_tag;
 mod audit_verify_export;
 mod control_client;

@@ -61,7 +61,7 @@ impl Config {
              [control]\nlisten = \"127.0.0.1:{control_port}\"\n\
              [state]\ndatabase = {database:?}\n\
              {hsm}\
-             [audit]\ndir = {audit:?}\norigin = \"edgate.dev/log\"\nsegment_mib = 16\n{checkpoint}\
+             [audit]\ndir = {audit:?}\norigin = \"edgate.dev/log\"\nsegment_mib = 16\nreceipts = true\n{checkpoint}\
              [signing]\n{signing}issuer = \"dev\"\ndefault_audience = \"dev\"\n\
              [[issuers]]\nname = \"dev\"\ntenant = \"dev\"\nissuer = \"https://edgate.dev\"\n\
              audiences = [\"dev\"]\nkeys = \"signing_key\"\n",

@@ -105,6 +105,8 @@ struct AuditTable {
     verify_ack: VerifyAck,
     #[serde(default = "defaults::on_failure")]
     on_failure: OnAuditFailure,
+    #[serde(default)]
+    receipts: bool,
 }
 
 #[derive(Deserialize)]
@@ -330,6 +332,7 @@ impl AuditTable {
                 .map(Duration::from_secs)?,
             verify_ack: self.verify_ack,
             on_failure: self.on_failure,
+            receipts: self.receipts,
         })
     }
 }

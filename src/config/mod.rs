@@ -145,6 +145,8 @@ pub struct Audit {
     pub verify_ack: VerifyAck,
     /// What becomes of a decision that cannot be recorded: `audit.on_failure`.
     pub on_failure: OnAuditFailure,
+    /// Whether receipts are given to callers who ask for them: `audit.receipts`.
+    pub receipts: bool,
 }
 
 /// What becomes of a decision that cannot be recorded.

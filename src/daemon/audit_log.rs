@@ -28,6 +28,7 @@ pub(super) fn audit_settings(config: &Config, create: bool) -> audit::Settings {
         queue_events: QUEUE_EVENTS,
         queue_bytes: QUEUE_BYTES,
         on_failure: on_failure(config),
+        receipts: config.audit.receipts,
         create,
         ..audit::Settings::new(&config.audit.dir, &config.audit.origin)
     }

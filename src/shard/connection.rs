@@ -283,6 +283,7 @@ impl<S: AsyncReadRent + AsyncWriteRent> Session<S> {
                     last: i + 1 == count,
                     many: call.many,
                     claims: call.claims,
+                    receipt: call.receipt,
                     connection: form.connection,
                 }),
                 peer: self.peer,

@@ -1,6 +1,5 @@
 //! Decides what was asked in a turn: admit, verify, settle, record, reply; and releases answers once they are recorded.
 
-use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::ops::{ControlFlow, Range};
 use std::rc::Rc;
@@ -13,34 +12,23 @@ use smallvec::SmallVec;
 use crate::audit::{Ack, Appender, BatchEvent, DecisionEvent, Event, OnFailure};
 use crate::decision::{Decision, Rejection, UnixSeconds};
 use crate::keys::RegisteredKey;
-use crate::metrics::{ShardMetrics, bump};
+use crate::metrics::ShardMetrics;
 use crate::revocation::{Answer, BATCH_LEN, Inquiry, Look, Realms, View};
 use crate::status_list;
 use crate::token::{self, Demand};
 use crate::verify::{Item, Verdict, Verifier};
 use crate::wire::{self, Identity, Terms};
 
+use super::awaiting::{Awaiting, Queue};
 use super::bulk::Bulk;
-use super::clock::TICK;
 use super::held::{AskedUnder, Due, Held, Replied, Waits};
-use super::outbox::Outbox;
+use super::receipts::Receipts;
 use super::request::{self, Admitted, Moment, Proof, Read, Settled};
 use super::turn::{Asked, Form, Job, Turn};
 use super::{IssuerRealms, Policy};
 
 /// The most questions decided together; more that arrive in a turn follow in a second batch.
 const BATCH_LEN_MAX: usize = 1024;
-
-/// An answer that waits for its record.
-struct Awaiting {
-    core_seq: u64,
-    // How many tokens it decides.
-    questions: usize,
-    arrived: Instant,
-    // When its record was handed to the log: what came before was the shard's own time, not the log's.
-    recorded: Instant,
-    outbox: Rc<Outbox>,
-}
 
 /// How decisions are recorded, and what becomes of those that cannot be.
 pub(super) struct Recording {
@@ -54,7 +42,6 @@ pub(super) struct Recording {
 pub(super) struct Decider {
     verifier: Verifier,
     appender: Appender,
-    ack: Ack,
     ack_timeout: Duration,
     on_failure: OnFailure,
     view: Arc<View>,
@@ -67,7 +54,9 @@ pub(super) struct Decider {
     // The questions' memory while they are decided; swapped with the turn's.
     spare: Asked,
     held: Held,
-    awaiting: VecDeque<Awaiting>,
+    awaiting: Queue,
+    // Answers with receipts: what is promised must be durable.
+    promised: Queue,
     decision_id: String,
     bulk: Bulk,
 }
@@ -85,7 +74,6 @@ impl Decider {
         Self {
             verifier,
             appender,
-            ack,
             ack_timeout,
             on_failure,
             held: Held::new(waits, Arc::clone(&view)),
@@ -96,7 +84,8 @@ impl Decider {
             scratches: std::array::from_fn(|_| token::Scratch::default()),
             verdicts: Vec::new(),
             spare: Asked::default(),
-            awaiting: VecDeque::new(),
+            awaiting: Queue::new(ack),
+            promised: Queue::new(Ack::Durable),
             decision_id: String::new(),
             bulk: Bulk::default(),
         }
@@ -143,8 +132,12 @@ impl Decider {
         }
         // Registered before the acknowledgements are read: one that comes in between is not missed.
         self.appender.register(cx.waker());
-        self.release(turn);
-        self.give_up(turn);
+        // What an operator wants given and counted although it is not recorded.
+        let unrecorded = self.on_failure == OnFailure::AllowWithGap;
+        for queue in [&mut self.awaiting, &mut self.promised] {
+            queue.release(&self.appender, unrecorded, turn, &self.metrics);
+            queue.give_up(&self.appender, self.ack_timeout, unrecorded, turn, &self.metrics);
+        }
         let halts = self.on_failure == OnFailure::Halt
             && self.appender.failure().is_some_and(|failure| failure.kind.is_permanent());
         if halts { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
@@ -235,6 +228,7 @@ impl Decider {
         let Moment { policy, now, .. } = *moment;
         let revocation_epoch = moment.look.epoch();
         self.metrics.batched(jobs.len());
+        let mut receipts = Receipts::begin(jobs, &self.appender, now);
         let mut admitted = self.admit_and_verify(jobs, arena, proofs, policy).into_iter();
         // Read once per batch: settling and recording one takes far less than the log may.
         let recorded_at = Instant::now();
@@ -254,7 +248,16 @@ impl Decider {
                 let _ = write!(self.decision_id, "{decision_id}");
                 self.metrics.decided(settled.decision);
                 let terms = terms(job, &settled, policy, now, revocation_epoch);
-                reply(job, &settled, now, scopes_of(job, arena), &self.decision_id, terms);
+                let room = reply(
+                    job,
+                    &settled,
+                    now,
+                    scopes_of(job, arena),
+                    &self.decision_id,
+                    terms,
+                    receipts.text_len(),
+                );
+                let queue = if room.is_some() { &mut self.promised } else { &mut self.awaiting };
 
                 let (recorded, questions) = match job.form {
                     Form::Verify(place) if place.many => {
@@ -266,18 +269,19 @@ impl Decider {
                             continue;
                         }
                         let frame = batch_event(&event);
-                        let record = |event: &Event<'_>| self.appender.append(event, self.ack);
+                        let record = |event: &Event<'_>| self.appender.append(event, queue.ack());
                         (self.bulk.record(&frame, policy, record), self.bulk.len())
                     }
                     Form::Verify(_) | Form::Forward(_) => {
-                        (self.appender.append(&Event::Decision(event), self.ack), 1)
+                        (self.appender.append(&Event::Decision(event), queue.ack()), 1)
                     }
                 };
                 let (arrived, outbox) = (job.arrived, Rc::clone(&job.outbox));
                 match recorded {
                     Ok(id) => {
                         debug_assert_eq!(id, decision_id, "the log names a record as it said it would");
-                        self.awaiting.push_back(Awaiting {
+                        receipts.ask(id, &outbox, room);
+                        queue.push(Awaiting {
                             core_seq: id.core_seq,
                             questions,
                             arrived,
@@ -294,44 +298,7 @@ impl Decider {
             }
         }
         assert!(verdicts.next().is_none(), "every verdict belongs to one admitted token");
-    }
-
-    /// Releases the answers whose records are acknowledged; all of them once the log has failed.
-    fn release(&mut self, turn: &Turn) {
-        let failed = self.appender.failure().is_some();
-        let acknowledged = self.appender.acknowledged(self.ack);
-        while let Some(answer) = self.awaiting.front() {
-            let recorded = answer.core_seq <= acknowledged;
-            if !recorded && !failed {
-                break;
-            }
-            self.metrics.answered(answer.arrived.elapsed());
-            answer.outbox.release(recorded || self.on_failure == OnFailure::AllowWithGap);
-            turn.close(answer.questions);
-            self.awaiting.pop_front();
-        }
-    }
-
-    /// Takes back the answers whose records the log would hold longer than it may, and says that it stalls. Their
-    /// records may still be acknowledged later, which then concerns nobody: what is recorded includes what is
-    /// delivered. The log's time counts from the record: a shard that is merely busy does not shut the log's gate.
-    fn give_up(&mut self, turn: &Turn) {
-        let mut last = None;
-        while let Some(answer) = self.awaiting.front() {
-            let waited = answer.recorded.elapsed();
-            // Looked at once a tick: what would be late at the next one is late now.
-            if waited + TICK <= self.ack_timeout {
-                break;
-            }
-            last = Some((answer.core_seq, waited));
-            bump(&self.metrics.unacknowledged);
-            answer.outbox.release(self.on_failure == OnFailure::AllowWithGap);
-            turn.close(answer.questions);
-            self.awaiting.pop_front();
-        }
-        if let Some((core_seq, waited)) = last {
-            self.appender.report_stalled(core_seq, self.ack, waited);
-        }
+        receipts.write(&mut self.appender);
     }
 }
 
@@ -437,7 +404,8 @@ fn decision_event<'a>(
     }
 }
 
-/// Leaves the answer in the connection's outbox; it is sent once it is released.
+/// Leaves the answer in the connection's outbox; it is sent once it is released. Answers where its receipt goes, if it
+/// asked for one.
 fn reply(
     job: &Job,
     settled: &Settled<'_, '_>,
@@ -445,7 +413,8 @@ fn reply(
     scopes: &str,
     decision_id: &str,
     terms: Terms,
-) {
+    receipt_len: Option<usize>,
+) -> Option<Range<usize>> {
     let outcome = match (settled.decision, &settled.claims, settled.profile) {
         (Decision::Accepted, Some(claims), Some(profile)) => {
             let expires = claims.exp.unwrap_or(now);
@@ -468,9 +437,10 @@ fn reply(
     match job.form {
         Form::Forward(connection) => job.outbox.with_bytes(|out| {
             wire::write_forward_reply(out, &outcome, scopes, decision_id, terms, connection);
+            None
         }),
         Form::Verify(place) => job.outbox.with_buffers(|out, body| {
-            wire::AnswerWriter::new(out, body).write(&outcome, decision_id, terms, place);
+            wire::AnswerWriter::new(out, body).write(&outcome, decision_id, terms, place, receipt_len)
         }),
     }
 }

@@ -5,6 +5,7 @@
 //! This room joins the pure ones: it may use `wire`, `token`, `keys`, `verify`, `revocation`, `audit` and `metrics`,
 //! and with `daemon` it alone may name monoio.
 
+mod awaiting;
 mod bulk;
 mod clock;
 mod connection;
@@ -13,6 +14,7 @@ mod held;
 mod listen;
 mod outbox;
 mod policy;
+mod receipts;
 mod request;
 mod turn;
 

@@ -1,11 +1,12 @@
 //! `POST /v1/tokens/verify`: one token or many in, one result each out, in JSON.
 //!
 //! `{"token": "…"}` or `{"tokens": ["…", …]}`, with an optional `"audience"` (text), `"scope"` (text of names separated
-//! by spaces, or an array of names) that must be covered, and `"claims": true` to get the claims back. The answer to
-//! one is an object, to many `{"decision_id": …, "results": […]}` in the same order. The status is 200 whenever every token was
+//! by spaces, or an array of names) that must be covered, `"claims": true` to get the claims back, and `"receipt": true` to get a
+//! receipt for the answer, or `null` where none can be given. The answer to one is an object, to many `{"decision_id": …, "results": […]}` in the same order. The status is 200 whenever every token was
 //! decided, accepted or not; 503 if one could not be.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use crate::decision::Rejection;
 use crate::json::{self, JsonError, Kind, Reader};
@@ -41,6 +42,8 @@ pub struct VerifyCall<'a> {
     pub scopes: String,
     /// Whether the claims are wanted.
     pub claims: bool,
+    /// Whether a receipt is wanted.
+    pub receipt: bool,
 }
 
 /// Why a verify call is refused as a whole.
@@ -66,7 +69,7 @@ pub enum VerifyCallError {
     #[error("audience may have {AUDIENCE_BYTES_MAX} bytes and scope {SCOPES_BYTES_MAX} in all")]
     DemandTooLong,
     /// A member that the call does not know.
-    #[error("unknown member {0:?}: token, tokens, audience, scope and claims are known")]
+    #[error("unknown member {0:?}: token, tokens, audience, scope, claims and receipt are known")]
     UnknownMember(String),
 }
 
@@ -119,6 +122,7 @@ impl<'a> VerifyCall<'a> {
             }
             "scope" => self.read_scopes(reader)?,
             "claims" => self.claims = reader.boolean()?,
+            "receipt" => self.receipt = reader.boolean()?,
             _ => return Err(VerifyCallError::UnknownMember(name.chars().take(64).collect())),
         }
         Ok(())
@@ -204,6 +208,8 @@ pub struct Place {
     pub many: bool,
     /// The call asked for the claims.
     pub claims: bool,
+    /// The call asked for a receipt.
+    pub receipt: bool,
     /// What becomes of the connection.
     pub connection: Connection,
 }
@@ -216,13 +222,17 @@ impl<'b> AnswerWriter<'b> {
 
     /// Appends one result; with the last one the reply is written to `out`, with the epoch of its terms; no verdict of
     /// a call is ever kept.
+    ///
+    /// Of a reply that is to have a receipt of `receipt_len` characters, it answers where in `out` [`write_receipt`] puts it;
+    /// until then the reply says that there is none.
     pub fn write(
         &mut self,
         outcome: &Result<Identity<'_>, Rejection>,
         decision_id: &str,
         terms: Terms,
         place: Place,
-    ) {
+        receipt_len: Option<usize>,
+    ) -> Option<Range<usize>> {
         if place.first {
             self.body.clear();
             // The first byte remembers whether any token could not be decided.
@@ -249,26 +259,44 @@ impl<'b> AnswerWriter<'b> {
             write_text(self.body, decision_id);
         }
         self.body.push(b'}');
-        if place.last {
-            if place.many {
-                self.body.extend_from_slice(b"]}");
-            }
-            self.body.push(b'\n');
-            let status = if self.body[0] == 0 { 200 } else { 503 };
-            let headers = match terms.epoch {
-                None => Cow::Borrowed(NO_STORE),
-                Some(epoch) => Cow::Owned(format!("{NO_STORE}{EPOCH_HEADER}: {epoch}\r\n")),
-            };
-            let reply = Reply {
-                status,
-                headers: &headers,
-                content_type: Some("application/json"),
-                body: &self.body[1..],
-                head_only: false,
-                connection: place.connection,
-            };
-            write_reply(self.out, &reply);
+        if !place.last {
+            return None;
         }
+        if place.many {
+            self.body.extend_from_slice(b"]}");
+        }
+        let blank = place.receipt.then(|| self.leave_room(receipt_len));
+        self.body.push(b'\n');
+        let status = if self.body[0] == 0 { 200 } else { 503 };
+        let headers = match terms.epoch {
+            None => Cow::Borrowed(NO_STORE),
+            Some(epoch) => Cow::Owned(format!("{NO_STORE}{EPOCH_HEADER}: {epoch}\r\n")),
+        };
+        let reply = Reply {
+            status,
+            headers: &headers,
+            content_type: Some("application/json"),
+            body: &self.body[1..],
+            head_only: false,
+            connection: place.connection,
+        };
+        write_reply(self.out, &reply);
+        receipt_len?;
+        let begin = self.out.len() - (self.body.len() - blank?);
+        Some(begin..self.out.len() - RECEIPT_TAIL.len())
+    }
+
+    /// Puts the member for a receipt before the end of the object; answers where its value begins in the body.
+    fn leave_room(&mut self, receipt_len: Option<usize>) -> usize {
+        self.body.pop();
+        self.body.extend_from_slice(b",\"receipt\":");
+        let begin = self.body.len();
+        self.body.extend_from_slice(b"null");
+        // What will be a text in quotes.
+        let len = receipt_len.map_or(0, |len| len + 2);
+        self.body.resize(self.body.len().max(begin + len), b' ');
+        self.body.push(b'}');
+        begin
     }
 
     fn write_accepted(&mut self, identity: &Identity<'_>, claims: bool) {
@@ -292,6 +320,17 @@ impl<'b> AnswerWriter<'b> {
         }
     }
 }
+
+/// Puts a receipt where [`AnswerWriter::write`] left room for it: quotes, and between them what `write` writes.
+pub fn write_receipt(room: &mut [u8], write: impl FnOnce(&mut [u8])) {
+    if let [first, receipt @ .., last] = room {
+        (*first, *last) = (b'"', b'"');
+        write(receipt);
+    }
+}
+
+/// What stands behind a receipt in its reply.
+const RECEIPT_TAIL: &[u8] = b"}\n";
 
 /// Appends `text` as a JSON string.
 fn write_text(out: &mut Vec<u8>, text: &str) {
@@ -354,7 +393,7 @@ mod tests {
     }
 
     fn place(first: bool, last: bool, many: bool) -> Place {
-        Place { first, last, many, claims: true, connection: Connection::KeepAlive }
+        Place { first, last, many, claims: true, receipt: false, connection: Connection::KeepAlive }
     }
 
     #[test]
@@ -373,8 +412,8 @@ mod tests {
         };
         let (mut out, mut body) = (Vec::new(), Vec::new());
         let mut writer = AnswerWriter::new(&mut out, &mut body);
-        writer.write(&Ok(identity), "1", Terms::default(), place(true, false, true));
-        writer.write(&Err(Rejection::Expired), "1", Terms::default(), place(false, true, true));
+        writer.write(&Ok(identity), "1", Terms::default(), place(true, false, true), None);
+        writer.write(&Err(Rejection::Expired), "1", Terms::default(), place(false, true, true), None);
         let text = String::from_utf8(out).unwrap();
         assert!(text.starts_with("HTTP/1.1 200 OK\r\n"), "{text}");
         let json: serde_json::Value = serde_json::from_str(text.split_once("\r\n\r\n").unwrap().1).unwrap();
@@ -392,8 +431,14 @@ mod tests {
     fn one_token_that_could_not_be_decided_makes_the_call_unavailable() {
         let (mut out, mut body) = (Vec::new(), Vec::new());
         let mut writer = AnswerWriter::new(&mut out, &mut body);
-        writer.write(&Err(Rejection::Expired), "1", Terms::default(), place(true, false, true));
-        writer.write(&Err(Rejection::RevocationUnknown), "1", Terms::default(), place(false, true, true));
+        writer.write(&Err(Rejection::Expired), "1", Terms::default(), place(true, false, true), None);
+        writer.write(
+            &Err(Rejection::RevocationUnknown),
+            "1",
+            Terms::default(),
+            place(false, true, true),
+            None,
+        );
         assert!(out.starts_with(b"HTTP/1.1 503 "));
     }
 }

@@ -20,6 +20,7 @@ mod lifecycle;
 mod nginx;
 mod nodes;
 mod privacy;
+mod receipts;
 mod revocation;
 mod stall;
 mod tokens;

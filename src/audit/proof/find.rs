@@ -21,16 +21,16 @@ use crate::audit::{
 };
 
 /// A record as found: whole in itself, its place in the chain not checked.
-pub(super) struct Found {
+pub(in crate::audit) struct Found {
     pub(super) segment: u64,
     pub(super) offset: u64,
-    pub(super) header: Header,
+    pub(in crate::audit) header: Header,
     pub(super) hash: crate::audit::record::Hash,
     pub(super) body: Vec<u8>,
 }
 
 /// Finds the record of `id` in the log in `dir`.
-pub(super) fn find_record(dir: &Path, id: RecordId) -> Result<Found, ProveError> {
+pub(in crate::audit) fn find_record(dir: &Path, id: RecordId) -> Result<Found, ProveError> {
     let io = |source: io::Error| ProveError::Audit(AuditError::io("read a segment of", dir, source));
     let files = list_segments(dir).map_err(io)?;
     if files.is_empty() {

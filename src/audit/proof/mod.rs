@@ -29,6 +29,7 @@ pub use file::{
     ConsistencyProof, Expected, InclusionProof, PROOF_BYTES_MAX, ProofClass, ProvenRecord, Refusal,
     verify_consistency, verify_inclusion,
 };
+pub(super) use find::find_record;
 pub use make::Prover;
 
 /// The runs whose heads prove that leaf `index` is in the tree of `size` leaves, from the leaf's sibling up

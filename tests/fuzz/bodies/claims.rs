@@ -218,9 +218,15 @@ fn answers(settled: &Settled<'_, '_>) {
     }
 
     let (mut out, mut body) = (Vec::new(), Vec::new());
-    let place =
-        Place { first: true, last: true, many: false, claims: true, connection: Connection::KeepAlive };
-    AnswerWriter::new(&mut out, &mut body).write(&Ok(identity), "id", Terms::default(), place);
+    let place = Place {
+        first: true,
+        last: true,
+        many: false,
+        claims: true,
+        receipt: true,
+        connection: Connection::KeepAlive,
+    };
+    AnswerWriter::new(&mut out, &mut body).write(&Ok(identity), "id", Terms::default(), place, None);
     let end = out.windows(4).position(|end| end == b"\r\n\r\n").expect("a reply has a head") + 4;
     let answer: Value = serde_json::from_slice(&out[end..]).expect("an answer is JSON");
     assert_eq!(answer["agent"], identity.subject);

@@ -9,6 +9,7 @@ use edgate::audit::note::Checkpoint;
 use edgate::audit::proof::{
     ConsistencyProof, Expected, InclusionProof, verify_consistency, verify_inclusion,
 };
+use edgate::audit::receipt::Receipt;
 use edgate::audit::record::{HASHED_BYTES, Hash, Header, event_hash};
 use edgate::audit::schema::Kind;
 use sha2::{Digest as _, Sha256};
@@ -30,6 +31,12 @@ pub fn audit_proof(input: &[u8]) {
         assert_eq!(proven.header, log.headers[seq]);
         assert!(proven.body.is_none_or(|body| body == log.bodies[seq]));
         assert_eq!((proven.checkpoint.size, proven.checkpoint.root), (SIZE, log.root(SIZE)));
+    }
+    if let Ok(text) = std::str::from_utf8(input) {
+        if let Ok(receipt) = Receipt::parse(text) {
+            assert_eq!(receipt.to_text(), text.trim_end(), "a second spelling was accepted");
+        }
+        assert!(Receipt::open(text, &expected).is_err(), "this log promised nothing");
     }
     if let Ok((old, new)) = verify_consistency(input, log.note(OLD_SIZE).as_bytes(), &expected) {
         assert_eq!((old.size, new.size, new.root), (OLD_SIZE, SIZE, log.root(SIZE)));
