@@ -1,6 +1,7 @@
-//! Nodes that share a redis-server: how soon a revocation is refused elsewhere, what following costs, what asking costs.
+//! Nodes that share a redis-server: how soon a revocation is refused elsewhere, what following costs, what asking costs; and
+//! what receipts and a witness cost.
 //!
-//! `cargo bench -p edgate-bench --bench nodes [-- delay|following|lookup]`. Needs redis-server. Contestants run at the
+//! `cargo bench -p edgate-bench --bench nodes [-- delay|following|lookup|receipts]`. Needs redis-server. Contestants run at the
 //! same time and are loaded in turn; the median round counts.
 
 #![allow(
@@ -43,7 +44,8 @@ fn main() -> ExitCode {
     if let Some(code) = as_edgate() {
         return code;
     }
-    let benches: [(&str, fn()); 3] = [("delay", delay), ("following", following), ("lookup", lookup)];
+    let benches: [(&str, fn()); 4] =
+        [("delay", delay), ("following", following), ("lookup", lookup), ("receipts", receipts)];
     let names: Vec<String> = std::env::args().skip(1).filter(|name| !name.starts_with('-')).collect();
     for (name, run) in benches {
         if names.is_empty() || names.iter().any(|wanted| wanted == name) {
@@ -56,7 +58,7 @@ fn main() -> ExitCode {
 /// From the answer on one node until another refuses the token, both under load.
 fn delay() {
     let stage = Stage::new();
-    let [a, b] = [0, 1].map(|cpu| stage.node(&format!("node-{cpu}"), "", Some(""), cpu));
+    let [a, b] = [0, 1].map(|cpu| stage.node(&format!("node-{cpu}"), SHARING, cpu));
     let stop = Arc::new(AtomicBool::new(false));
     let loads: Vec<_> = [&a, &b]
         .into_iter()
@@ -111,9 +113,9 @@ fn delay() {
 /// Throughput of a node that follows Redis, with revocations arriving, against one on its own.
 fn following() {
     let stage = Stage::new();
-    let with = stage.node("following", "", Some(""), 0);
-    let other = stage.node("revoking", "", Some(""), 1);
-    let alone = stage.node("alone", "", None, 0);
+    let with = stage.node("following", SHARING, 0);
+    let other = stage.node("revoking", SHARING, 1);
+    let alone = stage.node("alone", Lines::default(), 0);
     let stop = Arc::new(AtomicBool::new(false));
     let revoking = {
         let (stop, control) = (Arc::clone(&stop), other.control);
@@ -127,7 +129,7 @@ fn following() {
             count
         })
     };
-    let ratio = in_turn(&stage, "following", &with, "on its own", &alone.target());
+    let ratio = in_turn(&stage, "following", &with.target(), "on its own", &alone.target());
     stop.store(true, Ordering::Relaxed);
     let count = revoking.join().unwrap();
     println!("following: {ratio} of a node on its own, while {count} revocations arrived (floor 0.95)");
@@ -141,8 +143,11 @@ fn lookup() {
     let stage = Stage::new();
     let ours = stage.node(
         "asking",
-        "on_stale = \"lookup\"\n",
-        Some("max_staleness_ms = 0\nlookup_timeout_ms = 2000\n"),
+        Lines {
+            issuer: "on_stale = \"lookup\"\n",
+            revocation: Some("max_staleness_ms = 0\nlookup_timeout_ms = 2000\n"),
+            ..Lines::default()
+        },
         0,
     );
     let address = free_address().unwrap();
@@ -154,24 +159,36 @@ fn lookup() {
     let output = stage.folder.path().join("peer.out");
     let peer = Server::start("peer-axum", peer, address, &output, (0, 1)).unwrap();
     let target = Target::parse(&format!("http://{address}/auth/nginx")).unwrap();
-    let ratio = in_turn(&stage, "asking about every token", &ours, "one EXISTS per call", &target);
+    let ratio = in_turn(&stage, "asking about every token", &ours.target(), "one EXISTS per call", &target);
     println!("lookup: {ratio} of one EXISTS per call on a multiplexed connection (floor 3)");
     ours.server.stop().unwrap();
     peer.stop().unwrap();
 }
 
-fn in_turn(stage: &Stage, our_name: &str, ours: &Node, their_name: &str, theirs: &Target) -> Ratio {
+/// Throughput of the verify call with receipts and a witness on, against a node with neither.
+fn receipts() {
+    let stage = Stage::new();
+    let with = stage.node("receipts", Lines { audit: "receipts = true\n", ..Lines::default() }, 0);
+    let plain = stage.node("plain", Lines::default(), 0);
+    for (name, asked) in [("receipts on, none asked for", false), ("a receipt with every answer", true)] {
+        let ours = Target { receipts: asked, ..with.verify_target() };
+        let ratio = in_turn(&stage, name, &ours, "neither", &plain.verify_target());
+        println!("receipts: {name}: {ratio} of a node with neither (floor 0.97)");
+    }
+    with.server.stop().unwrap();
+    plain.server.stop().unwrap();
+}
+
+fn in_turn(stage: &Stage, our_name: &str, ours: &Target, their_name: &str, theirs: &Target) -> Ratio {
     let rate = |target: &Target, requests: &Pool| {
         let outcome = client::run(&Plan::closed(DECISIONS, 2_000), target, requests).unwrap();
         assert!(outcome.mismatches == 0 && outcome.lost == 0, "{:?}", outcome.complaints);
         DECISIONS as f64 / outcome.elapsed.as_secs_f64()
     };
-    let our_target = ours.target();
-    let (our_requests, their_requests) =
-        (stage.requests(&our_target, 10_000), stage.requests(theirs, 10_000));
+    let (our_requests, their_requests) = (stage.requests(ours, 10_000), stage.requests(theirs, 10_000));
     let (mut our_rates, mut their_rates, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
-        our_rates.push(rate(&our_target, &our_requests));
+        our_rates.push(rate(ours, &our_requests));
         their_rates.push(rate(theirs, &their_requests));
         ratios.push(our_rates[our_rates.len() - 1] / their_rates[their_rates.len() - 1]);
     }
@@ -191,6 +208,17 @@ struct Stage {
 }
 
 struct Redis(Child);
+
+/// Further lines of a node's configuration.
+#[derive(Clone, Copy, Default)]
+struct Lines<'a> {
+    audit: &'a str,
+    issuer: &'a str,
+    /// Where it shares Redis.
+    revocation: Option<&'a str>,
+}
+
+const SHARING: Lines<'static> = Lines { audit: "", issuer: "", revocation: Some("") };
 
 struct Node {
     server: Server,
@@ -214,8 +242,9 @@ impl Stage {
         Self { folder, redis, minter }
     }
 
-    /// A node with one shard on processor `cpu`; `revocation`: further lines where it shares Redis.
-    fn node(&self, name: &str, issuer: &str, revocation: Option<&str>, cpu: usize) -> Node {
+    /// A node with one shard on processor `cpu`.
+    fn node(&self, name: &str, lines: Lines<'_>, cpu: usize) -> Node {
+        let Lines { audit: audit_lines, issuer, revocation } = lines;
         let (data, control) = (free_address().unwrap(), free_address().unwrap());
         let dir = self.folder.path().join(name);
         std::fs::create_dir(&dir).unwrap();
@@ -226,7 +255,7 @@ impl Stage {
         let text = format!(
             "[server]\nlisten = [\"{data}\"]\nshards = 1\n[control]\nlisten = \"{control}\"\n\
              [state]\ndatabase = {database:?}\n\
-             [audit]\ndir = {audit:?}\norigin = \"edgate.bench/log\"\ncheckpoint_key_file = {key:?}\n\
+             [audit]\ndir = {audit:?}\norigin = \"edgate.bench/log\"\ncheckpoint_key_file = {key:?}\n{audit_lines}\
              [[issuers]]\nname = \"bench\"\nissuer = \"{ISSUER}\"\naudiences = [\"{AUDIENCE}\"]\njwks = '{jwks}'\n\
              {issuer}{shared}",
             database = path("state.db"),
@@ -278,6 +307,10 @@ impl Drop for Redis {
 impl Node {
     fn target(&self) -> Target {
         Target::parse(&format!("http://{}/auth/nginx", self.data)).unwrap()
+    }
+
+    fn verify_target(&self) -> Target {
+        Target::parse(&format!("http://{}/v1/tokens/verify", self.data)).unwrap()
     }
 }
 

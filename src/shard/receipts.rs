@@ -42,7 +42,7 @@ impl Receipts {
     /// Signs them, once, and writes each where its reply has room. Call it before the batch is submitted.
     pub(super) fn write(self, appender: &mut Appender) {
         let Some(batch) = self.batch.filter(|batch| !batch.is_empty()) else { return };
-        let signed = appender.sign_receipts(batch);
+        let mut signed = appender.sign_receipts(batch);
         for (place, (outbox, room)) in self.rooms.into_iter().enumerate() {
             outbox.with_bytes(|out| {
                 wire::write_receipt(&mut out[room], |receipt| signed.write(place, receipt));

@@ -46,6 +46,9 @@ struct RunArguments {
     key: KeyArguments,
     #[command(flatten)]
     load: LoadArguments,
+    /// Ask for a receipt with every answer of the verify API.
+    #[arg(long)]
+    receipts: bool,
     /// Requests per second, whatever the server does; latency counts from the moment a request was due.
     #[arg(long, value_name = "PER_SECOND")]
     rate: Option<f64>,
@@ -174,7 +177,7 @@ fn main() -> ExitCode {
 
 fn run_load(arguments: &RunArguments) -> Result<bool, String> {
     let url = arguments.url.as_deref().ok_or("give --url, or a subcommand; see --help")?;
-    let target = Target::parse(url).map_err(|e| e.to_string())?;
+    let target = Target { receipts: arguments.receipts, ..Target::parse(url).map_err(|e| e.to_string())? };
     let minter = arguments.key.minter()?;
     let pace = match arguments.rate {
         Some(rate) if rate.is_finite() && rate > 0.0 => Pace::Rate(rate),

@@ -20,6 +20,8 @@ pub struct Target {
     pub path: String,
     /// How the token travels.
     pub route: Route,
+    /// Whether calls to the verify API ask for receipts.
+    pub receipts: bool,
 }
 
 /// The two ways a verify request carries its token.
@@ -45,7 +47,7 @@ impl Target {
         let address = with_port.to_socket_addrs().ok().and_then(|mut all| all.next()).ok_or_else(unusable)?;
         let api = path.split('?').next().is_some_and(|p| p.ends_with("/tokens/verify"));
         let route = if api { Route::VerifyApi } else { Route::ForwardAuth };
-        Ok(Self { address, authority: authority.to_owned(), path: path.to_owned(), route })
+        Ok(Self { address, authority: authority.to_owned(), path: path.to_owned(), route, receipts: false })
     }
 
     fn request(&self, token: &str) -> Vec<u8> {
@@ -55,7 +57,8 @@ impl Target {
                 format!("GET {path} HTTP/1.1\r\nHost: {authority}\r\nAuthorization: Bearer {token}\r\n\r\n")
             }
             Route::VerifyApi => {
-                let body = format!("{{\"token\":\"{token}\"}}");
+                let receipt = if self.receipts { ",\"receipt\":true" } else { "" };
+                let body = format!("{{\"token\":\"{token}\"{receipt}}}");
                 let length = body.len();
                 format!(
                     "POST {path} HTTP/1.1\r\nHost: {authority}\r\nContent-Type: application/json\r\n\

@@ -69,6 +69,40 @@ impl Promise {
     }
 }
 
+/// What a receipt consists of besides its path, wherever it lies.
+struct Parts<'a> {
+    promise: &'a Promise,
+    signed_at: u64,
+    origin: &'a str,
+    certified: &'a Certified,
+    signature: &'a [u8; 64],
+    index: u16,
+}
+
+impl Parts<'_> {
+    /// Appends the receipt to `out`.
+    fn write(&self, path: impl ExactSizeIterator<Item = Hash>, out: &mut Vec<u8>) {
+        let Promise { id, kind, body_digest } = self.promise;
+        out.extend_from_slice(&MAGIC);
+        out.extend_from_slice(&id.boot.to_le_bytes());
+        out.extend_from_slice(&id.core.to_le_bytes());
+        out.extend_from_slice(&kind.to_le_bytes());
+        out.extend_from_slice(&id.core_seq.to_le_bytes());
+        out.extend_from_slice(body_digest);
+        out.extend_from_slice(&self.signed_at.to_le_bytes());
+        out.extend_from_slice(&self.certified.not_before.to_le_bytes());
+        out.extend_from_slice(&self.certified.not_after.to_le_bytes());
+        out.extend_from_slice(&self.certified.verifying_key);
+        out.extend_from_slice(&self.certified.certificate);
+        out.extend_from_slice(self.signature);
+        out.extend_from_slice(&self.index.to_le_bytes());
+        out.push(u8::try_from(path.len()).expect("at most DEPTH_MAX"));
+        out.push(u8::try_from(self.origin.len()).expect("an origin is short"));
+        out.extend_from_slice(self.origin.as_bytes());
+        path.for_each(|hash| out.extend_from_slice(&hash));
+    }
+}
+
 /// What the checkpoint key signs about a key of receipts. Its second line is no number, so it is never a checkpoint.
 fn certificate_text(origin: &str, boot: u64, key: &Certified) -> String {
     let hex = super::hex(&key.verifying_key);
@@ -152,23 +186,15 @@ impl Receipt {
 
     fn to_bytes(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(bytes_len(self.origin.len(), self.path.len()));
-        out.extend_from_slice(&MAGIC);
-        out.extend_from_slice(&self.id.boot.to_le_bytes());
-        out.extend_from_slice(&self.id.core.to_le_bytes());
-        out.extend_from_slice(&self.kind.to_le_bytes());
-        out.extend_from_slice(&self.id.core_seq.to_le_bytes());
-        out.extend_from_slice(&self.body_digest);
-        out.extend_from_slice(&self.signed_at.to_le_bytes());
-        out.extend_from_slice(&self.certified.not_before.to_le_bytes());
-        out.extend_from_slice(&self.certified.not_after.to_le_bytes());
-        out.extend_from_slice(&self.certified.verifying_key);
-        out.extend_from_slice(&self.certified.certificate);
-        out.extend_from_slice(&self.signature);
-        out.extend_from_slice(&self.index.to_le_bytes());
-        out.push(u8::try_from(self.path.len()).expect("at most DEPTH_MAX"));
-        out.push(u8::try_from(self.origin.len()).expect("an origin is short"));
-        out.extend_from_slice(self.origin.as_bytes());
-        self.path.iter().for_each(|hash| out.extend_from_slice(hash));
+        let parts = Parts {
+            promise: &Promise { id: self.id, kind: self.kind, body_digest: self.body_digest },
+            signed_at: self.signed_at,
+            origin: &self.origin,
+            certified: &self.certified,
+            signature: &self.signature,
+            index: self.index,
+        };
+        parts.write(self.path.iter().copied(), &mut out);
         out
     }
 

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use base64_simd::{Out, URL_SAFE_NO_PAD};
 
-use super::{DEPTH_MAX, Promise, Receipt, ReceiptKey, batch_text, bytes_len};
+use super::{DEPTH_MAX, Parts, Promise, ReceiptKey, batch_text, bytes_len};
 use crate::audit::{
     id::RecordId,
     merkle::node_hash,
@@ -26,6 +26,8 @@ pub struct SignedReceipts {
     signature: [u8; 64],
     // The tree, level by level from the leaves up, each half as long as the one before.
     levels: Vec<Vec<Hash>>,
+    // The receipt being written.
+    bytes: Vec<u8>,
 }
 
 impl ReceiptBatch {
@@ -43,8 +45,7 @@ impl ReceiptBatch {
     /// Characters of each receipt.
     #[must_use]
     pub fn text_len(&self) -> usize {
-        let bytes = bytes_len(self.key.origin.len(), self.depth);
-        base64::encoded_len(bytes, false).expect("a receipt is short")
+        URL_SAFE_NO_PAD.encoded_length(bytes_len(self.key.origin.len(), self.depth))
     }
 
     /// Asks for the receipt of a record that was just appended. Their places are the order of asking.
@@ -80,7 +81,7 @@ impl ReceiptBatch {
         }
         let text = batch_text(&self.key.origin, self.signed_at, self.depth, &levels[self.depth][0]);
         let signature = self.key.sign(text.as_bytes());
-        SignedReceipts { promises, batch: self, signature, levels }
+        SignedReceipts { promises, batch: self, signature, levels, bytes: Vec::new() }
     }
 }
 
@@ -89,24 +90,19 @@ impl SignedReceipts {
     ///
     /// # Panics
     /// When there is no such place, or `text` has another length.
-    pub fn write(&self, place: usize, text: &mut [u8]) {
-        let written = URL_SAFE_NO_PAD.encode_slice(self.receipt(place).to_bytes(), text);
-        assert_eq!(written.ok(), Some(text.len()), "a receipt has the length that was told");
-    }
-
-    fn receipt(&self, place: usize) -> Receipt {
-        let Promise { id, kind, body_digest } = self.promises[place];
-        let sibling = |level: usize| self.levels[level][place >> level ^ 1];
-        Receipt {
-            id,
-            kind,
-            body_digest,
-            signed_at: self.batch.signed_at,
-            origin: self.batch.key.origin.clone(),
-            certified: self.batch.key.certified.clone(),
+    pub fn write(&mut self, place: usize, text: &mut [u8]) {
+        let Self { promises, batch, signature, levels, bytes } = self;
+        let parts = Parts {
+            promise: &promises[place],
+            signed_at: batch.signed_at,
+            origin: &batch.key.origin,
+            certified: &batch.key.certified,
+            signature,
             index: u16::try_from(place).expect("at most 2^DEPTH_MAX places"),
-            path: (0..self.batch.depth).map(sibling).collect(),
-            signature: self.signature,
-        }
+        };
+        bytes.clear();
+        parts.write((0..batch.depth).map(|level| levels[level][place >> level ^ 1]), bytes);
+        assert_eq!(text.len(), batch.text_len(), "a receipt has the length that was told");
+        let _ = URL_SAFE_NO_PAD.encode(bytes, Out::from_slice(text));
     }
 }

@@ -59,13 +59,13 @@ fn receipts(wanted: usize) -> Vec<String> {
     let mut batch = ReceiptBatch::begin(receipt_key(9), wanted, NOW + 5).unwrap();
     let len = batch.text_len();
     (0..wanted as u64).for_each(|n| batch.ask(RecordId { boot: 9, core: 2, core_seq: 10 + 3 * n }));
-    let signed = batch.sign((1..20 + 3 * wanted as u64).map(header));
-    let text = |place| {
+    let mut signed = batch.sign((1..20 + 3 * wanted as u64).map(header));
+    let mut text = |place| {
         let mut text = vec![0; len];
         signed.write(place, &mut text);
         String::from_utf8(text).unwrap()
     };
-    (0..wanted).map(text).collect()
+    (0..wanted).map(&mut text).collect()
 }
 
 fn open(text: &str) -> Result<Receipt, crate::audit::proof::Refusal> {
@@ -198,10 +198,10 @@ fn log_with_receipts(dir: &Path, events: usize) -> Vec<Receipt> {
         .collect();
     ids.iter().for_each(|id| batch.ask(*id));
     let len = batch.text_len();
-    let signed = appender.sign_receipts(batch);
+    let mut signed = appender.sign_receipts(batch);
     appender.wait(ids[events - 1], Ack::Durable, PATIENCE).unwrap();
     log.close(PATIENCE).unwrap();
-    let text = |place| {
+    let mut text = |place| {
         let mut text = vec![0; len];
         signed.write(place, &mut text);
         String::from_utf8(text).unwrap()
