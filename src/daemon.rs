@@ -12,6 +12,7 @@ mod hsm_metrics;
 mod judge;
 mod keys;
 mod lists;
+mod mirroring;
 mod observe;
 mod progress;
 mod release;
@@ -36,6 +37,7 @@ use crate::config::{self, Config, KeyPlace, Listen};
 use crate::control;
 use crate::decision::UnixSeconds;
 use crate::metrics::{Metrics, ShardMetrics};
+use crate::mirror::{self, Mirror};
 use crate::shard::{self, BindError, Policy, PolicyError, Waits};
 use crate::status_list::Fetcher;
 use crate::store::{OpenMode, Store, StoreError};
@@ -295,6 +297,7 @@ pub struct Daemon {
     control: ControlThread,
     care: EngineCare,
     log: Log,
+    mirror: Mirror,
     recorder: Appender,
     // Closed last: the log's last checkpoint is signed through it.
     pool: Option<Arc<Pool>>,
@@ -315,15 +318,18 @@ impl Daemon {
         let store = runtime.block_on(Store::open(&config.database, OpenMode::Existing))?;
         let view = open_view(config, &store, &runtime)?;
 
-        // One ring for each shard, for the daemon, for the engine's alarms, and for the control plane.
+        // One ring for each shard, for the daemon, for the engine's alarms, for the mirror's targets, and for the control plane.
         let shards = config.server.shards;
-        let opened = audit::open_signed(&audit_settings(config, false), shards + 2, Some(checkpoint))?;
+        let mirrored = mirror::targets(&config.audit.mirror);
+        let opened =
+            audit::open_signed(&audit_settings(config, false), shards + mirrored + 2, Some(checkpoint))?;
         report_recovery(&opened.recovery);
         if let Some(reason) = opened.log.unmapped_because() {
             tracing::warn!(reason, "audit segments are written with pwrite");
         }
         let (log, mut appenders) = (opened.log, opened.appenders);
         let control_appender = appenders.pop().expect("the last ring is the control plane's");
+        let mirror = mirroring::start(config, &log, &mut appenders)?;
         let care = EngineCare::start(config, appenders.pop().expect("two more rings were asked for"))?;
         let mut recorder = appenders.pop().expect("two more rings were asked for");
 
@@ -380,7 +386,12 @@ impl Daemon {
         let of_redis = sharing.iter().flat_map(|sharing| cluster_readings(&sharing.status));
         let metrics = Metrics::new(
             metrics,
-            readings(&log.watch()).into_iter().chain(care.readings()).chain(of_redis).collect(),
+            readings(&log.watch())
+                .into_iter()
+                .chain(care.readings())
+                .chain(of_redis)
+                .chain(mirror.watch().iter().flat_map(mirroring::readings))
+                .collect(),
         );
         let listener = std::net::TcpListener::bind(config.control.listen)
             .map_err(|error| StartError::ControlBind { address: config.control.listen, error })?;
@@ -398,6 +409,7 @@ impl Daemon {
             appender: control_appender,
             metrics,
             log: &log,
+            mirror: mirror.watch(),
             pool: pool.clone(),
         };
         let control = ControlThread::spawn(runtime, listener, ingredients.into_state(), revoking.cluster)?;
@@ -418,6 +430,7 @@ impl Daemon {
             control,
             care,
             log,
+            mirror,
             recorder,
             pool,
         })
@@ -445,6 +458,7 @@ impl Daemon {
         let stopped = self.recorder.append(&Event::Stop(StopEvent { reason }), Ack::Durable);
         self.recorder.submit();
         let stopped = stopped.and_then(|id| self.recorder.wait(id, Ack::Durable, RECORD_TIMEOUT));
+        self.mirror.stop();
         self.log.close(RECORD_TIMEOUT)?;
         stopped?;
         drop(self.pool);

@@ -15,6 +15,7 @@ pub mod etag; // whether a client has the document already
 pub mod json; // the one strict JSON reader
 pub mod keys; // issuers' key sets: immutable snapshots
 pub mod metrics; // one counter set per shard, summed when scraped
+pub mod mirror; // what the log holds, sent on to a SIEM and a Redis stream
 pub mod revocation; // is this jti revoked: a local view with a known age
 pub mod secevent; // security event tokens: what a transmitter says happened; pure
 pub mod shard; // one per core: sockets, batching, the request path

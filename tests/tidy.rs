@@ -39,6 +39,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "control",
             "keys",
             "metrics",
+            "mirror",
             "revocation",
             "secevent",
             "shard",
@@ -53,6 +54,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("json", &[]),
     ("keys", &["verify"]),
     ("metrics", &[]),
+    ("mirror", &["audit", "cluster", "config"]),
     ("revocation", &[]),
     ("secevent", &["keys", "token", "verify"]),
     (

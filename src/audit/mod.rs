@@ -19,6 +19,8 @@ mod appender;
 mod body;
 pub mod cbor;
 mod clock;
+mod copy;
+mod copy_line;
 mod cosignature;
 mod disk;
 mod doorbell;
@@ -26,6 +28,7 @@ mod draft;
 mod error;
 mod event;
 pub mod export;
+mod flat;
 mod folder;
 mod hex;
 pub mod hold;
@@ -60,12 +63,15 @@ mod walk;
 mod writer;
 
 pub use appender::{Ack, Appender};
+pub use copy::{Copy, CopyBreak, CopyReport};
+pub use copy_line::{GAP_KIND, SD_ID};
 pub use cosignature::{Cosigned, WitnessKey, cosignatures};
 pub use error::{AuditError, AuditFailure, FailureKind};
 pub use event::{
     AdminEvent, BATCH_ITEMS_MAX, BatchEvent, BatchItem, ChangeEvent, DecisionEvent, EraseEvent, Event,
     ExportEvent, IssueEvent, KID_BYTES_MAX, Phase, RevokeEvent, StartEvent, StopEvent, VerifyRunEvent,
 };
+pub use flat::Pair;
 pub use hex::{hex, unhex};
 pub use id::{RECORD_ID_TEXT_MAX, RecordId, RecordIdError};
 pub use keeper::DiskState;
@@ -74,7 +80,7 @@ pub use open::{Log, LogWatch, Opened, open, open_signed};
 pub use real::{SinkKind, sink_for};
 pub use record::Hash;
 pub use recover::{Recovery, Torn};
-pub use sealer::{CheckpointSigner, Sign, SignError};
+pub use sealer::{CheckpointSigner, Sign, SignError, replace_file};
 pub use settings::{OnFailure, Settings, Watermarks};
 pub use status::Status;
 pub use succeed::{Decision, SetAside, succeed};

@@ -437,7 +437,10 @@ fn parse_tree(text: &str) -> Option<(Head, CompactRange, String)> {
 }
 
 /// Replaces a file of the folder as one durable step.
-pub(super) fn replace_file(dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
+///
+/// # Errors
+/// What the system refuses; the file is then the old one or the new one, whole.
+pub fn replace_file(dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
     let draft = dir.join(format!("{name}.new"));
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o644).open(&draft)?;
     file.write_all(bytes)?;

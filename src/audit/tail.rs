@@ -21,6 +21,7 @@ use super::{
     record::{CORE_SEQUENCER, Hash, Header, stored_len},
     rows,
     schema::{self, Body, BodyError, Kind},
+    verify::first_seq,
     walk::{Flaw, SegmentOpen, read_record},
 };
 use crate::decision::Decision;
@@ -97,6 +98,35 @@ impl Tail {
         let segments = list_segments(dir).map_err(|source| AuditError::io("read", dir, source))?;
         let first = segments.first().ok_or_else(|| AuditError::NotFound { path: dir.to_owned() })?;
         Ok(Self::at(dir, first.index))
+    }
+
+    /// The place before record `seq`, or before the first that is there behind it; the end of the log if there is none.
+    ///
+    /// # Errors
+    /// When the folder holds no log or cannot be read.
+    pub fn from_record(dir: &Path, seq: u64) -> Result<Self, AuditError> {
+        let io = |source| AuditError::io("read", dir, source);
+        let segments = list_segments(dir).map_err(io)?;
+        let mut start = segments.first().ok_or_else(|| AuditError::NotFound { path: dir.to_owned() })?.index;
+        for segment in &segments {
+            match first_seq(dir, segment.index) {
+                Ok(Some(first)) if first <= seq => start = segment.index,
+                // Written to later, or removed while we looked.
+                Ok(None) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Ok(Some(_)) => break,
+                Err(error) => return Err(io(error)),
+            }
+        }
+        let mut tail = Self::at(dir, start);
+        while let Some(entry) = tail.next().map_err(io)? {
+            if entry.header.seq >= seq {
+                // It is read again.
+                tail.at -= stored_len(entry.header.body_len as usize);
+                break;
+            }
+        }
+        Ok(tail)
     }
 
     fn at(dir: &Path, segment: u64) -> Self {

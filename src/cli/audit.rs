@@ -17,6 +17,7 @@ use crate::daemon;
 use super::audit_anchors::{AnchorArguments, anchors_json, print_anchors};
 use super::audit_export::{self, ExportArguments};
 use super::audit_verify_export::{self, VerifyExportArguments};
+use super::audit_verify_mirror::{self, VerifyMirrorArguments};
 use super::verify_record::{RecordArguments, Recorded};
 use super::{
     EXIT_FAILURE, EXIT_INPUT, EXIT_NO, EXIT_YES, Output, audit_proof, audit_receipt, audit_tag, complain,
@@ -32,6 +33,8 @@ pub(super) enum AuditCommand {
     Export(ExportArguments),
     /// Check an export against its manifest, and against the log if it is there.
     VerifyExport(VerifyExportArguments),
+    /// Check a copy of the log that a SIEM keeps: nothing missing, nothing altered, and signed; from the copy and a key alone.
+    VerifyMirror(VerifyMirrorArguments),
     /// Find the records about one person, token, address or session by their keyed tags; the log says that it was done.
     Tag(audit_tag::TagArguments),
     /// Show the latest records, and with --follow those that come.
@@ -145,6 +148,7 @@ pub(super) fn run(command: &AuditCommand) -> u8 {
         AuditCommand::SetAside(arguments) => set_aside(arguments),
         AuditCommand::Export(arguments) => audit_export::run(arguments),
         AuditCommand::VerifyExport(arguments) => audit_verify_export::run(arguments),
+        AuditCommand::VerifyMirror(arguments) => audit_verify_mirror::run(arguments),
     }
 }
 

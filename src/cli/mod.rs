@@ -11,6 +11,7 @@ mod audit_proof;
 mod audit_receipt;
 mod audit_tag;
 mod audit_verify_export;
+mod audit_verify_mirror;
 mod control_client;
 mod export_manifest;
 mod hsm;

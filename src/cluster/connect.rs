@@ -15,19 +15,18 @@ use super::error::ClusterError;
 use super::keys::Keys;
 use super::link::{Link, described, text};
 use super::secret;
-use super::shared::Shared;
+use super::sentinels::Votes;
 use crate::config::{Redis, RedisServers};
 
 /// A new connection to the primary that serves our keys.
-pub(super) fn primary(shared: &Shared) -> Result<Link, ClusterError> {
-    let redis = &shared.redis;
+pub(super) fn primary(redis: &Redis, votes: Option<&Votes>) -> Result<Link, ClusterError> {
     let password = secret::password(redis)?;
     let password = password.as_ref();
     let mut link = match &redis.servers {
         RedisServers::Single(url) => open(redis, url, password)?,
         RedisServers::Sentinel { sentinels, primary } => {
             // The first of them may be the one that is cut off from the others.
-            let agreed = shared.votes.as_ref().and_then(|votes| votes.majority(Instant::now()));
+            let agreed = votes.and_then(|votes| votes.majority(Instant::now()));
             let (sentinel, address) = match (agreed, sentinels.first()) {
                 (Some(address), Some(sentinel)) => (sentinel.as_str(), address),
                 _ => first_of(sentinels, |sentinel| primary_named_by(redis, sentinel, primary, &mut None))?,
@@ -202,31 +201,42 @@ fn probe(path: &Path) -> Result<(), String> {
 
 /// When to try again: sooner after one failure than after many, and not all nodes at once.
 #[derive(Debug)]
-pub(super) struct Backoff {
+pub struct Backoff {
+    least: Duration,
+    most: Duration,
     next: Duration,
     not_before: Option<Instant>,
 }
 
 impl Backoff {
     pub(super) const fn new() -> Self {
-        Self { next: BACKOFF_MIN, not_before: None }
+        Self::between(BACKOFF_MIN, BACKOFF_MAX)
+    }
+
+    /// Waits so long at first, and so long in the end.
+    #[must_use]
+    pub const fn between(least: Duration, most: Duration) -> Self {
+        Self { least, most, next: least, not_before: None }
     }
 
     /// How long to wait still.
-    pub(super) fn left(&self, now: Instant) -> Duration {
+    #[must_use]
+    pub fn left(&self, now: Instant) -> Duration {
         self.not_before.map_or(Duration::ZERO, |at| at.saturating_duration_since(now))
     }
 
-    pub(super) fn failed(&mut self, now: Instant) {
+    /// Waits longer from now on.
+    pub fn failed(&mut self, now: Instant) {
         // Between half and the whole of it. Without randomness nodes only come together.
         let share = getrandom::u32().unwrap_or(u32::MAX);
         let half = self.next / 2;
         self.not_before = Some(now + half + half.mul_f64(f64::from(share) / f64::from(u32::MAX)));
-        self.next = (self.next * 2).min(BACKOFF_MAX);
+        self.next = (self.next * 2).min(self.most);
     }
 
-    pub(super) fn succeeded(&mut self) {
-        *self = Self::new();
+    /// Begins again.
+    pub fn succeeded(&mut self) {
+        *self = Self::between(self.least, self.most);
     }
 }
 

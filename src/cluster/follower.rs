@@ -47,8 +47,8 @@ impl Follower {
     pub(super) fn run(mut self, shared: &Shared) {
         let mut backoff = Backoff::new();
         while !shared.stop.is_set() {
-            let Err(error) =
-                connect::primary(shared).and_then(|mut link| self.follow(shared, &mut link, &mut backoff))
+            let Err(error) = connect::primary(&shared.redis, shared.votes.as_ref())
+                .and_then(|mut link| self.follow(shared, &mut link, &mut backoff))
             else {
                 return;
             };

@@ -313,7 +313,7 @@ impl Keeper {
     fn connected(&mut self, shared: &Shared) -> Result<&mut Link, ClusterError> {
         match &mut self.link {
             Some(link) => Ok(link),
-            none => Ok(none.insert(connect::primary(shared)?)),
+            none => Ok(none.insert(connect::primary(&shared.redis, shared.votes.as_ref())?)),
         }
     }
 

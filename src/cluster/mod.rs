@@ -6,6 +6,7 @@
 //! `redis-pub` (publishes), `redis-follow` (applies what others published) and `redis-keep` (stores it, gives back what
 //! Redis lacks, removes what is over), and one `redis-watch` for each Sentinel. The registrar's thread asks through [`RedisRegistry`].
 
+mod audit_stream;
 mod codec;
 mod connect;
 mod error;
@@ -29,6 +30,8 @@ use std::thread::JoinHandle;
 
 use tokio::runtime::Handle;
 
+pub use audit_stream::{AuditStream, LastEntry};
+pub use connect::Backoff;
 pub use error::ClusterError;
 pub use publisher::{Published, Publisher};
 pub use registry::RedisRegistry;

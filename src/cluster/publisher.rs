@@ -225,7 +225,7 @@ impl PublisherThread {
         let link = match &mut self.link {
             Some(link) => link,
             None if self.backoff.left(now) > Duration::ZERO => return Err(self.last.clone()),
-            none => match connect::primary(shared) {
+            none => match connect::primary(&shared.redis, shared.votes.as_ref()) {
                 Ok(link) => {
                     self.backoff.succeeded();
                     none.insert(link)

@@ -34,7 +34,7 @@ impl RedisRegistry {
     fn try_answer(&mut self, inquiries: &[Inquiry]) -> Result<Vec<Answer>, ClusterError> {
         let link = match &mut self.link {
             Some(link) => link,
-            none => none.insert(connect::primary(&self.shared)?),
+            none => none.insert(connect::primary(&self.shared.redis, self.shared.votes.as_ref())?),
         };
         answer(&self.shared, link, inquiries)
     }

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use super::defaults;
 use super::hsm::{Hsm, HsmTable, key_place};
 use super::issuers::{IssuerTable, check_issuers};
+use super::mirror::MirrorTable;
 use super::revocation::RevocationTable;
 use super::status_list::check_status_list;
 use super::transmitters::check_issuers_exist;
@@ -107,6 +108,7 @@ struct AuditTable {
     on_failure: OnAuditFailure,
     #[serde(default)]
     receipts: bool,
+    mirror: Option<MirrorTable>,
 }
 
 #[derive(Deserialize)]
@@ -333,6 +335,7 @@ impl AuditTable {
             verify_ack: self.verify_ack,
             on_failure: self.on_failure,
             receipts: self.receipts,
+            mirror: self.mirror.map(MirrorTable::check).transpose()?.unwrap_or_default(),
         })
     }
 }

@@ -8,6 +8,7 @@ mod dev;
 mod file;
 mod hsm;
 mod issuers;
+mod mirror;
 mod revocation;
 mod status_list;
 mod transmitters;
@@ -19,6 +20,7 @@ use std::time::Duration;
 
 pub use dev::{DevKey, DevToken};
 pub use hsm::{Hsm, KeyPlace};
+pub use mirror::{HostPort, Mirror, Receiver, Syslog};
 pub use revocation::{OnStale, Redis, RedisServers, Revocation, RevocationRules, SecretSource};
 pub use status_list::StatusList;
 pub use transmitters::Transmitter;
@@ -147,6 +149,8 @@ pub struct Audit {
     pub on_failure: OnAuditFailure,
     /// Whether receipts are given to callers who ask for them: `audit.receipts`.
     pub receipts: bool,
+    /// Where it is mirrored to: `audit.mirror`.
+    pub mirror: Mirror,
 }
 
 /// What becomes of a decision that cannot be recorded.

@@ -126,7 +126,7 @@ impl Default for RevocationTable {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct RedisTable {
+pub(super) struct RedisTable {
     url: Option<String>,
     sentinels: Option<Vec<String>>,
     primary: Option<String>,
@@ -166,15 +166,16 @@ impl RevocationTable {
             lookup_timeout: millis("lookup_timeout_ms", self.lookup_timeout_ms, 5, 10_000)?,
             epoch_wait: millis("epoch_wait_ms", self.epoch_wait_ms, 0, 10_000)?,
             cache_s: in_range("revocation.cache_s", self.cache_s, 0, 300)?,
-            redis: self.redis.map(RedisTable::check).transpose()?,
+            redis: self.redis.map(|redis| redis.check("revocation.redis")).transpose()?,
             transmitters: check_transmitters(self.transmitters)?,
         })
     }
 }
 
 impl RedisTable {
-    fn check(self) -> Result<Redis, ConfigError> {
-        let key = |name: &str| format!("revocation.redis.{name}");
+    /// `table` is what errors call it.
+    pub(super) fn check(self, table: &str) -> Result<Redis, ConfigError> {
+        let key = |name: &str| format!("{table}.{name}");
         let servers = match (self.url, self.sentinels, self.primary, self.cluster) {
             (Some(url), None, None, None) => RedisServers::Single(server(&key("url"), url)?),
             (None, Some(sentinels), Some(primary), None) => {
@@ -191,7 +192,11 @@ impl RedisTable {
                 ));
             }
         };
-        let password = self.password_source.as_deref().map(secret_source).transpose()?;
+        let password = self
+            .password_source
+            .as_deref()
+            .map(|text| secret_source(&key("password_source"), text))
+            .transpose()?;
         if self.username.is_some() && password.is_none() {
             let fix = "add password_source = \"credential:NAME\" or \"file:/PATH\"";
             return Err(wrong(key("username"), "…", "a user without a password", fix));
@@ -252,14 +257,14 @@ fn server(key: &str, url: String) -> Result<String, ConfigError> {
     Ok(url)
 }
 
-fn secret_source(text: &str) -> Result<SecretSource, ConfigError> {
+fn secret_source(key: &str, text: &str) -> Result<SecretSource, ConfigError> {
     match text.split_once(':') {
         Some(("credential", name)) if !name.is_empty() && !name.contains('/') && name != ".." => {
             Ok(SecretSource::Credential(name.to_owned()))
         }
         Some(("file", path)) if path.starts_with('/') => Ok(SecretSource::File(PathBuf::from(path))),
         _ => Err(wrong(
-            "revocation.redis.password_source",
+            key,
             "(not shown)",
             "not a place where a password may come from",
             "write \"credential:NAME\" or \"file:/PATH\"; never the password itself",

@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 
 use super::keys::OwnKey;
 use super::observe::{Strictness, hsm_dependency, revocation_dependency};
-use super::{StartError, hsm_metrics, now};
+use super::{StartError, hsm_metrics, mirroring, now};
 use crate::audit::verify::{Options, verify_dir};
 use crate::audit::{Appender, CheckpointKey, Log, LogWatch, hex};
 use crate::cluster::Cluster;
@@ -22,6 +22,7 @@ use crate::control::{
     State, StatusListPolicy,
 };
 use crate::metrics::Metrics;
+use crate::mirror::MirrorWatch;
 use crate::revocation::View;
 use crate::shard::Policy;
 use crate::store::Store;
@@ -85,6 +86,7 @@ pub(super) struct Ingredients<'a> {
     pub(super) appender: Appender,
     pub(super) metrics: Metrics,
     pub(super) log: &'a Log,
+    pub(super) mirror: Vec<MirrorWatch>,
     pub(super) pool: Option<Arc<Pool>>,
 }
 
@@ -103,6 +105,7 @@ impl Ingredients<'_> {
             appender,
             metrics,
             log,
+            mirror,
             pool,
         } = self;
         let issuing = own.zip(config.signing.as_ref()).map(|(own, signing)| Issuing {
@@ -150,7 +153,11 @@ impl Ingredients<'_> {
             // The control plane asks its own appender and store how they are.
             readiness: Arc::new(move || {
                 let token = asked.iter().map(|pool| hsm_dependency(pool));
-                std::iter::once(revocation_dependency(&seen, strictness)).chain(token).collect()
+                let mirrors = mirror.iter().map(mirroring::dependency);
+                std::iter::once(revocation_dependency(&seen, strictness))
+                    .chain(token)
+                    .chain(mirrors)
+                    .collect()
             }),
             host_names: config.control.allowed_hosts.iter().map(|name| name.to_ascii_lowercase()).collect(),
             now,
