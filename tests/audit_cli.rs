@@ -5,36 +5,13 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::time::Duration;
 
-use edgate::audit::{Ack, Event, Settings, StopEvent, open_signed};
 use serde_json::Value;
 
 #[path = "support/logs.rs"]
 mod logs;
 
-use logs::{change, json, signer};
-
-const PATIENCE: Duration = Duration::from_secs(30);
-
-fn settings(dir: &Path) -> Settings {
-    Settings { segment_bytes: 160 * 1024, create: true, ..Settings::new(dir, "test.example/log") }
-}
-
-/// Adds events to the log in `dir` and closes it.
-fn grow(dir: &Path, events: usize) {
-    let mut opened = open_signed(&settings(dir), 1, Some(signer())).unwrap();
-    let mut last = None;
-    for n in 0..events {
-        let reason = format!("event {n}");
-        last = Some(
-            opened.appenders[0].append(&Event::Stop(StopEvent { reason: &reason }), Ack::Durable).unwrap(),
-        );
-        opened.appenders[0].submit();
-    }
-    opened.appenders[0].wait(last.unwrap(), Ack::Durable, PATIENCE).unwrap();
-    opened.log.close(PATIENCE).unwrap();
-}
+use logs::{change, grow, json};
 
 fn audit(arguments: &[&str], dir: &Path) -> Output {
     Command::new(env!("CARGO_BIN_EXE_edgate"))

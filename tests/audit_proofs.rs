@@ -18,10 +18,9 @@ use serde_json::Value;
 #[path = "support/logs.rs"]
 mod logs;
 
-use logs::{change, json, signer, signing_key};
+use logs::{ORIGIN, change, grow, json, signer, signing_key};
 
 const PATIENCE: Duration = Duration::from_secs(30);
-const ORIGIN: &str = "test.example/log";
 
 fn key() -> CheckpointKey {
     CheckpointKey { name: ORIGIN.into(), verifying_key: signing_key().verifying_key().to_bytes() }
@@ -30,24 +29,6 @@ fn key() -> CheckpointKey {
 fn signed(origin: &str, size: u64, root: [u8; 32]) -> String {
     let checkpoint = Checkpoint { origin: origin.into(), size, root };
     checkpoint.to_note(&key(), &signing_key().sign(checkpoint.to_text().as_bytes()).to_bytes())
-}
-
-/// Adds events to the log in `dir`, closes it, and says what their ids are.
-fn grow(dir: &Path, events: usize) -> Vec<RecordId> {
-    let settings = Settings { segment_bytes: 160 * 1024, create: true, ..Settings::new(dir, ORIGIN) };
-    let mut opened = open_signed(&settings, 1, Some(signer())).unwrap();
-    let appender = &mut opened.appenders[0];
-    let mut ids = Vec::new();
-    for n in 0..events {
-        let reason = format!("event {n}");
-        ids.push(appender.append(&Event::Stop(StopEvent { reason: &reason }), Ack::Durable).unwrap());
-        if n % 50 == 49 || n + 1 == events {
-            appender.submit();
-            appender.wait(ids[n], Ack::Durable, PATIENCE).unwrap();
-        }
-    }
-    opened.log.close(PATIENCE).unwrap();
-    ids
 }
 
 /// A log of some segments and two boots, its tiles, and the key in a file.

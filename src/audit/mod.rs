@@ -6,6 +6,7 @@
 //!   flusher and the keeper beside it. `writer.rs` is the same without threads.
 //! - `recover.rs`: what a start finds, and what it does about it; `succeed.rs`: what an operator decides where it refuses.
 //! - [`verify`]: recomputes everything from the stored bytes; needs no running log.
+//! - [`bundle`]: a part of the log with all that a stranger needs to check it, in one file.
 //! - [`proof`]: what shows a stranger one record, or that one state of the log continues another.
 //! - [`hold`]: what nobody may retire or erase.
 //! - [`receipt`]: what a client keeps of an answer, to show later that its record was promised.
@@ -17,6 +18,7 @@
 mod acks;
 mod appender;
 mod body;
+pub mod bundle;
 pub mod cbor;
 mod clock;
 mod copy;

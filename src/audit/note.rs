@@ -81,6 +81,13 @@ impl Checkpoint {
         Err(NoteError::WrongKey)
     }
 
+    /// Whose signatures stand below a note, by name and key id; none of them is checked. Nobody's for what is no note.
+    #[must_use]
+    pub fn signers(note: &str) -> Vec<(String, [u8; 4])> {
+        let signatures = Self::read(note).map_or_else(|_| Vec::new(), |(_, signatures)| signatures);
+        signatures.into_iter().map(|(name, id, _)| (name.to_owned(), id)).collect()
+    }
+
     /// Reads a note without checking its signatures.
     ///
     /// # Errors

@@ -159,7 +159,7 @@ impl OnFailure {
 const ORIGIN_BYTES_MAX: usize = 128;
 
 /// A segment is read into memory whole when a log is opened.
-const SEGMENT_BYTES_MAX: u64 = 1 << 30;
+pub(super) const SEGMENT_BYTES_MAX: u64 = 1 << 30;
 
 /// Most events one appender may have waiting.
 const QUEUE_EVENTS_MAX: usize = 1 << 20;

@@ -20,8 +20,8 @@ use super::audit_verify_export::{self, VerifyExportArguments};
 use super::audit_verify_mirror::{self, VerifyMirrorArguments};
 use super::verify_record::{RecordArguments, Recorded};
 use super::{
-    EXIT_FAILURE, EXIT_INPUT, EXIT_NO, EXIT_YES, Output, audit_proof, audit_receipt, audit_tag, complain,
-    print_line,
+    EXIT_FAILURE, EXIT_INPUT, EXIT_NO, EXIT_YES, Output, audit_bundle, audit_proof, audit_receipt, audit_tag,
+    complain, print_line,
 };
 
 /// What can be done with a log.
@@ -48,6 +48,10 @@ pub(super) enum AuditCommand {
     VerifyProof(audit_proof::VerifyProofArguments),
     /// Check a receipt that came with an answer, and whether a log, or a proof, holds what it promised.
     VerifyReceipt(audit_receipt::VerifyReceiptArguments),
+    /// Pack a part of the log, or single decisions, with all that a stranger needs to check them years later.
+    Bundle(audit_bundle::BundleArguments),
+    /// Check a bundle: offline, without the log, with nothing but a key.
+    VerifyBundle(audit_bundle::VerifyBundleArguments),
     /// Decide about a damaged log that a start refuses: keep it aside, whole, and begin a successor that says so.
     SetAside(SetAsideArguments),
 }
@@ -121,7 +125,7 @@ pub(super) struct VerifyArguments {
     output: Output,
 }
 
-fn parse_range(text: &str) -> Result<(u64, u64), String> {
+pub(super) fn parse_range(text: &str) -> Result<(u64, u64), String> {
     let bounds = text.split_once("..").and_then(|(from, to)| Some((from.parse().ok()?, to.parse().ok()?)));
     bounds.filter(|(from, to)| from < to).ok_or_else(|| "write FROM..TO, two record numbers".to_owned())
 }
@@ -145,6 +149,8 @@ pub(super) fn run(command: &AuditCommand) -> u8 {
         AuditCommand::Prove(arguments) => audit_proof::prove(arguments),
         AuditCommand::VerifyProof(arguments) => audit_proof::verify_proof(arguments),
         AuditCommand::VerifyReceipt(arguments) => audit_receipt::run(arguments),
+        AuditCommand::Bundle(arguments) => audit_bundle::bundle(arguments),
+        AuditCommand::VerifyBundle(arguments) => audit_bundle::verify(arguments),
         AuditCommand::SetAside(arguments) => set_aside(arguments),
         AuditCommand::Export(arguments) => audit_export::run(arguments),
         AuditCommand::VerifyExport(arguments) => audit_verify_export::run(arguments),

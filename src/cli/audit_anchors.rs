@@ -52,7 +52,7 @@ fn read_anchor(path: &Path) -> Result<Anchor, String> {
 }
 
 /// The keys in an argument that is a witness's verifier key, or names a file of them.
-fn witness_keys(argument: &str) -> Result<Vec<WitnessKey>, String> {
+pub(super) fn witness_keys(argument: &str) -> Result<Vec<WitnessKey>, String> {
     if let Ok(key) = WitnessKey::from_text(argument) {
         return Ok(vec![key]);
     }

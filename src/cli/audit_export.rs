@@ -84,7 +84,7 @@ const EXPORT_HELP: &str = "The rows are those of the records that the latest che
 links, and compared with what was signed; of a broken log nothing is exported. The manifest holds the digest of the rows, the \
 filter, the counts of everything in the time asked for, and the checkpoint; `edgate audit verify-export` checks it.";
 
-fn parse_time(text: &str) -> Result<u64, String> {
+pub(super) fn parse_time(text: &str) -> Result<u64, String> {
     let time: jiff::Timestamp =
         text.parse().map_err(|_| "write a time such as 2026-11-28T00:00:00Z".to_owned())?;
     u64::try_from(time.as_nanosecond())

@@ -226,7 +226,7 @@ pub(super) fn unusable(message: &str) -> u8 {
 }
 
 /// Says why there are no tiles or is no proof.
-fn failed(error: &ProveError) -> u8 {
+pub(super) fn failed(error: &ProveError) -> u8 {
     complain(error);
     match error {
         ProveError::Audit(_) | ProveError::HoldsALog { .. } | ProveError::NoCheckpoint { .. } => EXIT_INPUT,

@@ -6,6 +6,7 @@
 
 mod audit;
 mod audit_anchors;
+mod audit_bundle;
 mod audit_export;
 mod audit_proof;
 mod audit_receipt;
@@ -48,7 +49,8 @@ pub struct Arguments {
 
 const AFTER_HELP: &str = "Exit codes: 0 yes; 1 no (token or signature refused, chain altered); 2 unusable input; \
 3 to 17 other breaks of the chain, by class, 25 a log that was rolled back (see `edgate audit verify --help`); 20 to 27 proofs that prove nothing (see \
-`edgate audit verify-proof --help`); 69 service not reachable; 70 failure at run time; 78 unusable configuration.";
+`edgate audit verify-proof --help`); 30 to 34 bundles that prove nothing (see `edgate audit verify-bundle --help`); 69 service not \
+reachable; 70 failure at run time; 78 unusable configuration.";
 
 #[derive(Debug, Subcommand)]
 enum Command {

@@ -95,7 +95,7 @@ pub enum ProveError {
 }
 
 /// Reads a checkpoint that one of `keys` must have signed; the note as it stands comes with it.
-pub(super) fn read_checkpoint(
+pub(in crate::audit) fn read_checkpoint(
     path: &Path,
     keys: &[CheckpointKey],
 ) -> Result<(Checkpoint, String), ProveError> {
@@ -107,7 +107,11 @@ pub(super) fn read_checkpoint(
 }
 
 /// Whether `new` can be a later state of the log that `old`, read from `path`, is a checkpoint of.
-pub(super) fn same_log_continued(path: &Path, old: &Checkpoint, new: &Checkpoint) -> Result<(), ProveError> {
+pub(in crate::audit) fn same_log_continued(
+    path: &Path,
+    old: &Checkpoint,
+    new: &Checkpoint,
+) -> Result<(), ProveError> {
     if old.origin != new.origin {
         return Err(ProveError::WrongOrigin {
             path: path.to_owned(),

@@ -170,7 +170,7 @@ impl ProofClass {
         }
     }
 
-    fn refuse(self, detail: impl fmt::Display) -> Refusal {
+    pub(in crate::audit) fn refuse(self, detail: impl fmt::Display) -> Refusal {
         Refusal { class: self, detail: detail.to_string() }
     }
 }
@@ -351,7 +351,7 @@ pub fn verify_consistency(
 }
 
 /// Reads a checkpoint and checks whose it is and who signed it.
-fn open_note(note: &str, expected: &Expected<'_>) -> Result<Checkpoint, Refusal> {
+pub(in crate::audit) fn open_note(note: &str, expected: &Expected<'_>) -> Result<Checkpoint, Refusal> {
     let Some((_, signatures)) = note.split_once("\n\n") else {
         return Err(match note.lines().count() {
             3 => ProofClass::Unsigned.refuse("the checkpoint has no signature"),

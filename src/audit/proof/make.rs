@@ -1,6 +1,10 @@
 //! Making proofs from a log, or from a log and its tiles. A proof is checked as a stranger would before it is given out.
 
-use std::{ops::Range, path::Path};
+use std::{
+    collections::BTreeMap,
+    ops::Range,
+    path::{Path, PathBuf},
+};
 
 use super::{
     consistency_path,
@@ -32,6 +36,15 @@ pub struct Prover<'a> {
     pub keys: &'a [CheckpointKey],
 }
 
+/// A signed state of the log, to prove against.
+pub(in crate::audit) struct State {
+    pub(in crate::audit) checkpoint: Checkpoint,
+    /// The checkpoint as signed.
+    pub(in crate::audit) note: String,
+    path: PathBuf,
+    tree: Option<TileTree>,
+}
+
 impl Prover<'_> {
     /// Proves that the record of `id` is in the log, and shows its header, and its body if asked to.
     ///
@@ -43,33 +56,64 @@ impl Prover<'_> {
         with_body: bool,
         progress: &mut dyn FnMut(VerifyProgress),
     ) -> Result<InclusionProof, ProveError> {
-        let Found { segment, offset, header, hash, body } = find_record(self.dir, id)?;
-        let path = self.tiles.unwrap_or(self.dir).join(CHECKPOINT_FILE);
-        let (checkpoint, note) = read_checkpoint(&path, self.keys)?;
-        let index = header.seq;
-        if index >= checkpoint.size {
-            return Err(ProveError::NotCovered { seq: index, path, size: checkpoint.size });
-        }
-        let runs = inclusion_path(index, checkpoint.size);
-        let path = match self.tiles {
-            None => self.heads_of_segments(&runs, checkpoint.size, progress)?,
-            Some(folder) => {
-                let mut tree = TileTree::open(folder, checkpoint.size, &checkpoint.root)?;
-                if tree.leaf(index)? != hash {
-                    let tile = Tile::of(0, index / TILE_WIDTH, checkpoint.size).path();
-                    let cause =
-                        format!("record {index} is not the signed one, whose hash is in {}", tile.display());
-                    return Err(ProveError::Stored { segment, offset, cause });
-                }
-                runs.iter().map(|run| tree.head(run)).collect::<Result<_, _>>()?
+        // The record first: a running node may sign it in between.
+        find_record(self.dir, id)?;
+        let mut proofs = self.inclusions(&mut self.state()?, &[id], with_body, progress)?;
+        Ok(proofs.pop().expect("a proof per id"))
+    }
+
+    /// The state that proofs are made against.
+    pub(in crate::audit) fn state(&self) -> Result<State, ProveError> {
+        self.state_at(&self.tiles.unwrap_or(self.dir).join(CHECKPOINT_FILE))
+    }
+
+    /// The state that the checkpoint in this file was signed for; of tiles it can only be their own.
+    pub(in crate::audit) fn state_at(&self, path: &Path) -> Result<State, ProveError> {
+        let (checkpoint, note) = read_checkpoint(path, self.keys)?;
+        let path = path.to_owned();
+        let open = |folder| TileTree::open(folder, checkpoint.size, &checkpoint.root);
+        let tree = self.tiles.map(open).transpose()?;
+        Ok(State { checkpoint, note, path, tree })
+    }
+
+    /// The proofs of several records, as [`Self::inclusion`], in one pass.
+    pub(in crate::audit) fn inclusions(
+        &self,
+        state: &mut State,
+        ids: &[RecordId],
+        with_body: bool,
+        progress: &mut dyn FnMut(VerifyProgress),
+    ) -> Result<Vec<InclusionProof>, ProveError> {
+        let size = state.checkpoint.size;
+        let found = ids.iter().map(|id| find_record(self.dir, *id)).collect::<Result<Vec<_>, _>>()?;
+        for Found { segment, offset, header, hash, .. } in &found {
+            let index = header.seq;
+            if index >= size {
+                return Err(ProveError::NotCovered { seq: index, path: state.path.clone(), size });
             }
-        };
-        if root_of_inclusion(&hash, index, checkpoint.size, &path) != Some(checkpoint.root) {
-            return Err(self.unvouched(checkpoint.size));
+            if let Some(tree) = &mut state.tree
+                && tree.leaf(index)? != *hash
+            {
+                let tile = Tile::of(0, index / TILE_WIDTH, size).path();
+                let cause =
+                    format!("record {index} is not the signed one, whose hash is in {}", tile.display());
+                return Err(ProveError::Stored { segment: *segment, offset: *offset, cause });
+            }
         }
-        let mut entry = [0; HASHED_BYTES];
-        entry.copy_from_slice(&header.to_bytes()[..HASHED_BYTES]);
-        Ok(InclusionProof { index, path, hash, entry, body: with_body.then_some(body), note })
+        let runs: Vec<_> = found.iter().map(|found| inclusion_path(found.header.seq, size)).collect();
+        let mut heads = self.heads(state, &runs.concat(), progress)?.into_iter();
+        let mut proofs = Vec::with_capacity(found.len());
+        for (Found { header, hash, body, .. }, runs) in found.into_iter().zip(runs) {
+            let (index, path) = (header.seq, heads.by_ref().take(runs.len()).collect::<Vec<_>>());
+            if root_of_inclusion(&hash, index, size, &path) != Some(state.checkpoint.root) {
+                return Err(self.unvouched(size));
+            }
+            let mut entry = [0; HASHED_BYTES];
+            entry.copy_from_slice(&header.to_bytes()[..HASHED_BYTES]);
+            let (body, note) = (with_body.then_some(body), state.note.clone());
+            proofs.push(InclusionProof { index, path, hash, entry, body, note });
+        }
+        Ok(proofs)
     }
 
     /// Proves that the log's checkpoint continues the one in the file `old`.
@@ -82,18 +126,13 @@ impl Prover<'_> {
         progress: &mut dyn FnMut(VerifyProgress),
     ) -> Result<ConsistencyProof, ProveError> {
         let (before, _) = read_checkpoint(old, self.keys)?;
-        let (now, note) = read_checkpoint(&self.tiles.unwrap_or(self.dir).join(CHECKPOINT_FILE), self.keys)?;
-        same_log_continued(old, &before, &now)?;
-        let runs = consistency_path(before.size, now.size);
-        let path = match self.tiles {
-            None => self.heads_of_segments(&runs, now.size, progress)?,
-            Some(folder) => {
-                let mut tree = TileTree::open(folder, now.size, &now.root)?;
-                runs.iter().map(|run| tree.head(run)).collect::<Result<_, _>>()?
-            }
-        };
+        let mut state = self.state()?;
+        same_log_continued(old, &before, &state.checkpoint)?;
+        let runs = consistency_path(before.size, state.checkpoint.size);
+        let path = self.heads(&mut state, &runs, progress)?;
+        let now = &state.checkpoint;
         if !is_consistent(before.size, now.size, &before.root, &now.root, &path) {
-            if self.tiles.is_none() && !self.is_vouched(&now, progress)? {
+            if self.tiles.is_none() && !self.is_vouched(now, progress)? {
                 return Err(self.unvouched(now.size));
             }
             let cause = format!(
@@ -103,45 +142,65 @@ impl Prover<'_> {
             );
             return Err(ProveError::Rollback(cause));
         }
-        Ok(ConsistencyProof { old_size: before.size, path, note })
+        Ok(ConsistencyProof { old_size: before.size, path, note: state.note })
     }
 
-    /// The heads over runs of a path, from the records themselves: in memory there is one run at a time.
+    /// The heads over runs of the signed tree, from the tiles or from the records themselves.
+    pub(in crate::audit) fn heads(
+        &self,
+        state: &mut State,
+        runs: &[Range<u64>],
+        progress: &mut dyn FnMut(VerifyProgress),
+    ) -> Result<Vec<Hash>, ProveError> {
+        match &mut state.tree {
+            Some(tree) => runs.iter().map(|run| tree.head(run)).collect(),
+            None => self.heads_of_segments(runs, state.checkpoint.size, progress),
+        }
+    }
+
+    /// As [`Self::heads`]. Runs may overlap: the leaves are cut wherever one begins or ends, and each piece is hashed once.
     fn heads_of_segments(
         &self,
         runs: &[Range<u64>],
         size: u64,
         progress: &mut dyn FnMut(VerifyProgress),
     ) -> Result<Vec<Hash>, ProveError> {
-        let mut order: Vec<usize> = (0..runs.len()).collect();
-        order.sort_unstable_by_key(|run| runs[*run].start);
-        let Some(first) = order.first() else { return Ok(Vec::new()) };
-        let mut heads = vec![[0; 32]; runs.len()];
-        let mut order_left = order.iter().copied().peekable();
+        let mut bounds = BTreeMap::<u64, i64>::new();
+        for run in runs {
+            *bounds.entry(run.start).or_default() += 1;
+            *bounds.entry(run.end).or_default() -= 1;
+        }
+        let mut open = 0;
+        let ends = bounds.keys().skip(1);
+        let pieces = bounds.iter().zip(ends).filter_map(|((start, change), end)| {
+            open += change;
+            (open > 0).then_some(*start..*end)
+        });
+        let pieces: Vec<_> = pieces.collect();
+        let Some(first) = pieces.first() else { return Ok(Vec::new()) };
+        let mut left = pieces.iter().peekable();
+        let mut ranges = BTreeMap::new();
         let mut growing = GrowingRange::new();
-        each_record(self.dir, runs[*first].start, size, progress, |record| {
+        each_record(self.dir, first.start, size, progress, |record| {
             let seq = record.header.seq;
-            if let Some(run) = order_left.next_if(|run| runs[*run].start <= seq && runs[*run].end == seq + 1)
-            {
-                if runs[run].start == seq {
-                    heads[run] = record.hash;
-                } else {
-                    growing.push(&record.hash);
-                    let head = growing.range().and_then(CompactRange::head);
-                    heads[run] = head.expect("the run has leaves");
-                    growing.set(None);
-                }
-            } else if let Some(run) = order_left.peek()
-                && runs[*run].start <= seq
-            {
-                if runs[*run].start == seq {
-                    growing.set(Some(CompactRange::new(seq)));
-                }
-                growing.push(&record.hash);
+            let Some(piece) = left.peek().filter(|piece| piece.contains(&seq)) else { return Ok(()) };
+            if piece.start == seq {
+                growing.set(Some(CompactRange::new(seq)));
+            }
+            growing.push(&record.hash);
+            if piece.end == seq + 1 {
+                ranges.extend(growing.range().map(|range| (piece.start, range.clone())));
+                left.next();
             }
             Ok(())
         })?;
-        Ok(heads)
+        let head = |run: &Range<u64>| {
+            let mut whole = CompactRange::new(run.start);
+            let joined = ranges.range(run.clone()).all(|(_, piece)| whole.merge(piece));
+            assert!(joined && whole.end() == run.end, "every record up to {size} was there");
+            whole.head().expect("a run of a path has leaves")
+        };
+        Ok(runs.iter().map(head).collect())
     }
 
     /// Whether the stored records are those that were signed.

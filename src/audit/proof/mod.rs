@@ -24,6 +24,7 @@ use sha2::{Digest as _, Sha256};
 use super::{merkle::node_hash, record::Hash};
 
 pub use error::ProveError;
+pub(super) use error::{read_checkpoint, same_log_continued};
 pub use export::{Exported, export_tiles};
 pub use file::{
     ConsistencyProof, Expected, InclusionProof, PROOF_BYTES_MAX, ProofClass, ProvenRecord, Refusal,
@@ -31,6 +32,7 @@ pub use file::{
 };
 pub(super) use find::find_record;
 pub use make::Prover;
+pub(super) use {file::open_note, make::State};
 
 /// The runs whose heads prove that leaf `index` is in the tree of `size` leaves, from the leaf's sibling up
 /// (RFC 6962 §2.1.1, `PATH`). Every other leaf is in exactly one of them.

@@ -4,7 +4,9 @@
 //! (`segment.rs`); then they are joined in order (`join.rs`): links between segments, tree heads, signatures.
 
 mod anchors;
+mod buffer;
 mod join;
+mod part;
 mod segment;
 mod trusted;
 
@@ -16,10 +18,10 @@ use std::{
     sync::{Condvar, Mutex, PoisonError},
 };
 
-use memmap2::{Advice, MmapMut};
-
 pub use anchors::{Anchor, AnchorVerdict};
+use buffer::{SegmentBuffer, read_segment};
 use join::Join;
+pub(super) use part::verify_part;
 use segment::{Ending, Scan, Window, scan};
 pub use trusted::Trusted;
 
@@ -359,22 +361,6 @@ pub(super) fn note_in(path: &Path) -> io::Result<Option<String>> {
     }
 }
 
-/// Verifies segments that are at hand, one after the other.
-#[cfg(test)]
-pub(super) fn verify_segments(segments: &[(SegmentFile, Vec<u8>)], options: &Options) -> Report {
-    let files: Vec<_> = segments.iter().map(|(file, _)| *file).collect();
-    let mut join = Join::new(options, &files, None);
-    let written = segments.iter().rposition(|(_, bytes)| bytes.iter().any(|byte| *byte != 0)).unwrap_or(0);
-    for (at, (file, bytes)) in segments.iter().enumerate() {
-        let ending = match segments.get(at + 1) {
-            Some((_, next)) if at < written => Ending::stated_by(next),
-            _ => Ending::Last,
-        };
-        join.add(scan(file, bytes, options, ending));
-    }
-    join.finish()
-}
-
 /// Scans segments on several threads and hands the results over in order. At most a few segments are ahead of the
 /// join, so that memory stays bounded.
 fn scan_in_order(
@@ -463,50 +449,6 @@ fn scan_file(
     Ok(scan(file, buffer.bytes(), options, ending))
 }
 
-/// Reads a whole segment into `buffer`. Reads rather than maps: a file shortened under a map would kill the reader.
-fn read_segment(dir: &Path, index: u64, buffer: &mut SegmentBuffer) -> io::Result<()> {
-    buffer.fill(&File::open(dir.join(segment_name(index)))?)
-}
-
-/// Memory for one segment after the other, in huge pages where the system has them: a segment in small ones costs 16,000
-/// page faults, a tenth of the time of its verification.
-#[derive(Default)]
-struct SegmentBuffer {
-    memory: Option<MmapMut>,
-    len: usize,
-}
-
-impl SegmentBuffer {
-    /// Reads what `file` holds now.
-    fn fill(&mut self, mut file: &File) -> io::Result<()> {
-        let bytes = usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?;
-        self.len = 0;
-        let memory = match &mut self.memory {
-            Some(memory) if memory.len() >= bytes => memory,
-            _ => {
-                let memory = MmapMut::map_anon(bytes.max(1))?;
-                // A wish: without it the pages are small.
-                let _ = memory.advise(Advice::HugePage);
-                self.memory.insert(memory)
-            }
-        };
-        // A segment never grows: what is behind `bytes` was not there when we looked.
-        while self.len < bytes {
-            match file.read(&mut memory[self.len..bytes]) {
-                Ok(0) => break,
-                Ok(read) => self.len += read,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
-    }
-
-    fn bytes(&self) -> &[u8] {
-        self.memory.as_ref().map_or(&[], |memory| &memory[..self.len])
-    }
-}
-
 /// Whether the last record of a segment is still the one that was verified.
 fn ends_as(dir: &Path, index: u64, trusted: &Trusted) -> io::Result<bool> {
     let mut buffer = SegmentBuffer::default();
@@ -533,10 +475,15 @@ fn ending_before(dir: &Path, next: u64) -> io::Result<Ending> {
 
 /// The `seq` of a segment's first record, if it can be read.
 pub(super) fn first_seq(dir: &Path, index: u64) -> io::Result<Option<u64>> {
+    Ok(first_header(dir, index)?.map(|header| header.seq))
+}
+
+/// The header of a segment's first record, if it can be read.
+pub(super) fn first_header(dir: &Path, index: u64) -> io::Result<Option<Header>> {
     let mut header = [0; HEADER_BYTES];
     let mut file = File::open(dir.join(segment_name(index)))?;
     match file.read_exact(&mut header) {
-        Ok(()) => Ok(Header::parse(&header).ok().map(|header| header.seq)),
+        Ok(()) => Ok(Header::parse(&header).ok()),
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
         Err(error) => Err(error),
     }

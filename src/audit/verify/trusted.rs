@@ -52,13 +52,13 @@ impl Trusted {
 
     /// The text form: title, origin, segment, size, hash and tree, a line each. Whoever can change it can hide a change of
     /// everything before it: keep it where the log's writer cannot.
-    fn to_text(&self) -> String {
+    pub(in crate::audit) fn to_text(&self) -> String {
         let Self { origin, segment, size, hash, tree } = self;
         format!("{TITLE}\n{origin}\n{segment}\n{size}\n{}\n{}\n", hex(hash), hex(&tree.to_bytes()))
     }
 
     /// Reads the text form; `None` if it is not one.
-    fn from_text(text: &str) -> Option<Self> {
+    pub(in crate::audit) fn from_text(text: &str) -> Option<Self> {
         let mut lines = text.strip_suffix('\n')?.split('\n');
         if lines.next()? != TITLE {
             return None;
