@@ -32,7 +32,7 @@ pub(super) struct Join<'a> {
     previous: Option<(CompactRange, VecDeque<CompactRange>)>,
     // The state before the last segment: where a later verification of a log that still grows starts.
     before_last: Option<Trusted>,
-    // The tree heads at the sizes that anchors name, as far as they were recomputed.
+    // The tree heads at the sizes that anchors and the published checkpoint name, as far as they were recomputed.
     anchor_roots: HashMap<u64, Hash>,
     signed_wall_ns: u64,
     last_wall_ns: u64,

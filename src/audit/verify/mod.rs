@@ -326,6 +326,10 @@ pub fn verify_dir(
     }
     let bytes_total = files.iter().map(|file| file.bytes).sum();
     let published = published_note(dir).map_err(io("read the checkpoint of"))?;
+    // The scans keep the tree also where the published checkpoint names its size, whatever record stands there now.
+    let published_at = published.iter().map(|note| Anchor { name: String::new(), note: note.clone() });
+    let scanned =
+        Options { anchors: options.anchors.iter().cloned().chain(published_at).collect(), ..options.clone() };
     let mut join = Join::new(options, &files, published);
     if let Some(segment) = cut_before {
         join.missing_before(segment);
@@ -334,7 +338,7 @@ pub fn verify_dir(
         join.other_before(segment);
     }
     let mut bytes = 0;
-    scan_in_order(dir, options, &files, |scan| {
+    scan_in_order(dir, &scanned, &files, |scan| {
         bytes += scan.file_bytes;
         join.add(scan);
         progress(VerifyProgress { bytes, bytes_total });

@@ -2,7 +2,6 @@
 
 use super::{Class, Join};
 use crate::audit::{
-    merkle::CompactRange,
     note::{Checkpoint, NoteError},
     sealer::CHECKPOINT_FILE,
     verify::{Mode, anchors},
@@ -71,12 +70,8 @@ impl Join<'_> {
     }
 
     fn compare_published(&mut self, published: &Checkpoint) {
-        let tree = match &self.tree {
-            Some(tree) if tree.end() == published.size => Some(tree.clone()),
-            _ => self.recent_tree(published.size),
-        };
-        match tree.as_ref().and_then(CompactRange::root) {
-            Some(root) if root == published.root => {
+        match self.anchor_roots.get(&published.size) {
+            Some(root) if *root == published.root => {
                 self.report.checkpoints += 1;
                 if published.size > self.report.signed_size {
                     self.report.signed_size = published.size;
