@@ -286,3 +286,51 @@ fn a_checkpoint_kept_elsewhere_convicts_a_log_that_was_restored() {
         assert_eq!(refused.status.code(), Some(2), "{refused:?}");
     }
 }
+
+#[test]
+fn a_drill_tampers_with_a_copy_and_says_of_each_case_what_it_was_called() {
+    let folder = tempfile::tempdir().unwrap();
+    let (log, work) = (folder.path().join("log"), folder.path().join("work"));
+    fs::create_dir(&log).unwrap();
+    fs::create_dir(&work).unwrap();
+    grow(&log, 400);
+    let before = fs::read(segment(&log, 1)).unwrap();
+    let out = folder.path().join("drill.txt");
+    let at = ["--work", work.to_str().unwrap(), "--unrecorded"];
+    let drilled = audit(&[&["drill", "--json", "--out", out.to_str().unwrap()], &at[..]].concat(), &log);
+    assert_eq!(drilled.status.code(), Some(0), "{drilled:?}");
+    let said = json(&drilled);
+    assert_eq!((&said["passed"], &said["failed"], &said["record"]), (&true.into(), &0.into(), &Value::Null));
+    assert!(said["caught"].as_u64() >= Some(20) && said["not_done"].as_u64() > Some(0), "{said}");
+    let cases = said["cases"].as_array().unwrap();
+    let case = |name: &str| cases.iter().find(|case| case["case"] == name).unwrap();
+    assert_eq!(case("body-bit")["found"]["class"], "altered-body");
+    assert!(case("two-segments-gone")["needs"].as_str().unwrap().contains("five segments"));
+    let text = fs::read_to_string(&out).unwrap();
+    assert_eq!((said["text"].as_str().unwrap(), &said["sha256"]), (&*text, &sha256(&text).into()));
+    assert_eq!(fs::read_dir(&work).unwrap().count(), 0, "nothing is left behind");
+    assert_eq!(fs::read(segment(&log, 1)).unwrap(), before);
+
+    // For people, and what nobody recorded is said to be so. A report is not written over.
+    let shown = audit(&[&["drill"], &at[..]].concat(), &log);
+    let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+    assert!(shown.contains("cases caught; ") && shown.contains("not recorded: "), "{shown}");
+    let again = audit(&[&["drill", "--out", out.to_str().unwrap()], &at[..]].concat(), &log);
+    assert_eq!(again.status.code(), Some(70), "{again:?}");
+
+    // Without the key nothing can be shown, and of a damaged log neither.
+    let other = folder.path().join("other.key");
+    let key = fs::read_to_string(log.join("checkpoint.key")).unwrap();
+    fs::write(&other, "").unwrap();
+    let keyless = audit(&[&["drill", "--key", other.to_str().unwrap()], &at[..]].concat(), &log);
+    assert_eq!(keyless.status.code(), Some(2), "{keyless:?}");
+    fs::write(&other, key).unwrap();
+    change(&segment(&log, 1), |bytes| {
+        let at = bytes.windows(8).position(|window| window == b"event 30").unwrap();
+        bytes[at] ^= 1;
+    });
+    let damaged = audit(&[&["drill", "--key", other.to_str().unwrap()], &at[..]].concat(), &log);
+    assert_eq!(damaged.status.code(), Some(1), "{damaged:?}");
+    assert!(String::from_utf8_lossy(&damaged.stderr).contains("not whole before anything was done to it"));
+    assert_eq!(fs::read_dir(&work).unwrap().count(), 0, "nothing is left behind");
+}

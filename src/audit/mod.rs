@@ -7,6 +7,7 @@
 //! - `recover.rs`: what a start finds, and what it does about it; `succeed.rs`: what an operator decides where it refuses.
 //! - [`verify`]: recomputes everything from the stored bytes; needs no running log.
 //! - [`bundle`]: a part of the log with all that a stranger needs to check it, in one file.
+//! - [`drill`]: shows that verification sees what is done to a log.
 //! - [`proof`]: what shows a stranger one record, or that one state of the log continues another.
 //! - [`hold`]: what nobody may retire or erase.
 //! - [`receipt`]: what a client keeps of an answer, to show later that its record was promised.
@@ -27,6 +28,7 @@ mod cosignature;
 mod disk;
 mod doorbell;
 mod draft;
+pub mod drill;
 mod error;
 mod event;
 pub mod export;

@@ -15,6 +15,7 @@ use crate::config::{Config, EXIT_CONFIG};
 use crate::daemon;
 
 use super::audit_anchors::{AnchorArguments, anchors_json, print_anchors};
+use super::audit_drill::{self, DrillArguments};
 use super::audit_export::{self, ExportArguments};
 use super::audit_verify_export::{self, VerifyExportArguments};
 use super::audit_verify_mirror::{self, VerifyMirrorArguments};
@@ -52,6 +53,8 @@ pub(super) enum AuditCommand {
     Bundle(audit_bundle::BundleArguments),
     /// Check a bundle: offline, without the log, with nothing but a key.
     VerifyBundle(audit_bundle::VerifyBundleArguments),
+    /// Tamper with a copy of the log in every way we know of, and show that verification names each.
+    Drill(DrillArguments),
     /// Decide about a damaged log that a start refuses: keep it aside, whole, and begin a successor that says so.
     SetAside(SetAsideArguments),
 }
@@ -152,6 +155,7 @@ pub(super) fn run(command: &AuditCommand) -> u8 {
         AuditCommand::Bundle(arguments) => audit_bundle::bundle(arguments),
         AuditCommand::VerifyBundle(arguments) => audit_bundle::verify(arguments),
         AuditCommand::SetAside(arguments) => set_aside(arguments),
+        AuditCommand::Drill(arguments) => audit_drill::run(arguments),
         AuditCommand::Export(arguments) => audit_export::run(arguments),
         AuditCommand::VerifyExport(arguments) => audit_verify_export::run(arguments),
         AuditCommand::VerifyMirror(arguments) => audit_verify_mirror::run(arguments),

@@ -1,26 +1,28 @@
-//! A verification of a node's log is an event of that log: the command tells the node, and does what it does all the same
+//! What is done about a node's log is an event of that log: the command tells the node, and does what it does all the same
 //! where there is none.
 
 use std::path::Path;
 
 use clap::Args;
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 
 use super::complain;
 use super::control_client::{ClientError, Target, post};
+use crate::audit::hex;
 use crate::audit::verify::{Options, Report};
 
-/// Whom a verification is told.
+/// Who is told.
 #[derive(Debug, Args)]
 pub(super) struct RecordArguments {
-    /// Do not tell the running node, whose log then says nothing of this verification.
+    /// Do not tell the running node, whose log then says nothing of this.
     #[arg(long)]
     unrecorded: bool,
     #[command(flatten)]
     target: Target,
 }
 
-/// Whether the log says that it was verified.
+/// Whether the log says what was done.
 pub(super) enum Recorded {
     /// The record of this name does.
     As(String),
@@ -34,30 +36,53 @@ impl RecordArguments {
     /// Tells the node whose log lies in `dir`; or the node that was named, whatever folder its log has here. What goes
     /// wrong is said and changes nothing: the verification stands.
     pub(super) fn record(&self, dir: &Path, options: &Options, report: &Report) -> Recorded {
+        self.tell("verification", dir, "/v1/audit/verify-runs", run_json(options, report))
+    }
+
+    /// Tells of a report on the log called `origin`: what it is, in short what it says, and the digest of its text.
+    pub(super) fn record_report(
+        &self,
+        dir: &Path,
+        origin: &str,
+        (name, summary, text): (&str, &str, &str),
+    ) -> Recorded {
+        let sha256 = hex(&Sha256::digest(text));
+        let body = json!({"origin": origin, "report": name, "summary": summary, "sha256": sha256});
+        self.tell(name, dir, "/v1/audit/reports", body)
+    }
+
+    fn tell(&self, what: &str, dir: &Path, path: &str, body: Value) -> Recorded {
         if self.unrecorded {
             return Recorded::Not;
         }
         let named = self.target.is_named();
-        let body = match run_json(dir, options, report, named) {
-            Ok(body) => body,
-            Err(problem) => {
-                complain(format_args!("the verification is not on record: {problem}"));
-                return Recorded::Not;
+        let mut body = body;
+        if !named {
+            // The node is to say whether this is its folder.
+            match dir.canonicalize().map(|dir| dir.to_str().map(str::to_owned)) {
+                Ok(Some(dir)) => body["dir"] = dir.into(),
+                Ok(None) => return not_recorded(what, "the path of its folder is no text"),
+                Err(error) => {
+                    let problem = format!("cannot find {}: {error}", dir.display());
+                    return not_recorded(what, &problem);
+                }
             }
-        };
-        match self.target.url().and_then(|url| post(&url, "/v1/audit/verify-runs", &body)) {
+        }
+        match self.target.url().and_then(|url| post(&url, path, &body)) {
             Ok(answer) => Recorded::As(answer["id"].as_str().unwrap_or_default().to_owned()),
             // Nobody said that there is a node, and an auditor has none.
             Err(ClientError::Absent(_) | ClientError::Input(_)) if !named => Recorded::Nobody,
-            Err(error) => {
-                complain(format_args!("the verification is not on record: {error}"));
-                Recorded::Not
-            }
+            Err(error) => not_recorded(what, &error.to_string()),
         }
     }
 }
 
-fn run_json(dir: &Path, options: &Options, report: &Report, named: bool) -> Result<Value, String> {
+fn not_recorded(what: &str, problem: &str) -> Recorded {
+    complain(format_args!("the {what} is not on record: {problem}"));
+    Recorded::Not
+}
+
+fn run_json(options: &Options, report: &Report) -> Value {
     let mut body = json!({
         "origin": report.origin,
         "mode": options.mode.name(),
@@ -68,9 +93,5 @@ fn run_json(dir: &Path, options: &Options, report: &Report, named: bool) -> Resu
     if let Some(first) = report.breaks.first() {
         body["first_class"] = first.class.name().into();
     }
-    if !named {
-        let dir = dir.canonicalize().map_err(|error| format!("cannot find {}: {error}", dir.display()))?;
-        body["dir"] = dir.to_str().ok_or("the path of its folder is no text")?.into();
-    }
-    Ok(body)
+    body
 }

@@ -65,7 +65,7 @@ async fn record_export(shared: Arc<Shared>, peer: Peer, bytes: Vec<u8>) -> Resul
 }
 
 /// A digest from the one spelling that is written everywhere.
-fn digest(text: &str) -> Option<[u8; 32]> {
+pub(super) fn digest(text: &str) -> Option<[u8; 32]> {
     unhex(text)?.try_into().ok().filter(|digest: &[u8; 32]| hex(digest) == text)
 }
 

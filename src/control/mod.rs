@@ -22,6 +22,7 @@ mod issuing;
 mod lookups;
 mod oauth;
 mod observe;
+mod reports;
 mod revocations;
 mod revoke;
 mod server;

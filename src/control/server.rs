@@ -27,6 +27,7 @@ use super::guard::{self, Guard};
 use super::lookups;
 use super::oauth;
 use super::observe;
+use super::reports;
 use super::revocations;
 use super::state::{ACTIONS_MAX, Shared, State};
 use super::status_lists;
@@ -154,6 +155,7 @@ fn router(shared: Arc<Shared>, local: SocketAddr) -> Router {
         .route("/v1/hsm/unlock", post(unlock::unlock))
         .route("/v1/audit/exports", post(exports::record))
         .route("/v1/audit/lookups", post(lookups::record))
+        .route("/v1/audit/reports", post(reports::record))
         .route("/v1/audit/verify-runs", post(verify_runs::record))
         .route("/v1/audit/verify-chain", get(observe::verify_chain))
         .route("/metrics", get(observe::metrics))
@@ -169,7 +171,7 @@ async fn not_found() -> ApiError {
     ApiError::new(
         ErrorKind::NotFound,
         "nothing is here; the control listener has POST /v1/tokens, POST /v1/tokens/{id}/revoke, \
-         /v1/revocations, POST /oauth/revoke, GET /v1/audit/verify-chain, POST /v1/audit/exports, POST /v1/audit/lookups, POST /v1/audit/verify-runs, /metrics, /livez and /readyz (tokens are verified on the data listener)",
+         /v1/revocations, POST /oauth/revoke, GET /v1/audit/verify-chain, POST /v1/audit/exports, POST /v1/audit/reports, POST /v1/audit/lookups, POST /v1/audit/verify-runs, /metrics, /livez and /readyz (tokens are verified on the data listener)",
     )
 }
 

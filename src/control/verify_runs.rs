@@ -28,17 +28,20 @@ pub struct OwnLog {
 
 impl OwnLog {
     /// Whether a log of this name, in this folder if one is named, is ours.
-    fn is(&self, origin: &str, dir: Option<&Path>) -> bool {
+    pub(super) fn check(&self, origin: &str, dir: Option<&Path>) -> Result<(), ApiError> {
         let same = |dir: &Path| {
             dir.canonicalize().is_ok_and(|dir| self.dir.canonicalize().is_ok_and(|own| own == dir))
         };
-        self.origin == origin && dir.is_none_or(same)
+        if self.origin == origin && dir.is_none_or(same) {
+            return Ok(());
+        }
+        Err(ApiError::new(ErrorKind::OtherLog, "this node writes another log, or not in that folder"))
     }
 }
 
 /// Longest name of a log, longest path of its folder.
-const ORIGIN_BYTES_MAX: usize = 128;
-const DIR_BYTES_MAX: usize = 4096;
+pub(super) const ORIGIN_BYTES_MAX: usize = 128;
+pub(super) const DIR_BYTES_MAX: usize = 4096;
 
 /// Longest name of a mode or class.
 const NAME_BYTES_MAX: usize = 32;
@@ -94,12 +97,7 @@ async fn record_run(shared: Arc<Shared>, peer: Peer, bytes: Vec<u8>) -> Result<R
             "\"first_class\" must name the class of the first break where there are breaks",
         ));
     }
-    if !shared.own_log.is(origin, dir.map(Path::new)) {
-        return Err(ApiError::new(
-            ErrorKind::OtherLog,
-            "this node writes another log, or not in that folder",
-        ));
-    }
+    shared.own_log.check(origin, dir.map(Path::new))?;
     let actor = peer.actor();
     let run = VerifyRunEvent { actor: &actor, mode, from_seq, records, breaks, first_class };
     let id = shared

@@ -214,6 +214,51 @@ fn an_export_is_on_record_or_is_not_made() {
 }
 
 #[test]
+fn a_drill_on_the_log_of_a_running_node_is_on_record_with_its_digest() {
+    let mut edgate = Edgate::start();
+    for n in 0..20 {
+        edgate.forward(&edgate.issuer.token(&format!("t{n}")));
+    }
+    let dir = edgate.audit_dir();
+    let dir = dir.to_str().unwrap();
+    let control = format!("http://{}", edgate.control);
+    let drill =
+        || crate::support::edgate(&["audit", "drill", "--json", "--dir", dir, "--control", &control], b"");
+    let said = |output: &std::process::Output| serde_json::from_slice::<Value>(&output.stdout).unwrap();
+    until("enough of the log to be signed", || {
+        let verified =
+            crate::support::edgate(&["audit", "verify", "--json", "--unrecorded", "--dir", dir], b"");
+        said(&verified)["signed_size"].as_u64() > Some(20)
+    });
+    let drilled = drill();
+    assert_eq!(drilled.status.code(), Some(0), "{drilled:?}");
+    let report = said(&drilled);
+    let tail = crate::support::edgate(&["audit", "tail", "--kind", "admin", "--json", "--dir", dir], b"");
+    let text = String::from_utf8(tail.stdout).unwrap();
+    let record: Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+    assert_eq!((&record["id"], &record["body"]["action"]), (&report["record"], &json!("audit.drill")));
+    assert_eq!(record["body"]["target"], report["sha256"]);
+    assert!(record["body"]["detail"].as_str().unwrap().contains("cases caught"), "{record}");
+
+    // The node believes no report of another kind, another log, or without a digest.
+    let good =
+        json!({"origin": "test.example/log", "report": "drill", "summary": "s", "sha256": "ab".repeat(32)});
+    let with = |name: &str, value: Value| {
+        let mut body = good.clone();
+        body[name] = value;
+        edgate.post(edgate.control, "/v1/audit/reports", &body).status
+    };
+    assert_eq!(with("summary", json!("s")), 200);
+    assert_eq!(with("origin", json!("other.example/log")), 409);
+    assert_eq!(with("dir", json!("/")), 409);
+    assert_eq!(with("report", json!("weather")), 400);
+    assert_eq!(with("sha256", json!("AB".repeat(32))), 400);
+    edgate.kill();
+    let alone = drill();
+    assert_eq!((alone.status.code(), &said(&alone)["record"]), (Some(0), &Value::Null), "{alone:?}");
+}
+
+#[test]
 fn a_verification_of_the_nodes_log_is_on_record_and_ends_as_it_would_without_a_node() {
     let mut edgate = Edgate::start();
     edgate.forward(&edgate.issuer.token("t"));
