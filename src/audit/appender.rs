@@ -28,7 +28,8 @@ use super::{
     receipt::{ReceiptBatch, ReceiptKey, SignedReceipts},
     record::{FLAG_CRITICAL, FLAG_REDACTABLE},
     schema::Kind,
-    tag::{OpenTags, TagKey},
+    tag::OpenTags,
+    tagging::Tagging,
     writer::Stamp,
 };
 use crate::decision::UnixSeconds;
@@ -46,8 +47,9 @@ pub enum Ack {
 pub struct Appender {
     shared: Arc<Shared>,
     core: u16,
-    // The batch being filled; moved out by `submit`.
+    // The batch being filled; moved out by `submit`. All its tags are of one epoch.
     draft: Draft,
+    tag_epoch: u64,
     // Whether someone waits for its records to be durable.
     durable: bool,
     // The last `core_seq` given out, to events and to lost events alike.
@@ -63,6 +65,8 @@ pub(super) struct Batch {
     pub(super) bytes: Vec<u8>,
     /// Whether someone waits for these records to be durable.
     pub(super) durable: bool,
+    /// Epoch of the key that their tags were made with.
+    pub(super) tag_epoch: u64,
 }
 
 /// Events that never reached the sequencer.
@@ -81,6 +85,7 @@ pub(super) struct Shared {
     /// Lanes below this belong to shards and wait when only critical records can be written.
     pub(super) shards: usize,
     pub(super) doorbell: Doorbell,
+    pub(super) tagging: Tagging,
     gate: AtomicU8,
     // Why it is shut: several restrictions may hold at once; the failure that is for good stands first.
     failures: Mutex<Vec<AuditFailure>>,
@@ -101,9 +106,10 @@ pub(super) struct Lane {
 }
 
 impl Appender {
-    pub(super) fn new(shared: Arc<Shared>, core: u16, tags: Arc<TagKey>) -> Self {
-        let draft = Draft::new(tags);
-        Self { shared, core, draft, durable: false, core_seq: 0, records: 0, bytes: 0, lost: None }
+    pub(super) fn new(shared: Arc<Shared>, core: u16) -> Self {
+        let (tag_epoch, key) = shared.tagging.current();
+        let draft = Draft::new(key);
+        Self { shared, core, draft, tag_epoch, durable: false, core_seq: 0, records: 0, bytes: 0, lost: None }
     }
 
     /// Encodes `event` into the current batch and returns its id. It is hashed and handed over by [`Self::submit`].
@@ -146,6 +152,11 @@ impl Appender {
             self.count_lost(&error);
             return Err(error);
         }
+        if self.draft.is_empty() && self.shared.tagging.epoch() != self.tag_epoch {
+            let (epoch, key) = self.shared.tagging.current();
+            self.draft.use_key(key);
+            self.tag_epoch = epoch;
+        }
         if let Some(lost) = self.lost.take() {
             self.push_gap(&lost);
         }
@@ -167,7 +178,7 @@ impl Appender {
             lane.acks.want_durable(self.core_seq);
         }
         let bytes = self.draft.take(lane.spare.pop().unwrap_or_default());
-        let batch = Batch { bytes, durable };
+        let batch = Batch { bytes, durable, tag_epoch: self.tag_epoch };
         // A batch holds at least one event, and `admit` keeps the events in flight below the ring's length.
         assert!(lane.ring.push(batch).is_ok(), "the ring takes as many batches as events may be in flight");
         self.shared.doorbell.ring();
@@ -322,9 +333,17 @@ impl Appender {
 }
 
 impl Shared {
-    pub(super) fn new(boot: u64, lanes: usize, shards: usize, events_max: usize, queue_bytes: u64) -> Self {
+    pub(super) fn new(
+        boot: u64,
+        lanes: usize,
+        shards: usize,
+        tagging: Tagging,
+        events_max: usize,
+        queue_bytes: u64,
+    ) -> Self {
         Self {
             boot,
+            tagging,
             lanes: (0..lanes).map(|_| CachePadded::new(Lane::new(events_max))).collect(),
             shards,
             doorbell: Doorbell::default(),

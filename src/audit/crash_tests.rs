@@ -143,7 +143,7 @@ fn append(
         if at < batch.len() {
             let prepared =
                 folder.prepare(writer.segment() + 1, settings().segment_bytes).map_err(write_failed)?;
-            writer.roll(prepared)?;
+            writer.roll(prepared, 1)?;
         }
     }
     Ok(())

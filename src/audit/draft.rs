@@ -27,6 +27,11 @@ impl Draft {
         Self { bytes: Vec::new(), open_from: 0, open: 0, tags: OpenTags::new(key), hasher: Hasher::new() }
     }
 
+    /// Makes the tags of what follows with this key; nothing may be open.
+    pub(super) fn use_key(&mut self, key: Arc<TagKey>) {
+        self.tags.use_key(key);
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.bytes.is_empty()
     }

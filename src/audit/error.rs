@@ -38,6 +38,12 @@ pub enum AuditError {
     /// The deadline passed first.
     #[error("audit log did not acknowledge within the deadline")]
     DeadlinePassed,
+    /// A legal hold keeps what was to be destroyed.
+    #[error("legal hold {name:?} is in force: no key is destroyed until it is released")]
+    Held {
+        /// The hold's name.
+        name: String,
+    },
     /// Reading or writing failed.
     #[error("cannot {what} {path}: {source}", path = path.display())]
     Io {
@@ -101,6 +107,28 @@ pub enum AuditError {
     /// The settings contradict themselves.
     #[error("audit settings: {0}")]
     Settings(String),
+    /// The key of an epoch was destroyed before.
+    #[error("the tag key of epoch {epoch} was destroyed already: record {record}")]
+    TagKeyDestroyed {
+        /// The epoch.
+        epoch: u64,
+        /// The record that says so.
+        record: String,
+    },
+    /// Tags are made with this key.
+    #[error(
+        "tags are made with the key of epoch {epoch}: begin another epoch first (`edgate audit rotate-tag-key`)"
+    )]
+    TagKeyInUse {
+        /// The epoch.
+        epoch: u64,
+    },
+    /// A key that must be there is not.
+    #[error("tag key {path} is missing: bring it back from a copy, or nobody can be found in the log any more", path = path.display())]
+    TagKeyMissing {
+        /// The key file.
+        path: PathBuf,
+    },
 }
 
 impl AuditError {

@@ -70,8 +70,13 @@ fn shape(shape: Shape) -> String {
 
 /// The first two records of a log whose every input is fixed.
 fn example() -> String {
-    let identity =
-        Identity { origin: "example.com/log".into(), log_id: [0x11; 16], boot: 0x22, writer: "edgate 0.1.0" };
+    let identity = Identity {
+        origin: "example.com/log".into(),
+        log_id: [0x11; 16],
+        boot: 0x22,
+        writer: "edgate 0.1.0",
+        tag_epoch: 1,
+    };
     let genesis = genesis_hash(&identity.origin, &identity.log_id);
     let sim = Sim::new(0);
     let folder = Folder::new(Box::new(sim));

@@ -61,6 +61,7 @@ mod succeed;
 mod sync;
 pub mod tag;
 mod tag_keys;
+mod tagging;
 mod tail;
 pub mod verify;
 mod walk;
@@ -89,6 +90,7 @@ pub use settings::{OnFailure, Settings, Watermarks};
 pub use status::Status;
 pub use succeed::{Decision, SetAside, succeed};
 pub use tag_keys::{EpochKey, TagKeys};
+pub use tagging::LogTags;
 pub use tail::{Entry, Tail};
 
 #[cfg(test)]

@@ -21,14 +21,14 @@ use super::{
     note::CheckpointKey,
     real::{Lock, RealMedium, list_segments, sink_for},
     receipt::Renewal,
-    recover::{Recovery, Resume, Vouch, digest_of, recover},
+    recover::{Expected, Recovery, Resume, Vouch, digest_of, recover},
     schema::Kind,
     sealer::{Cadence, CheckpointSigner, Follower, Sealer, replace_file},
     sequencer::{Sequencer, Stop, run_flusher},
     settings::{OnFailure, Settings},
     status::{Progress, Status},
-    tag::TagKey,
-    tag_keys::{FIRST_EPOCH, key_path},
+    tag_keys::{FIRST_EPOCH, TagKeys, key_path},
+    tagging::{LogTags, Tagging},
     writer::{Identity, WRITER, Writer},
 };
 
@@ -91,12 +91,10 @@ pub fn open_signed(
     if created && !settings.create {
         return Err(AuditError::NotFound { path: dir.clone() });
     }
-    let key_path = key_path(dir, FIRST_EPOCH);
-    let tags = Arc::new(if created && !key_path.exists() {
-        TagKey::create(&key_path)?
-    } else {
-        TagKey::load(&key_path)?
-    });
+    let keys = TagKeys::open(dir, created)?;
+    let (tag_epoch, key) =
+        keys.newest().ok_or_else(|| AuditError::TagKeyMissing { path: key_path(dir, FIRST_EPOCH) })?;
+    let tagging = Tagging::new(tag_epoch, key.clone());
     let sink = match settings.sink {
         Some(sink) => sink,
         None => sink_for(dir).map_err(io("ask for the file system of"))?.0,
@@ -109,7 +107,7 @@ pub fn open_signed(
     });
     // What was signed is compared before anything is written: a log that was rolled back stays as it was found.
     let mut follower = None;
-    let (writer, mut recovery) = resume_if(&folder, settings, clock, &mut |size| {
+    let (writer, mut recovery) = resume_if(&folder, settings, tag_epoch, clock, &mut |size| {
         follower = signer.as_ref().map(|(_, key)| Follower::resume(dir, key, size)).transpose()?;
         Ok(())
     })?;
@@ -123,14 +121,14 @@ pub fn open_signed(
             Ok((signer, key, follower))
         })
         .transpose()?;
-    start(settings, shards, Parts { folder, writer, tags, lock, recovery, sealing })
+    start(settings, shards, Parts { folder, writer, tagging, lock, recovery, sealing })
 }
 
 /// What `open` has prepared for the threads.
 struct Parts {
     folder: Arc<Folder>,
     writer: Writer,
-    tags: Arc<TagKey>,
+    tagging: Tagging,
     lock: Lock,
     recovery: Recovery,
     sealing: Option<(CheckpointSigner, CheckpointKey, Follower)>,
@@ -142,7 +140,7 @@ pub(super) fn resume(
     settings: &Settings,
     clock: Clock,
 ) -> Result<(Writer, Recovery), AuditError> {
-    resume_if(folder, settings, clock, &mut |_| Ok(()))
+    resume_if(folder, settings, FIRST_EPOCH, clock, &mut |_| Ok(()))
 }
 
 /// Recovers and makes the log ready to be written: the new segment, and what it says about the old ones, is durable
@@ -150,13 +148,14 @@ pub(super) fn resume(
 fn resume_if(
     folder: &Folder,
     settings: &Settings,
+    tag_epoch: u64,
     clock: Clock,
     vouch: Vouch<'_>,
 ) -> Result<(Writer, Recovery), AuditError> {
     let dir = &settings.dir;
     let io = |what| move |source: io::Error| AuditError::io(what, dir, source);
     let Resume { log, mut head, next_index, prev, unfinished, report } =
-        recover(folder, dir, &settings.origin, vouch)?;
+        recover(folder, dir, Expected { origin: &settings.origin, tag_epoch }, vouch)?;
     let random = || getrandom::u64().map_err(|error| io("draw random numbers for")(io::Error::other(error)));
     let log_id = match log {
         Some((_, log_id)) => log_id,
@@ -168,7 +167,8 @@ fn resume_if(
             log_id
         }
     };
-    let identity = Identity { origin: settings.origin.clone(), log_id, boot: random()?, writer: WRITER };
+    let identity =
+        Identity { origin: settings.origin.clone(), log_id, boot: random()?, writer: WRITER, tag_epoch };
     let prepared = folder.prepare(next_index, settings.segment_bytes).map_err(io("prepare a segment in"))?;
     let mut writer = Writer::begin(identity, clock, head, prev, prepared).map_err(AuditError::Refused)?;
     let size = head.size;
@@ -211,7 +211,7 @@ fn resume_if(
 }
 
 fn start(settings: &Settings, shards: u16, parts: Parts) -> Result<Opened, AuditError> {
-    let Parts { folder, writer, tags, lock, recovery, sealing } = parts;
+    let Parts { folder, writer, tagging, lock, recovery, sealing } = parts;
     let dir = &settings.dir;
     let io = |what| move |source: io::Error| AuditError::io(what, dir, source);
     // The shards', the control plane's, the sealer's, the keeper's.
@@ -220,6 +220,7 @@ fn start(settings: &Settings, shards: u16, parts: Parts) -> Result<Opened, Audit
         writer.boot(),
         lanes,
         usize::from(shards),
+        tagging,
         settings.queue_events,
         settings.queue_bytes,
     ));
@@ -268,7 +269,7 @@ fn start(settings: &Settings, shards: u16, parts: Parts) -> Result<Opened, Audit
         shared: Arc::clone(&shared),
         progress: Arc::clone(&progress),
         folder,
-        appender: Appender::new(Arc::clone(&shared), shards + 2, Arc::clone(&tags)),
+        appender: Appender::new(Arc::clone(&shared), shards + 2),
         segment_bytes: settings.segment_bytes,
         marks: settings.watermarks,
         next_index,
@@ -282,7 +283,7 @@ fn start(settings: &Settings, shards: u16, parts: Parts) -> Result<Opened, Audit
         let sealer = Sealer {
             shared: Arc::clone(&shared),
             progress,
-            appender: Appender::new(Arc::clone(&shared), shards + 1, Arc::clone(&tags)),
+            appender: Appender::new(Arc::clone(&shared), shards + 1),
             signer,
             key,
             cadence: Cadence {
@@ -298,8 +299,7 @@ fn start(settings: &Settings, shards: u16, parts: Parts) -> Result<Opened, Audit
         log.sealer_stop = Some(stop_out);
         log.sealer = Some(spawn("audit-seal", Box::new(move || sealer.run()))?);
     }
-    let appenders =
-        (0..=shards).map(|core| Appender::new(Arc::clone(&shared), core, Arc::clone(&tags))).collect();
+    let appenders = (0..=shards).map(|core| Appender::new(Arc::clone(&shared), core)).collect();
     Ok(Opened { appenders, log, recovery })
 }
 
@@ -314,6 +314,12 @@ impl Log {
     #[must_use]
     pub fn watch(&self) -> LogWatch {
         LogWatch { shared: Arc::clone(&self.shared), progress: Arc::clone(&self.progress) }
+    }
+
+    /// A way to change the keys of the tags.
+    #[must_use]
+    pub fn tags(&self) -> LogTags {
+        LogTags::new(Arc::clone(&self.shared), self.dir.clone())
     }
 
     /// What callers do when an event cannot be recorded.

@@ -10,9 +10,10 @@ use super::{
     folder::Folder,
     open::resume,
     real::RealMedium,
-    recover::recover,
+    recover::{Expected, recover},
     sha256::Hasher,
     tag::TagKey,
+    tag_keys::FIRST_EPOCH,
     writer::{Stamp, Writer},
 };
 
@@ -48,7 +49,7 @@ impl Probe {
         let failed = |error| AuditFailure::new(super::FailureKind::WriteFailed, error);
         let prepared = self.folder.prepare(self.writer.segment() + 1, self.segment_bytes).map_err(failed)?;
         let old = self.writer.segment();
-        self.writer.roll(prepared)?;
+        self.writer.roll(prepared, FIRST_EPOCH)?;
         let job = self.writer.begin_commit()?;
         job.run().map_err(failed)?;
         self.writer.end_commit(job.head.size);
@@ -84,7 +85,7 @@ pub fn lay_out(events: &[Event<'_>]) -> Vec<u8> {
 /// As opening a log.
 pub fn recover_only(dir: &Path, origin: &str) -> Result<u64, AuditError> {
     let folder = Folder::new(Box::new(RealMedium::new(dir, SinkKind::Map)));
-    Ok(recover(&folder, dir, origin, &mut |_| Ok(()))?.head.size)
+    Ok(recover(&folder, dir, Expected { origin, tag_epoch: u64::MAX }, &mut |_| Ok(()))?.head.size)
 }
 
 /// Reads a segment as recovery does.

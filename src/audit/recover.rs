@@ -14,6 +14,7 @@ use super::{
     folder::{Folder, SegmentFile, segment_name},
     record::{ALIGNMENT, CORE_SEQUENCER, Hash, MAGIC},
     schema::{self, Kind},
+    tag_keys::key_path,
     walk::{PrevEnd, Record, SegmentOpen, genesis_hash, prev_end, read_record},
     writer::Head,
 };
@@ -60,6 +61,14 @@ pub(super) struct Resume {
     pub(super) report: Recovery,
 }
 
+/// What a start has, and the log must fit.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Expected<'a> {
+    pub(super) origin: &'a str,
+    /// Of the newest tag key.
+    pub(super) tag_epoch: u64,
+}
+
 /// Compares the number of good records with what was signed.
 pub(super) type Vouch<'a> = &'a mut dyn FnMut(u64) -> Result<(), AuditError>;
 
@@ -72,6 +81,8 @@ struct Loaded {
 /// How far the valid chain goes, and how it stops.
 struct Walked {
     log: Option<(String, [u8; 16])>,
+    // What the last segment states.
+    tag_epoch: u64,
     head: Head,
     // Position in `Vec<Loaded>` and offset of the end of the chain; `None` before the first record.
     end: Option<(usize, usize)>,
@@ -86,11 +97,11 @@ struct Walked {
 pub(super) fn recover(
     folder: &Folder,
     dir: &Path,
-    origin: &str,
+    expected: Expected<'_>,
     vouch: Vouch<'_>,
 ) -> Result<Resume, AuditError> {
     let io = |what| move |source: io::Error| AuditError::io(what, dir, source);
-    let (loaded, walked) = examine(folder, dir, Some(origin))?;
+    let (loaded, walked) = examine(folder, dir, Some(expected))?;
     vouch(walked.head.size)?;
     set_aside(folder, &loaded, walked).map_err(io("set torn bytes aside in"))
 }
@@ -102,7 +113,11 @@ pub(super) fn would_resume(folder: &Folder, dir: &Path, vouch: Vouch<'_>) -> Res
 }
 
 /// Reads what is not known to be finished and judges how it ends.
-fn examine(folder: &Folder, dir: &Path, origin: Option<&str>) -> Result<(Vec<Loaded>, Walked), AuditError> {
+fn examine(
+    folder: &Folder,
+    dir: &Path,
+    expected: Option<Expected<'_>>,
+) -> Result<(Vec<Loaded>, Walked), AuditError> {
     let io = |what| move |source: io::Error| AuditError::io(what, dir, source);
     let files = folder.segments().map_err(io("list the segments of"))?;
     let damaged = |segment, offset, seq, cause: String| AuditError::Damaged {
@@ -125,7 +140,7 @@ fn examine(folder: &Folder, dir: &Path, origin: Option<&str>) -> Result<(Vec<Loa
         .collect::<Result<Vec<_>, io::Error>>()
         .map_err(io("read a segment of"))?;
     let walked = walk(&loaded);
-    if let (Some((found, _)), Some(origin)) = (&walked.log, origin)
+    if let (Some((found, _)), Some(Expected { origin, .. })) = (&walked.log, expected)
         && found != origin
     {
         return Err(AuditError::OriginMismatch {
@@ -136,6 +151,9 @@ fn examine(folder: &Folder, dir: &Path, origin: Option<&str>) -> Result<(Vec<Loa
     }
     judge(&loaded, &walked)
         .map_err(|(segment, offset, cause)| damaged(segment, offset, walked.head.size, cause))?;
+    if expected.is_some_and(|expected| expected.tag_epoch < walked.tag_epoch) {
+        return Err(AuditError::TagKeyMissing { path: key_path(dir, walked.tag_epoch) });
+    }
     Ok((loaded, walked))
 }
 
@@ -143,6 +161,7 @@ fn examine(folder: &Folder, dir: &Path, origin: Option<&str>) -> Result<(Vec<Loa
 fn walk(loaded: &[Loaded]) -> Walked {
     let mut walked = Walked {
         log: None,
+        tag_epoch: 0,
         head: Head { size: 0, hash: [0; 32] },
         end: None,
         durable_size: 0,
@@ -209,6 +228,7 @@ impl Walked {
                 }
                 (Some(_), None) => return Err("the segment before it is empty".into()),
             }
+            self.tag_epoch = open.tag_epoch;
             self.log.get_or_insert((open.origin, open.log_id));
         } else if self.last_kind == Some(Kind::SegmentSeal) {
             return Err("a record follows the seal".into());

@@ -171,6 +171,10 @@ impl Sequencer {
                 else {
                     break;
                 };
+                if work.batch.tag_epoch != self.writer.tag_epoch() {
+                    run.stalled[index] = Some(work);
+                    break;
+                }
                 let taken = self.take(&mut work)?;
                 bytes += taken.bytes as u64;
                 if let Some(core_seq) = taken.core_seq {
@@ -198,8 +202,26 @@ impl Sequencer {
         if progressed {
             run.dirty_since.get_or_insert_with(Instant::now);
             self.progress.publish(&self.writer);
+        } else if let Some(epoch) = self.next_tag_epoch(run) {
+            match self.prepared.try_recv() {
+                Ok(prepared) => {
+                    self.roll(prepared, epoch)?;
+                    return Ok(true);
+                }
+                Err(_) => self.progress.publish_starved(true),
+            }
         }
         Ok(progressed)
+    }
+
+    /// The epoch of the tags that the next segment is for, if all that waits is of another than this one's. What other
+    /// lanes still have of this one goes first; each lane changes over once, so that a rotation takes one segment, and
+    /// a lane that comes late two more.
+    fn next_tag_epoch(&self, run: &Run) -> Option<u64> {
+        let mut waiting = run.stalled.iter().flatten().map(|stalled| stalled.batch.tag_epoch);
+        let next = waiting.next()?;
+        let current = self.writer.tag_epoch();
+        (next != current && waiting.all(|epoch| epoch != current)).then_some(next)
     }
 
     /// Writes as much of a batch as the segments at hand can hold.
@@ -215,7 +237,7 @@ impl Sequencer {
                 return Ok(taken);
             }
             match self.prepared.try_recv() {
-                Ok(prepared) => self.roll(prepared)?,
+                Ok(prepared) => self.roll(prepared, self.writer.tag_epoch())?,
                 Err(_) => {
                     self.progress.publish_starved(true);
                     return Ok(taken);
@@ -224,10 +246,10 @@ impl Sequencer {
         }
     }
 
-    fn roll(&mut self, prepared: Prepared) -> Result<(), AuditFailure> {
+    fn roll(&mut self, prepared: Prepared, tag_epoch: u64) -> Result<(), AuditFailure> {
         let relieved = self.writer.in_emergency() && !prepared.emergency;
         self.progress.publish_starved(false);
-        self.writer.roll(prepared)?;
+        self.writer.roll(prepared, tag_epoch)?;
         if relieved {
             self.shared.reopen(FailureKind::DiskFull);
         }
@@ -239,7 +261,7 @@ impl Sequencer {
         if self.writer.in_emergency()
             && let Ok(prepared) = self.prepared.try_recv()
         {
-            self.roll(prepared)?;
+            self.roll(prepared, self.writer.tag_epoch())?;
         }
         Ok(())
     }
@@ -319,7 +341,10 @@ impl Sequencer {
                 break;
             }
             match self.prepared.recv_timeout(CLOSE_WAIT) {
-                Ok(prepared) => self.roll(prepared)?,
+                Ok(prepared) => {
+                    let epoch = self.next_tag_epoch(run).unwrap_or(self.writer.tag_epoch());
+                    self.roll(prepared, epoch)?;
+                }
                 // What still waits was never acknowledged.
                 Err(_) => break,
             }

@@ -13,6 +13,7 @@ use crate::audit::{
     open::resume,
     sim::{Effect, Fail, Sim},
     tag::TagKey,
+    tagging::Tagging,
 };
 
 const SEGMENT_BYTES: u64 = 8192;
@@ -37,14 +38,14 @@ fn stage() -> Stage {
     settings.segment_bytes = SEGMENT_BYTES;
     let clock = Clock::new(|| Reading { wall_ns: 1_000, mono_ns: 1_000 });
     let (writer, _) = resume(&folder, &settings, clock).unwrap();
-    let shared = Arc::new(Shared::new(writer.boot(), 2, 1, 64, 1 << 20));
+    let tagging = Tagging::new(1, TagKey::new(&[0; 32]));
+    let shared = Arc::new(Shared::new(writer.boot(), 2, 1, tagging, 64, 1 << 20));
     let progress = Arc::new(Progress::new(&writer));
     let (prepared_out, prepared_in) = bounded(1);
     let (flushes_out, flushes_in) = mpsc::sync_channel(1);
     let (flushed_out, flushed_in) = bounded(1);
     let (stop_out, stop_in) = bounded(1);
-    let tags = Arc::new(TagKey::new(&[0; 32]));
-    let appenders = (0..2).map(|core| Appender::new(Arc::clone(&shared), core, Arc::clone(&tags))).collect();
+    let appenders = (0..2).map(|core| Appender::new(Arc::clone(&shared), core)).collect();
     let sequencer = Sequencer {
         shared,
         progress,
@@ -163,7 +164,7 @@ fn shards_wait_while_only_the_emergency_segment_is_left_and_come_back_after_it()
     let mut stage = stage();
     let reserve = stage.folder.reserve(SEGMENT_BYTES).unwrap();
     let emergency = stage.folder.adopt(reserve, stage.sequencer.writer.segment() + 1).unwrap();
-    stage.sequencer.roll(emergency).unwrap();
+    stage.sequencer.roll(emergency, 1).unwrap();
     stage.sequencer.shared.restrict(AuditFailure::new(FailureKind::DiskFull, "no room"));
     // The shard's was on its way when the disk was full; the control plane's comes later and goes first.
     let event = Event::Stop(StopEvent { reason: "operator" });
@@ -187,7 +188,43 @@ fn queued_batch() -> Batch {
     Batch {
         bytes: crate::audit::probe::lay_out(&[Event::Stop(StopEvent { reason: "shard" })]),
         durable: false,
+        tag_epoch: 1,
     }
+}
+
+#[test]
+fn batches_with_tags_of_another_epoch_wait_for_the_rest_and_begin_a_segment() {
+    let mut stage = stage();
+    let first = stage.sequencer.writer.segment();
+    let batch = |tag_epoch| Batch { tag_epoch, ..queued_batch() };
+    let queue = |stage: &Stage, lane: usize, tag_epoch| {
+        stage.sequencer.shared.lanes[lane].ring.push(batch(tag_epoch)).map_err(|_| "full").unwrap();
+    };
+    let left = |stage: &Stage| stage.run.stalled.iter().flatten().count();
+    for (lane, epoch) in [(0, 2), (1, 1), (1, 1), (0, 2)] {
+        queue(&stage, lane, epoch);
+    }
+    assert!(stage.sequencer.drain(&mut stage.run).unwrap(), "what is of this epoch goes first");
+    assert_eq!((stage.run.events, left(&stage)), (2, 1));
+    assert!(!stage.sequencer.drain(&mut stage.run).unwrap(), "there is no segment yet");
+    assert!(stage.sequencer.progress.is_starved());
+
+    let next = stage.folder.prepare(first + 1, SEGMENT_BYTES).unwrap();
+    stage.prepared.send(next).unwrap();
+    while stage.sequencer.drain(&mut stage.run).unwrap() {}
+    assert_eq!((stage.run.events, left(&stage)), (4, 0));
+    assert_eq!((stage.sequencer.writer.segment(), stage.sequencer.writer.tag_epoch()), (first + 1, 2));
+
+    // Who comes late is still told apart: back for their segment, and forth again.
+    queue(&stage, 1, 1);
+    queue(&stage, 0, 2);
+    for index in 2..=3 {
+        while stage.sequencer.drain(&mut stage.run).unwrap() {}
+        let next = stage.folder.prepare(first + index, SEGMENT_BYTES).unwrap();
+        stage.prepared.send(next).unwrap();
+    }
+    while stage.sequencer.drain(&mut stage.run).unwrap() {}
+    assert_eq!((stage.run.events, left(&stage)), (6, 0));
 }
 
 #[test]

@@ -25,7 +25,7 @@ use super::{
     schema::Kind,
     sealer::{CheckpointSigner, Follower},
     settings::Settings,
-    tag_keys::{FIRST_EPOCH, key_path},
+    tag_keys,
     verify::{Options, verify_dir},
 };
 
@@ -94,11 +94,8 @@ pub fn succeed(
     }
     fs::create_dir(&successor).map_err(io("create the successor of"))?;
     restrict(&successor).map_err(io("restrict the successor of"))?;
-    let tag_key = key_path(dir, FIRST_EPOCH);
-    if tag_key.exists() {
-        // The same values keep the same tags, so that a search finds them on both sides of the break.
-        fs::copy(tag_key, key_path(&successor, FIRST_EPOCH)).map_err(io("copy the tag key of"))?;
-    }
+    // The same values keep the same tags, so that a search finds them on both sides of the break.
+    tag_keys::copy(dir, &successor)?;
     let begun = Settings { dir: successor.clone(), create: true, ..settings.clone() };
     let mut opened = open_signed(&begun, 0, signer)?;
     let appender = opened.appenders.last_mut().expect("the control plane's appender is always there");

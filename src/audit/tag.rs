@@ -19,6 +19,7 @@ use zeroize::{Zeroize as _, Zeroizing};
 
 use super::{
     error::AuditError,
+    real::sync_folder,
     sha256::{Block, MAC_REST_MAX, Macs},
 };
 
@@ -83,7 +84,7 @@ impl TagField {
 /// The key of all tags of one epoch.
 #[derive(Clone)]
 pub struct TagKey {
-    keyed: Hmac<Sha256>,
+    bytes: Zeroizing<[u8; TAG_KEY_BYTES]>,
     // For values of one block: a decision has three tags, and through the crate's buffers they cost five times its body hash.
     macs: Macs,
 }
@@ -92,10 +93,7 @@ impl TagKey {
     /// A key from its 32 bytes.
     #[must_use]
     pub fn new(bytes: &[u8; TAG_KEY_BYTES]) -> Self {
-        Self {
-            keyed: Hmac::new_from_slice(bytes).expect("HMAC takes keys of any length"),
-            macs: Macs::new(bytes),
-        }
+        Self { bytes: Zeroizing::new(*bytes), macs: Macs::new(bytes) }
     }
 
     /// The tag of `value`.
@@ -111,7 +109,8 @@ impl TagKey {
     }
 
     fn long_tag(&self, field: TagField, value: &[u8]) -> Tag {
-        let mut mac = self.keyed.clone();
+        let mut mac =
+            Hmac::<Sha256>::new_from_slice(self.bytes.as_ref()).expect("HMAC takes keys of any length");
         mac.update(&[field as u8]);
         mac.update(value);
         cut(&mac.finalize().into_bytes().into())
@@ -137,7 +136,7 @@ impl TagKey {
         Ok(Self::new(key))
     }
 
-    /// Makes a random key file, mode 0600, durable before it returns.
+    /// Makes a random key file, mode 0600, whole and durable before it has its name.
     ///
     /// # Errors
     /// When the file exists or cannot be written.
@@ -145,11 +144,19 @@ impl TagKey {
         let io = |source| AuditError::io("create the tag key", path, source);
         let mut bytes = Zeroizing::new([0; TAG_KEY_BYTES]);
         getrandom::fill(bytes.as_mut()).map_err(|error| io(io::Error::other(error)))?;
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(io)?;
-        file.write_all(bytes.as_ref()).and_then(|()| file.sync_all()).map_err(io)?;
-        if let Some(folder) = path.parent() {
-            fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(io)?;
+        let draft = path.with_added_extension("new");
+        // What an interrupted call left: no key, or the same file as one, so it is not written to.
+        match fs::remove_file(&draft) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io(error)),
+            _ => {}
         }
+        let mut file =
+            OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft).map_err(io)?;
+        file.write_all(bytes.as_ref()).and_then(|()| file.sync_all()).map_err(io)?;
+        // Unlike a rename this never takes another file's place.
+        fs::hard_link(&draft, path).and_then(|()| fs::remove_file(&draft)).map_err(io)?;
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        sync_folder(folder).map_err(io)?;
         Ok(Self::new(&bytes))
     }
 }
@@ -184,6 +191,12 @@ struct Place {
 impl OpenTags {
     pub(super) fn new(key: Arc<TagKey>) -> Self {
         Self { key, blocks: Vec::new(), used: 0, places: Vec::new(), seen: [0; SEEN], macs: Vec::new() }
+    }
+
+    /// Makes the tags of what follows with this key.
+    pub(super) fn use_key(&mut self, key: Arc<TagKey>) {
+        assert!(self.places.is_empty(), "open tags are of the key they were asked for under");
+        self.key = key;
     }
 
     /// Leaves room for the tag of `value` behind `out`, which [`Self::fill`] will be given.

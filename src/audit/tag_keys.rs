@@ -6,12 +6,18 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
+    fs::{self, File, OpenOptions},
+    io::{self, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
 
+use zeroize::Zeroizing;
+
 use super::{
     error::AuditError,
+    real::sync_folder,
+    sealer::replace_file,
     tag::{Tag, TagField, TagKey},
 };
 
@@ -58,9 +64,28 @@ impl TagKeys {
         Ok(Self { epochs })
     }
 
-    /// The epochs, ascending.
-    pub fn iter(&self) -> impl Iterator<Item = (u64, &EpochKey)> {
-        self.epochs.iter().map(|(epoch, key)| (*epoch, key))
+    /// The keys of a log that is being opened; a new one gets its first. Completes the destruction of keys that was
+    /// interrupted.
+    pub(super) fn open(dir: &Path, new: bool) -> Result<Self, AuditError> {
+        let keys = Self::load(dir)?;
+        for (epoch, key) in &keys.epochs {
+            if let EpochKey::Destroyed(record) = key {
+                destroy(dir, *epoch, record)?;
+            }
+        }
+        if new && keys.epochs.is_empty() {
+            TagKey::create(&key_path(dir, FIRST_EPOCH))?;
+            return Self::load(dir);
+        }
+        Ok(keys)
+    }
+
+    /// The latest epoch whose key is there.
+    pub(super) fn newest(&self) -> Option<(u64, &TagKey)> {
+        self.epochs.iter().rev().find_map(|(epoch, key)| match key {
+            EpochKey::Kept(key) => Some((*epoch, key)),
+            EpochKey::Destroyed(_) => None,
+        })
     }
 
     /// What there is of this epoch's key; `None` if nothing.
@@ -78,6 +103,75 @@ impl TagKeys {
         };
         self.epochs.values().filter_map(kept).collect()
     }
+}
+
+/// Copies the keys of a log, and what says that some were destroyed, to the folder of its successor; durable before this
+/// returns.
+pub(super) fn copy(dir: &Path, successor: &Path) -> Result<(), AuditError> {
+    let io = |source| AuditError::io("copy the tag keys of", dir, source);
+    for entry in fs::read_dir(dir).map_err(io)? {
+        let name = entry.map_err(io)?.file_name();
+        if name.to_str().and_then(parse_name).is_some() {
+            // With its mode.
+            fs::copy(dir.join(&name), successor.join(&name)).map_err(io)?;
+            File::open(successor.join(&name)).and_then(|copy| copy.sync_all()).map_err(io)?;
+        }
+    }
+    sync_folder(successor).map_err(io)
+}
+
+/// Destroys an epoch's key, here and beside the logs of this folder that were set aside. Repeatable: what says that it is
+/// destroyed is durable first, and the own key, by which the copies are known, goes last.
+pub(super) fn destroy(dir: &Path, epoch: u64, record: &str) -> Result<(), AuditError> {
+    let path = key_path(dir, epoch);
+    let io = |source| AuditError::io("destroy the tag key", &path, source);
+    mark(dir, epoch, record).map_err(io)?;
+    let key = match fs::read(&path) {
+        Ok(key) => Zeroizing::new(key),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(io(error)),
+    };
+    for aside in set_aside(dir).map_err(io)? {
+        let copy = key_path(&aside, epoch);
+        if fs::read(&copy).map(Zeroizing::new).is_ok_and(|copy| copy == key) {
+            mark(&aside, epoch, record).map_err(io)?;
+            overwrite(&copy, key.len()).map_err(io)?;
+        }
+    }
+    overwrite(&path, key.len()).map_err(io)
+}
+
+/// Leaves word that this key was destroyed.
+fn mark(dir: &Path, epoch: u64, record: &str) -> io::Result<()> {
+    let path = key_path(dir, epoch).with_added_extension(&DESTROYED[1..]);
+    if path.exists() {
+        return Ok(());
+    }
+    replace_file(
+        dir,
+        &path.file_name().unwrap_or_default().to_string_lossy(),
+        format!("{record}\n").as_bytes(),
+    )
+}
+
+/// Overwrites a file, for what that is worth on the disk at hand, and removes it.
+fn overwrite(path: &Path, bytes: usize) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).custom_flags(libc::O_NOFOLLOW).open(path)?;
+    file.write_all(&vec![0; bytes]).and_then(|()| file.sync_all())?;
+    fs::remove_file(path)?;
+    sync_folder(path.parent().unwrap_or(Path::new(".")))
+}
+
+/// The logs of this folder that were set aside (`succeed.rs`).
+fn set_aside(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut prefix = dir.file_name().unwrap_or_default().to_owned();
+    prefix.push(".damaged-");
+    let named = |path: &PathBuf| {
+        path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(prefix.as_encoded_bytes()))
+    };
+    let folders = fs::read_dir(parent)?.map(|entry| entry.map(|entry| entry.path()));
+    folders.filter(|path| path.as_ref().map_or(true, named)).collect()
 }
 
 /// The key file of an epoch.
@@ -141,6 +235,38 @@ mod tests {
     }
 
     #[test]
+    fn a_destroyed_key_is_gone_here_and_beside_logs_that_were_set_aside() {
+        let parent = tempfile::tempdir().unwrap();
+        let [dir, aside, other] =
+            ["log", "log.damaged-1", "log.damaged-2"].map(|name| parent.path().join(name));
+        for folder in [&dir, &aside, &other] {
+            fs::create_dir(folder).unwrap();
+        }
+        for epoch in 1..=2 {
+            TagKey::create(&key_path(&dir, epoch)).unwrap();
+        }
+        copy(&dir, &aside).unwrap();
+        TagKey::create(&key_path(&other, 1)).unwrap();
+        let key = fs::read(key_path(&dir, 1)).unwrap();
+
+        destroy(&dir, 1, "00-0-7").unwrap();
+        for folder in [&dir, &aside] {
+            assert!(!key_path(folder, 1).exists() && key_path(folder, 2).exists());
+            let keys = TagKeys::load(folder).unwrap();
+            assert!(matches!(keys.of(1), Some(EpochKey::Destroyed(record)) if record == "00-0-7"));
+            assert_eq!(keys.newest().unwrap().0, 2);
+        }
+        // Another log's key of that number is another key.
+        assert!(matches!(TagKeys::load(&other).unwrap().of(1), Some(EpochKey::Kept(_))));
+
+        // Interrupted when only word of it was left: the next start goes on.
+        fs::write(key_path(&dir, 1), &key).unwrap();
+        fs::set_permissions(key_path(&dir, 1), std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+        assert!(TagKeys::open(&dir, false).unwrap().newest().is_some());
+        assert!(!key_path(&dir, 1).exists());
+    }
+
+    #[test]
     fn a_value_has_a_tag_in_each_epoch_whose_key_is_there() {
         let folder = tempfile::tempdir().unwrap();
         let dir = folder.path();
@@ -156,7 +282,8 @@ mod tests {
         assert_eq!(keys.tags(TagField::Subject, b"alice"), [tags[0], tags[2]]);
         assert!(matches!(keys.of(2), Some(EpochKey::Destroyed(record)) if record == "00-0-1"));
         assert!(keys.of(4).is_none());
-        // Whatever the file is, it is not passed over.
+        // A key that is there is never written over, and whatever the file is, it is not passed over.
+        assert!(TagKey::create(&key_path(dir, 3)).is_err());
         fs::write(key_path(dir, 3), "short").unwrap();
         assert!(TagKeys::load(dir).is_err());
     }

@@ -196,6 +196,8 @@ pub(super) struct SegmentOpen {
     pub(super) log_id: [u8; 16],
     pub(super) segment: u64,
     pub(super) boot: u64,
+    /// Epoch of the key that the tags in this segment were made with.
+    pub(super) tag_epoch: u64,
     /// How the previous segment ended; absent in the first.
     pub(super) prev: Option<PrevEnd>,
 }
@@ -229,6 +231,7 @@ impl SegmentOpen {
             log_id: schema::bytes(&body, 2)?.try_into().ok()?,
             segment: schema::uint(&body, 3)?,
             boot: schema::uint(&body, 4)?,
+            tag_epoch: schema::uint(&body, 10)?,
             prev,
         })
     }

@@ -24,6 +24,8 @@ pub(super) struct Identity {
     pub(super) boot: u64,
     /// Program and version.
     pub(super) writer: &'static str,
+    /// Epoch of the key that the tags of the segment being written are made with.
+    pub(super) tag_epoch: u64,
 }
 
 /// Where the chain stands.
@@ -161,6 +163,10 @@ impl Writer {
         self.commits
     }
 
+    pub(super) fn tag_epoch(&self) -> u64 {
+        self.identity.tag_epoch
+    }
+
     pub(super) fn in_emergency(&self) -> bool {
         self.active.emergency
     }
@@ -230,14 +236,15 @@ impl Writer {
         stored
     }
 
-    /// Seals the active segment and goes on in `prepared`.
-    pub(super) fn roll(&mut self, prepared: Prepared) -> Result<(), AuditFailure> {
+    /// Seals the active segment and goes on in `prepared`, with tags of this epoch.
+    pub(super) fn roll(&mut self, prepared: Prepared, tag_epoch: u64) -> Result<(), AuditFailure> {
         self.seal()?;
         let wall_ns = self.clock.read().wall_ns;
         let next = Active::new(prepared, self.head.size, wall_ns);
         let full = std::mem::replace(&mut self.active, next);
         let prev = PrevEnd { end: full.offset, tail_bytes: 0, tail_digest: [0; 32] };
         self.rolled.push(Rolled { index: full.index, bytes: full.offset, file: full.file, _sink: full.sink });
+        self.identity.tag_epoch = tag_epoch;
         self.open_segment(Some(prev))
     }
 
@@ -304,7 +311,7 @@ impl Writer {
     }
 
     fn open_segment(&mut self, prev: Option<PrevEnd>) -> Result<(), AuditFailure> {
-        let Identity { origin, log_id, boot, writer } = self.identity.clone();
+        let Identity { origin, log_id, boot, writer, tag_epoch } = self.identity.clone();
         let (segment, sink, emergency) = (self.active.index, self.active.sink.name(), self.active.emergency);
         self.append_own(Kind::SegmentOpen, |body| {
             body.text(1, &origin);
@@ -320,7 +327,7 @@ impl Writer {
                     body.bytes(9, &prev.tail_digest);
                 }
             }
-            body.uint(10, TAG_EPOCH);
+            body.uint(10, tag_epoch);
             body.boolean(11, emergency);
         })
     }
@@ -411,6 +418,3 @@ const CLOCK_JUMP_NS: u64 = 1_000_000_000;
 
 /// The writer named in SEGMENT_OPEN records.
 pub(super) const WRITER: &str = concat!("edgate ", env!("CARGO_PKG_VERSION"));
-
-/// The only tag key epoch there is so far.
-const TAG_EPOCH: u64 = 1;

@@ -22,7 +22,7 @@ use super::audit_verify_mirror::{self, VerifyMirrorArguments};
 use super::verify_record::{RecordArguments, Recorded};
 use super::{
     EXIT_FAILURE, EXIT_INPUT, EXIT_NO, EXIT_YES, Output, audit_bundle, audit_proof, audit_receipt, audit_tag,
-    complain, print_line,
+    audit_tag_keys, complain, print_line,
 };
 
 /// What can be done with a log.
@@ -38,6 +38,10 @@ pub(super) enum AuditCommand {
     VerifyMirror(VerifyMirrorArguments),
     /// Find the records about one person, token, address or session by their keyed tags; the log says that it was done.
     Tag(audit_tag::TagArguments),
+    /// Begin an epoch of the tags: what is recorded from now on cannot be matched with what was before, but by who has both keys.
+    RotateTagKey(audit_tag_keys::RotateArguments),
+    /// Destroy the tag key of an epoch that is over: whose its tags are can then never be said again. Mass erasure.
+    DestroyTagKey(audit_tag_keys::DestroyArguments),
     /// Show the latest records, and with --follow those that come.
     Tail(TailArguments),
     /// Write the log's tree as C2SP tlog-tiles, which standard tools read and `prove` needs no log for; continues from what
@@ -143,6 +147,8 @@ const BREAKS_SHOWN: usize = 20;
 pub(super) fn run(command: &AuditCommand) -> u8 {
     match command {
         AuditCommand::Verify(arguments) => verify(arguments),
+        AuditCommand::RotateTagKey(arguments) => audit_tag_keys::rotate(arguments),
+        AuditCommand::DestroyTagKey(arguments) => audit_tag_keys::destroy(arguments),
         AuditCommand::Tag(arguments) => audit_tag::run(arguments),
         AuditCommand::Tail(arguments) => tail(arguments).unwrap_or_else(|error| {
             complain(error);

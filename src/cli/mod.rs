@@ -12,6 +12,7 @@ mod audit_export;
 mod audit_proof;
 mod audit_receipt;
 mod audit_tag;
+mod audit_tag_keys;
 mod audit_verify_export;
 mod audit_verify_mirror;
 mod control_client;

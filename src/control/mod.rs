@@ -28,6 +28,7 @@ mod revoke;
 mod server;
 mod state;
 mod status_lists;
+mod tag_keys;
 mod unlock;
 mod verify_runs;
 mod view_feed;

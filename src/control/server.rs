@@ -31,6 +31,7 @@ use super::reports;
 use super::revocations;
 use super::state::{ACTIONS_MAX, Shared, State};
 use super::status_lists;
+use super::tag_keys;
 use super::unlock;
 use super::verify_runs;
 use super::view_feed::purge_expired;
@@ -157,6 +158,8 @@ fn router(shared: Arc<Shared>, local: SocketAddr) -> Router {
         .route("/v1/audit/lookups", post(lookups::record))
         .route("/v1/audit/reports", post(reports::record))
         .route("/v1/audit/verify-runs", post(verify_runs::record))
+        .route("/v1/audit/tag-keys", post(tag_keys::rotate))
+        .route("/v1/audit/tag-keys/{epoch}/destroy", post(tag_keys::destroy))
         .route("/v1/audit/verify-chain", get(observe::verify_chain))
         .route("/metrics", get(observe::metrics))
         .route("/livez", get(observe::livez))

@@ -17,7 +17,7 @@ use super::issue::IssuePolicy;
 use super::lookups::{LOOKUP_INTERVAL, LOOKUPS_AT_ONCE};
 use super::status_lists::{Published, StatusListPolicy};
 use super::verify_runs::OwnLog;
-use crate::audit::Appender;
+use crate::audit::{Appender, LogTags};
 use crate::cluster::{Publisher, StatusReader};
 use crate::decision::{Decision, UnixSeconds};
 use crate::revocation::View;
@@ -48,6 +48,8 @@ pub struct State {
     pub announce: Announce,
     /// The control plane's way into the audit log.
     pub appender: Appender,
+    /// Changes the keys of that log's tags.
+    pub tags: LogTags,
     /// Verifies the audit log; blocks, on a thread made for it.
     pub verify_chain: Arc<dyn Fn() -> Result<ChainReport, String> + Send + Sync>,
     /// The log behind that way.
@@ -183,6 +185,9 @@ pub(super) struct Shared {
     /// The status list as it was made last.
     pub(super) published: Published,
     pub(super) evidence: Evidence,
+    pub(super) tags: LogTags,
+    /// Held while a key of the tags is changed.
+    pub(super) changing_tag_keys: tokio::sync::Mutex<()>,
     pub(super) verify_chain: Arc<dyn Fn() -> Result<ChainReport, String> + Send + Sync>,
     pub(super) own_log: OwnLog,
     pub(super) metrics: Arc<dyn Fn(&mut String) + Send + Sync>,
@@ -221,6 +226,8 @@ impl Shared {
             published: Published::default(),
             stopping: watch::Sender::new(false),
             evidence: Evidence::start(appender),
+            tags: state.tags,
+            changing_tag_keys: tokio::sync::Mutex::new(()),
             verify_chain: state.verify_chain,
             own_log: state.own_log,
             metrics: state.metrics,

@@ -141,6 +141,7 @@ impl Ingredients<'_> {
             events,
             announce,
             appender,
+            tags: log.tags(),
             verify_chain: Arc::new(move || verify_chain(&dir, &watch)),
             own_log: OwnLog { origin: config.audit.origin.clone(), dir: config.audit.dir.clone() },
             metrics: Arc::new(move |out| {

@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::process::Output;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL;
 use serde_json::{Value, json};
 
 use crate::support::{Edgate, ISSUER, Issuer, edgate, until};
@@ -35,11 +37,11 @@ fn lines(output: &Output) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-fn segments_hold(dir: &Path, text: &str) -> bool {
+fn segments_hold(dir: &Path, bytes: impl AsRef<[u8]>) -> bool {
+    let bytes = bytes.as_ref();
     let segments = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
     let mut segments = segments.filter(|path| path.extension().is_some_and(|extension| extension == "seg"));
-    segments
-        .any(|path| std::fs::read(path).unwrap().windows(text.len()).any(|window| window == text.as_bytes()))
+    segments.any(|path| std::fs::read(path).unwrap().windows(bytes.len()).any(|window| window == bytes))
 }
 
 #[test]
@@ -106,6 +108,58 @@ fn a_look_up_finds_a_persons_records_and_is_on_record_or_is_not_made() {
 }
 
 #[test]
+fn no_personal_value_and_no_byte_of_a_token_is_in_the_log() {
+    let mut node = Edgate::start_with("shards = 2", "receipts = true");
+    let marked = |jti: &str| {
+        let mut claims = Issuer::claims(jti);
+        claims["sub"] = ALICE.into();
+        claims["own"] = "owner-marker".into();
+        claims["task"] = "task-marker".into();
+        claims["sid"] = "session-marker".into();
+        claims
+    };
+    let good = node.issuer.sign(&marked("jti-marker-1"));
+    let mut expired = marked("jti-marker-2");
+    (expired["exp"], expired["iat"], expired["nbf"]) = (1000.into(), 900.into(), 900.into());
+    let forged = Issuer::new(99).sign(&marked("jti-marker-3"));
+    let mut altered = good.clone().into_bytes();
+    let last = altered.len() - 5;
+    altered[last] = if altered[last] == b'A' { b'B' } else { b'A' };
+    let tokens = [good, node.issuer.sign(&expired), forged, String::from_utf8(altered).unwrap()];
+    for token in &tokens {
+        node.forward(token);
+        let answer = node.verify(&json!({"token": token, "receipt": true}));
+        assert_eq!(answer.status, 200, "{answer:?}");
+    }
+    assert_eq!(node.verify(&json!({"tokens": tokens})).status, 200);
+    let asked =
+        json!({"agent_id": "agent-marker", "scope": ["orders.create"], "own": "owner-marker", "ttl": 120});
+    let issued = node.post(node.control, "/v1/tokens", &asked).json();
+    let (token, id) = (issued["token"].as_str().unwrap(), issued["id"].as_str().unwrap());
+    node.forward(token);
+    node.revoke(&json!({"kind": "token", "name": id, "issuer": ISSUER}));
+    for (kind, name) in [("token", "jti-marker-1"), ("subject", ALICE), ("session", "session-marker")] {
+        node.revoke(&json!({"kind": kind, "name": name, "issuer": ISSUER}));
+    }
+    let dir = node.audit_dir();
+    assert!(node.terminate().success());
+
+    assert!(segments_hold(&dir, &node.issuer.kid), "a kid is in clear: what is there is found");
+    for value in [ALICE, "marker", id] {
+        assert!(!segments_hold(&dir, value), "{value}");
+    }
+    for token in tokens.iter().map(String::as_str).chain([token]) {
+        let parts: Vec<&str> = token.split('.').collect();
+        let signature = BASE64URL.decode(parts[2]).unwrap();
+        // Nor a piece of it.
+        for piece in [&parts[0][..24], &parts[1][..24], &parts[2][..24], &parts[2][40..64]] {
+            assert!(!segments_hold(&dir, piece), "{piece}");
+        }
+        assert!(!segments_hold(&dir, &signature[..16]) && !segments_hold(&dir, &signature[32..48]));
+    }
+}
+
+#[test]
 fn too_many_look_ups_are_refused_until_some_time_has_passed() {
     let node = Edgate::start();
     let body = |tag: &str| json!({"field": "subject", "tags": [tag], "uid": 0});
@@ -162,5 +216,75 @@ fn what_is_held_about_one_person_is_exported_and_complete() {
     // Whoever gets it needs no tag key to see that nothing is missing.
     let key = format!("{dir}/checkpoint.key");
     let verified = edgate(&["audit", "verify-export", out, "--key", &key, "--dir", dir], b"");
+    assert!(verified.status.success(), "{verified:?}");
+}
+
+#[test]
+fn who_was_who_is_forgotten_with_the_key_of_an_epoch() {
+    let mut node = Edgate::start_with("shards = 2", "");
+    let (dir, control) = (node.audit_dir(), format!("http://{}", node.control));
+    let record = |node: &Edgate, name: &str| {
+        for i in 0..3 {
+            node.forward(&alice(node, &format!("{name}-{i}")));
+        }
+    };
+    let keys = |what: &[&str]| edgate(&[&["audit"], what, &["--json", "--control", &control]].concat(), b"");
+    let destroy = |epoch: &str| {
+        keys(&["destroy-tag-key", epoch, "--authority", "ticket 9", "--reason", "end of retention"])
+    };
+    record(&node, "first");
+    assert_eq!(destroy("1").status.code(), Some(2), "it is in use");
+    let rotated = keys(&["rotate-tag-key"]);
+    assert!(rotated.status.success(), "{rotated:?}");
+    assert_eq!(lines(&rotated)[0]["epoch"], 2);
+    record(&node, "second");
+    until_signed(&dir, 12);
+    let found = || {
+        let output = look_up(&dir, &control, "subject", ALICE, &["--kind", "decision"]);
+        (output.status.code(), lines(&output), String::from_utf8(output.stderr).unwrap())
+    };
+    let (code, rows, _) = found();
+    assert_eq!((code, &rows.last().unwrap()["found"]), (Some(0), &json!(6)));
+    assert_ne!(rows[0]["body"]["subject"], rows[5]["body"]["subject"], "another epoch, another tag");
+
+    let destroyed = destroy("1");
+    assert!(destroyed.status.success(), "{destroyed:?}");
+    assert!(!dir.join("tag.key").exists());
+    let (code, rows, said) = found();
+    let summary = rows.last().unwrap();
+    assert_eq!((code, &summary["found"]), (Some(0), &json!(3)));
+    assert_eq!(summary["not_searched"], json!({"lost": [], "destroyed": [1]}));
+    assert!(said.contains("belong to nobody any more"), "{said}");
+    assert_eq!((destroy("1").status.code(), destroy("7").status.code()), (Some(2), Some(2)));
+
+    // Both are on record, by whom, why, and the marker beside the keys names the record.
+    let dir_text = dir.to_str().unwrap().to_owned();
+    let tail =
+        |kind: &str| lines(&edgate(&["audit", "tail", "--kind", kind, "--json", "--dir", &dir_text], b""));
+    let bodies = |kind: &str| tail(kind).into_iter().map(|row| row["body"].clone()).collect::<Vec<_>>();
+    let rotations = bodies("key_rotate");
+    assert_eq!(rotations.len(), 2);
+    assert_eq!((&rotations[1]["before"], &rotations[1]["after"]), (&json!("epoch 1"), &json!("epoch 2")));
+    let changes = bodies("key_change");
+    assert_eq!((&changes[0]["phase"], &changes[1]["phase"]), (&json!(0), &json!(1)));
+    assert_eq!(changes[1]["after"], "destroyed by ticket 9: end of retention");
+    let marker = std::fs::read_to_string(dir.join("tag.key.destroyed")).unwrap();
+    assert_eq!(tail("key_change")[0]["id"], marker.trim());
+    assert!(!segments_hold(&dir, ALICE));
+
+    // The next start goes on in the epoch it finds; a key that is missing without a word is another thing.
+    assert!(node.terminate().success());
+    node.restart();
+    record(&node, "third");
+    let control = format!("http://{}", node.control);
+    std::fs::rename(dir.join("tag.key.2"), dir.join("kept")).unwrap();
+    let nothing = look_up(&dir, &control, "subject", ALICE, &[]);
+    assert_eq!(nothing.status.code(), Some(2), "no key at all");
+    let rotated = edgate(&["audit", "rotate-tag-key", "--control", &control], b"");
+    assert!(rotated.status.success(), "{rotated:?}");
+    let lost = look_up(&dir, &control, "subject", ALICE, &[]);
+    assert_eq!(lost.status.code(), Some(1));
+    assert!(String::from_utf8(lost.stderr).unwrap().contains("INCOMPLETE: the tag key of epoch 2"));
+    let verified = edgate(&["audit", "verify", "--dir", dir.to_str().unwrap(), "--allow-unsigned"], b"");
     assert!(verified.status.success(), "{verified:?}");
 }

@@ -11,6 +11,7 @@ mod avx512;
 mod avx512;
 
 use sha2::{Digest as _, Sha256, block_api::compress256};
+use zeroize::Zeroize as _;
 
 use avx512::Avx512;
 
@@ -205,6 +206,14 @@ impl Macs {
         block[0] == first
             && usize::from(u16::from_be_bytes([block[62], block[63]])) == bits
             && short::equal(&block[1..=rest.len()], rest)
+    }
+}
+
+impl Drop for Macs {
+    fn drop(&mut self) {
+        // Both are as good as the key.
+        self.inner.zeroize();
+        self.outer.zeroize();
     }
 }
 

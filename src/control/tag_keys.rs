@@ -1,0 +1,146 @@
+//! `POST /v1/audit/tag-keys` begins an epoch of the log's tags; `POST /v1/audit/tag-keys/{epoch}/destroy` makes those of one
+//! that is over belong to nobody. Both on record, before and after.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Extension, Path, Request, State};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+
+use super::actions::{Peer, run};
+use super::body;
+use super::error::{ApiError, ErrorKind};
+use super::evidence;
+use super::state::Shared;
+use crate::audit::{AuditError, ChangeEvent, Event, Phase};
+use crate::json;
+
+/// Longest name of whoever answers for a destruction, and longest reason: both go into one text of a record.
+const AUTHORITY_BYTES_MAX: usize = 256;
+const REASON_BYTES_MAX: usize = 512;
+
+const MEMBERS: &str = "authority, reason";
+
+#[derive(Serialize)]
+struct Changed {
+    /// The record of the outcome: `edgate audit tail` shows it.
+    id: String,
+    epoch: u64,
+}
+
+/// Begins another epoch.
+pub(super) async fn rotate(
+    State(shared): State<Arc<Shared>>,
+    Extension(peer): Extension<Peer>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    body::check_content_type(request.headers())?;
+    let bytes = body::receive(request.into_body()).await?;
+    body::read_object(&bytes, &mut json::Scratch::default(), "none", |_, _| Ok(false))?;
+    run(&shared, begin_epoch(Arc::clone(&shared), peer)).await
+}
+
+async fn begin_epoch(shared: Arc<Shared>, peer: Peer) -> Result<Response, ApiError> {
+    let _turn = shared.changing_tag_keys.lock().await;
+    let actor = peer.actor();
+    let epoch = shared.tags.epoch();
+    let (before, after) = (format!("epoch {epoch}"), format!("epoch {}", epoch + 1));
+    let (phase, what) = (Phase::Intent, "audit.tag_key");
+    let change = ChangeEvent { phase, actor: &actor, what, before: &before, after: &after, intent: None };
+    let tags = shared.tags.clone();
+    let id = on_record(&shared, change, rotation, move |_| tags.rotate().map(drop)).await?;
+    Ok(Json(Changed { id, epoch: epoch + 1 }).into_response())
+}
+
+/// Destroys the key of an epoch.
+pub(super) async fn destroy(
+    State(shared): State<Arc<Shared>>,
+    Extension(peer): Extension<Peer>,
+    Path(epoch): Path<u64>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    body::check_content_type(request.headers())?;
+    let bytes = body::receive(request.into_body()).await?;
+    run(&shared, destroy_epoch(Arc::clone(&shared), peer, epoch, bytes)).await
+}
+
+async fn destroy_epoch(
+    shared: Arc<Shared>,
+    peer: Peer,
+    epoch: u64,
+    bytes: Vec<u8>,
+) -> Result<Response, ApiError> {
+    let mut scratch = json::Scratch::default();
+    let (mut authority, mut reason) = ("", "");
+    body::read_object(&bytes, &mut scratch, MEMBERS, |reader, name| {
+        match name {
+            "authority" => authority = body::text(reader, name, AUTHORITY_BYTES_MAX)?,
+            "reason" => reason = body::text(reader, name, REASON_BYTES_MAX)?,
+            _ => return Ok(false),
+        }
+        Ok(true)
+    })?;
+    if authority.trim().is_empty() || reason.trim().is_empty() {
+        return Err(ApiError::invalid("say who answers for it (\"authority\") and why (\"reason\")"));
+    }
+    let _turn = shared.changing_tag_keys.lock().await;
+    let tags = shared.tags.clone();
+    blocking(move || tags.may_destroy(epoch)).await?.map_err(|error| not_changed(&error))?;
+    let actor = peer.actor();
+    let (what, after) =
+        (format!("audit.tag_key, epoch {epoch}"), format!("destroyed by {authority}: {reason}"));
+    let phase = Phase::Intent;
+    let change =
+        ChangeEvent { phase, actor: &actor, what: &what, before: "kept", after: &after, intent: None };
+    let tags = shared.tags.clone();
+    let id = on_record(&shared, change, destruction, move |record| tags.destroy(epoch, record)).await?;
+    Ok(Json(Changed { id, epoch }).into_response())
+}
+
+fn rotation(change: ChangeEvent<'_>) -> Event<'_> {
+    Event::KeyRotate(change)
+}
+
+fn destruction(change: ChangeEvent<'_>) -> Event<'_> {
+    Event::KeyChange(change)
+}
+
+/// Records the intent, does it with the intent's id, and records what came of it; the id of that record.
+async fn on_record(
+    shared: &Shared,
+    change: ChangeEvent<'_>,
+    event: fn(ChangeEvent<'_>) -> Event<'_>,
+    effect: impl FnOnce(crate::audit::RecordId) -> Result<(), AuditError> + Send + 'static,
+) -> Result<String, ApiError> {
+    let evidence = &shared.evidence;
+    let intent = evidence
+        .record(&event(change))
+        .await
+        .map_err(|error| evidence::unavailable(&error, "no key was changed"))?;
+    let done = blocking(move || effect(intent)).await?;
+    let phase = if done.is_ok() { Phase::Done } else { Phase::Failed };
+    let outcome = ChangeEvent { phase, intent: Some(intent), ..change };
+    let recorded = evidence.record(&event(outcome)).await;
+    done.map_err(|error| not_changed(&error))?;
+    let id = recorded.map_err(|error| evidence::unavailable(&error, "the key was changed"))?;
+    Ok(id.to_string())
+}
+
+async fn blocking<T: Send + 'static>(act: impl FnOnce() -> T + Send + 'static) -> Result<T, ApiError> {
+    tokio::task::spawn_blocking(act)
+        .await
+        .map_err(|_| ApiError::new(ErrorKind::Overloaded, "the node is stopping"))
+}
+
+fn not_changed(error: &AuditError) -> ApiError {
+    match error {
+        AuditError::Held { .. } | AuditError::TagKeyInUse { .. } | AuditError::TagKeyDestroyed { .. } => {
+            ApiError::invalid(error.to_string())
+        }
+        AuditError::TagKeyMissing { .. } => {
+            ApiError::new(ErrorKind::NotFound, "there is no key of this epoch")
+        }
+        error => evidence::unavailable(error, "the key was not changed"),
+    }
+}
