@@ -10,12 +10,18 @@ pub fn hex(bytes: &[u8]) -> String {
 
 /// Appends lower-case hexadecimal.
 pub(super) fn push_hex(out: &mut Vec<u8>, bytes: &[u8]) {
-    out.extend(
-        bytes.iter().flat_map(|byte| [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]),
-    );
+    let start = out.len();
+    out.resize(start + 2 * bytes.len(), 0);
+    let (pairs, _) = out[start..].as_chunks_mut::<2>();
+    for (pair, byte) in pairs.iter_mut().zip(bytes) {
+        *pair = [digit(byte >> 4), digit(byte & 15)];
+    }
 }
 
-const DIGITS: &[u8; 16] = b"0123456789abcdef";
+/// The digit of a number below 16. Computed, not looked up: so that many are computed at once.
+pub(super) const fn digit(value: u8) -> u8 {
+    value + if value < 10 { b'0' } else { b'a' - 10 }
+}
 
 /// The bytes of hexadecimal text, in either case; `None` for anything else.
 #[must_use]

@@ -78,7 +78,7 @@ pub use event::{
 };
 pub use flat::Pair;
 pub use hex::{hex, unhex};
-pub use id::{RECORD_ID_TEXT_MAX, RecordId, RecordIdError};
+pub use id::{RECORD_ID_TEXT_MAX, RecordId, RecordIdError, RecordIdText};
 pub use keeper::DiskState;
 pub use note::{CheckpointKey, NoteError};
 pub use open::{Log, LogWatch, Opened, open, open_signed};

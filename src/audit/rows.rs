@@ -1,7 +1,5 @@
 //! A record as a row for programs: a JSON object, or a line of CSV.
 
-use std::io::Write as _;
-
 use super::{
     cbor::Value,
     hex::push_hex,
@@ -9,6 +7,7 @@ use super::{
     schema::{self, Body, BodyError, Shape},
     tail::{Entry, decision_name, time},
 };
+use crate::json::write_text;
 
 /// The columns of a CSV file, in their order. `body` is the whole body as JSON.
 pub(super) const CSV_COLUMNS: [&str; 12] = [
@@ -130,8 +129,7 @@ impl Rows {
 const NS_PER_S: u64 = 1_000_000_000;
 
 fn write_id(out: &mut Vec<u8>, entry: &Entry) {
-    // Writing to a vector does not fail.
-    let _ = write!(out, "{}", entry.id);
+    out.extend_from_slice(entry.id.to_text().as_bytes());
 }
 
 /// Appends a number in decimal.
@@ -236,10 +234,6 @@ fn write_value(out: &mut Vec<u8>, name: &str, value: &Value<'_>, shape: Shape) {
         Value::Text(text) => write_text(out, text),
         Value::Uint(number) => push_number(out, *number),
     }
-}
-
-fn write_text(out: &mut Vec<u8>, text: &str) {
-    serde_json::to_writer(out, text).expect("a text is written to memory");
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The one strict JSON reader, for token headers, claims, key sets and HTTP bodies.
+//! The one strict JSON reader, and how a text is written, for token headers, claims, key sets and HTTP bodies.
 //!
 //! RFC 8259 and nothing beyond it, plus what RFC 7515 §4, RFC 7519 §4 and RFC 8725 §2.4 ask of a token reader:
 //! member names are distinct **after** unescaping at every level, text is UTF-8 without a byte order mark, a
@@ -18,6 +18,7 @@ mod number;
 mod scan;
 #[cfg(test)]
 mod tests;
+mod write;
 
 use std::{fmt, mem, str};
 
@@ -25,6 +26,7 @@ use smallvec::SmallVec;
 
 pub use error::{Cause, JsonError, Kind};
 pub use number::Number;
+pub use write::write_text;
 
 use names::{Name, repeats};
 

@@ -1,6 +1,5 @@
 //! Decides what was asked in a turn: admit, verify, settle, record, reply; and releases answers once they are recorded.
 
-use std::fmt::Write as _;
 use std::ops::{ControlFlow, Range};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -57,7 +56,6 @@ pub(super) struct Decider {
     awaiting: Queue,
     // Answers with receipts: what is promised must be durable.
     promised: Queue,
-    decision_id: String,
     bulk: Bulk,
 }
 
@@ -86,7 +84,6 @@ impl Decider {
             spare: Asked::default(),
             awaiting: Queue::new(ack),
             promised: Queue::new(Ack::Durable),
-            decision_id: String::new(),
             bulk: Bulk::default(),
         }
     }
@@ -243,9 +240,6 @@ impl Decider {
                 let event = decision_event(job, &settled, policy, revocation_epoch);
                 // The id is known before the record is made, so that a call's first results can carry it.
                 let decision_id = self.appender.peek_id();
-                self.decision_id.clear();
-                // Writing to a String cannot fail.
-                let _ = write!(self.decision_id, "{decision_id}");
                 self.metrics.decided(settled.decision);
                 let terms = terms(job, &settled, policy, now, revocation_epoch);
                 let room = reply(
@@ -253,7 +247,7 @@ impl Decider {
                     &settled,
                     now,
                     scopes_of(job, arena),
-                    &self.decision_id,
+                    &decision_id.to_text(),
                     terms,
                     receipts.text_len(),
                 );

@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 use crate::decision::Rejection;
-use crate::json::{self, JsonError, Kind, Reader};
+use crate::json::{self, JsonError, Kind, Reader, write_text};
 
 use super::Identity;
 use super::refusal::refusal;
@@ -331,17 +331,6 @@ pub fn write_receipt(room: &mut [u8], write: impl FnOnce(&mut [u8])) {
 
 /// What stands behind a receipt in its reply.
 const RECEIPT_TAIL: &[u8] = b"}\n";
-
-/// Appends `text` as a JSON string.
-fn write_text(out: &mut Vec<u8>, text: &str) {
-    if text.bytes().all(|byte| byte >= 0x20 && byte != b'"' && byte != b'\\') {
-        out.push(b'"');
-        out.extend_from_slice(text.as_bytes());
-        out.push(b'"');
-    } else {
-        serde_json::to_writer(out, text).expect("text is written to memory");
-    }
-}
 
 #[cfg(test)]
 mod tests {
