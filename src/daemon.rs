@@ -48,7 +48,7 @@ pub(crate) use judge::judge;
 pub use release::release_checks;
 pub use softhsm::prepare as prepare_softhsm;
 
-use audit_log::{audit_settings, on_failure, record_start, report_recovery};
+use audit_log::{audit_settings, on_failure, record_erasures, record_start, report_recovery};
 use control_thread::{ControlThread, Ingredients};
 use engine::EngineCare;
 use keys::NodeKeys;
@@ -327,7 +327,7 @@ impl Daemon {
         if let Some(reason) = opened.log.unmapped_because() {
             tracing::warn!(reason, "audit segments are written with pwrite");
         }
-        let (log, mut appenders) = (opened.log, opened.appenders);
+        let audit::Opened { log, mut appenders, recovery } = opened;
         let control_appender = appenders.pop().expect("the last ring is the control plane's");
         let mirror = mirroring::start(config, &log, &mut appenders)?;
         let care = EngineCare::start(config, appenders.pop().expect("two more rings were asked for"))?;
@@ -350,6 +350,7 @@ impl Daemon {
 
         let kernel = care.verifier()?.engine_name();
         record_start(&mut recorder, shards, &format!("{kernel}, {driver}"))?;
+        record_erasures(&mut recorder, &recovery)?;
 
         let lists = lists::fetch(config, &policy.load(), care.verifier()?)?;
         let announce = control::announce();

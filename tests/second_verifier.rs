@@ -9,10 +9,15 @@ use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
 
-use ed25519_dalek::SigningKey;
+use ed25519_dalek::{Signer as _, SigningKey};
 use edgate::audit::verify::{Options, Report, verify_dir};
-use edgate::audit::{CheckpointKey, hex};
+use edgate::audit::{
+    Ack, CheckpointKey, CheckpointSigner, DecisionEvent, EraseEvent, Event, RecordName, Settings, hex,
+    open_signed,
+};
+use edgate::decision::Decision;
 
 #[expect(unreachable_pub, reason = "the module is also part of the fuzz bodies")]
 #[expect(dead_code, reason = "the fuzz bodies use all of it")]
@@ -92,6 +97,94 @@ fn sample(name: &str) -> Image {
     image
 }
 
+/// A closed log of three boots: in the second, bodies of the first one's decisions were erased, and one more is pending.
+fn erased() -> Image {
+    let dir = tempfile::tempdir().unwrap();
+    let secret = SigningKey::from_bytes(&[3; 32]);
+    let open = || {
+        let secret = secret.clone();
+        let signer = CheckpointSigner {
+            verifying_key: secret.verifying_key().to_bytes(),
+            sign: Box::new(move |message| Ok(secret.sign(message).to_bytes())),
+        };
+        let settings = Settings {
+            segment_bytes: 136 * 1024,
+            flush_interval: Duration::from_millis(2),
+            checkpoint_interval: Duration::from_millis(2),
+            create: true,
+            ..Settings::new(dir.path(), ORIGIN)
+        };
+        open_signed(&settings, 1, Some(signer)).unwrap()
+    };
+    let until = |what: &dyn Fn() -> bool| {
+        let deadline = Instant::now() + PATIENCE;
+        while !what() {
+            assert!(Instant::now() < deadline, "it does not come");
+            std::thread::yield_now();
+        }
+    };
+    let mut opened = open();
+    let mut ids = Vec::new();
+    let kids = ["short", &"a long name of a key ".repeat(6)];
+    for n in 0..6u32 {
+        let event = Event::Decision(DecisionEvent {
+            surface: 1,
+            decision: Decision::Accepted,
+            issuer: "agents",
+            kid: kids[n as usize % 2],
+            tenant: "acme",
+            caller: "",
+            subject: Some("person"),
+            jti: None,
+            client: None,
+            policy_epoch: 1,
+            revocation_epoch: 2,
+            latency_us: n,
+            expires: None,
+            stale: false,
+        });
+        ids.push(opened.appenders[0].append(&event, Ack::Durable).unwrap());
+    }
+    opened.appenders[0].wait(ids[5], Ack::Durable, PATIENCE).unwrap();
+    opened.log.close(PATIENCE).unwrap();
+    let mut opened = open();
+    let eraser = opened.log.eraser().unwrap();
+    until(&|| opened.log.status().signed_size > 0);
+    let names: Vec<_> = ids[..5].iter().copied().map(RecordName::Id).collect();
+    let mut wanted = Vec::new();
+    until(&|| eraser.find(&names).is_ok());
+    wanted.extend(eraser.find(&names).unwrap().erasable);
+    let appender = opened.appenders.last_mut().unwrap();
+    let mut last = None;
+    for record in &wanted {
+        let (seq, body_digest) = (record.seq, &record.body_digest);
+        let erase = EraseEvent { seq, body_digest, authority: "the officer", reason: "case 7" };
+        last = Some(appender.append(&Event::Erase(erase), Ack::Durable).unwrap());
+    }
+    appender.wait(last.unwrap(), Ack::Durable, PATIENCE).unwrap();
+    let pending = wanted.pop().unwrap();
+    eraser.overwrite(&wanted, PATIENCE).unwrap();
+    opened.log.close(PATIENCE).unwrap();
+    open().log.close(PATIENCE).unwrap();
+    let options = Options { keys: vec![key()], threads: 1, ..Options::default() };
+    let report = verify_dir(dir.path(), &options, &mut |_| {}).unwrap();
+    assert_eq!(
+        (report.breaks.len(), report.redacted, report.notices.len()),
+        (0, 4, 1),
+        "{pending:?} {report:?}"
+    );
+    let files: Vec<(String, Vec<u8>)> = fs::read_dir(dir.path())
+        .unwrap()
+        .map(|entry| entry.unwrap())
+        .map(|entry| (entry.file_name().into_string().unwrap(), fs::read(entry.path()).unwrap()))
+        .filter(|(name, _)| name.ends_with(".seg") || name == "checkpoint")
+        .collect();
+    let files: Vec<(&str, &[u8])> = files.iter().map(|(name, bytes)| (&**name, &**bytes)).collect();
+    Image::new(&files)
+}
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
 /// Seeded: SplitMix64.
 struct Random(u64);
 
@@ -120,6 +213,7 @@ fn disagreement(
     let head = ours.head.as_ref().map(|head| hex(head));
     let same = theirs["size"] == ours.size
         && theirs["signed_size"] == ours.signed_size
+        && theirs["redacted"] == ours.redacted
         && theirs["head"].as_str() == head.as_deref()
         && root.is_none_or(|root| theirs["root"] == root);
     (whole && !same).then(|| format!("we say {ours:?}, they say {theirs}"))
@@ -137,15 +231,17 @@ fn two_verifiers_that_share_no_code_agree_on_mutated_logs() {
     let memory = Path::new("/dev/shm");
     let dir = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap();
     let mut second = Second::start(dir.path());
-    let samples = [("closed", sample("closed")), ("killed", sample("killed"))];
+    let samples = [("closed", sample("closed")), ("killed", sample("killed")), ("erased", erased())];
     let options = Options { keys: vec![key()], threads: 1, ..Options::default() };
     let (mut whole, mut broken, mut same_place) = (0, 0, 0);
     let mut random = Random(seed);
     for number in 0..logs {
-        let (name, original) = &samples[usize::try_from(random.next() % 2).unwrap()];
+        let chosen = random.next() % samples.len() as u64;
+        let untouched = number < samples.len() as u64;
+        let (name, original) = &samples[usize::try_from(if untouched { number } else { chosen }).unwrap()];
         let mut image = original.clone();
-        // The first two are the samples as they are; the others get one to four steps.
-        let steps = if number < 2 { 0 } else { 1 + random.next() % 4 };
+        // The first ones are the samples as they are; the others get one to four steps.
+        let steps = if untouched { 0 } else { 1 + random.next() % 4 };
         let script: Vec<u8> = (0..steps).flat_map(|_| random.next().to_le_bytes()).collect();
         image.edit(&script);
         let open = (*name == "killed").then_some(OPEN);

@@ -19,7 +19,7 @@ use std::{
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use edgate::audit::{
     Ack, Appender, DecisionEvent, Event, Opened, RecordId, Settings, SinkKind, StopEvent,
-    export::{Filter, Format, export as export_log},
+    export::{Filter, Format, Source, export as export_log},
     open,
     probe::{Probe, Together, lay_out, read_only, recover_only},
     verify::{Options, verify_dir},
@@ -265,7 +265,8 @@ fn export(_criterion: &mut Criterion) {
         for _ in 0..EXPORT_ROUNDS {
             let started = cpu_time(ClockId::ProcessCPUTime);
             let filter = Filter::default();
-            let exported = export_log(dir.path(), &filter, format, None, &mut io::sink(), &mut |_, _| {});
+            let source = Source { dir: dir.path(), keys: &[], size: None };
+            let exported = export_log(&source, &filter, format, &mut io::sink(), &mut |_, _| {});
             let took = (cpu_time(ClockId::ProcessCPUTime) - started).as_secs_f64();
             rows = exported.expect("a whole log").rows;
             let started = cpu_time(ClockId::ProcessCPUTime);

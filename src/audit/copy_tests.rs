@@ -88,7 +88,8 @@ fn a_copy_proves_itself_in_any_order_and_with_repetitions_and_an_export_does_too
 
     let mut rows = Vec::new();
     let filter = export::Filter::default();
-    export::export(dir.path(), &filter, export::Format::JsonLines, None, &mut rows, &mut |_, _| {}).unwrap();
+    let source = export::Source { dir: dir.path(), keys: &[], size: None };
+    export::export(&source, &filter, export::Format::JsonLines, &mut rows, &mut |_, _| {}).unwrap();
     let rows = String::from_utf8(rows).unwrap();
     let report = check(&rows.lines().collect::<Vec<_>>());
     assert_eq!((&report.breaks, report.without_header, report.proven_to), (&vec![], report.records, proven));

@@ -1,7 +1,7 @@
 //! What the log needs of a disk, small enough that a simulated one can stand in its place: the tests' disk forgets,
 //! reorders and tears whatever was not synced, and fails wherever it is told to.
 
-use std::{io, sync::Arc};
+use std::{io, ops::Range, sync::Arc};
 
 /// A folder that holds files by name; names may have one folder in front (`quarantine/…`).
 pub(super) trait Medium: Send + Sync {
@@ -16,6 +16,9 @@ pub(super) trait Medium: Send + Sync {
 
     /// Cuts a file to `len` bytes (where given), makes it read-only, and makes both durable.
     fn finish(&self, name: &str, len: Option<u64>) -> io::Result<()>;
+
+    /// Writes zeros over ranges of a file that was finished, and makes them durable. It stays read-only for others.
+    fn overwrite(&self, name: &str, ranges: &[Range<u64>]) -> io::Result<()>;
 
     /// Gives a file another name.
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;

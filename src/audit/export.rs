@@ -16,6 +16,7 @@ use super::{
     cbor::Value,
     error::AuditError,
     merkle::{CompactRange, GrowingRange},
+    note::CheckpointKey,
     real::list_segments,
     record::{Hash, stored_len},
     rows,
@@ -33,6 +34,17 @@ pub enum Format {
     JsonLines,
     /// Lines for a person, as `edgate audit tail` shows records.
     Text,
+}
+
+/// The log to take records from.
+#[derive(Debug, Clone, Copy)]
+pub struct Source<'a> {
+    /// Its folder.
+    pub dir: &'a Path,
+    /// Keys that may have signed for an erasure; none to let every erasure count that is said to be signed.
+    pub keys: &'a [CheckpointKey],
+    /// Records to read; all there are without it.
+    pub size: Option<u64>,
 }
 
 /// Which records become rows: those of which all that is named here holds.
@@ -88,6 +100,8 @@ pub struct Counts {
     pub kinds: BTreeMap<String, u64>,
     /// Decisions, by outcome.
     pub decisions: BTreeMap<&'static str, u64>,
+    /// Records whose body was erased: they count above, but of them no filter finds more than their kind.
+    pub redacted: u64,
 }
 
 /// Why there is no export.
@@ -121,22 +135,21 @@ pub enum ExportError {
     Write(io::Error),
 }
 
-/// Writes the records of the log in `dir` that `filter` names to `out`, reading the first `size` records or, without it,
-/// all there are. `progress` gets the bytes read and how many there are. Blocks.
+/// Writes the records of a log that `filter` names to `out`. `progress` gets the bytes read and how many there are. Blocks.
 ///
 /// # Errors
 /// [`ExportError`]: what was written until then is no export.
 pub fn export(
-    dir: &Path,
+    source: &Source<'_>,
     filter: &Filter,
     format: Format,
-    size: Option<u64>,
     out: &mut dyn Write,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Exported, ExportError> {
+    let Source { dir, keys, size } = *source;
     let listed = list_segments(dir).map_err(|error| AuditError::io("list the segments of", dir, error))?;
     let total = listed.iter().map(|segment| segment.bytes).sum();
-    let mut tail = Tail::first(dir)?;
+    let mut tail = Tail::first(dir)?.with_keys(keys);
     let mut tree = GrowingRange::new();
     tree.set(Some(CompactRange::new(0)));
     let mut pass = Pass {
@@ -212,9 +225,7 @@ impl Pass<'_> {
             self.origin = self.origin.take().or_else(|| schema::text(body, ORIGIN).map(str::to_owned));
             self.tag_epoch = schema::uint(body, TAG_EPOCH).unwrap_or(self.tag_epoch);
         }
-        let in_time = filter.from_ns.is_none_or(|from| header.wall_ns >= from)
-            && filter.to_ns.is_none_or(|to| header.wall_ns < to);
-        if !in_time {
+        if !filter.is_in_time(entry) {
             return Ok(());
         }
         let body = body.map_err(|error| broken(&error.to_string()))?;
@@ -226,17 +237,7 @@ impl Pass<'_> {
             return Ok(());
         }
         self.rows += 1;
-        match format {
-            Format::Csv => self.writer.write_csv(&mut self.sink.buffer, entry, &body),
-            Format::JsonLines => {
-                self.writer.write_json(&mut self.sink.buffer, entry, &Ok(body));
-                self.sink.buffer.push(b'\n');
-            }
-            Format::Text => {
-                self.sink.buffer.extend_from_slice(entry.to_text().as_bytes());
-                self.sink.buffer.push(b'\n');
-            }
-        }
+        write_row(&mut self.writer, &mut self.sink.buffer, format, entry, body);
         self.sink.write_if_full()
     }
 
@@ -258,6 +259,22 @@ impl Pass<'_> {
             tag_epochs: self.tag_epochs,
         })
     }
+}
+
+/// Appends one row, with its line end.
+pub(super) fn write_row(
+    writer: &mut rows::Rows,
+    out: &mut Vec<u8>,
+    format: Format,
+    entry: &Entry,
+    body: Body<'_>,
+) {
+    match format {
+        Format::Csv => return writer.write_csv(out, entry, &body),
+        Format::JsonLines => writer.write_json(out, entry, &Ok(body)),
+        Format::Text => out.extend_from_slice(entry.to_text().as_bytes()),
+    }
+    out.push(b'\n');
 }
 
 /// Where the rows go, hashed on their way.
@@ -285,6 +302,7 @@ impl Sink<'_> {
 impl Counts {
     fn add(&mut self, entry: &Entry, body: &Body<'_>) {
         self.records += 1;
+        self.redacted += u64::from(entry.erased.is_some());
         let kind = entry.kind();
         match self.kinds.get_mut(&*kind) {
             Some(count) => *count += 1,
@@ -315,10 +333,21 @@ impl Filter {
         tenant.is_none() && issuer.is_none() && kid.is_none() && decision.is_none() && tags.is_empty()
     }
 
-    fn wants(&self, entry: &Entry, body: &Body<'_>) -> bool {
-        let of_kind = self.kinds.is_empty()
-            || Kind::from_code(entry.header.kind).is_some_and(|kind| self.kinds.contains(&kind));
-        of_kind && (self.is_by_kind_alone() || self.wants_body(body))
+    /// Whether it was recorded in the time asked for.
+    pub(super) fn is_in_time(&self, entry: &Entry) -> bool {
+        let at = entry.header.wall_ns;
+        self.from_ns.is_none_or(|from| at >= from) && self.to_ns.is_none_or(|to| at < to)
+    }
+
+    /// Whether it is of a kind asked for.
+    pub(super) fn is_of_kind(&self, entry: &Entry) -> bool {
+        self.kinds.is_empty()
+            || Kind::from_code(entry.header.kind).is_some_and(|kind| self.kinds.contains(&kind))
+    }
+
+    /// Of a body that was erased nothing is known, so only kinds and time find its record.
+    pub(super) fn wants(&self, entry: &Entry, body: &Body<'_>) -> bool {
+        self.is_of_kind(entry) && (self.is_by_kind_alone() || self.wants_body(body))
     }
 
     /// A call about many tokens is wanted if one of its decisions is.

@@ -64,7 +64,8 @@ fn filled(dir: &Path) {
 
 fn exported(dir: &Path, filter: &Filter, format: Format) -> (Exported, String) {
     let mut out = Vec::new();
-    let exported = export(dir, filter, format, None, &mut out, &mut |_, _| {}).unwrap();
+    let source = Source { dir, keys: &[], size: None };
+    let exported = export(&source, filter, format, &mut out, &mut |_, _| {}).unwrap();
     assert_eq!(exported.digest, Hash::from(Sha256::digest(&out)));
     assert_eq!(exported.bytes, out.len() as u64);
     (exported, String::from_utf8(out).unwrap())
@@ -141,8 +142,10 @@ fn of_a_broken_or_shorter_log_nothing_is_exported() {
     filled(folder.path());
     let path = folder.path().join(segment_name(1));
     let good = fs::read(&path).unwrap();
-    let attempt =
-        |size| export(folder.path(), &Filter::default(), Format::Csv, size, &mut io::sink(), &mut |_, _| {});
+    let attempt = |size| {
+        let source = Source { dir: folder.path(), keys: &[], size };
+        export(&source, &Filter::default(), Format::Csv, &mut io::sink(), &mut |_, _| {})
+    };
     assert!(matches!(attempt(Some(10_000)), Err(ExportError::Short { wanted: 10_000, .. })));
     assert_eq!(attempt(Some(50)).unwrap().size, 50);
     fs::remove_file(&path).unwrap();

@@ -19,8 +19,8 @@ use super::{
 pub type Pair = (Cow<'static, str>, String);
 
 /// What the log itself says of a record; a body's field of such a name is written as `body_NAME`.
-pub(super) const OWN_NAMES: [&str; 8] =
-    ["seq", "time", "kind", "id", "event_hash", "prev_hash", "header", "error"];
+pub(super) const OWN_NAMES: [&str; 9] =
+    ["seq", "time", "kind", "id", "event_hash", "prev_hash", "header", "error", "redacted"];
 
 /// The pair with a checkpoint's signed text, in base64: it has several lines.
 pub(super) const CHECKPOINT: &str = "checkpoint";
@@ -47,6 +47,9 @@ impl Entry {
         pairs.push(("event_hash".into(), hex(&self.hash)));
         pairs.push(("prev_hash".into(), hex(&header.prev_hash)));
         pairs.push(("header".into(), BASE64_STANDARD.encode(&header.to_bytes()[..HASHED_BYTES])));
+        if self.erased.is_some() {
+            pairs.push(("redacted".into(), "true".into()));
+        }
         match self.read_body() {
             Ok(body) => body.iter().for_each(|(field, value)| push_field(&mut pairs, field, value)),
             Err(error) => pairs.push(("error".into(), error.to_string())),

@@ -3,11 +3,14 @@
 
 use std::{
     io,
+    ops::Range,
     sync::{Arc, Mutex, PoisonError},
 };
 
 use super::{
     disk::{Medium, MediumFile, Sink},
+    hex::{hex, unhex},
+    record::Hash,
     recover::FIRST_SEGMENT,
 };
 
@@ -74,10 +77,7 @@ impl Folder {
 
     /// Removes the emergency segment of a log that is being closed.
     pub(super) fn release(&self) -> io::Result<()> {
-        match self.medium.remove(EMERGENCY) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        }
+        self.remove_if_there(EMERGENCY)
     }
 
     /// Gives the emergency segment its number. Needs no space: only a name changes.
@@ -93,6 +93,42 @@ impl Folder {
     /// The stored bytes of a segment.
     pub(super) fn read(&self, index: u64) -> io::Result<Vec<u8>> {
         self.medium.read(&segment_name(index))
+    }
+
+    /// Writes zeros over ranges of a finished segment; durable before this returns.
+    pub(super) fn overwrite(&self, index: u64, ranges: &[Range<u64>]) -> io::Result<()> {
+        self.medium.overwrite(&segment_name(index), ranges)
+    }
+
+    /// The records whose bodies are being overwritten. What is no line of ours names none.
+    pub(super) fn erasing(&self) -> io::Result<Vec<Erasing>> {
+        match self.medium.read(ERASING) {
+            Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).lines().filter_map(Erasing::parse).collect()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Replaces that list as one durable step; an empty one is no file.
+    pub(super) fn set_erasing(&self, list: &[Erasing]) -> io::Result<()> {
+        if list.is_empty() {
+            self.remove_if_there(ERASING)?;
+        } else {
+            self.remove_if_there(ERASING_DRAFT)?;
+            let text: String = list.iter().map(Erasing::to_line).collect();
+            let file = self.medium.create(ERASING_DRAFT)?;
+            file.write_at(text.as_bytes(), 0)?;
+            file.sync()?;
+            self.medium.rename(ERASING_DRAFT, ERASING)?;
+        }
+        self.medium.sync_names("")
+    }
+
+    fn remove_if_there(&self, name: &str) -> io::Result<()> {
+        match self.medium.remove(name) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
     }
 
     /// Removes a segment nothing was ever written to.
@@ -122,10 +158,7 @@ impl Folder {
     pub(super) fn quarantine_bytes(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
         self.medium.make_folder(QUARANTINE)?;
         let path = format!("{QUARANTINE}/{name}");
-        match self.medium.remove(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
+        self.remove_if_there(&path)?;
         let file = self.medium.create(&path)?;
         file.write_at(bytes, 0)?;
         file.sync()?;
@@ -175,6 +208,33 @@ impl Folder {
     }
 }
 
+/// A record whose body is being overwritten.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Erasing {
+    /// Its segment.
+    pub(super) segment: u64,
+    pub(super) seq: u64,
+    pub(super) body_digest: Hash,
+    /// The segment from which on its ERASE is looked for.
+    pub(super) from: u64,
+}
+
+impl Erasing {
+    fn to_line(&self) -> String {
+        let Self { segment, seq, body_digest, from } = self;
+        format!("{segment} {seq} {} {from}\n", hex(body_digest))
+    }
+
+    fn parse(line: &str) -> Option<Self> {
+        let mut words = line.split(' ');
+        let segment = words.next()?.parse().ok()?;
+        let seq = words.next()?.parse().ok()?;
+        let body_digest = unhex(words.next()?)?.try_into().ok()?;
+        let from = words.next()?.parse().ok()?;
+        words.next().is_none().then_some(Self { segment, seq, body_digest, from })
+    }
+}
+
 /// The emergency segment, waiting for a number.
 pub(super) struct Reserve {
     file: Arc<dyn MediumFile>,
@@ -214,6 +274,10 @@ const QUARANTINE: &str = "quarantine";
 
 /// The emergency segment's name until it is needed.
 const EMERGENCY: &str = "emergency";
+
+/// The list of what is being erased, and its next version.
+const ERASING: &str = "erasing";
+const ERASING_DRAFT: &str = "erasing.new";
 
 /// Size of a page and of the writes that zero a segment.
 const PAGE_BYTES: usize = 4096;

@@ -29,9 +29,12 @@ mod disk;
 mod doorbell;
 mod draft;
 pub mod drill;
+mod erase;
+mod erased;
 mod error;
 mod event;
 pub mod export;
+pub mod export_again;
 mod flat;
 mod folder;
 mod hex;
@@ -71,6 +74,8 @@ pub use appender::{Ack, Appender};
 pub use copy::{Copy, CopyBreak, CopyReport};
 pub use copy_line::{GAP_KIND, SD_ID};
 pub use cosignature::{Cosigned, WitnessKey, cosignatures};
+pub use erase::{Erasable, EraseError, Eraser, RecordName, Resumed, Wanted};
+pub use erased::Erasure;
 pub use error::{AuditError, AuditFailure, FailureKind};
 pub use event::{
     AdminEvent, BATCH_ITEMS_MAX, BatchEvent, BatchItem, ChangeEvent, DecisionEvent, EraseEvent, Event,

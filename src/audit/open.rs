@@ -1,6 +1,7 @@
 //! Opening and closing a log: lock, recover, start the threads; drain, seal, stop them.
 
 use std::{
+    collections::VecDeque,
     fs, io,
     os::unix::fs::DirBuilderExt as _,
     path::PathBuf,
@@ -14,6 +15,7 @@ use crossbeam::channel::{Sender, bounded, unbounded};
 use super::{
     appender::{Appender, Shared},
     clock::Clock,
+    erase::{Eraser, resume_erasures},
     error::{AuditError, FailureKind},
     folder::Folder,
     keeper::{EMERGENCY_BYTES, Keeper},
@@ -112,6 +114,10 @@ pub fn open_signed(
         Ok(())
     })?;
     recovery.created = created;
+    if let Some((_, key)) = &signer {
+        let key = std::slice::from_ref(key);
+        recovery.erasures = resume_erasures(&folder, key).map_err(io("go on with the erasures of"))?;
+    }
     let sealing = signer
         .zip(follower)
         .map(|((signer, key), mut follower)| {
@@ -294,6 +300,7 @@ fn start(settings: &Settings, shards: u16, parts: Parts) -> Result<Opened, Audit
             },
             follower,
             receipts: settings.receipts.then(|| Renewal::new(shared.boot)),
+            recording: VecDeque::new(),
             stop: stop_in,
         };
         log.sealer_stop = Some(stop_out);
@@ -339,6 +346,13 @@ impl Log {
             "the file system is {file_system}: a store into a map could need space there and end the process; \
              ext4, or XFS made with reflink=0, allows the map"
         ))
+    }
+
+    /// Erases bodies; `None` for a log whose checkpoints nobody signs, where no ERASE takes effect.
+    #[must_use]
+    pub fn eraser(&self) -> Option<Eraser> {
+        let signed = self.sealer_stop.is_some();
+        signed.then(|| Eraser::new(Arc::clone(&self.folder), self.dir.clone(), self.watch()))
     }
 
     /// The folder.
@@ -387,6 +401,11 @@ impl LogWatch {
     #[must_use]
     pub fn status(&self) -> Status {
         self.progress.status(self.shared.failure())
+    }
+
+    /// Records that a CHECKPOINT record of this boot covers, which is durable itself.
+    pub(super) fn vouched_size(&self) -> u64 {
+        self.progress.vouched_size()
     }
 }
 

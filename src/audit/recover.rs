@@ -10,12 +10,14 @@ use std::{io, path::Path};
 use sha2::{Digest as _, Sha256};
 
 use super::{
+    erase::Resumed,
+    erased::InEffect,
     error::AuditError,
     folder::{Folder, SegmentFile, segment_name},
     record::{ALIGNMENT, CORE_SEQUENCER, Hash, MAGIC},
     schema::{self, Kind},
     tag_keys::key_path,
-    walk::{PrevEnd, Record, SegmentOpen, genesis_hash, prev_end, read_record},
+    walk::{PrevEnd, Record, SegmentOpen, genesis_hash, or_partly_erased, prev_end, read_record},
     writer::Head,
 };
 
@@ -30,6 +32,8 @@ pub struct Recovery {
     pub clean: bool,
     /// Torn tails set aside, with their place.
     pub torn: Vec<Torn>,
+    /// Erasures that were under way when the log stopped.
+    pub erasures: Resumed,
 }
 
 /// Bytes behind the last valid record, copied to `quarantine/`.
@@ -89,6 +93,8 @@ struct Walked {
     durable_size: u64,
     last_kind: Option<Kind>,
     cause: String,
+    // Records whose body is zeros: position of the segment, offset, number, digest.
+    erased: Vec<(usize, usize, u64, Hash)>,
 }
 
 /// Reads the folder, sets torn bytes aside and says where to go on.
@@ -154,7 +160,21 @@ fn examine(
     if expected.is_some_and(|expected| expected.tag_epoch < walked.tag_epoch) {
         return Err(AuditError::TagKeyMissing { path: key_path(dir, walked.tag_epoch) });
     }
+    if let Some((position, offset, seq, _)) = unlawful(&loaded, &walked) {
+        let cause = "the body is zeros, and no ERASE that is in effect names it".to_owned();
+        return Err(damaged(loaded[position].file.index, offset as u64, seq, cause));
+    }
     Ok((loaded, walked))
+}
+
+/// The first record whose body nobody had erased. Every segment behind is at hand, and so is its ERASE.
+fn unlawful(loaded: &[Loaded], walked: &Walked) -> Option<(usize, usize, u64, Hash)> {
+    if walked.erased.is_empty() {
+        return None;
+    }
+    let mut in_effect = InEffect::default();
+    loaded.iter().for_each(|segment| in_effect.scan(&segment.bytes, Some(walked.head.size), &[]));
+    walked.erased.iter().find(|(.., seq, digest)| in_effect.of(*seq, digest).is_none()).copied()
 }
 
 /// Follows the chain as far as it holds.
@@ -167,11 +187,17 @@ fn walk(loaded: &[Loaded]) -> Walked {
         durable_size: 0,
         last_kind: None,
         cause: String::new(),
+        erased: Vec::new(),
     };
     for (position, segment) in loaded.iter().enumerate() {
         let mut offset = 0;
         loop {
-            let record = match read_record(&segment.bytes, offset) {
+            // Only bodies of finished segments are ever erased; elsewhere zeros are a torn record.
+            let found = match read_record(&segment.bytes, offset) {
+                found if segment.file.finished => or_partly_erased(found, &segment.bytes, offset),
+                found => found,
+            };
+            let record = match found {
                 Ok(record) => record,
                 Err(flaw) => {
                     walked.cause = flaw.to_string();
@@ -181,6 +207,9 @@ fn walk(loaded: &[Loaded]) -> Walked {
             if let Err(cause) = walked.admit(&record, position, offset, loaded) {
                 walked.cause = cause;
                 break;
+            }
+            if record.erased {
+                walked.erased.push((position, offset, record.header.seq, record.header.body_digest));
             }
             walked.follow(&record);
             offset = record.next;
@@ -325,7 +354,7 @@ fn closed_in_order(bytes: &[u8], end: usize) -> bool {
     let mut kinds = [None; 3];
     let mut offset = 0;
     while offset < end {
-        let Ok(record) = read_record(bytes, offset) else { return false };
+        let Ok(record) = or_partly_erased(read_record(bytes, offset), bytes, offset) else { return false };
         kinds = [kinds[1], kinds[2], record.kind()];
         offset = record.next;
     }

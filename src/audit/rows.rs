@@ -25,6 +25,12 @@ pub(super) const CSV_COLUMNS: [&str; 12] = [
     "body",
 ];
 
+/// Those of them that a body says.
+pub(super) const CSV_OF_BODY: [&str; 5] = ["tenant", "issuer", "kid", "decision", "body"];
+
+/// In the place of a body that was erased.
+const REDACTED: &str = "redacted";
+
 /// Writes rows. Keeps the text of the last second: records come many to one.
 #[derive(Default)]
 pub(super) struct Rows {
@@ -63,6 +69,9 @@ impl Rows {
         push_hex(out, &header.prev_hash);
         out.extend_from_slice(br#"","body":"#);
         write_body(out, body.as_deref().unwrap_or_default());
+        if entry.erased.is_some() {
+            out.extend_from_slice(br#","redacted":true"#);
+        }
         if let Err(error) = body {
             out.extend_from_slice(br#","error":"#);
             write_text(out, &error.to_string());
@@ -98,7 +107,10 @@ impl Rows {
         push_number(out, header.wall_ns);
         out.push(b',');
         self.body.clear();
-        write_body(&mut self.body, body);
+        match entry.erased {
+            Some(_) => self.body.extend_from_slice(REDACTED.as_bytes()),
+            None => write_body(&mut self.body, body),
+        }
         write_cell(out, str::from_utf8(&self.body).expect("JSON is text"));
         out.extend_from_slice(b"\r\n");
     }

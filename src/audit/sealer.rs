@@ -5,6 +5,7 @@
 //! hashing and storing is found here, before a signature makes it permanent (CT log Yeti 2022).
 
 use std::{
+    collections::VecDeque,
     fs::{self, File, OpenOptions},
     io::{self, Write as _},
     os::unix::fs::{FileExt as _, OpenOptionsExt as _},
@@ -16,8 +17,9 @@ use std::{
 use crossbeam::channel::{Receiver, RecvTimeoutError};
 
 use super::{
-    appender::{Appender, Shared},
+    appender::{Ack, Appender, Shared},
     clock::Clock,
+    erased::InEffect,
     error::{AuditError, AuditFailure, FailureKind},
     folder::segment_name,
     hex::{hex, unhex},
@@ -28,7 +30,7 @@ use super::{
     record::{BODY_BYTES_MAX, HEADER_BYTES, Header},
     schema::Kind,
     status::Progress,
-    walk::read_record,
+    walk::{Flaw, or_erased, or_partly_erased, read_record},
     writer::Head,
 };
 
@@ -68,6 +70,8 @@ pub(super) struct Sealer {
     pub(super) follower: Follower,
     /// Where receipts are given: when their next key is due.
     pub(super) receipts: Option<Renewal>,
+    // CHECKPOINT records that are not durable yet: place among this thread's records, and the size that is covered.
+    pub(super) recording: VecDeque<(u64, u64)>,
     pub(super) stop: Receiver<()>,
 }
 
@@ -83,6 +87,10 @@ impl Sealer {
         let mut unpublished: Option<u64> = None;
         let mut told_at: Option<Instant> = None;
         loop {
+            let durable = self.appender.acknowledged(Ack::Durable);
+            while let Some((_, size)) = self.recording.pop_front_if(|(core_seq, _)| *core_seq <= durable) {
+                self.progress.publish_vouched(size);
+            }
             match self.stop.recv_timeout(wait) {
                 Err(RecvTimeoutError::Timeout) => wait = tick,
                 Ok(()) | Err(RecvTimeoutError::Disconnected) => {
@@ -172,7 +180,9 @@ impl Sealer {
             body.bytes(4, &tree);
         });
         self.appender.submit();
-        appended.map(|_| ()).map_err(|error| SealError::Sign(SignError(error.to_string())))
+        let id = appended.map_err(|error| SealError::Sign(SignError(error.to_string())))?;
+        self.recording.push_back((id.core_seq, checkpoint.size));
+        Ok(())
     }
 
     /// After an orderly close nothing can be appended, but the whole log, its seal included, can still be signed.
@@ -239,6 +249,9 @@ pub(super) struct Follower {
     at: usize,
     file: Option<File>,
     buffer: Vec<u8>,
+    // Records there were at the start, and the erasures among them, once one is met.
+    recovered: u64,
+    in_effect: Option<InEffect>,
     /// Records that say something, since the last checkpoint.
     pub(super) news: u64,
 }
@@ -259,6 +272,8 @@ impl Follower {
             at: 0,
             file: None,
             buffer: Vec::new(),
+            recovered: size,
+            in_effect: None,
             news: 0,
         };
         let Some((head, tree, note)) =
@@ -310,7 +325,7 @@ impl Follower {
             }
             let bytes = fs::read(self.dir.join(segment_name(segment.index)))?;
             let mut offset = 0;
-            while let Ok(record) = read_record(&bytes, offset) {
+            while let Ok(record) = or_partly_erased(read_record(&bytes, offset), &bytes, offset) {
                 offset = record.next;
                 if record.header.seq + 1 == head.size {
                     if record.hash != head.hash {
@@ -341,7 +356,11 @@ impl Follower {
         if record.is_err() {
             // The record may lie behind the buffer, or may have been stored since the buffer was filled.
             self.fill(FOLLOW_BYTES)?;
+            let erased = matches!(read_record(&self.buffer, self.at), Err(Flaw::Erased)) && self.is_lawful();
             record = read_record(&self.buffer, self.at);
+            if erased {
+                record = or_erased(record, &self.buffer, self.at);
+            }
         }
         let (header, hash, next) = match record {
             Ok(record) => (record.header, record.hash, record.next),
@@ -360,6 +379,19 @@ impl Follower {
         let own = [Kind::Checkpoint, Kind::Commit, Kind::SegmentOpen, Kind::SegmentSeal, Kind::Heartbeat];
         self.news += u64::from(!kind.is_some_and(|kind| own.contains(&kind)));
         Ok(())
+    }
+
+    /// Whether the erased record at hand was erased by an authority. What was stored in this run is read long before it can
+    /// be; but where no tree was left, what is read begins with record 0.
+    fn is_lawful(&mut self) -> bool {
+        let header = self.buffer.get(self.at..).and_then(<[u8]>::first_chunk);
+        let Some(header) = header.and_then(|header| Header::parse(header).ok()) else { return false };
+        if self.in_effect.is_none() {
+            // Signatures are not looked at: they may be of the key before this one.
+            self.in_effect = InEffect::read(&self.dir, self.segment, Some(self.recovered), &[]).ok();
+        }
+        let erasure = self.in_effect.as_ref().and_then(|found| found.of(header.seq, &header.body_digest));
+        erasure.is_some()
     }
 
     /// Fills the buffer with stored bytes from the next record on.

@@ -4,6 +4,7 @@
 use std::{
     collections::BTreeMap,
     io,
+    ops::Range,
     sync::{Arc, Mutex, MutexGuard},
 };
 
@@ -43,6 +44,7 @@ pub(super) enum Barrier {
     SyncData,
     Names,
     QuarantineNames,
+    Overwrite,
 }
 
 #[derive(Clone)]
@@ -353,6 +355,21 @@ impl Medium for Sim {
                 inode.cache.truncate(usize::try_from(len).unwrap());
                 inode.stable.truncate(usize::try_from(len).unwrap());
             }
+            Ok(())
+        })
+    }
+
+    fn overwrite(&self, name: &str, ranges: &[Range<u64>]) -> io::Result<()> {
+        let (mut state, inode) = self.file(name)?;
+        for range in ranges {
+            let (from, to) = (usize::try_from(range.start).unwrap(), usize::try_from(range.end).unwrap());
+            state.write(inode, from, &vec![0; to - from])?;
+        }
+        if state.skip == Some(Barrier::Overwrite) {
+            return Ok(());
+        }
+        state.run(|state| {
+            state.inodes[inode].sync();
             Ok(())
         })
     }

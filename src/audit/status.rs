@@ -56,6 +56,8 @@ pub(super) struct Progress {
     commits: AtomicU64,
     durable: Mutex<Head>,
     signed_size: AtomicU64,
+    // Records covered by a CHECKPOINT record of this boot that is durable.
+    vouched_size: AtomicU64,
     last_flush_ns: AtomicU64,
     prepare_error: Mutex<Option<String>>,
     disk: Mutex<(DiskState, u64)>,
@@ -75,6 +77,7 @@ impl Progress {
             commits: AtomicU64::new(writer.commits()),
             durable: Mutex::new(writer.head()),
             signed_size: AtomicU64::new(0),
+            vouched_size: AtomicU64::new(0),
             last_flush_ns: AtomicU64::new(0),
             prepare_error: Mutex::new(None),
             disk: Mutex::new((DiskState::Ample, u64::MAX)),
@@ -128,6 +131,15 @@ impl Progress {
 
     pub(super) fn publish_signed(&self, size: u64) {
         self.signed_size.store(size, Ordering::Relaxed);
+    }
+
+    /// A CHECKPOINT record that covers so many records is durable.
+    pub(super) fn publish_vouched(&self, size: u64) {
+        self.vouched_size.store(size, Ordering::Relaxed);
+    }
+
+    pub(super) fn vouched_size(&self) -> u64 {
+        self.vouched_size.load(Ordering::Relaxed)
     }
 
     /// The log was closed in order; its last segment ends at this position.

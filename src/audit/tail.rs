@@ -7,22 +7,25 @@ use std::{
     io,
     os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use serde_json::{Map, Value as Json};
 
 use super::{
     cbor::Value,
+    erased::{Erasure, InEffect},
     error::AuditError,
     folder::segment_name,
     hex::hex,
     id::RecordId,
+    note::CheckpointKey,
     real::list_segments,
     record::{CORE_SEQUENCER, Hash, Header, stored_len},
     rows,
     schema::{self, Body, BodyError, Kind},
     verify::first_seq,
-    walk::{Flaw, SegmentOpen, read_record},
+    walk::{Flaw, SegmentOpen, or_erased, read_record},
 };
 use crate::decision::Decision;
 
@@ -40,6 +43,9 @@ pub struct Tail {
     // Why the record at the current place cannot be read, if something stands there.
     flaw: Option<Flaw>,
     damage: Option<String>,
+    // The erasures of what is read, once an erased record is met.
+    erasures: Option<Arc<InEffect>>,
+    keys: Vec<CheckpointKey>,
 }
 
 /// One record, as read.
@@ -53,6 +59,8 @@ pub struct Entry {
     pub hash: Hash,
     /// Its name.
     pub id: RecordId,
+    /// By whom its body was erased, if it was.
+    pub erased: Option<Erasure>,
     body: Vec<u8>,
 }
 
@@ -140,7 +148,15 @@ impl Tail {
             at: 0,
             flaw: None,
             damage: None,
+            erasures: None,
+            keys: Vec::new(),
         }
+    }
+
+    /// Lets an erasure count only where one of these keys signed for it.
+    #[must_use]
+    pub fn with_keys(self, keys: &[CheckpointKey]) -> Self {
+        Self { keys: keys.to_vec(), ..self }
     }
 
     /// What was passed over or stopped at since the last call: bytes that are no record, and that no later segment
@@ -166,6 +182,8 @@ impl Tail {
             return Ok(Some(entry));
         }
         let mut next = Self::at(&self.dir, self.segment + 1);
+        next.keys.clone_from(&self.keys);
+        next.erasures.clone_from(&self.erasures);
         match next.next_in_segment() {
             Ok(Some(entry)) => {
                 let ended = self.offset + self.at as u64;
@@ -185,9 +203,16 @@ impl Tail {
 
     fn next_in_segment(&mut self) -> io::Result<Option<Entry>> {
         let mut record = read_record(&self.buffer, self.at);
+        let mut erased = None;
         if record.is_err() {
             self.fill()?;
+            if matches!(read_record(&self.buffer, 0), Err(Flaw::Erased)) {
+                erased = self.erasure()?;
+            }
             record = read_record(&self.buffer, 0);
+            if erased.is_some() {
+                record = or_erased(record, &self.buffer, 0);
+            }
         }
         let record = match record {
             Ok(record) => record,
@@ -209,10 +234,24 @@ impl Tail {
             header,
             hash: record.hash,
             id: RecordId { boot: self.boot, core: header.core, core_seq: header.core_seq },
+            erased,
             body: record.body.to_vec(),
         };
         self.at += stored_len(header.body_len as usize);
         Ok(Some(entry))
+    }
+
+    /// The erasure of the record at the current place, if one is in effect.
+    fn erasure(&mut self) -> io::Result<Option<Erasure>> {
+        let Some(Ok(header)) = self.buffer.first_chunk().map(Header::parse) else { return Ok(None) };
+        let known = |found: &InEffect| found.of(header.seq, &header.body_digest).cloned();
+        // What was erased since the erasures were read is looked for anew.
+        if let Some(erasure) = self.erasures.as_deref().and_then(known) {
+            return Ok(Some(erasure));
+        }
+        let found = Arc::new(InEffect::read(&self.dir, self.segment, None, &self.keys)?);
+        self.erasures = Some(Arc::clone(&found));
+        Ok(known(&found))
     }
 
     /// Reads on from the current place.
@@ -246,6 +285,10 @@ impl Entry {
     pub fn to_text(&self) -> String {
         let mut line = format!("{} {:>8} {}", time(self.header.wall_ns), self.header.seq, self.kind());
         match self.read_body() {
+            _ if self.erased.is_some() => {
+                let by = self.erased.iter().map(|erasure| erasure.authority.escape_debug());
+                by.for_each(|by| line.push_str(&format!(" [erased by {by}]")));
+            }
             Err(error) => line.push_str(&format!(" [{error}]")),
             Ok(body) => {
                 for (field, value) in &body {
@@ -271,8 +314,11 @@ impl Entry {
         String::from_utf8(out).expect("JSON is text")
     }
 
-    /// Its body, read under the schema its header names.
+    /// Its body, read under the schema its header names; of an erased record none of its fields.
     pub(super) fn read_body(&self) -> Result<Body<'_>, BodyError> {
+        if self.erased.is_some() {
+            return Ok(Body::new());
+        }
         schema::read_body(self.header.kind, self.header.schema, &self.body)
     }
 }

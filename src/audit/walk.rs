@@ -18,6 +18,8 @@ pub(super) struct Record<'a> {
     pub(super) hash: Hash,
     /// Offset of the next record.
     pub(super) next: usize,
+    /// The body is zeros, and whether it may be is not checked (FORMAT.md, "Erased records").
+    pub(super) erased: bool,
 }
 
 /// Why no record can be read at an offset.
@@ -29,6 +31,9 @@ pub(super) enum Flaw {
     /// The body is not the one the header commits to.
     #[error("body does not match its digest")]
     Digest,
+    /// All but the hashed part of the header is zeros, as an erasure leaves it.
+    #[error("body was overwritten with zeros")]
+    Erased,
     /// The bytes are no header.
     #[error("{0}")]
     Header(HeaderError),
@@ -95,6 +100,9 @@ impl<'a> Frame<'a> {
     #[inline]
     fn check(&self, digest: Option<&Hash>, hash: impl FnOnce() -> Hash) -> Result<Record<'a>, Flaw> {
         let Self { header_bytes, header, body, padding, next } = *self;
+        if self.is_erased() {
+            return Err(Flaw::Erased);
+        }
         if digest.is_some_and(|digest| *digest != header.body_digest) {
             return Err(Flaw::Digest);
         }
@@ -104,9 +112,72 @@ impl<'a> Frame<'a> {
         if padding.iter().any(|byte| *byte != 0) {
             return Err(Flaw::Padding);
         }
-        Ok(Record { header, body, hash: hash(), next })
+        Ok(Record { header, body, hash: hash(), next, erased: false })
+    }
+
+    /// The record, without its body.
+    fn erased(&self) -> Record<'a> {
+        let Self { header_bytes, header, body, next, .. } = *self;
+        Record { header, body, hash: record::event_hash(header_bytes), next, erased: true }
+    }
+
+    /// A checksum of zeros is asked about first: one record in four billion has it by chance, and no body is all zeros.
+    #[inline]
+    fn is_erased(&self) -> bool {
+        record::stored_checksum(self.header_bytes) == 0
+            && is_redactable(&self.header)
+            && self.body.iter().chain(self.padding).all(|byte| *byte == 0)
     }
 }
+
+/// Whether the body of such a record may be erased.
+pub(super) fn is_redactable(header: &Header) -> bool {
+    header.flags & record::FLAG_REDACTABLE != 0
+        && Kind::from_code(header.kind).is_some_and(Kind::is_redactable)
+}
+
+/// As `found`, which is what can be read at `offset`; but a record whose body was erased is one. For readers that know
+/// that a later segment was written, and that look for the ERASE or do not depend on it.
+pub(super) fn or_erased<'a>(
+    found: Result<Record<'a>, Flaw>,
+    segment: &'a [u8],
+    offset: usize,
+) -> Result<Record<'a>, Flaw> {
+    match found {
+        Err(Flaw::Erased) => Frame::at(segment, offset).map(|frame| frame.erased()),
+        other => other,
+    }
+}
+
+/// As [`or_erased`], and so is one whose body may have been about to be erased when the power went: for the start behind.
+pub(super) fn or_partly_erased<'a>(
+    found: Result<Record<'a>, Flaw>,
+    segment: &'a [u8],
+    offset: usize,
+) -> Result<Record<'a>, Flaw> {
+    match or_erased(found, segment, offset) {
+        Err(_) if is_partly_erased(segment, offset) => Frame::at(segment, offset).map(|frame| frame.erased()),
+        other => other,
+    }
+}
+
+/// Whether a power cut while its body was overwritten can have left the record at `offset` so: some of its sectors are
+/// zeros, others not yet (FORMAT.md, "Erased records").
+pub(super) fn is_partly_erased(segment: &[u8], offset: usize) -> bool {
+    let Ok(Frame { header, body, .. }) = Frame::at(segment, offset) else { return false };
+    let (mut at, end) = (offset + record::HASHED_BYTES, offset + HEADER_BYTES + body.len());
+    let (mut parts, mut zeros) = (0, 0);
+    while at < end {
+        let next = end.min((at + 1).next_multiple_of(SECTOR_BYTES));
+        parts += 1;
+        zeros += usize::from(segment[at..next].iter().all(|byte| *byte == 0));
+        at = next;
+    }
+    is_redactable(&header) && parts > 1 && zeros > 0
+}
+
+/// What a medium is assumed to write as one (FORMAT.md).
+const SECTOR_BYTES: usize = 512;
 
 /// Reads the records of one segment, most often one behind the other, and hashes those ahead together.
 ///

@@ -16,6 +16,7 @@ use crate::daemon;
 
 use super::audit_anchors::{AnchorArguments, anchors_json, print_anchors};
 use super::audit_drill::{self, DrillArguments};
+use super::audit_erase::{self, EraseArguments};
 use super::audit_export::{self, ExportArguments};
 use super::audit_verify_export::{self, VerifyExportArguments};
 use super::audit_verify_mirror::{self, VerifyMirrorArguments};
@@ -59,6 +60,8 @@ pub(super) enum AuditCommand {
     VerifyBundle(audit_bundle::VerifyBundleArguments),
     /// Tamper with a copy of the log in every way we know of, and show that verification names each.
     Drill(DrillArguments),
+    /// Have the bodies of records dropped, by a named authority; every proof stays whole.
+    Erase(EraseArguments),
     /// Decide about a damaged log that a start refuses: keep it aside, whole, and begin a successor that says so.
     SetAside(SetAsideArguments),
 }
@@ -139,7 +142,7 @@ pub(super) fn parse_range(text: &str) -> Result<(u64, u64), String> {
 
 const EXIT_CODES: &str = "Exit codes, by the class of the first break: 0 whole; 1 altered-header, altered-body; 2 could not \
 run; 3 deleted; 4 inserted; 5 reordered; 6 duplicate; 7 missing-segment; 8 torn-unacknowledged; 9 bad-signature; 10 wrong-key; \
-11 wrong-origin; 12 unsigned; 13 unsealed; 14 rewritten; 15 truncated; 17 unchecked, 23 malformed: an anchor; 25 rollback.";
+11 wrong-origin; 12 unsigned; 13 unsealed; 14 rewritten; 15 truncated; 17 unchecked, 23 malformed: an anchor; 19 bad-erase; 25 rollback.";
 
 /// Breaks shown to a person; `--json` shows all.
 const BREAKS_SHOWN: usize = 20;
@@ -160,6 +163,7 @@ pub(super) fn run(command: &AuditCommand) -> u8 {
         AuditCommand::VerifyReceipt(arguments) => audit_receipt::run(arguments),
         AuditCommand::Bundle(arguments) => audit_bundle::bundle(arguments),
         AuditCommand::VerifyBundle(arguments) => audit_bundle::verify(arguments),
+        AuditCommand::Erase(arguments) => audit_erase::run(arguments),
         AuditCommand::SetAside(arguments) => set_aside(arguments),
         AuditCommand::Drill(arguments) => audit_drill::run(arguments),
         AuditCommand::Export(arguments) => audit_export::run(arguments),
@@ -383,6 +387,7 @@ fn print_report(report: &Report, arguments: &VerifyArguments, recorded: &Recorde
             "checkpoints": report.checkpoints,
             "signed_size": report.signed_size,
             "anchors": anchors_json(&report.anchors),
+            "redacted": report.redacted,
             "breaks": shown(&report.breaks),
             "notices": shown(&report.notices),
             "record": if let Recorded::As(id) = recorded { Some(id) } else { None },
@@ -413,6 +418,12 @@ fn print_report(report: &Report, arguments: &VerifyArguments, recorded: &Recorde
         let (checkpoints, signed) = (report.checkpoints, report.signed_size);
         print_line(format_args!(
             "signed  {signed} of {size} records, {checkpoints} checkpoints checked with {from}"
+        ));
+    }
+    if report.redacted > 0 {
+        let redacted = report.redacted;
+        print_line(format_args!(
+            "redacted, authorised  {redacted} bodies (`edgate audit tail --kind erase` shows by whom)"
         ));
     }
     for notice in &report.notices {

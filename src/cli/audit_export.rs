@@ -13,8 +13,8 @@ use super::audit_tag::{self, Sought};
 use super::control_client::{Target, post, refuse};
 use super::export_manifest::{Form, Problem, filter_json, manifest, manifest_path, parse_kind};
 use super::{EXIT_YES, Output, complain, print_line};
-use crate::audit::export::{Exported, Filter, export};
-use crate::audit::note::Checkpoint;
+use crate::audit::export::{Exported, Filter, Source, export};
+use crate::audit::note::{Checkpoint, CheckpointKey};
 use crate::audit::schema::Kind;
 use crate::audit::tag::TagField;
 use crate::audit::{hex, verify::published_note};
@@ -183,6 +183,7 @@ struct Made {
 
 /// The checkpoint of a log, and what it covers.
 pub(super) struct Signed {
+    keys: Vec<CheckpointKey>,
     note: Option<String>,
     checkpoint: Option<Checkpoint>,
 }
@@ -205,12 +206,13 @@ impl Signed {
                 ));
             }
         };
-        Ok(Self { note, checkpoint })
+        Ok(Self { keys, note, checkpoint })
     }
 
-    /// How many records are covered; `None` if nothing is signed.
-    pub(super) fn size(&self) -> Option<u64> {
-        self.checkpoint.as_ref().map(|checkpoint| checkpoint.size)
+    /// The log in `dir`, as far as it is signed; all of it if nothing is.
+    pub(super) fn source<'a>(&'a self, dir: &'a Path) -> Source<'a> {
+        let size = self.checkpoint.as_ref().map(|checkpoint| checkpoint.size);
+        Source { dir, keys: &self.keys, size }
     }
 
     /// Compares what was read with what was signed.
@@ -239,7 +241,7 @@ fn make(arguments: &ExportArguments, filter: &Filter) -> Result<Made, Problem> {
         OpenOptions::new().write(true).create_new(true).mode(0o600).open(&partial).map_err(written)?;
     let bar = progress_bar(arguments.output.json);
     let form = arguments.format;
-    let exported = export(dir, filter, form.format(), signed.size(), &mut file, &mut |read, total| {
+    let exported = export(&signed.source(dir), filter, form.format(), &mut file, &mut |read, total| {
         bar.set_length(total);
         bar.set_position(read);
     });

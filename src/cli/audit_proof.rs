@@ -56,7 +56,7 @@ pub(super) struct ProveArguments {
 }
 
 const PROVE_HELP: &str = "The proof goes to standard output: a C2SP tlog-proof, or with --consistency the body of a \
-tlog-witness add-checkpoint. Exit codes: 0 proven; 1 no such record, not covered by a checkpoint yet, or what is stored is not \
+tlog-witness add-checkpoint. Exit codes: 0 proven; 1 no such record, not covered by a checkpoint yet, its body erased, or what is stored is not \
 what was signed; 2 could not run; 9 to 12 the checkpoint, and 25 rollback, as `edgate audit verify-proof --help` says.";
 
 #[derive(Debug, Args)]
@@ -239,7 +239,8 @@ pub(super) fn failed(error: &ProveError) -> u8 {
         .exit_code(),
         ProveError::Rollback(_) => ProofClass::Rollback.exit_code(),
         ProveError::WrongOrigin { .. } => ProofClass::WrongOrigin.exit_code(),
-        ProveError::NotCovered { .. }
+        ProveError::BodyErased { .. }
+        | ProveError::NotCovered { .. }
         | ProveError::Stored { .. }
         | ProveError::Tile { .. }
         | ProveError::UnknownRecord { .. }

@@ -96,7 +96,7 @@ fn search(arguments: &TagArguments, sought: &Sought) -> Result<Exported, Problem
     filter.tags.clone_from(&sought.tags);
     let format = if arguments.output.json { Format::JsonLines } else { Format::Text };
     let mut out = io::stdout().lock();
-    let searched = export(&arguments.dir, &filter, format, signed.size(), &mut out, &mut |_, _| {})?;
+    let searched = export(&signed.source(&arguments.dir), &filter, format, &mut out, &mut |_, _| {})?;
     out.flush().map_err(|error| Problem::Failure(format!("cannot write to standard output: {error}")))?;
     signed.check(&searched)?;
     Ok(searched)

@@ -1,7 +1,7 @@
 //! `edgate audit verify-export`: an export held to its manifest, its checkpoint, and the log.
 
 use std::fs::File;
-use std::io::{self, Read as _};
+use std::io::{self, Read as _, Seek as _};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -11,7 +11,8 @@ use sha2::{Digest as _, Sha256};
 use super::audit::checkpoint_keys;
 use super::export_manifest::{Form, MANIFEST_VERSION, Problem, counts_json, manifest_path, read_filter};
 use super::{EXIT_YES, Output, print_line};
-use crate::audit::export::{Filter, export};
+use crate::audit::export::{Exported, Filter, Source, export};
+use crate::audit::export_again::{compare, recorded_digest};
 use crate::audit::hex;
 use crate::audit::note::Checkpoint;
 
@@ -35,11 +36,12 @@ pub(super) struct VerifyExportArguments {
 pub(super) fn run(arguments: &VerifyExportArguments) -> u8 {
     let json = arguments.output.json;
     match verify(arguments) {
-        Ok(manifest) => {
+        Ok(Verified { manifest, since }) => {
             if json {
-                print_line(
-                    json!({"valid": true, "rows": manifest["rows"], "origin": manifest["log"]["origin"]}),
-                );
+                print_line(json!({
+                    "valid": true, "rows": manifest["rows"], "origin": manifest["log"]["origin"],
+                    "erased_since": since.map(|(rows, _)| rows), "on_record": since.map(|(_, on_record)| on_record),
+                }));
             } else {
                 let origin =
                     manifest["log"]["origin"].as_str().unwrap_or_default().escape_debug().to_string();
@@ -47,6 +49,20 @@ pub(super) fn run(arguments: &VerifyExportArguments) -> u8 {
                     "whole: {} rows of {origin}, as its manifest says",
                     manifest["rows"]
                 ));
+                if let Some((rows, on_record)) = since {
+                    print_line(format_args!(
+                        "erased    {rows} bodies that it shows were erased from the log since, by authority"
+                    ));
+                    print_line(match on_record {
+                        true => {
+                            "complete: all else is as in the log, which has the digest of these rows on record"
+                        }
+                        false => {
+                            "complete: all else is as in the log; for those bodies only the export vouches"
+                        }
+                    });
+                    return EXIT_YES;
+                }
                 print_line(match arguments.dir {
                     Some(_) => "complete: made once more from the log, it is the same",
                     None => "complete as far as the counts tell; --dir LOG compares with the log itself",
@@ -58,7 +74,7 @@ pub(super) fn run(arguments: &VerifyExportArguments) -> u8 {
     }
 }
 
-fn verify(arguments: &VerifyExportArguments) -> Result<Value, Problem> {
+fn verify(arguments: &VerifyExportArguments) -> Result<Verified, Problem> {
     let path = arguments.manifest.clone().unwrap_or_else(|| manifest_path(&arguments.file));
     let unreadable = |path: &Path| {
         let path = path.display().to_string();
@@ -123,16 +139,61 @@ fn verify(arguments: &VerifyExportArguments) -> Result<Value, Problem> {
     }
     check_counts(&manifest, &filter, rows)?;
     if let Some(dir) = &arguments.dir {
-        let again = export(dir, &filter, form.format(), Some(size), &mut io::sink(), &mut |_, _| {})?;
+        let source = Source { dir, keys: &keys, size: Some(size) };
+        let again = export(&source, &filter, form.format(), &mut io::sink(), &mut |_, _| {})?;
         if again.root != signed.root {
             return Err(Problem::Differs("rewritten", "the log is not the one that was signed".to_owned()));
         }
         if again.digest != found.digest || manifest["counts"] != counts_json(&again.counts) {
-            let detail = format!("made once more from the log it has {} rows, and is another", again.rows);
-            return Err(Problem::Differs("incomplete", detail));
+            let since = erased_since(&manifest["counts"], &source, &filter, form, &mut file, &again)
+                .map_err(|error| unreadable(&arguments.file)(error))?;
+            let since = since?.ok_or_else(|| {
+                let detail =
+                    format!("made once more from the log it has {} rows, and is another", again.rows);
+                Problem::Differs("incomplete", detail)
+            })?;
+            let id = manifest["record"].as_str().and_then(|id| id.parse().ok());
+            let on_record = id.and_then(|id| recorded_digest(&source, id)) == Some(found.digest);
+            return Ok(Verified { manifest, since: Some((since, on_record)) });
         }
     }
-    Ok(manifest)
+    Ok(Verified { manifest, since: None })
+}
+
+/// An export that holds.
+struct Verified {
+    manifest: Value,
+    /// Rows with bodies that were erased since, and whether the log has the digest of these very rows.
+    since: Option<(u64, bool)>,
+}
+
+/// How many of the rows show a body that was erased since, if that is all that is other than in the log.
+fn erased_since(
+    counts: &Value,
+    source: &Source<'_>,
+    filter: &Filter,
+    form: Form,
+    file: &mut File,
+    again: &Exported,
+) -> io::Result<Result<Option<u64>, Problem>> {
+    let now = counts_json(&again.counts);
+    // Of erased records the decisions are not known any more; the records are still counted.
+    let fewer = again
+        .counts
+        .decisions
+        .iter()
+        .all(|(name, count)| counts["decisions"][*name].as_u64().is_some_and(|before| before >= *count));
+    let known = again.counts.redacted > 0 && counts["redacted"].as_u64() <= Some(again.counts.redacted);
+    if counts["records"] != now["records"] || counts["kinds"] != now["kinds"] || !fewer || !known {
+        return Ok(Ok(None));
+    }
+    file.rewind()?;
+    let mut rows = io::BufReader::with_capacity(64 * 1024, file);
+    let compared = match compare(source, filter, form.format(), &mut rows) {
+        Ok(compared) => compared,
+        Err(error) => return Ok(Err(error.into())),
+    };
+    Ok(Ok(compared.differs_at.is_none().then_some(compared.erased_since)))
 }
 
 /// Compares the rows with the counts, where those say how many rows there must be.

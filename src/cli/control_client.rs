@@ -255,7 +255,7 @@ const CONTROL: &str = "http://127.0.0.1:8181";
 const TIMEOUT: Duration = Duration::from_secs(15);
 
 /// What a control listener's answers have: one of these.
-const ANSWERS: &[&str] = &["id", "unlocked", "revocations", "epoch"];
+const ANSWERS: &[&str] = &["id", "unlocked", "revocations", "epoch", "erased"];
 
 /// The longest answer: a page of revocations whose names and reasons are long.
 const ANSWER_BYTES_MAX: u64 = 16 * 1024 * 1024;

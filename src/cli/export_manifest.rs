@@ -89,7 +89,7 @@ pub(super) fn manifest(form: Form, filter: &Filter, exported: &Exported, note: O
 }
 
 pub(super) fn counts_json(counts: &Counts) -> Value {
-    json!({"records": counts.records, "kinds": counts.kinds, "decisions": counts.decisions})
+    json!({"records": counts.records, "kinds": counts.kinds, "decisions": counts.decisions, "redacted": counts.redacted})
 }
 
 pub(super) fn filter_json(filter: &Filter) -> Value {

@@ -8,6 +8,7 @@ mod audit;
 mod audit_anchors;
 mod audit_bundle;
 mod audit_drill;
+mod audit_erase;
 mod audit_export;
 mod audit_proof;
 mod audit_receipt;

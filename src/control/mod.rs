@@ -11,6 +11,7 @@ mod actions;
 mod allowance;
 mod body;
 mod changing;
+mod erasures;
 mod error;
 mod events;
 mod evidence;

@@ -19,6 +19,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
 use super::actions::{self, Peer};
+use super::erasures;
 use super::error::{ApiError, ErrorKind};
 use super::events;
 use super::exports;
@@ -154,6 +155,7 @@ fn router(shared: Arc<Shared>, local: SocketAddr) -> Router {
         .route("/events/set", post(events::receive))
         .route("/oauth/revoke", post(oauth::revoke))
         .route("/v1/hsm/unlock", post(unlock::unlock))
+        .route("/v1/audit/erasures", post(erasures::erase))
         .route("/v1/audit/exports", post(exports::record))
         .route("/v1/audit/lookups", post(lookups::record))
         .route("/v1/audit/reports", post(reports::record))

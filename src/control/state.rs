@@ -17,7 +17,7 @@ use super::issue::IssuePolicy;
 use super::lookups::{LOOKUP_INTERVAL, LOOKUPS_AT_ONCE};
 use super::status_lists::{Published, StatusListPolicy};
 use super::verify_runs::OwnLog;
-use crate::audit::{Appender, LogTags};
+use crate::audit::{Appender, Eraser, LogTags};
 use crate::cluster::{Publisher, StatusReader};
 use crate::decision::{Decision, UnixSeconds};
 use crate::revocation::View;
@@ -54,6 +54,8 @@ pub struct State {
     pub verify_chain: Arc<dyn Fn() -> Result<ChainReport, String> + Send + Sync>,
     /// The log behind that way.
     pub own_log: OwnLog,
+    /// Erases bodies from the audit log; `None` where nobody signs its checkpoints.
+    pub eraser: Option<Eraser>,
     /// Writes the other rooms' metrics in the Prometheus text format, without a closing `# EOF`.
     pub metrics: Arc<dyn Fn(&mut String) + Send + Sync>,
     /// How the other things this node depends on are, besides the audit log and the state database, which are asked
@@ -190,6 +192,7 @@ pub(super) struct Shared {
     pub(super) changing_tag_keys: tokio::sync::Mutex<()>,
     pub(super) verify_chain: Arc<dyn Fn() -> Result<ChainReport, String> + Send + Sync>,
     pub(super) own_log: OwnLog,
+    pub(super) eraser: Option<Eraser>,
     pub(super) metrics: Arc<dyn Fn(&mut String) + Send + Sync>,
     pub(super) readiness: Arc<dyn Fn() -> Vec<Dependency> + Send + Sync>,
     pub(super) host_names: Vec<String>,
@@ -230,6 +233,7 @@ impl Shared {
             changing_tag_keys: tokio::sync::Mutex::new(()),
             verify_chain: state.verify_chain,
             own_log: state.own_log,
+            eraser: state.eraser,
             metrics: state.metrics,
             readiness: state.readiness,
             host_names: state.host_names,

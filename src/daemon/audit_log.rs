@@ -2,7 +2,10 @@
 //! about a log that it refuses.
 
 use super::{RECORD_TIMEOUT, StartError, keys};
-use crate::audit::{self, Ack, Appender, Decision, Event, OnFailure, Recovery, SetAside, StartEvent, Torn};
+use crate::audit::{
+    self, Ack, AdminEvent, Appender, Decision, Event, OnFailure, Phase, Recovery, Resumed, SetAside,
+    StartEvent, Torn,
+};
 use crate::config::{self, Config};
 
 pub(super) fn on_failure(config: &Config) -> OnFailure {
@@ -37,6 +40,32 @@ pub(super) fn audit_settings(config: &Config, create: bool) -> audit::Settings {
 pub(super) fn record_start(recorder: &mut Appender, shards: u16, detail: &str) -> Result<(), StartError> {
     let start = StartEvent { version: env!("CARGO_PKG_VERSION"), config_digest: None, shards, detail };
     let id = recorder.append(&Event::Start(start), Ack::Durable)?;
+    recorder.submit();
+    recorder.wait(id, Ack::Durable, RECORD_TIMEOUT)?;
+    Ok(())
+}
+
+/// Says in the log that this start went on with erasures that were under way.
+pub(super) fn record_erasures(recorder: &mut Appender, recovery: &Recovery) -> Result<(), StartError> {
+    let Resumed { erased, kept } = &recovery.erasures;
+    if erased.is_empty() && kept.is_empty() {
+        return Ok(());
+    }
+    let detail = format!(
+        "{} bodies overwritten at a start; {} kept, whose ERASE has no effect",
+        erased.len(),
+        kept.len()
+    );
+    tracing::warn!(detail, "erasures had been under way");
+    let outcome = AdminEvent {
+        phase: Phase::Done,
+        actor: "start",
+        action: "audit-erase",
+        target: "",
+        detail: &detail,
+        intent: None,
+    };
+    let id = recorder.append(&Event::Admin(outcome), Ack::Durable)?;
     recorder.submit();
     recorder.wait(id, Ack::Durable, RECORD_TIMEOUT)?;
     Ok(())

@@ -144,6 +144,7 @@ impl Ingredients<'_> {
             tags: log.tags(),
             verify_chain: Arc::new(move || verify_chain(&dir, &watch)),
             own_log: OwnLog { origin: config.audit.origin.clone(), dir: config.audit.dir.clone() },
+            eraser: log.eraser(),
             metrics: Arc::new(move |out| {
                 out.push_str(metrics.render().trim_end_matches("# EOF\n"));
                 if let Some(pool) = &scraped {

@@ -10,7 +10,7 @@ whether a log is whole and names the first place where it is not; classes and ex
 import base64, hashlib, json, os, re, stat, struct, sys
 
 BODY_MAX, HEADER, SEQ_MAX, COMMITS_TORN_MAX, SEQUENCER = 65536, 128, 2**63 - 1, 2, 65535
-OPEN, COMMIT, SEAL, CHECKPOINT, CLEAN_CLOSE = 1, 2, 3, 4, 16
+OPEN, COMMIT, SEAL, CHECKPOINT, ERASE, CLEAN_CLOSE, REDACTABLE_KINDS, SECTOR = 1, 2, 3, 4, 11, 16, range(32, 36), 512
 
 
 def sha256(*parts):
@@ -167,25 +167,30 @@ SCHEMAS = schemas()
 
 # ---- records ----------------------------------------------------------------------------------------------------
 class Record:
-    def __init__(self, data, at):
-        """Reads the record at `at`; Malformed where it is not whole in itself."""
+    def __init__(self, data, at, erasable=False):
+        """Reads the record at `at`; Malformed where it is not whole in itself, or erased where that can be."""
         if data[at:at + 4] != b"EDG\x01" or at + HEADER > len(data):
             raise Malformed("no record")
         head = data[at:at + HEADER]
-        (self.body_len, self.seq, self.wall_ns, _, self.kind, _, self.core, schema, _, digest, self.prev, _, crc, zero) = \
+        (self.body_len, self.seq, self.wall_ns, _, self.kind, flags, self.core, schema, _, self.digest, self.prev, _, crc, zero) = \
             struct.unpack("<4xIQQQHHHHQ32s32sIIQ", head)
         end = at + HEADER + self.body_len
         self.next = end + -end % 8
         if self.body_len > BODY_MAX or self.seq > SEQ_MAX or zero or self.next > len(data):
             raise Malformed("header is out of bounds")
         body = data[at + HEADER:end]
-        if crc32c(head[:116] + body) != crc:
-            raise Malformed("checksum differs")
-        if any(data[end:self.next]):
-            raise Malformed("padding is not zero")
-        if sha256(body) != digest:
-            raise Malformed("body differs from its digest")
-        self.hash, self.schema, self.raw = sha256(b"\0", head[:116]), schema, body
+        self.redactable = flags & 2 and self.kind in REDACTABLE_KINDS
+        self.hash, self.schema, self.raw, self.erased = sha256(b"\0", head[:116]), schema, body, None
+        problem = ("checksum differs" if crc32c(head[:116] + body) != crc else "padding is not zero" if any(data[end:self.next])
+                   else "body differs from its digest" if sha256(body) != self.digest else None)
+        if self.redactable and not any(data[at + 116:self.next]):
+            self.erased, problem = "whole", None if erasable else "body is zeros"
+        elif problem and self.redactable and erasable:
+            cuts = [at + 116, *range((at + 116) // SECTOR * SECTOR + SECTOR, end, SECTOR), end]
+            if len(cuts) > 2 and any(not any(data[a:b]) for a, b in zip(cuts, cuts[1:])):
+                self.erased, problem = "partly", None
+        if problem:
+            raise Malformed(problem)
 
     def body(self):
         value, end = cbor(self.raw)
@@ -196,9 +201,9 @@ class Record:
         return value
 
 
-def record_or_none(data, at):
+def record_or_none(data, at, erasable=False):
     try:
-        return Record(data, at)
+        return Record(data, at, erasable)
     except Malformed:
         return None
 
@@ -288,7 +293,8 @@ class Verification:
     def __init__(self, folder, keys, origin=None, allow_unsigned=False):
         self.folder, self.keys, self.origin, self.allow_unsigned = folder, keys, origin, allow_unsigned
         self.leaves, self.log, self.head, self.durable, self.signed = [], None, None, 0, 0
-        self.where = (0, 0)
+        self.where, self.boot, self.records, self.erased = (0, 0), None, [], []
+        self.orders, self.waiting, self.in_effect, self.redacted = [], [], set(), 0
 
     def run(self):
         names = sorted(name for name in os.listdir(self.folder) if re.fullmatch(r"[0-9]{10}\.seg", name) and int(name[:10]))
@@ -312,6 +318,7 @@ class Verification:
         if not previous:
             raise Broken("nothing is written")
         self.check_published()
+        self.check_erasures()
         if self.signed == 0 and not self.allow_unsigned:
             raise Broken("no checkpoint vouches for the log")
 
@@ -323,12 +330,15 @@ class Verification:
             if sealed:
                 raise Broken("bytes follow the seal")
             try:
-                record = Record(data, at)
+                record = Record(data, at, erasable=not last)
             except Malformed as problem:
                 if at == 0 or not self.may_be_torn(data, at, last, finished, closed):
                     raise Broken(str(problem))
                 break
-            self.link(record, record.body(), index, at, previous)
+            behind = record_or_none(data, record.next, True) if record.erased == "partly" else None
+            if record.erased == "partly" and (not behind or behind.prev != record.hash):
+                raise Broken("the body is not what was written")
+            self.link(record, {} if record.erased else record.body(), index, at, previous)
             sealed, closed = record.kind == SEAL, closed or record.kind == CLEAN_CLOSE
             at = record.next
         self.where = (index, at)
@@ -363,6 +373,15 @@ class Verification:
             raise Broken("record %d does not continue record %d" % (record.seq, len(self.leaves) - 1))
         if record.kind == CHECKPOINT:
             self.checkpoint(body)
+            for order in [order for order in self.waiting if order[0] < min(body[1], record.seq)]:
+                self.in_effect.add(order[1:])
+                self.waiting.remove(order)
+        if record.kind == ERASE:
+            self.waiting.append((record.seq, body[1], body[2]))
+            self.orders.append((record.seq, body[1], body[2], index, at))
+        if record.erased:
+            self.erased.append((record.seq, record.digest, index, at, record.erased))
+        self.records.append((record.digest, record.redactable, index))
         if record.kind == COMMIT and record.core == SEQUENCER:
             self.durable = max(self.durable, body[3])
         self.head = record.hash
@@ -371,6 +390,8 @@ class Verification:
     def open(self, record, body, index, previous):
         if body[3] != index:
             raise Broken("the segment calls itself %d" % body[3])
+        if body[4] != self.boot:  # what its boot has not signed never takes effect
+            self.boot, self.waiting = body[4], []
         if self.log is None:
             self.log = (body[1], body[2])
             self.head = sha256(b"edgate audit log v1\n", body[1].encode(), b"\n", body[2])
@@ -403,6 +424,19 @@ class Verification:
             raise Broken("%d records were signed, %d are there" % (size, len(self.leaves)))
         self.vouch(size, root)
 
+    def check_erasures(self):
+        lawful = {}
+        for number, seq, digest, index, at in self.orders:
+            self.where = (index, at)
+            if seq >= number or self.records[seq][0] != digest or not self.records[seq][1] or self.records[seq][2] == index:
+                raise Broken("ERASE %d names a record that it cannot erase" % number)
+            lawful.setdefault((seq, digest), index)
+        for seq, digest, index, at, how in self.erased:
+            self.where = (index, at)
+            if (seq, digest) not in self.in_effect or lawful.get((seq, digest), 0) <= index:
+                raise Broken("the body of record %d is zeros, and no ERASE in effect names it" % seq)
+            self.redacted += how == "whole"
+
     def vouch(self, size, root):
         if tree_head(self.leaves[:size]) != root:
             raise Broken("the first %d records do not hash to what was signed" % size)
@@ -419,7 +453,7 @@ def verify(folder, keys, **options):
     except OSError as error:
         return {"valid": False, "error": str(error)}
     return {"valid": problem is None, "problem": problem, "segment": run.where[0], "offset": run.where[1],
-            "size": len(run.leaves), "signed_size": run.signed, "head": run.head.hex() if run.head else None,
+            "size": len(run.leaves), "signed_size": run.signed, "redacted": run.redacted, "head": run.head.hex() if run.head else None,
             "root": tree_head(run.leaves).hex()}
 
 

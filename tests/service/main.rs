@@ -13,6 +13,7 @@ mod server;
 use support::until;
 
 mod control;
+mod erasing;
 mod hostile;
 mod http;
 mod inputs;

@@ -30,7 +30,7 @@ use crate::audit::{
     recover::FIRST_SEGMENT,
     schema::{self, Kind},
     verify::{Trusted, VerifyProgress, first_header},
-    walk::{Depth, Walk},
+    walk::{Depth, Walk, or_erased},
 };
 
 /// What a bundle is asked to hold.
@@ -241,7 +241,7 @@ impl Cut {
         let bytes = read_segment(dir, self.segments.0)?;
         let mut walk = Walk::new(&bytes, Depth::Headers);
         let mut offset = 0;
-        while let Ok(record) = walk.read(offset) {
+        while let Ok(record) = or_erased(walk.read(offset), &bytes, offset) {
             offset = record.next;
             if record.header.seq >= self.records.end {
                 break;
@@ -328,7 +328,7 @@ impl Pack {
             if index == last {
                 let mut walk = Walk::new(&bytes, Depth::Headers);
                 let mut end = 0;
-                while let Ok(record) = walk.read(end)
+                while let Ok(record) = or_erased(walk.read(end), &bytes, end)
                     && record.header.seq < cut.records.end
                 {
                     end = record.next;

@@ -15,10 +15,10 @@ use crate::audit::{
     body::Body as Encoder,
     cbor::Value,
     folder::segment_name,
-    record::{CORE_SEQUENCER, Hash, Header, Link, chain, stored_len},
+    record::{CORE_SEQUENCER, HASHED_BYTES, Hash, Header, Link, chain, stored_len},
     schema::{Body, Kind},
     sealer::CHECKPOINT_FILE,
-    walk::{Depth, Record, Walk, read_record},
+    walk::{Depth, Record, Walk, or_erased, read_record},
 };
 
 /// Where a case happens. The folder goes with it.
@@ -90,7 +90,7 @@ impl<'a> Ground<'a> {
             let fit: Vec<usize> = inner
                 .filter(|at| {
                     let header = parts.header(*at);
-                    header.seq < self.copy.durable_size && wanted(&header)
+                    header.seq < self.copy.durable_size && wanted(&header) && !parts.is_erased(*at)
                 })
                 .collect();
             if !fit.is_empty() {
@@ -152,7 +152,7 @@ impl Parts {
         let mut offsets = vec![0];
         let mut walk = Walk::new(&bytes, Depth::Bodies);
         let mut at = 0;
-        while let Ok(record) = walk.read(at) {
+        while let Ok(record) = or_erased(walk.read(at), &bytes, at) {
             at = record.next;
             offsets.push(at);
         }
@@ -169,7 +169,13 @@ impl Parts {
 
     /// A record that was found there.
     pub(super) fn read(&self, at: usize) -> Record<'_> {
-        read_record(&self.bytes, self.offsets[at]).expect("the walk passed this record")
+        let at = self.offsets[at];
+        or_erased(read_record(&self.bytes, at), &self.bytes, at).expect("the walk passed this record")
+    }
+
+    /// Whether nothing of a record is left but what its hash covers.
+    fn is_erased(&self, at: usize) -> bool {
+        self.stored(at)[HASHED_BYTES..].iter().all(|byte| *byte == 0)
     }
 
     pub(super) fn header(&self, at: usize) -> Header {

@@ -15,6 +15,12 @@ pub enum ProveError {
     /// A folder or file could not be read or written.
     #[error(transparent)]
     Audit(#[from] AuditError),
+    /// There is no body to show any more; without it the record is proven as before.
+    #[error("the body of record {seq} was erased; without --with-body the record can still be proven")]
+    BodyErased {
+        /// The record.
+        seq: u64,
+    },
     /// The checkpoint to prove against is not one by a key we were given.
     #[error("checkpoint {path}: {cause}", path = path.display())]
     Checkpoint {

@@ -17,20 +17,46 @@ use crate::audit::{
     id::RecordId,
     real::list_segments,
     record::{BODY_BYTES_MAX, HEADER_BYTES, Header, stored_len},
-    walk::{SegmentOpen, read_record},
+    verify::first_seq,
+    walk::{SegmentOpen, or_erased, read_record},
 };
 
 /// A record as found: whole in itself, its place in the chain not checked.
 pub(in crate::audit) struct Found {
-    pub(super) segment: u64,
-    pub(super) offset: u64,
+    pub(in crate::audit) segment: u64,
+    pub(in crate::audit) offset: u64,
     pub(in crate::audit) header: Header,
     pub(super) hash: crate::audit::record::Hash,
-    pub(super) body: Vec<u8>,
+    /// `None` where it was erased.
+    pub(in crate::audit) body: Option<Vec<u8>>,
+}
+
+/// Where record `seq` stands in the log in `dir`: segment and offset, if it is there.
+pub(in crate::audit) fn find_seq(dir: &Path, seq: u64) -> io::Result<Option<(u64, u64)>> {
+    let files = list_segments(dir)?;
+    // The last segment that begins at or before it. Segments made ahead begin nowhere, and stand last.
+    let (mut low, mut high) = (0, files.len());
+    while low < high {
+        let middle = usize::midpoint(low, high);
+        match first_seq(dir, files[middle].index)? {
+            Some(first) if first <= seq => low = middle + 1,
+            _ => high = middle,
+        }
+    }
+    let Some(file) = low.checked_sub(1).map(|at| &files[at]) else { return Ok(None) };
+    let found = first_of(dir, file.index, |header| header.seq >= seq)?;
+    Ok(found.filter(|(_, header)| header.seq == seq).map(|(offset, _)| (file.index, offset)))
 }
 
 /// Finds the record of `id` in the log in `dir`.
 pub(in crate::audit) fn find_record(dir: &Path, id: RecordId) -> Result<Found, ProveError> {
+    let unknown = || ProveError::UnknownRecord { id, dir: dir.to_owned() };
+    let (segment, offset) = find_id(dir, id)?.ok_or_else(unknown)?;
+    read_found(dir, segment, offset)
+}
+
+/// Where the record of `id` stands in the log in `dir`: segment and offset, if it is there.
+pub(in crate::audit) fn find_id(dir: &Path, id: RecordId) -> Result<Option<(u64, u64)>, ProveError> {
     let io = |source: io::Error| ProveError::Audit(AuditError::io("read a segment of", dir, source));
     let files = list_segments(dir).map_err(io)?;
     if files.is_empty() {
@@ -64,25 +90,32 @@ pub(in crate::audit) fn find_record(dir: &Path, id: RecordId) -> Result<Found, P
             _ => high = middle,
         }
     }
-    let unknown = || ProveError::UnknownRecord { id, dir: dir.to_owned() };
-    let segment = low.map(|low| segments[low]).ok_or_else(unknown)?;
+    let Some(segment) = low.map(|low| segments[low]) else { return Ok(None) };
     let wanted = |header: &Header| header.core == id.core && header.core_seq == id.core_seq;
-    let (offset, header) = first_of(dir, segment, wanted).map_err(io)?.ok_or_else(unknown)?;
-    read_found(dir, segment, offset, &header)
+    let found = first_of(dir, segment, wanted).map_err(io)?;
+    Ok(found.map(|(offset, _)| (segment, offset)))
 }
 
 /// Reads a record whole and checks it in itself.
-fn read_found(dir: &Path, segment: u64, offset: u64, header: &Header) -> Result<Found, ProveError> {
-    let mut bytes = vec![0; stored_len(header.body_len as usize)];
+fn read_found(dir: &Path, segment: u64, offset: u64) -> Result<Found, ProveError> {
+    let mut bytes = vec![0; HEADER_BYTES];
     File::open(dir.join(segment_name(segment)))
-        .and_then(|file| file.read_exact_at(&mut bytes, offset))
+        .and_then(|file| {
+            file.read_exact_at(&mut bytes, offset)?;
+            let header = bytes.first_chunk().map(Header::parse);
+            let body_len = header.and_then(Result::ok).map_or(0, |header| header.body_len as usize);
+            bytes.resize(stored_len(body_len), 0);
+            file.read_exact_at(&mut bytes, offset)
+        })
         .map_err(|error| AuditError::io("read a segment of", dir, error))?;
-    let record = read_record(&bytes, 0).map_err(|flaw| ProveError::Stored {
+    // Whether it is erased by right is for a verification to say: what is proven here is the header.
+    let record = or_erased(read_record(&bytes, 0), &bytes, 0).map_err(|flaw| ProveError::Stored {
         segment,
         offset,
         cause: flaw.to_string(),
     })?;
-    Ok(Found { segment, offset, header: record.header, hash: record.hash, body: record.body.to_vec() })
+    let body = (!record.erased).then(|| record.body.to_vec());
+    Ok(Found { segment, offset, header: record.header, hash: record.hash, body })
 }
 
 /// The boot a segment was written in; `None` if nothing was written to it.

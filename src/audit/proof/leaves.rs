@@ -9,12 +9,12 @@ use crate::audit::{
     real::list_segments,
     record::Hash,
     verify::{VerifyProgress, first_seq},
-    walk::{Depth, Record, Walk},
+    walk::{Depth, Record, Walk, or_erased},
 };
 
 /// Hands over the records from `from` up to `upto`, and all those before `from` in the segment it stands in.
 ///
-/// Links are checked and header checksums, bodies are not hashed: whoever looks at one body has to.
+/// Links are checked and header checksums, bodies are not hashed, and may have been erased: whoever looks at one body has to.
 pub(super) fn each_record(
     dir: &Path,
     from: u64,
@@ -53,7 +53,7 @@ pub(super) fn each_record(
             if last.is_some_and(|(seq, _)| seq + 1 >= upto) {
                 return Ok(());
             }
-            let record = match walk.read(offset) {
+            let record = match or_erased(walk.read(offset), &segment, offset) {
                 Ok(record) => record,
                 Err(flaw) => break flaw,
             };

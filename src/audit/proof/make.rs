@@ -86,8 +86,11 @@ impl Prover<'_> {
     ) -> Result<Vec<InclusionProof>, ProveError> {
         let size = state.checkpoint.size;
         let found = ids.iter().map(|id| find_record(self.dir, *id)).collect::<Result<Vec<_>, _>>()?;
-        for Found { segment, offset, header, hash, .. } in &found {
+        for Found { segment, offset, header, hash, body } in &found {
             let index = header.seq;
+            if with_body && body.is_none() {
+                return Err(ProveError::BodyErased { seq: index });
+            }
             if index >= size {
                 return Err(ProveError::NotCovered { seq: index, path: state.path.clone(), size });
             }
@@ -110,7 +113,7 @@ impl Prover<'_> {
             }
             let mut entry = [0; HASHED_BYTES];
             entry.copy_from_slice(&header.to_bytes()[..HASHED_BYTES]);
-            let (body, note) = (with_body.then_some(body), state.note.clone());
+            let (body, note) = (body.filter(|_| with_body), state.note.clone());
             proofs.push(InclusionProof { index, path, hash, entry, body, note });
         }
         Ok(proofs)

@@ -30,7 +30,7 @@ pub use file::{
     ConsistencyProof, Expected, InclusionProof, PROOF_BYTES_MAX, ProofClass, ProvenRecord, Refusal,
     verify_consistency, verify_inclusion,
 };
-pub(super) use find::find_record;
+pub(super) use find::{find_id, find_record, find_seq};
 pub use make::Prover;
 pub(super) use {file::open_note, make::State};
 

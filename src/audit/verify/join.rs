@@ -6,6 +6,7 @@ use std::collections::{HashMap, VecDeque};
 
 use super::{
     Break, Class, Mode, Options, Report, Trusted,
+    erasures::{Erasures, Target},
     segment::{FoundCheckpoint, Scan},
 };
 use crate::audit::{
@@ -39,6 +40,7 @@ pub(super) struct Join<'a> {
     stopped: bool,
     // The latest checkpoint that was published beside the log.
     published: Option<String>,
+    pub(super) erasures: Erasures,
 }
 
 /// How a segment ended.
@@ -75,6 +77,7 @@ impl<'a> Join<'a> {
                 checkpoints: 0,
                 signed_size: 0,
                 anchors: Vec::new(),
+                redacted: 0,
                 breaks: Vec::new(),
                 notices: Vec::new(),
                 trusted: None,
@@ -90,6 +93,7 @@ impl<'a> Join<'a> {
             last_wall_ns: 0,
             stopped: false,
             published,
+            erasures: Erasures::default(),
         }
     }
 
@@ -149,6 +153,8 @@ impl<'a> Join<'a> {
         for (offset, seq, decision) in std::mem::take(&mut scan.decisions) {
             self.notice(Class::SetAside, scan.index, offset, seq, decision);
         }
+        self.erasures.in_effect.open(scan.open.as_ref().map(|open| open.boot));
+        self.erasures.add(scan.index, &scan.erased, std::mem::take(&mut scan.orders));
         self.add_tree(&mut scan);
         self.last_wall_ns = self.last_wall_ns.max(scan.last_wall_ns);
         if let Some(end) = scan.end {
@@ -305,7 +311,12 @@ impl<'a> Join<'a> {
             return;
         }
         // Without a tree to compare with (a range, or a state too far back) the next checkpoint has to vouch.
-        let Some(computed) = tree.and_then(CompactRange::root) else { return };
+        let Some(computed) = tree.and_then(CompactRange::root) else {
+            if matches!(self.options.mode, Mode::Range { .. }) {
+                self.erasures.in_effect.checkpoint(*seq, *size);
+            }
+            return;
+        };
         if computed != *root {
             if self.report.breaks.iter().all(|earlier| earlier.seq >= *size) {
                 let detail = format!("the first {size} records do not hash to the signed tree head");
@@ -314,17 +325,24 @@ impl<'a> Join<'a> {
             return;
         }
         self.report.checkpoints += 1;
+        self.erasures.in_effect.checkpoint(*seq, *size);
         if *size > self.report.signed_size {
             self.report.signed_size = *size;
             self.signed_wall_ns = *wall_ns;
         }
     }
 
-    /// Judges how the log ends.
-    pub(super) fn finish(mut self) -> Report {
+    /// Judges the erasures, and how the log ends. `looked` holds the records that ERASEs name and that were not erased. Says
+    /// also whether a body is zeros that nothing explains.
+    pub(super) fn finish(mut self, looked: &HashMap<u64, Target>) -> (Report, bool) {
         self.check_last();
         self.check_anchors();
         self.check_published();
+        let since = self.options.since.as_ref().map_or(0, |trusted| trusted.size);
+        let judged = std::mem::take(&mut self.erasures).judge(looked, since);
+        self.report.redacted = judged.redacted;
+        self.report.breaks.extend(judged.breaks);
+        self.report.notices.extend(judged.notices);
         self.check_signed();
         let Self { mut report, tree, last, log, before_last, .. } = self;
         report.root = tree.as_ref().and_then(CompactRange::root);
@@ -338,7 +356,7 @@ impl<'a> Join<'a> {
                 _ => before_last,
             };
         }
-        report
+        (report, judged.unexplained)
     }
 
     fn check_last(&mut self) {

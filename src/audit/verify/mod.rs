@@ -5,6 +5,7 @@
 
 mod anchors;
 mod buffer;
+mod erasures;
 mod join;
 mod part;
 mod segment;
@@ -20,6 +21,7 @@ use std::{
 
 pub use anchors::{Anchor, AnchorVerdict};
 use buffer::{SegmentBuffer, read_segment};
+use erasures::look_at;
 use join::Join;
 pub(super) use part::verify_part;
 use segment::{Ending, Scan, Window, scan};
@@ -34,7 +36,7 @@ use super::{
     record::{HEADER_BYTES, Hash, Header},
     recover::FIRST_SEGMENT,
     sealer::CHECKPOINT_FILE,
-    walk::{Depth, Walk},
+    walk::{Depth, Walk, or_partly_erased},
 };
 
 /// How to verify.
@@ -149,6 +151,8 @@ pub struct Report {
     pub signed_size: u64,
     /// What became of each of [`Options::anchors`], in their order.
     pub anchors: Vec<AnchorVerdict>,
+    /// Records whose body an authority had dropped, by an ERASE that is in effect.
+    pub redacted: u64,
     /// Every break, in the order of the log. Empty means the log is whole.
     pub breaks: Vec<Break>,
     /// What is worth knowing and no break.
@@ -264,6 +268,10 @@ classes! {
     Malformed = "malformed", 23;
     /// The log is shorter than, or another than, what an anchor says of it.
     Rollback = "rollback", 25;
+    /// An ERASE names a record that it cannot erase, or another digest than that record's.
+    BadErase = "bad-erase", 19;
+    /// An ERASE whose record still has its body, or had no effect. A notice: nothing is lost that should be there.
+    ErasePending = "erase-pending", 29;
 }
 
 impl fmt::Display for Class {
@@ -290,11 +298,28 @@ pub fn verify_dir(
     options: &Options,
     progress: &mut dyn FnMut(VerifyProgress),
 ) -> Result<Report, AuditError> {
+    let note = || published_note(dir).map_err(|error| AuditError::io("read the checkpoint of", dir, error));
+    let before = note()?;
+    let (report, unexplained) = verify_once(dir, options, progress)?;
+    // A running log may have erased a body behind us, and said so in a part that we had read already; before it did it
+    // published a checkpoint. Then its word stands there now.
+    if unexplained && options.upto.is_none() && note()? != before {
+        return verify_once(dir, options, progress).map(|(report, _)| report);
+    }
+    Ok(report)
+}
+
+fn verify_once(
+    dir: &Path,
+    options: &Options,
+    progress: &mut dyn FnMut(VerifyProgress),
+) -> Result<(Report, bool), AuditError> {
     let io = |what| move |source: io::Error| AuditError::io(what, dir, source);
     let mut files = list_segments(dir).map_err(io("list the segments of"))?;
     if files.is_empty() {
         return Err(AuditError::NotFound { path: dir.to_owned() });
     }
+    let listed = files.clone();
     let (mut cut_before, mut other_before) = (None, None);
     if let Some(trusted) = &options.since {
         // What was verified is not read again, but it must still be there.
@@ -338,13 +363,27 @@ pub fn verify_dir(
         join.other_before(segment);
     }
     let mut bytes = 0;
-    scan_in_order(dir, &scanned, &files, |scan| {
-        bytes += scan.file_bytes;
-        join.add(scan);
-        progress(VerifyProgress { bytes, bytes_total });
-    })
-    .map_err(io("read a segment of"))?;
-    Ok(join.finish())
+    let mut look = |files: &[SegmentFile], join: &mut Join<'_>| {
+        scan_in_order(dir, &scanned, (files, &listed), |scan| {
+            bytes += scan.file_bytes;
+            join.add(scan);
+            progress(VerifyProgress { bytes, bytes_total });
+        })
+        .map_err(io("read a segment of"))
+    };
+    look(&files, &mut join)?;
+    if let (Mode::Range { .. }, Some(last)) = (options.mode, files.last()) {
+        // What explains an erased body stands behind it.
+        let behind = listed.iter().skip_while(|file| file.index <= last.index);
+        for file in behind {
+            if !join.erasures.is_unexplained() {
+                break;
+            }
+            look(std::slice::from_ref(file), &mut join)?;
+        }
+    }
+    let looked = look_at(dir, &join.erasures.wanted()).map_err(io("read a segment of"))?;
+    Ok(join.finish(&looked))
 }
 
 /// The note that was published beside the log, if there is one. Bytes that are no text are none of ours either; they
@@ -366,11 +405,11 @@ pub(super) fn note_in(path: &Path) -> io::Result<Option<String>> {
 }
 
 /// Scans segments on several threads and hands the results over in order. At most a few segments are ahead of the
-/// join, so that memory stays bounded.
+/// join, so that memory stays bounded. `listed` are all there are.
 fn scan_in_order(
     dir: &Path,
     options: &Options,
-    files: &[SegmentFile],
+    (files, listed): (&[SegmentFile], &[SegmentFile]),
     mut take: impl FnMut(Scan),
 ) -> io::Result<()> {
     struct Work {
@@ -401,7 +440,7 @@ fn scan_in_order(
                 work.next += 1;
                 work.next - 1
             };
-            let ending = || match files.get(at + 1) {
+            let ending = || match listed.iter().find(|next| next.index > files[at].index) {
                 Some(next) => ending_before(dir, next.index),
                 None => Ok(Ending::Last),
             };
@@ -459,7 +498,7 @@ fn ends_as(dir: &Path, index: u64, trusted: &Trusted) -> io::Result<bool> {
     read_segment(dir, index, &mut buffer)?;
     let mut walk = Walk::new(buffer.bytes(), Depth::Bodies);
     let (mut offset, mut last) = (0, None);
-    while let Ok(record) = walk.read(offset) {
+    while let Ok(record) = or_partly_erased(walk.read(offset), buffer.bytes(), offset) {
         offset = record.next;
         last = Some((record.header.seq + 1, record.hash));
     }

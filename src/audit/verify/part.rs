@@ -1,15 +1,17 @@
 //! A part of a log that is at hand segment by segment, without a folder: what a bundle holds.
 
-use std::io;
+use std::{collections::HashMap, io};
 
 use super::{
     Break, Class, Options, Report,
+    erasures::look_in,
     join::Join,
     segment::{Ending, scan},
 };
 use crate::audit::folder::SegmentFile;
 
-/// Verifies segments, each of which `read` yields whole, one after the other; two are in memory at a time.
+/// Verifies segments, each of which `read` yields whole, one after the other; two are in memory at a time. One that an
+/// ERASE names may be read once more.
 ///
 /// With `options.upto` the last segment ends where that size does: bytes behind it are a break.
 ///
@@ -39,7 +41,12 @@ pub(in crate::audit) fn verify_part(
             break;
         }
     }
-    let mut report = join.finish();
+    let wanted = join.erasures.wanted();
+    let mut looked = HashMap::new();
+    for file in files.iter().filter(|_| !wanted.is_empty()) {
+        looked.extend(look_in(file.index, &read(file)?, &wanted));
+    }
+    let (mut report, _) = join.finish(&looked);
     if let Some((segment, offset)) = behind {
         let detail = format!("bytes follow the last of {} records", report.size);
         let seq = report.size;

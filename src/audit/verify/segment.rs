@@ -1,21 +1,24 @@
 //! One segment by itself: every record, every break inside it, and what its neighbours need to know.
 
+mod altered;
 mod checkpoints;
 mod window;
 
 use std::{borrow::Cow, collections::VecDeque};
 
-use super::{Break, Class, Mode, Options, anchors};
+use super::{Break, Class, Mode, Options, anchors, erasures::FoundErased};
 use crate::audit::{
+    erased::Erasure,
     folder::SegmentFile,
     merkle::{CompactRange, GrowingRange},
-    record::{ALIGNMENT, CORE_SEQUENCER, HEADER_BYTES, Hash, Header, MAGIC, event_hash, stored_len},
+    record::{ALIGNMENT, CORE_SEQUENCER, HEADER_BYTES, Hash, Header, MAGIC, event_hash},
     recover::{TORN_COMMITS_MAX, scan_commits},
     schema::{self, Kind},
-    walk::{Depth, Flaw, PrevEnd, Record, SegmentOpen, Walk, prev_end, read_record_to},
+    walk::{Depth, Flaw, PrevEnd, Record, SegmentOpen, Walk, or_erased, prev_end, read_record_to},
     writer::Head,
 };
 
+use altered::linked;
 pub(super) use checkpoints::FoundCheckpoint;
 pub(super) use window::Window;
 
@@ -46,6 +49,10 @@ pub(super) struct Scan {
     pub(super) breaks: Vec<Break>,
     /// Operators' decisions about damage: offset, `seq`, and what was decided.
     pub(super) decisions: Vec<(u64, u64, String)>,
+    /// Records whose body is zeros, or partly.
+    pub(super) erased: Vec<FoundErased>,
+    /// ERASE records, with their offset.
+    pub(super) orders: Vec<(u64, Erasure)>,
     /// Why the records end where bytes that are not zero remain.
     pub(super) tail_cause: Option<Flaw>,
     /// The size to stop at was reached: what follows is none of our business.
@@ -130,6 +137,8 @@ impl Scanner {
             anchor_trees: Vec::new(),
             breaks: Vec::new(),
             decisions: Vec::new(),
+            erased: Vec::new(),
+            orders: Vec::new(),
             tail_cause: None,
             stopped: false,
         };
@@ -157,7 +166,9 @@ impl Scanner {
                 break;
             }
             let at = self.offset;
-            let more = match walk.read(at) {
+            let found = walk.read(at);
+            let found = if self.may_be_erased() { or_erased(found, bytes, at) } else { found };
+            let more = match found {
                 Ok(record) => {
                     self.place(bytes, &record, last_offset);
                     true
@@ -282,7 +293,7 @@ impl Scanner {
             && let Some(end) = self.scan.end
             && header.seq == end.size
             && header.prev_hash == end.hash
-            && matches!(flaw, Flaw::Digest | Flaw::Checksum | Flaw::Padding)
+            && matches!(flaw, Flaw::Digest | Flaw::Checksum | Flaw::Erased | Flaw::Padding)
         {
             self.pass_altered_record(bytes, flaw, &header, event_hash(header_bytes));
             return true;
@@ -315,32 +326,12 @@ impl Scanner {
         true
     }
 
-    /// A record in its place whose header reads well, but whose body, checksum or padding does not fit.
-    fn pass_altered_record(&mut self, bytes: &[u8], flaw: Flaw, header: &Header, hash: Hash) {
-        let next = self.offset + stored_len(header.body_len as usize);
-        // The successor tells which side lies: if it continues this header, the header is as it was.
-        let continued =
-            read_record_to(bytes, next, Depth::Headers).is_ok_and(|next| next.header.prev_hash == hash);
-        let class = match flaw {
-            Flaw::Digest | Flaw::Padding if continued => Class::AlteredBody,
-            Flaw::Padding => Class::AlteredBody,
-            _ => Class::AlteredHeader,
-        };
-        self.good_link(header.seq);
-        self.report(class, self.offset, header.seq, 1, &flaw.to_string());
-        self.lenient = !continued;
-        self.scan.end = Some(Head { size: header.seq + 1, hash });
-        self.grow(&hash, header.seq);
-        self.scan.records += 1;
-        self.offset = next.min(bytes.len());
-    }
-
     /// The next place behind the current one where a whole record starts.
     fn resync<'a>(&self, bytes: &'a [u8]) -> Option<(usize, Record<'a>)> {
         let mut offset = self.offset + ALIGNMENT;
         while let Some(start) = bytes.get(offset..offset + MAGIC.len()) {
             if start == MAGIC
-                && let Ok(record) = read_record_to(bytes, offset, Depth::Bodies)
+                && let Ok(record) = or_erased(read_record_to(bytes, offset, Depth::Bodies), bytes, offset)
             {
                 return Some((offset, record));
             }
@@ -374,7 +365,9 @@ impl Scanner {
 
     fn accept_as(&mut self, record: &Record<'_>, seq: u64) {
         let Header { kind, schema, .. } = record.header;
-        if self.depth == Depth::Bodies
+        if record.erased {
+            self.note_erased(&record.header, false);
+        } else if self.depth == Depth::Bodies
             && let Err(error) = schema::check_body(kind, schema, record.body)
         {
             // Its hashes fit, so it was made like this: by no writer of ours.
@@ -403,7 +396,7 @@ impl Scanner {
         if sealed {
             self.report(Class::Inserted, self.offset, seq, 1, "a record follows the seal");
         }
-        if let Some(kind) = record.kind() {
+        if let (Some(kind), false) = (record.kind(), record.erased) {
             self.note_kind(kind, record, seq, first);
         }
         self.offset = record.next;
@@ -442,6 +435,7 @@ impl Scanner {
             Kind::SegmentSeal => self.scan.sealed = true,
             Kind::CleanClose => self.scan.closed = true,
             Kind::Checkpoint => self.note_checkpoint(record, seq),
+            Kind::Erase => self.note_erase(record, seq),
             Kind::Recovery => {
                 if let Ok(body) = record.read_body()
                     && let (Some(cause), Some(authority)) = (schema::text(&body, 6), schema::text(&body, 8))
@@ -467,7 +461,7 @@ impl Scanner {
 }
 
 fn next_seq(bytes: &[u8], record: &Record<'_>) -> Option<u64> {
-    read_record_to(bytes, record.next, Depth::Headers).ok().map(|next| next.header.seq)
+    linked(bytes, record.next).map(|next| next.seq)
 }
 
 /// Records remembered to tell a repeated record from a foreign one.

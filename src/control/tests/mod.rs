@@ -269,6 +269,7 @@ fn state(
         view,
         appender,
         tags,
+        eraser: None,
         verify_chain: Arc::new(|| Ok(ChainReport { records: 7, head: "ab".repeat(32), first_break: None })),
         own_log: OwnLog { origin: "edgate.test/log".into(), dir: "/nowhere".into() },
         metrics: Arc::new(|text| text.push_str("# TYPE other counter\nother 1\n")),

@@ -79,7 +79,7 @@ impl Image {
         };
         let place = place % (bytes.len() + 1);
         let end = (place + count).min(bytes.len());
-        match action % 16 {
+        match action % 17 {
             0 if place < bytes.len() => bytes[place] ^= value.max(1),
             1 => bytes[place..end].fill(value),
             2 => drop(bytes.splice(place..place, std::iter::repeat_n(value, count))),
@@ -124,6 +124,16 @@ impl Image {
                 }
                 self.forged = true;
                 seal(&mut bytes[offsets[record]..], None);
+            }
+            // As an erasure leaves a record, or one that was interrupted at a sector.
+            16 if records > 0 => {
+                let (from, end) = (offsets[record] + record::HASHED_BYTES, offsets[record + 1]);
+                let sector = end - end % 512;
+                match value % 3 {
+                    1 if sector > from => bytes[from..sector].fill(0),
+                    2 if sector > from => bytes[sector..end].fill(0),
+                    _ => bytes[from..end].fill(0),
+                }
             }
             _ => {}
         }

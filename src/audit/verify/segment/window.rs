@@ -12,7 +12,7 @@ use crate::audit::{
     folder::SegmentFile,
     record::{BODY_BYTES_MAX, Header, stored_len},
     verify::Options,
-    walk::{Flaw, PrevEnd, Record, Walk},
+    walk::{Flaw, PrevEnd, Record, Walk, or_erased},
 };
 
 /// Memory for a part of a segment. Reads rather than maps: a file shortened under a map would kill the reader.
@@ -63,7 +63,7 @@ impl Window {
             Ending::Stated(_) => !scanner.at_stated_end(),
             Ending::Open | Ending::Last => false,
         };
-        if source.shrunk || other_end {
+        if source.shrunk || other_end || (!scanner.scan.erased.is_empty() && !scanner.may_be_erased()) {
             return Ok(None);
         }
         if !scanner.scan.stopped && scanner.offset != len && !scanner.at_stated_end() {
@@ -86,7 +86,8 @@ impl Scanner {
     fn pass_good(&mut self, bytes: &[u8], base: usize, upto: Option<u64>) -> Result<Option<Flaw>, Misplaced> {
         let mut walk = Walk::new(bytes, self.depth);
         while !self.at_upto(upto) && self.offset - base < bytes.len() && self.wanted.is_none() {
-            let record = match walk.read(self.offset - base) {
+            let at = self.offset - base;
+            let record = match or_erased(walk.read(at), bytes, at) {
                 Ok(record) => record,
                 Err(flaw) => return Ok(Some(flaw)),
             };

@@ -1,6 +1,6 @@
 //! What the window finds is what a look at the whole segment finds.
 
-use std::{fs, path::Path};
+use std::{collections::HashMap, fs, path::Path};
 
 use super::*;
 use crate::audit::{
@@ -30,7 +30,7 @@ fn both(dir: &Path, options: &Options) -> (Report, Report, usize) {
         joins[0].add(whole());
         joins[1].add(windowed.unwrap_or_else(whole));
     }
-    let [whole, windowed] = joins.map(Join::finish);
+    let [whole, windowed] = joins.map(|join| join.finish(&HashMap::new()).0);
     (whole, windowed, given_up)
 }
 

@@ -1,0 +1,321 @@
+//! Erasing bodies, on a running log: which may be erased, and the overwriting, which nothing can undo.
+//!
+//! The order is the promise (FORMAT.md, "Erased records"): a list of what is about to go, ERASE records, a checkpoint of them
+//! in a durable record, and only then zeros. A crash in between leaves bodies too many, never one too few; the next start
+//! reads the list and goes on with what an ERASE in effect names.
+
+use std::{
+    io,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::{
+    erased::InEffect,
+    error::AuditError,
+    folder::{Erasing, Folder},
+    hold::Holds,
+    id::RecordId,
+    note::CheckpointKey,
+    open::LogWatch,
+    proof::{ProveError, find_id, find_seq},
+    record::{HASHED_BYTES, HEADER_BYTES, Hash, Header, stored_len},
+    schema::Kind,
+    walk::{Flaw, is_partly_erased, is_redactable, read_record},
+};
+
+/// How a record is called that is to be erased.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RecordName {
+    /// As clients got it.
+    Id(RecordId),
+    /// Its number in the chain.
+    Seq(u64),
+}
+
+impl std::str::FromStr for RecordName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = || {
+            text.parse().map(Self::Seq).map_err(|_| format!("{text:?} is no id and no number of a record"))
+        };
+        text.parse().map(Self::Id).or_else(|_| number())
+    }
+}
+
+impl std::fmt::Display for RecordName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Id(id) => id.fmt(f),
+            Self::Seq(seq) => seq.fmt(f),
+        }
+    }
+}
+
+/// A record whose body can be erased.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Erasable {
+    /// Its number.
+    pub seq: u64,
+    /// The digest of its body.
+    pub body_digest: Hash,
+    segment: u64,
+    offset: u64,
+    body_len: u32,
+}
+
+/// What was asked for, as it stands.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// What can be erased, each once, ascending.
+    pub erasable: Vec<Erasable>,
+    /// What was erased before.
+    pub erased: Vec<u64>,
+}
+
+/// Why a record is not erased.
+#[derive(Debug, thiserror::Error)]
+pub enum EraseError {
+    /// The log cannot be read or written.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
+    /// It is not what it was.
+    #[error("record {seq} is damaged, {cause}: `edgate audit verify` says more")]
+    Damaged {
+        /// The record.
+        seq: u64,
+        /// What is wrong.
+        cause: String,
+    },
+    /// Somebody needs it.
+    #[error("record {seq} is under the legal hold {hold:?}; release it first")]
+    Held {
+        /// The record.
+        seq: u64,
+        /// The hold's name.
+        hold: String,
+    },
+    /// Its segment is being written, or is not signed to its end.
+    #[error(
+        "record {0} stands in the segment that is being written; it can be erased once the next one has begun, after a restart at the latest"
+    )]
+    NotFinished(u64),
+    /// Its body holds nothing about a person.
+    #[error("record {seq} is of kind {kind}; only decision, decision_batch, issue and revoke can be erased")]
+    NotRedactable {
+        /// The record.
+        seq: u64,
+        /// What it is.
+        kind: String,
+    },
+    /// The checkpoint did not come in time: the ERASE stands, and nothing was overwritten.
+    #[error(
+        "no checkpoint covers the ERASE records yet; nothing was overwritten: erase once more when checkpoints are signed again"
+    )]
+    NotSigned,
+    /// There is no such record.
+    #[error("the log has no record {0}")]
+    Unknown(RecordName),
+}
+
+/// Erases bodies of a running log. Cheap to clone; one erasure at a time.
+#[derive(Clone)]
+pub struct Eraser {
+    folder: Arc<Folder>,
+    dir: PathBuf,
+    watch: LogWatch,
+}
+
+impl Eraser {
+    pub(super) fn new(folder: Arc<Folder>, dir: PathBuf, watch: LogWatch) -> Self {
+        Self { folder, dir, watch }
+    }
+
+    /// Finds records, and whether each may be erased. Changes nothing. Blocks.
+    ///
+    /// # Errors
+    /// The first that may not be, by name: then nothing should be erased.
+    pub fn find(&self, names: &[RecordName]) -> Result<Wanted, EraseError> {
+        let io = |source: io::Error| AuditError::io("read", &self.dir, source);
+        // A file of holds that cannot be read holds everything.
+        let holds = Holds::load(&self.dir).map_err(io)?;
+        let finished: Vec<u64> = self
+            .folder
+            .segments()
+            .map_err(io)?
+            .iter()
+            .filter(|file| file.finished)
+            .map(|file| file.index)
+            .collect();
+        let active = self.watch.status().segment;
+        let mut wanted = Wanted::default();
+        for name in names {
+            let place = match name {
+                RecordName::Seq(seq) => find_seq(&self.dir, *seq).map_err(io)?,
+                RecordName::Id(id) => find_id(&self.dir, *id).map_err(|error| match error {
+                    ProveError::Audit(error) => error,
+                    other => io(io::Error::other(other)),
+                })?,
+            };
+            let (segment, offset) = place.ok_or(EraseError::Unknown(*name))?;
+            let stored = self.read(segment, offset).map_err(io)?;
+            let (header, state) = stored.ok_or(EraseError::Unknown(*name))?;
+            let Header { seq, body_digest, body_len, wall_ns, .. } = header;
+            if !is_redactable(&header) {
+                let kind = Kind::from_code(header.kind)
+                    .map_or_else(|| header.kind.to_string(), |kind| kind.name().into());
+                return Err(EraseError::NotRedactable { seq, kind });
+            }
+            if segment >= active || !finished.contains(&segment) || seq >= self.watch.status().signed_size {
+                return Err(EraseError::NotFinished(seq));
+            }
+            if let Some(hold) = holds.is_held(wall_ns) {
+                return Err(EraseError::Held { seq, hold: hold.name.clone() });
+            }
+            match state {
+                Ok(()) => wanted.erasable.push(Erasable { seq, body_digest, segment, offset, body_len }),
+                Err(Flaw::Erased) => wanted.erased.push(seq),
+                Err(flaw) => return Err(EraseError::Damaged { seq, cause: flaw.to_string() }),
+            }
+        }
+        wanted.erasable.sort_unstable_by_key(|record| record.seq);
+        wanted.erasable.dedup();
+        wanted.erased.sort_unstable();
+        wanted.erased.dedup();
+        Ok(wanted)
+    }
+
+    /// The header at a place, and whether the record is whole, or was when an overwriting was interrupted.
+    fn read(&self, segment: u64, offset: u64) -> io::Result<Option<(Header, Result<(), Flaw>)>> {
+        use std::os::unix::fs::FileExt as _;
+        // From the start of the sector on, so that sectors are where they are in the file.
+        let from = offset - offset % SECTOR_BYTES;
+        let at = usize::try_from(offset - from).map_err(io::Error::other)?;
+        let file = std::fs::File::open(self.dir.join(super::folder::segment_name(segment)))?;
+        let mut bytes = vec![0; at + HEADER_BYTES];
+        file.read_exact_at(&mut bytes, from)?;
+        let header = bytes[at..].first_chunk().map(Header::parse);
+        let Some(Ok(header)) = header else { return Ok(None) };
+        bytes.resize(at + stored_len(header.body_len as usize), 0);
+        file.read_exact_at(&mut bytes, from)?;
+        let state = match read_record(&bytes, at) {
+            Ok(_) => Ok(()),
+            Err(Flaw::Erased) => Err(Flaw::Erased),
+            Err(_) if is_partly_erased(&bytes, at) => Ok(()),
+            Err(flaw) => Err(flaw),
+        };
+        Ok(Some((header, state)))
+    }
+
+    /// Says, durably, which records are about to be erased. Comes before their ERASE records. Blocks.
+    ///
+    /// # Errors
+    /// What the system refuses; then nothing may be erased.
+    pub fn announce(&self, records: &[Erasable]) -> Result<(), EraseError> {
+        let from = self.watch.status().segment;
+        let io = |source| AuditError::io("list what is erased in", &self.dir, source);
+        let mut list = self.folder.erasing().map_err(io)?;
+        for Erasable { seq, body_digest, segment, .. } in records {
+            list.retain(|line| line.seq != *seq);
+            list.push(Erasing { segment: *segment, seq: *seq, body_digest: *body_digest, from });
+        }
+        Ok(self.folder.set_erasing(&list).map_err(io)?)
+    }
+
+    /// Waits until the ERASE records of `records`, which are durable, are in effect, and overwrites the bodies. Blocks, at
+    /// most for `patience` before anything is overwritten.
+    ///
+    /// # Errors
+    /// [`EraseError::NotSigned`], or what the system refuses: then a start goes on where this stopped.
+    pub fn overwrite(&self, records: &[Erasable], patience: Duration) -> Result<(), EraseError> {
+        // Everything durable by now is at least every ERASE.
+        let wanted = self.watch.status().durable_size;
+        let deadline = Instant::now() + patience;
+        while self.watch.vouched_size() < wanted {
+            if Instant::now() >= deadline
+                || self.watch.status().failure.is_some_and(|failure| failure.kind.is_permanent())
+            {
+                return Err(EraseError::NotSigned);
+            }
+            std::thread::sleep(POLL_INTERVAL);
+        }
+        let io = |what| move |source| AuditError::io(what, &self.dir, source);
+        overwrite(&self.folder, records).map_err(io("overwrite bodies in"))?;
+        let mut list = self.folder.erasing().map_err(io("list what is erased in"))?;
+        list.retain(|line| records.iter().all(|record| record.seq != line.seq));
+        Ok(self.folder.set_erasing(&list).map_err(io("list what is erased in"))?)
+    }
+}
+
+/// Overwrites the bodies of records with zeros, segment by segment; durable before this returns.
+fn overwrite(folder: &Folder, records: &[Erasable]) -> io::Result<()> {
+    for records in records.chunk_by(|a, b| a.segment == b.segment) {
+        let ranges: Vec<_> = records
+            .iter()
+            .map(|record| {
+                let body = record.offset + HEADER_BYTES as u64;
+                record.offset + HASHED_BYTES as u64..body + u64::from(record.body_len)
+            })
+            .collect();
+        folder.overwrite(records[0].segment, &ranges)?;
+    }
+    Ok(())
+}
+
+/// What a start did about erasures that were under way.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Resumed {
+    /// Records that are erased now.
+    pub erased: Vec<u64>,
+    /// Records that keep their body: their ERASE is not in effect and never will be.
+    pub kept: Vec<u64>,
+}
+
+/// Goes on with the erasures that the list in the folder names, as far as an ERASE in effect does too; signatures are held
+/// against `keys`. Repeatable: a crash here leaves what was found, or less to do.
+pub(super) fn resume_erasures(folder: &Folder, keys: &[CheckpointKey]) -> io::Result<Resumed> {
+    let list = folder.erasing()?;
+    let mut resumed = Resumed::default();
+    let Some(from) = list.iter().map(|line| line.from).min() else { return Ok(resumed) };
+    let mut in_effect = InEffect::default();
+    for file in folder.segments()?.iter().filter(|file| file.index >= from) {
+        in_effect.scan(&folder.read(file.index)?, None, keys);
+    }
+    let mut lines = list;
+    lines.sort_unstable_by_key(|line| (line.segment, line.seq));
+    for lines in lines.chunk_by(|a, b| a.segment == b.segment) {
+        let segment = lines[0].segment;
+        let bytes = folder.read(segment)?;
+        let mut records = Vec::new();
+        let mut offset = 0;
+        while let Some(header) = bytes.get(offset..).and_then(<[u8]>::first_chunk)
+            && let Ok(header) = Header::parse(header)
+        {
+            let Header { seq, body_digest, body_len, .. } = header;
+            if lines.iter().any(|line| (line.seq, line.body_digest) == (seq, body_digest)) {
+                let lawful = is_redactable(&header) && in_effect.of(seq, &body_digest).is_some();
+                if lawful {
+                    records.push(Erasable { seq, body_digest, segment, offset: offset as u64, body_len });
+                    resumed.erased.push(seq);
+                } else {
+                    resumed.kept.push(seq);
+                }
+            }
+            offset += stored_len(body_len as usize);
+        }
+        overwrite(folder, &records)?;
+    }
+    folder.set_erasing(&[])?;
+    Ok(resumed)
+}
+
+/// How often the checkpoint is looked for: it comes within a second or so.
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
+
+/// As in FORMAT.md.
+const SECTOR_BYTES: u64 = 512;
+
+#[cfg(test)]
+mod tests;

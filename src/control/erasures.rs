@@ -1,0 +1,166 @@
+//! `POST /v1/audit/erasures`: an authority has the bodies of records dropped, and the log says so first, under a checkpoint.
+//!
+//! Order: what is about to go is listed durably; the intent and an ERASE record each are durable; a checkpoint that covers
+//! them is; then the bytes are overwritten; then the outcome is durable, then the caller is answered.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::{Extension, Request, State};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+
+use super::actions::{Peer, run};
+use super::body;
+use super::error::{ApiError, ErrorKind};
+use super::evidence;
+use super::state::Shared;
+use crate::audit::{
+    AdminEvent, EraseError, EraseEvent, Event, Phase, RecordName, Wanted,
+    hold::{WORDS_BYTES_MAX, is_said},
+};
+use crate::json;
+
+/// Records of one call. More calls may follow.
+const RECORDS_MAX: usize = 64;
+
+/// How long the checkpoint that covers the ERASE records may take: one is signed every second.
+const SIGNED_TIMEOUT: Duration = Duration::from_secs(6);
+
+const MEMBERS: &str = "records, authority, reason";
+
+#[derive(Serialize)]
+struct Erased {
+    /// The name of the record that says it is done.
+    id: Option<String>,
+    erased: Vec<u64>,
+    /// Nothing had to be done for these.
+    already_erased: Vec<u64>,
+}
+
+/// Erases; answers once nothing of the bodies is left.
+pub(super) async fn erase(
+    State(shared): State<Arc<Shared>>,
+    Extension(peer): Extension<Peer>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    body::check_content_type(request.headers())?;
+    let bytes = body::receive(request.into_body()).await?;
+    run(&shared, erase_records(Arc::clone(&shared), peer, bytes)).await
+}
+
+async fn erase_records(shared: Arc<Shared>, peer: Peer, bytes: Vec<u8>) -> Result<Response, ApiError> {
+    let (names, authority, reason) = read(&bytes)?;
+    let Some(eraser) = shared.eraser.clone() else {
+        let description = "nobody signs this log's checkpoints, and an erasure takes effect with one";
+        return Err(ApiError::new(ErrorKind::NotFound, description));
+    };
+    // A verification that had read the end of the log would take what is erased meanwhile for damage.
+    let Ok(_alone) = Arc::clone(&shared.verifications).try_acquire_owned() else {
+        let description = "the log is being verified, or something else is being erased; nothing was erased, try again later";
+        return Err(ApiError::new(ErrorKind::Overloaded, description));
+    };
+    let finder = eraser.clone();
+    let (wanted, eraser) = blocking(move || {
+        let wanted = finder.find(&names)?;
+        if !wanted.erasable.is_empty() {
+            finder.announce(&wanted.erasable)?;
+        }
+        Ok(wanted)
+    })
+    .await
+    .map(|wanted| (wanted, eraser))
+    .map_err(|error| refused(&error))?;
+    let Wanted { erasable, erased: already_erased } = wanted;
+    if erasable.is_empty() {
+        return Ok(Json(Erased { id: None, erased: Vec::new(), already_erased }).into_response());
+    }
+
+    let actor = peer.actor();
+    let target = format!("{} records, from {}", erasable.len(), erasable[0].seq);
+    let intent = AdminEvent {
+        phase: Phase::Intent,
+        actor: &actor,
+        action: "audit-erase",
+        target: &target,
+        detail: &authority,
+        intent: None,
+    };
+    let erases = erasable.iter().map(|record| {
+        let (seq, body_digest) = (record.seq, &record.body_digest);
+        Event::Erase(EraseEvent { seq, body_digest, authority: &authority, reason: &reason })
+    });
+    let events: Vec<_> = std::iter::once(Event::Admin(intent)).chain(erases).collect();
+    let ids = shared.evidence.record_all(&events).await;
+    let ids = ids.map_err(|error| evidence::unavailable(&error, "nothing was erased"))?;
+    let records = erasable.clone();
+    let overwritten = blocking(move || eraser.overwrite(&records, SIGNED_TIMEOUT)).await;
+    let problem = overwritten.as_ref().err().map(ToString::to_string);
+    let outcome = AdminEvent {
+        phase: if problem.is_none() { Phase::Done } else { Phase::Failed },
+        detail: problem.as_deref().unwrap_or(&authority),
+        intent: ids.first().copied(),
+        ..intent
+    };
+    let recorded = shared.evidence.record(&Event::Admin(outcome)).await;
+    if let Err(error) = overwritten {
+        tracing::error!(%error, "an erasure was not carried out; the next start, or erasing again, does it");
+        return Err(refused(&error));
+    }
+    let id = recorded.map_err(|error| {
+        evidence::unavailable(&error, "the bodies are erased, but that could not be recorded")
+    })?;
+    let erased = erasable.iter().map(|record| record.seq).collect();
+    Ok(Json(Erased { id: Some(id.to_string()), erased, already_erased }).into_response())
+}
+
+fn read(bytes: &[u8]) -> Result<(Vec<RecordName>, String, String), ApiError> {
+    let mut scratch = json::Scratch::default();
+    let (mut records, mut authority, mut reason) = (None, None, None);
+    let check = |text: &str| text.parse::<RecordName>().map(drop);
+    body::read_object(bytes, &mut scratch, MEMBERS, |reader, name| {
+        match name {
+            "records" => records = Some(body::names(reader, name, RECORDS_MAX, false, check)?),
+            "authority" => authority = Some(body::text(reader, name, WORDS_BYTES_MAX)?),
+            "reason" => reason = Some(body::text(reader, name, WORDS_BYTES_MAX)?),
+            _ => return Ok(false),
+        }
+        Ok(true)
+    })?;
+    let (Some(records), Some(authority), Some(reason)) = (records, authority, reason) else {
+        return Err(ApiError::invalid(format!("all of these are needed: {MEMBERS}")));
+    };
+    if !is_said(authority) || !is_said(reason) {
+        return Err(ApiError::invalid("\"authority\" and \"reason\" must say something"));
+    }
+    let names = records.iter().filter_map(|record| record.parse().ok()).collect();
+    Ok((names, authority.to_owned(), reason.to_owned()))
+}
+
+async fn blocking<T: Send + 'static>(
+    act: impl FnOnce() -> Result<T, EraseError> + Send + 'static,
+) -> Result<T, EraseError> {
+    match tokio::task::spawn_blocking(act).await {
+        Ok(done) => done,
+        // The runtime is stopping: whatever was announced is for the next start.
+        Err(_) => Err(EraseError::NotSigned),
+    }
+}
+
+fn refused(error: &EraseError) -> ApiError {
+    match error {
+        EraseError::Damaged { .. }
+        | EraseError::Held { .. }
+        | EraseError::NotFinished(_)
+        | EraseError::NotRedactable { .. }
+        | EraseError::Unknown(_) => ApiError::invalid(format!("{error}; nothing was erased")),
+        EraseError::Audit(_) => {
+            tracing::error!(%error, "cannot erase");
+            let description =
+                "the log cannot be read or written now; what was under way goes on at the next start";
+            ApiError::new(ErrorKind::AuditUnavailable, description)
+        }
+        EraseError::NotSigned => ApiError::new(ErrorKind::AuditUnavailable, error.to_string()),
+    }
+}
