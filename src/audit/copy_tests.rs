@@ -1,3 +1,5 @@
+//! Copies that are whole, begin late, are altered or cut.
+
 use std::{path::Path, time::Duration};
 
 use ed25519_dalek::{Signer as _, SigningKey};
@@ -24,20 +26,26 @@ fn grow(dir: &Path) {
             verifying_key: signing().verifying_key().to_bytes(),
             sign: Box::new(|message| Ok(signing().sign(message).to_bytes())),
         };
-        let settings =
-            Settings { segment_bytes: 160 * 1024, create: true, ..Settings::new(dir, "copy.example/log") };
+        let settings = Settings {
+            segment_bytes: 160 * 1024,
+            create: true,
+            checkpoint_interval: Duration::from_millis(10),
+            ..Settings::new(dir, "copy.example/log")
+        };
         let mut opened = open_signed(&settings, 1, Some(signer)).unwrap();
-        let mut last = None;
         for n in 0..20 {
             let reason = format!("round {round} \"event\"] {n}\n");
-            last = Some(
-                opened.appenders[0]
-                    .append(&Event::Stop(StopEvent { reason: &reason }), Ack::Durable)
-                    .unwrap(),
-            );
+            let event = Event::Stop(StopEvent { reason: &reason });
+            let id = opened.appenders[0].append(&event, Ack::Durable).unwrap();
             opened.appenders[0].submit();
+            opened.appenders[0].wait(id, Ack::Durable, PATIENCE).unwrap();
         }
-        opened.appenders[0].wait(last.unwrap(), Ack::Durable, PATIENCE).unwrap();
+        // Each round has a checkpoint of its own.
+        let (written, began) = (opened.log.status().durable_size, std::time::Instant::now());
+        while opened.log.status().signed_size < written {
+            assert!(began.elapsed() < PATIENCE, "nothing was signed");
+            std::thread::yield_now();
+        }
         opened.log.close(PATIENCE).unwrap();
     }
 }

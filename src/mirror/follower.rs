@@ -45,14 +45,14 @@ enum Trouble {
 impl Follower {
     pub(super) fn new(
         dir: PathBuf,
-        origin: String,
+        origin: &str,
         log: LogWatch,
         target: Target,
         board: Arc<Board>,
         recorder: Appender,
         stop: Receiver<()>,
     ) -> Self {
-        let file = PlaceFile::new(&dir, target.name().text(), &origin);
+        let file = PlaceFile::new(&dir, target.name().text(), origin);
         let settled = file.load();
         Self {
             dir,

@@ -67,14 +67,14 @@ pub fn start(ingredients: Ingredients<'_>) -> std::io::Result<Mirror> {
     let Ingredients { config, dir, origin, log, appenders } = ingredients;
     let (stop, stopped) = bounded(0);
     let mut mirror = Mirror { stop, threads: Vec::new(), boards: Vec::new() };
-    let syslog = config.syslog.clone().map(|settings| Target::syslog(settings));
-    let redis = config.redis.clone().map(|redis| Target::Redis(AuditStream::new(redis, &origin)));
+    let syslog = config.syslog.clone().map(Target::syslog);
+    let redis = config.redis.clone().map(|redis| Target::Redis(Box::new(AuditStream::new(redis, &origin))));
     for (target, appender) in syslog.into_iter().chain(redis).zip(appenders) {
         let board = Arc::new(Board::new(target.name()));
         mirror.boards.push(Arc::clone(&board));
         let name = format!("mirror-{}", target.name().text());
-        let (dir, origin, log) = (dir.clone(), origin.clone(), log.clone());
-        let follower = Follower::new(dir, origin, log, target, board, appender, stopped.clone());
+        let (dir, log) = (dir.clone(), log.clone());
+        let follower = Follower::new(dir, &origin, log, target, board, appender, stopped.clone());
         mirror.threads.push(std::thread::Builder::new().name(name).spawn(move || follower.run())?);
     }
     Ok(mirror)

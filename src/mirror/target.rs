@@ -30,7 +30,7 @@ impl Line {
 /// Where a mirror sends to.
 pub(super) enum Target {
     Syslog(Box<Syslog>),
-    Redis(AuditStream),
+    Redis(Box<AuditStream>),
 }
 
 impl Target {
@@ -52,11 +52,10 @@ impl Target {
             Self::Redis(stream) => {
                 let last = stream.connect().map_err(|error| error.to_string())?;
                 let Some(last) = last else { return Ok(None) };
-                let before = match &last.event_hash {
-                    // What is no hash continues nothing.
-                    Some(text) => Some(unhex(text).and_then(|hash| hash.try_into().ok()).unwrap_or_default()),
-                    None => None,
-                };
+                // What is no hash continues nothing.
+                let hash =
+                    |text: &String| unhex(text).and_then(|hash| hash.try_into().ok()).unwrap_or_default();
+                let before = last.event_hash.as_ref().map(hash);
                 Ok(Some(Place { next: last.seq + 1, before }))
             }
         }

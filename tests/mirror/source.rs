@@ -50,15 +50,13 @@ impl Source {
 
     /// Adds events; returns once they are durable.
     pub(crate) fn grow(&mut self, events: usize) {
-        let mut last = None;
         for n in 0..events {
             let reason = format!("event {}", self.events + n);
-            last = Some(
-                self.appender.append(&Event::Stop(StopEvent { reason: &reason }), Ack::Durable).unwrap(),
-            );
+            let event = Event::Stop(StopEvent { reason: &reason });
+            let id = self.appender.append(&event, Ack::Durable).unwrap();
             if n % 50 == 49 || n + 1 == events {
                 self.appender.submit();
-                self.appender.wait(last.unwrap(), Ack::Durable, PATIENCE).unwrap();
+                self.appender.wait(id, Ack::Durable, PATIENCE).unwrap();
             }
         }
         self.events += events;

@@ -70,7 +70,7 @@ fn a_local_relay_and_a_datagram_receiver_get_one_message_each() {
     source.grow(50);
     source.mirror_to(&to(config::Receiver::Unix(path)));
     socket.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
-    let mut buffer = [0; 65536];
+    let mut buffer = vec![0; 65536];
     let received: Vec<String> = (0..50)
         .map(|_| {
             let len = socket.recv(&mut buffer).unwrap();
