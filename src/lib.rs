@@ -3,6 +3,7 @@
 //! The rooms, in the order a token meets them. Each is a folder whose `mod.rs` says what it does and what it may
 //! touch; `tests/tidy.rs` holds who may import whom.
 
+pub mod aep; // the Agent Event Protocol's canonical JSON and audit bundles; pure
 pub mod audit; // the hash chain: sequencer, segments, recovery
 pub mod base64url; // one text per sequence of bytes; for token and keys
 pub mod cli;

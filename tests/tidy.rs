@@ -10,11 +10,13 @@ use std::path::{Path, PathBuf};
 ///
 /// The direction is `main -> cli -> daemon -> shard -> the pure rooms`; `control` and `cli` stand beside the shard.
 const MAY_IMPORT: &[(&str, &[&str])] = &[
+    ("aep", &[]),
     ("audit", &[]),
     ("base64url", &[]),
     (
         "cli",
         &[
+            "aep",
             "audit",
             "cluster",
             "config",

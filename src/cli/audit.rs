@@ -22,8 +22,8 @@ use super::audit_verify_export::{self, VerifyExportArguments};
 use super::audit_verify_mirror::{self, VerifyMirrorArguments};
 use super::verify_record::{RecordArguments, Recorded};
 use super::{
-    EXIT_FAILURE, EXIT_INPUT, EXIT_NO, EXIT_YES, Output, audit_bundle, audit_proof, audit_receipt, audit_tag,
-    audit_tag_keys, complain, print_line,
+    EXIT_FAILURE, EXIT_INPUT, EXIT_NO, EXIT_YES, Output, audit_aep, audit_bundle, audit_proof, audit_receipt,
+    audit_tag, audit_tag_keys, complain, print_line,
 };
 
 /// What can be done with a log.
@@ -35,6 +35,10 @@ pub(super) enum AuditCommand {
     Export(ExportArguments),
     /// Check an export against its manifest, and against the log if it is there.
     VerifyExport(VerifyExportArguments),
+    /// Write decisions as an audit bundle of the Agent Event Protocol, signed with a shared secret.
+    AepBundle(audit_aep::BundleArguments),
+    /// Check an audit bundle of the Agent Event Protocol with its secret: ours or another's.
+    VerifyAepBundle(audit_aep::VerifyBundleArguments),
     /// Check a copy of the log that a SIEM keeps: nothing missing, nothing altered, and signed; from the copy and a key alone.
     VerifyMirror(VerifyMirrorArguments),
     /// Find the records about one person, token, address or session by their keyed tags; the log says that it was done.
@@ -168,6 +172,8 @@ pub(super) fn run(command: &AuditCommand) -> u8 {
         AuditCommand::Drill(arguments) => audit_drill::run(arguments),
         AuditCommand::Export(arguments) => audit_export::run(arguments),
         AuditCommand::VerifyExport(arguments) => audit_verify_export::run(arguments),
+        AuditCommand::AepBundle(arguments) => audit_aep::bundle(arguments),
+        AuditCommand::VerifyAepBundle(arguments) => audit_aep::verify_bundle(arguments),
         AuditCommand::VerifyMirror(arguments) => audit_verify_mirror::run(arguments),
     }
 }

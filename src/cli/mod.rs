@@ -5,6 +5,7 @@
 //! 70 a failure at run time, 78 a configuration that cannot be used.
 
 mod audit;
+mod audit_aep;
 mod audit_anchors;
 mod audit_bundle;
 mod audit_drill;
