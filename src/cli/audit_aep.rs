@@ -133,7 +133,7 @@ fn make(arguments: &BundleArguments, secret: &[u8]) -> Result<Made, Problem> {
     let signed = Signed::read(&arguments.dir, arguments.key.as_deref(), arguments.allow_unsigned)?;
     let mut rows = Rows(Vec::new());
     let exported =
-        export(&arguments.dir, &filter, Format::JsonLines, signed.size(), &mut rows, &mut |_, _| {})
+        export(&signed.source(&arguments.dir), &filter, Format::JsonLines, &mut rows, &mut |_, _| {})
             .map_err(Problem::from)?;
     signed.check(&exported)?;
     let mut events = Vec::new();

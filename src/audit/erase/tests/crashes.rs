@@ -39,7 +39,7 @@ fn begun(sim: &Sim) -> Writer {
         );
     }
     writer.append(&mut batch).unwrap();
-    writer.roll(folder.prepare(2, settings().segment_bytes).unwrap()).unwrap();
+    writer.roll(folder.prepare(2, settings().segment_bytes).unwrap(), 1).unwrap();
     flush(&folder, &mut writer).unwrap();
     writer
 }
