@@ -16,12 +16,13 @@ mod mirroring;
 mod observe;
 mod progress;
 mod release;
+mod retention;
 mod revocation;
 mod shards;
 mod softhsm;
 mod transmitters;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
@@ -48,11 +49,12 @@ pub(crate) use judge::judge;
 pub use release::release_checks;
 pub use softhsm::prepare as prepare_softhsm;
 
-use audit_log::{audit_settings, on_failure, record_erasures, record_start, report_recovery};
+use audit_log::{audit_settings, halt, on_failure, record_erasures, record_start, report_recovery};
 use control_thread::{ControlThread, Ingredients};
 use engine::EngineCare;
 use keys::NodeKeys;
 use observe::{Strictness, cluster_readings, data_readiness, readings};
+use retention::RetentionThread;
 use revocation::{RegistrarThread, Revoking, open_view};
 use shards::spawn_shard;
 
@@ -263,7 +265,7 @@ pub fn init(config: &Config) -> Result<Vec<PathBuf>, StartError> {
 /// [`StartError`] if it does not start or does not end well.
 pub fn serve(config: &Config, mode: &Mode, json: bool) -> Result<(), StartError> {
     if let Mode::Dev { dir } = mode {
-        make_folder(dir)?;
+        dev::make_folder(dir)?;
         init(config)?;
     }
     // Before any thread: handlers are the process's.
@@ -295,6 +297,8 @@ pub struct Daemon {
     // Fetches other issuers' status lists, where some have any.
     fetcher: Option<Fetcher>,
     control: ControlThread,
+    // Retires old segments, where there is a place for their archives.
+    retention: Option<RetentionThread>,
     care: EngineCare,
     log: Log,
     mirror: Mirror,
@@ -397,6 +401,8 @@ impl Daemon {
         let listener = std::net::TcpListener::bind(config.control.listen)
             .map_err(|error| StartError::ControlBind { address: config.control.listen, error })?;
         let control_at = listener.local_addr().map_err(StartError::Control)?;
+        let custody = control::Custody::default();
+        let retention = RetentionThread::start(config, &log, &custody)?;
         let ingredients = Ingredients {
             config,
             policy: &policy.load(),
@@ -411,6 +417,8 @@ impl Daemon {
             metrics,
             log: &log,
             mirror: mirror.watch(),
+            retire: retention.as_ref().map(RetentionThread::retire),
+            custody,
             pool: pool.clone(),
         };
         let control = ControlThread::spawn(runtime, listener, ingredients.into_state(), revoking.cluster)?;
@@ -429,6 +437,7 @@ impl Daemon {
             registrar: revoking.registrar,
             fetcher,
             control,
+            retention,
             care,
             log,
             mirror,
@@ -455,6 +464,9 @@ impl Daemon {
             fetcher.stop();
         }
         self.control.stop()?;
+        if let Some(retention) = self.retention {
+            retention.stop();
+        }
         self.care.stop();
         let stopped = self.recorder.append(&Event::Stop(StopEvent { reason }), Ack::Durable);
         self.recorder.submit();
@@ -474,23 +486,6 @@ fn control_runtime() -> Result<tokio::runtime::Runtime, StartError> {
         .thread_name("control")
         .build()
         .map_err(|error| StartError::System { what: "start the control runtime", error })
-}
-
-fn make_folder(dir: &Path) -> Result<(), StartError> {
-    use std::os::unix::fs::DirBuilderExt;
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)
-        .map_err(|error| StartError::Folder { path: dir.to_owned(), error })
-}
-
-/// Stops the daemon as SIGTERM does; closing the failed log then makes the exit status say that it did.
-fn halt() {
-    tracing::error!("the audit log has failed and audit.on_failure is \"halt\"");
-    if let Err(error) = signal_hook::low_level::raise(SIGTERM) {
-        tracing::error!(%error, "cannot stop");
-    }
 }
 
 fn now() -> UnixSeconds {

@@ -22,6 +22,7 @@ pub(super) fn encode(event: &Event<'_>, tags: &mut OpenTags, out: &mut Vec<u8>) 
         Event::Erase(event) => erase(body, event),
         Event::Export(event) => export(body, event),
         Event::Issue(event) => issue(body, event, tags),
+        Event::Retire(event) => event.encode(body),
         Event::Revoke(event) => revoke(body, event, tags),
         Event::Start(event) => start(body, event),
         Event::Stop(event) => {
@@ -307,7 +308,7 @@ fn string(out: &mut Vec<u8>, major: u8, bytes: &[u8]) {
 }
 
 /// The initial byte of an item and its argument, in its shortest form (RFC 8949 §3, §4.2.1).
-fn head(out: &mut Vec<u8>, major: u8, argument: u64) {
+pub(super) fn head(out: &mut Vec<u8>, major: u8, argument: u64) {
     let bytes = argument.to_be_bytes();
     let [.., low] = bytes;
     match argument {
@@ -325,21 +326,21 @@ fn head(out: &mut Vec<u8>, major: u8, argument: u64) {
 }
 
 /// Major types (RFC 8949 §3.1) where they stand in an initial byte.
-const UINT: u8 = 0;
-const BYTES: u8 = 2 << 5;
+pub(super) const UINT: u8 = 0;
+pub(super) const BYTES: u8 = 2 << 5;
 const TEXT: u8 = 3 << 5;
 const ARRAY: u8 = 4 << 5;
 const FALSE: u8 = 0xF4;
 const TRUE: u8 = 0xF5;
 
 /// Initial byte of a map without entries (major type 5).
-const EMPTY_MAP: u8 = 0xA0;
+pub(super) const EMPTY_MAP: u8 = 0xA0;
 
 /// The highest key of one byte (RFC 8949 §3).
-const KEY_MAX: u8 = 23;
+pub(super) const KEY_MAX: u8 = 23;
 
 /// Entries whose count still fits the initial byte (RFC 8949 §3).
-const ENTRIES_MAX: u8 = 23;
+pub(super) const ENTRIES_MAX: u8 = 23;
 
 /// The longest text of a body. Longer values are cut: a record must never fail for the length of a name.
 const TEXT_BYTES_MAX: usize = 1024;

@@ -116,6 +116,13 @@ impl<'a> Reader<'a> {
         if self.bytes.is_empty() { Ok(()) } else { Err(CborError::Trailing) }
     }
 
+    /// Reads the item that is next, whatever it is, as its bytes.
+    pub(super) fn raw_item(&mut self) -> Result<&'a [u8], CborError> {
+        let before = self.bytes;
+        self.item(1)?;
+        Ok(&before[..before.len() - self.bytes.len()])
+    }
+
     fn item(&mut self, depth: usize) -> Result<Value<'a>, CborError> {
         if depth == DEPTH_MAX {
             return Err(CborError::Deep);

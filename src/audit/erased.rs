@@ -6,9 +6,9 @@ use std::{collections::HashMap, fs, io, path::Path};
 use super::{
     folder::segment_name,
     note::{Checkpoint, CheckpointKey},
-    real::list_segments,
     record::{HEADER_BYTES, Hash, Header, stored_len},
     schema::{self, Kind},
+    stored::list_segments,
     walk::{Record, SegmentOpen, read_record},
 };
 

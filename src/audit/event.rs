@@ -26,6 +26,8 @@ pub enum Event<'a> {
     KeyChange(ChangeEvent<'a>),
     /// A key took another's place.
     KeyRotate(ChangeEvent<'a>),
+    /// A segment leaves the log's folder, by an authority.
+    Retire(RetireEvent<'a>),
     /// Something is about to be revoked, was revoked, or was not.
     Revoke(RevokeEvent<'a>),
     /// The daemon started.
@@ -259,6 +261,31 @@ pub struct EraseEvent<'a> {
     pub reason: &'a str,
 }
 
+/// The removal of a segment by an authority, and what the rest of the log continues.
+#[derive(Debug, Clone, Copy)]
+pub struct RetireEvent<'a> {
+    /// The segment that goes.
+    pub segment: u64,
+    /// Its first record.
+    pub first_seq: u64,
+    /// Records in it.
+    pub records: u64,
+    /// Who ordered it.
+    pub authority: &'a str,
+    /// Why.
+    pub reason: &'a str,
+    /// Event hash of its last record.
+    pub last_hash: &'a [u8; 32],
+    /// The tree over all records up to its end, as [`CompactRange::to_bytes`](super::merkle::CompactRange::to_bytes).
+    pub frontier: &'a [u8],
+    /// SHA-256 of its archive.
+    pub archive: &'a [u8; 32],
+    /// The lowest wall clock of its records.
+    pub first_wall_ns: u64,
+    /// The highest.
+    pub last_wall_ns: u64,
+}
+
 /// An export.
 #[derive(Debug, Clone, Copy)]
 pub struct ExportEvent<'a> {
@@ -309,6 +336,7 @@ impl Event<'_> {
             Self::Issue(_) => Kind::Issue,
             Self::KeyChange(_) => Kind::KeyChange,
             Self::KeyRotate(_) => Kind::KeyRotate,
+            Self::Retire(_) => Kind::Retire,
             Self::Revoke(_) => Kind::Revoke,
             Self::Start(_) => Kind::Start,
             Self::Stop(_) => Kind::Stop,
@@ -329,6 +357,7 @@ impl Event<'_> {
             | Self::Issue(_)
             | Self::KeyChange(_)
             | Self::KeyRotate(_)
+            | Self::Retire(_)
             | Self::Revoke(_)
             | Self::Start(_)
             | Self::Stop(_)

@@ -17,10 +17,12 @@ use super::{
     error::AuditError,
     merkle::{CompactRange, GrowingRange},
     note::CheckpointKey,
-    real::list_segments,
     record::{Hash, stored_len},
+    recover::FIRST_SEGMENT,
+    retire::find_retired,
     rows,
     schema::{self, Body, Kind, Shape},
+    stored::{Segments, list_segments},
     tag::Tag,
     tail::{Entry, Tail, decision_name},
 };
@@ -164,6 +166,16 @@ pub fn export(
         tag_epoch: 0,
         tag_epochs: BTreeSet::new(),
     };
+    if let Some(first) = listed.first().filter(|first| first.index > FIRST_SEGMENT) {
+        let segments = Segments { dir, elsewhere: None };
+        let retired = find_retired(segments, &listed, first.index - 1)
+            .map_err(|error| AuditError::io("read a segment of", dir, error))?;
+        let cause = "segments before it are not there, and no RETIRE record says so";
+        let retired = retired.ok_or_else(|| ExportError::Broken { seq: 0, cause: cause.to_owned() })?;
+        // Whether this is so, the comparison with the checkpoint says, to whose tree it belongs.
+        (pass.next, pass.head) = (retired.size, Some(retired.hash));
+        pass.tree.set(Some(retired.tree));
+    }
     if format == Format::Csv {
         rows::write_csv_header(&mut pass.sink.buffer);
     }

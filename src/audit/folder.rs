@@ -8,10 +8,12 @@ use std::{
 };
 
 use super::{
+    archive::Archive,
     disk::{Medium, MediumFile, Sink},
     hex::{hex, unhex},
     record::Hash,
     recover::FIRST_SEGMENT,
+    stored::{Stored, segments_of},
 };
 
 /// A log folder.
@@ -47,17 +49,7 @@ impl Folder {
 
     /// The segments, ascending by index.
     pub(super) fn segments(&self) -> io::Result<Vec<SegmentFile>> {
-        let mut segments: Vec<_> = self
-            .medium
-            .list()?
-            .into_iter()
-            .filter_map(|listed| {
-                let index = segment_index(&listed.name)?;
-                Some(SegmentFile { index, bytes: listed.bytes, finished: listed.read_only })
-            })
-            .collect();
-        segments.sort_unstable_by_key(|segment| segment.index);
-        Ok(segments)
+        self.medium.list().map(segments_of)
     }
 
     /// Makes an empty segment whose zeros and name are durable before this returns. Leaves nothing on failure.
@@ -90,9 +82,15 @@ impl Folder {
         Ok(Prepared { index, bytes, sink, file, emergency: true })
     }
 
-    /// The stored bytes of a segment.
+    /// The stored bytes of a segment, out of its archive if that stands in its place.
     pub(super) fn read(&self, index: u64) -> io::Result<Vec<u8>> {
-        self.medium.read(&segment_name(index))
+        match self.medium.read(&segment_name(index)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let archive = self.medium.read(&archive_name(index))?;
+                Stored::Archive(Archive::from_bytes(archive, index)?).read()
+            }
+            read => read,
+        }
     }
 
     /// Writes zeros over ranges of a finished segment; durable before this returns.
@@ -135,6 +133,17 @@ impl Folder {
     pub(super) fn remove(&self, index: u64) -> io::Result<()> {
         self.forget(index);
         self.medium.remove(&segment_name(index))?;
+        self.medium.sync_names("")
+    }
+
+    /// Removes a segment in whatever form it is there, durably.
+    pub(super) fn remove_stored(&self, index: u64) -> io::Result<()> {
+        for name in [archive_name(index), segment_name(index)] {
+            match self.medium.remove(&name) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
         self.medium.sync_names("")
     }
 
@@ -260,10 +269,25 @@ pub(super) fn segment_name(index: u64) -> String {
     format!("{index:010}.seg")
 }
 
+/// The file name of a segment's archive.
+pub(super) fn archive_name(index: u64) -> String {
+    format!("{index:010}.arc")
+}
+
 /// The index a file name stands for: ten digits, counted from [`FIRST_SEGMENT`]. Other files are none of the log's.
 pub(super) fn segment_index(name: &str) -> Option<u64> {
-    let index = name.strip_suffix(".seg")?.parse().ok()?;
-    ((FIRST_SEGMENT..=SEGMENT_INDEX_MAX).contains(&index) && segment_name(index) == name).then_some(index)
+    index_of(name.strip_suffix(".seg")?)
+}
+
+/// As [`segment_index`], of an archive.
+pub(super) fn archive_index(name: &str) -> Option<u64> {
+    index_of(name.strip_suffix(".arc")?)
+}
+
+fn index_of(digits: &str) -> Option<u64> {
+    let index = digits.parse().ok()?;
+    ((FIRST_SEGMENT..=SEGMENT_INDEX_MAX).contains(&index) && format!("{index:010}") == digits)
+        .then_some(index)
 }
 
 /// What ten digits can name. Counting on from there would sort wrongly, and from larger numbers overflow.

@@ -8,7 +8,12 @@ use std::{fs, io, path::Path};
 
 use serde::{Deserialize, Serialize};
 
-use super::sealer::replace_file;
+use super::{
+    event::Phase,
+    schema::{self, Kind},
+    sealer::replace_file,
+    walk::Record,
+};
 
 /// One hold in force.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,6 +44,11 @@ pub enum HoldError {
     /// The file cannot be read or written.
     #[error("cannot use the file {HOLDS_FILE} of the log: {0}")]
     File(#[from] io::Error),
+    /// The log records a hold that the file does not have.
+    #[error(
+        "the log records the hold {0:?}, and its file {HOLDS_FILE} does not have it: another hand was there; place it again"
+    )]
+    Missing(String),
     /// The name, the time or the words cannot stand in the log.
     #[error("{0}")]
     Invalid(String),
@@ -68,6 +78,9 @@ impl Hold {
         }
         if ![&self.authority, &self.reason].iter().all(|words| is_said(words)) {
             return invalid(format!("give an authority and a reason of 1 to {WORDS_BYTES_MAX} bytes each"));
+        }
+        if self.detail().len() > WORDS_BYTES_MAX {
+            return invalid(format!("authority and reason take more than {WORDS_BYTES_MAX} bytes together"));
         }
         Ok(())
     }
@@ -148,6 +161,32 @@ impl Holds {
     pub fn release(&mut self, name: &str) -> Result<Hold, HoldError> {
         let at = self.0.iter().position(|hold| hold.name == name);
         at.map(|at| self.0.remove(at)).ok_or_else(|| HoldError::Unknown(name.to_owned()))
+    }
+
+    /// Follows what a record of the log says about holds.
+    pub(super) fn follow(&mut self, record: &Record<'_>) {
+        if record.kind() != Some(Kind::Admin) {
+            return;
+        }
+        let Ok(body) = record.read_body() else { return };
+        let done = schema::uint(&body, 1) == Some(Phase::Done.code());
+        let (action, target, detail) =
+            (schema::text(&body, 3), schema::text(&body, 4), schema::text(&body, 5));
+        match (action, target, detail) {
+            (Some(ACTION_HOLD), _, Some(detail)) if done => {
+                if let Ok(hold) = serde_json::from_str(detail) {
+                    let _ = self.place(hold);
+                }
+            }
+            (Some(ACTION_RELEASE), Some(name), _) if done => drop(self.release(name)),
+            _ => {}
+        }
+    }
+
+    /// Whether the file has every hold that the log says is in force.
+    pub(super) fn check_against(&self, log: &Self) -> Result<(), HoldError> {
+        let missing = log.0.iter().find(|hold| !self.0.contains(hold));
+        missing.map_or(Ok(()), |hold| Err(HoldError::Missing(hold.name.clone())))
     }
 }
 
@@ -230,5 +269,15 @@ mod tests {
             fs::write(folder.path().join(HOLDS_FILE), bad).unwrap();
             assert!(Holds::load(folder.path()).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_hold_of_the_log_that_the_file_lacks_is_named() {
+        let (mut log, mut file) = (Holds::default(), Holds::default());
+        log.place(hold("a", 1, 2)).unwrap();
+        assert!(matches!(file.check_against(&log), Err(HoldError::Missing(name)) if name == "a"));
+        file.place(hold("b", 1, 2)).unwrap();
+        file.place(hold("a", 1, 2)).unwrap();
+        file.check_against(&log).unwrap();
     }
 }

@@ -5,6 +5,7 @@
 //! - `sequencer.rs`: the one thread that completes headers (`prev_hash`, `seq`, clocks) and stores records; the
 //!   flusher and the keeper beside it. `writer.rs` is the same without threads.
 //! - `recover.rs`: what a start finds, and what it does about it; `succeed.rs`: what an operator decides where it refuses.
+//! - `archive/`: the small form of a segment that nobody writes to any more; `stored.rs`: a segment's bytes, whatever their form.
 //! - [`verify`]: recomputes everything from the stored bytes; needs no running log.
 //! - [`bundle`]: a part of the log with all that a stranger needs to check it, in one file.
 //! - [`drill`]: shows that verification sees what is done to a log.
@@ -18,6 +19,7 @@
 
 mod acks;
 mod appender;
+pub mod archive;
 mod body;
 pub mod bundle;
 pub mod cbor;
@@ -52,6 +54,7 @@ mod real;
 pub mod receipt;
 pub mod record;
 mod recover;
+pub mod retire;
 mod rows;
 pub mod schema;
 mod sealer;
@@ -60,6 +63,7 @@ mod settings;
 mod sha256;
 mod short;
 mod status;
+mod stored;
 mod succeed;
 mod sync;
 pub mod tag;
@@ -79,7 +83,8 @@ pub use erased::Erasure;
 pub use error::{AuditError, AuditFailure, FailureKind};
 pub use event::{
     AdminEvent, BATCH_ITEMS_MAX, BatchEvent, BatchItem, ChangeEvent, DecisionEvent, EraseEvent, Event,
-    ExportEvent, IssueEvent, KID_BYTES_MAX, Phase, RevokeEvent, StartEvent, StopEvent, VerifyRunEvent,
+    ExportEvent, IssueEvent, KID_BYTES_MAX, Phase, RetireEvent, RevokeEvent, StartEvent, StopEvent,
+    VerifyRunEvent,
 };
 pub use flat::Pair;
 pub use hex::{hex, unhex};

@@ -5,7 +5,7 @@ use std::{
     fs, io,
     os::unix::fs::DirBuilderExt as _,
     path::PathBuf,
-    sync::{Arc, mpsc::sync_channel},
+    sync::{Arc, Mutex, PoisonError, mpsc::sync_channel},
     thread::JoinHandle,
     time::{Duration, Instant},
 };
@@ -21,14 +21,16 @@ use super::{
     keeper::{EMERGENCY_BYTES, Keeper},
     map::MAP_SINK,
     note::CheckpointKey,
-    real::{Lock, RealMedium, list_segments, sink_for},
+    real::{Lock, RealMedium, sink_for},
     receipt::Renewal,
     recover::{Expected, Recovery, Resume, Vouch, digest_of, recover},
+    retire::{Retainer, Retirement},
     schema::Kind,
     sealer::{Cadence, CheckpointSigner, Follower, Sealer, replace_file},
     sequencer::{Sequencer, Stop, run_flusher},
     settings::{OnFailure, Settings},
     status::{Progress, Status},
+    stored::list_segments,
     tag_keys::{FIRST_EPOCH, TagKeys, key_path},
     tagging::{LogTags, Tagging},
     writer::{Identity, WRITER, Writer},
@@ -56,6 +58,8 @@ pub struct Log {
     sealer: Option<JoinHandle<()>>,
     on_failure: OnFailure,
     dir: PathBuf,
+    // Until somebody takes it.
+    retaining: Mutex<Option<Appender>>,
     _lock: Lock,
 }
 
@@ -220,8 +224,8 @@ fn start(settings: &Settings, shards: u16, parts: Parts) -> Result<Opened, Audit
     let Parts { folder, writer, tagging, lock, recovery, sealing } = parts;
     let dir = &settings.dir;
     let io = |what| move |source: io::Error| AuditError::io(what, dir, source);
-    // The shards', the control plane's, the sealer's, the keeper's.
-    let lanes = usize::from(shards) + 3;
+    // The shards', the control plane's, the sealer's, the keeper's, the retainer's.
+    let lanes = usize::from(shards) + 4;
     let shared = Arc::new(Shared::new(
         writer.boot(),
         lanes,
@@ -259,6 +263,7 @@ fn start(settings: &Settings, shards: u16, parts: Parts) -> Result<Opened, Audit
         sealer: None,
         on_failure: settings.on_failure,
         dir: dir.clone(),
+        retaining: Mutex::new(Some(Appender::new(Arc::clone(&shared), shards + 3))),
         _lock: lock,
     };
     let spawn = |name: &str, body: Box<dyn FnOnce() + Send>| {
@@ -353,6 +358,19 @@ impl Log {
     pub fn eraser(&self) -> Option<Eraser> {
         let signed = self.sealer_stop.is_some();
         signed.then(|| Eraser::new(Arc::clone(&self.folder), self.dir.clone(), self.watch()))
+    }
+
+    /// What retires old segments of this log; `None` if somebody has it already.
+    #[must_use]
+    pub fn retainer(&self) -> Option<Retainer> {
+        let appender = self.retaining.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+        Some(Retainer {
+            folder: Arc::clone(&self.folder),
+            dir: self.dir.clone(),
+            progress: Arc::clone(&self.progress),
+            appender,
+            retirement: Retirement::default(),
+        })
     }
 
     /// The folder.

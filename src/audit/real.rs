@@ -16,7 +16,7 @@ use rustix::fs::{FallocateFlags, FlockOperation};
 use super::{
     disk::{Listed, Medium, MediumFile, Sink},
     error::AuditError,
-    folder::{SegmentFile, segment_index},
+    folder::{archive_index, segment_index},
     map::MapSink,
 };
 
@@ -209,7 +209,12 @@ pub(super) struct Lock {
 impl Lock {
     /// Takes the lock. Retries for a moment: io_uring may keep a killed process's files open a little longer.
     pub(super) fn take(folder: &Path) -> Result<Self, AuditError> {
-        let path = folder.join(LOCK);
+        Self::take_named(folder, LOCK)
+    }
+
+    /// As [`Self::take`], of a lock of another name.
+    pub(super) fn take_named(folder: &Path, name: &str) -> Result<Self, AuditError> {
+        let path = folder.join(name);
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -228,19 +233,6 @@ impl Lock {
         }
         Err(AuditError::Locked { path: folder.to_owned() })
     }
-}
-
-/// Lists the segments of a folder without needing its lock.
-pub(super) fn list_segments(folder: &Path) -> io::Result<Vec<SegmentFile>> {
-    let mut segments: Vec<_> = list(folder)?
-        .into_iter()
-        .filter_map(|listed| {
-            let index = segment_index(&listed.name)?;
-            Some(SegmentFile { index, bytes: listed.bytes, finished: listed.read_only })
-        })
-        .collect();
-    segments.sort_unstable_by_key(|segment| segment.index);
-    Ok(segments)
 }
 
 /// Which sink a folder's file system allows, and the file system's name. A map is used only where its failure modes
@@ -287,7 +279,7 @@ const FILE_SYSTEMS: &[(i64, &str, SinkKind)] = &[
 
 /// What `folder` holds. A file that is renamed or removed while this looks is not there: a running log renames what it
 /// prepared and publishes.
-fn list(folder: &Path) -> io::Result<Vec<Listed>> {
+pub(super) fn list(folder: &Path) -> io::Result<Vec<Listed>> {
     let mut files = Vec::new();
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
@@ -299,7 +291,7 @@ fn list(folder: &Path) -> io::Result<Vec<Listed>> {
         };
         if metadata.is_file() {
             files.push(Listed { name, bytes: metadata.len(), read_only: metadata.mode() & 0o222 == 0 });
-        } else if segment_index(&name).is_some() {
+        } else if segment_index(&name).or_else(|| archive_index(&name)).is_some() {
             return Err(io::Error::new(io::ErrorKind::InvalidData, format!("{name} is not a regular file")));
         }
     }
@@ -346,7 +338,10 @@ const LOCK_PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::audit::folder::segment_name;
+    use crate::audit::{
+        folder::{archive_name, segment_name},
+        stored::list_segments,
+    };
 
     #[test]
     fn the_name_of_a_segment_is_its_index() {
@@ -354,6 +349,8 @@ mod tests {
         for other in ["7.seg", "0000000007", "000000000x.seg", "LOCK"] {
             assert_eq!(segment_index(other), None);
         }
+        assert_eq!(archive_index(&archive_name(7)), Some(7));
+        assert_eq!((archive_index(&segment_name(7)), segment_index(&archive_name(7))), (None, None));
     }
 
     #[test]

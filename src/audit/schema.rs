@@ -188,6 +188,11 @@ kinds! {
         must(3, "records", Shape::Uint),
         must(4, "authority", Shape::Text),
         must(5, "reason", Shape::Text),
+        must(6, "last_hash", DIGEST),
+        must(7, "frontier", Shape::Bytes(None)),
+        must(8, "archive", DIGEST),
+        must(9, "first_wall_ns", Shape::Uint),
+        must(10, "last_wall_ns", Shape::Uint),
     ];
     /// A body is dropped by an authority.
     Erase = 11, "erase", &[

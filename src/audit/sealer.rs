@@ -6,9 +6,9 @@
 
 use std::{
     collections::VecDeque,
-    fs::{self, File, OpenOptions},
+    fs::{self, OpenOptions},
     io::{self, Write as _},
-    os::unix::fs::{FileExt as _, OpenOptionsExt as _},
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
@@ -21,15 +21,15 @@ use super::{
     clock::Clock,
     erased::InEffect,
     error::{AuditError, AuditFailure, FailureKind},
-    folder::segment_name,
     hex::{hex, unhex},
     merkle::CompactRange,
     note::{Checkpoint, CheckpointKey},
-    real::{list_segments, sync_folder},
+    real::sync_folder,
     receipt::Renewal,
-    record::{BODY_BYTES_MAX, HEADER_BYTES, Header},
+    record::{BODY_BYTES_MAX, HEADER_BYTES, Header, MAGIC},
     schema::Kind,
     status::Progress,
+    stored::{Stored, list_segments},
     walk::{Flaw, or_erased, or_partly_erased, read_record},
     writer::Head,
 };
@@ -247,7 +247,7 @@ pub(super) struct Follower {
     segment: u64,
     offset: u64,
     at: usize,
-    file: Option<File>,
+    stored: Option<Stored>,
     buffer: Vec<u8>,
     // Records there were at the start, and the erasures among them, once one is met.
     recovered: u64,
@@ -270,7 +270,7 @@ impl Follower {
             segment: super::recover::FIRST_SEGMENT,
             offset: 0,
             at: 0,
-            file: None,
+            stored: None,
             buffer: Vec::new(),
             recovered: size,
             in_effect: None,
@@ -314,16 +314,13 @@ impl Follower {
     fn seek(&mut self, head: Head) -> io::Result<()> {
         let segments = list_segments(&self.dir)?;
         for segment in segments.iter().rev() {
-            let mut header = [0; HEADER_BYTES];
-            let file = File::open(self.dir.join(segment_name(segment.index)))?;
-            if file.read_exact_at(&mut header, 0).is_err() {
-                continue;
-            }
-            let Ok(first) = Header::parse(&header) else { continue };
+            let stored = Stored::open(&self.dir, segment.index)?;
+            let start = stored.start(HEADER_BYTES)?;
+            let Some(Ok(first)) = start.first_chunk().map(Header::parse) else { continue };
             if first.seq >= head.size {
                 continue;
             }
-            let bytes = fs::read(self.dir.join(segment_name(segment.index)))?;
+            let bytes = stored.read()?;
             let mut offset = 0;
             while let Ok(record) = or_partly_erased(read_record(&bytes, offset), &bytes, offset) {
                 offset = record.next;
@@ -398,43 +395,35 @@ impl Follower {
     fn fill(&mut self, bytes: usize) -> Result<(), SealError> {
         self.offset += self.at as u64;
         self.at = 0;
-        let path = self.dir.join(segment_name(self.segment));
-        let read = || -> io::Result<(File, Vec<u8>)> {
-            let file = match &self.file {
-                Some(file) => file.try_clone()?,
-                None => File::open(&path)?,
+        let (dir, segment, offset, open) = (&self.dir, self.segment, self.offset, &mut self.stored);
+        let mut read = || -> io::Result<Vec<u8>> {
+            let stored = match open {
+                Some(stored) => stored,
+                None => open.insert(Stored::open(dir, segment)?),
             };
             let mut buffer = vec![0; bytes];
-            let mut len = 0;
-            while len < bytes {
-                match file.read_at(&mut buffer[len..], self.offset + len as u64)? {
-                    0 => break,
-                    read => len += read,
-                }
-            }
+            let len = stored.read_at(&mut buffer, offset)?;
             buffer.truncate(len);
-            Ok((file, buffer))
+            Ok(buffer)
         };
-        let (file, buffer) = read().map_err(|error| {
+        self.buffer = read().map_err(|error| {
             SealError::Stored(AuditFailure::new(
                 FailureKind::StoredDiffers,
                 format_args!("cannot re-read segment {}: {error}", self.segment),
             ))
         })?;
-        (self.file, self.buffer) = (Some(file), buffer);
         Ok(())
     }
 
     /// Goes on with the next segment, if there is one and it was written to.
     fn next_segment(&mut self) -> bool {
-        let mut magic = [0; 4];
-        let next = self.dir.join(segment_name(self.segment + 1));
+        let start = Stored::open(&self.dir, self.segment + 1).and_then(|stored| stored.start(MAGIC.len()));
         let written =
-            File::open(next).and_then(|file| file.read_exact_at(&mut magic, 0)).is_ok() && magic != [0; 4];
+            start.is_ok_and(|start| start.len() == MAGIC.len() && start.iter().any(|byte| *byte != 0));
         if written {
             self.segment += 1;
             self.offset = 0;
-            self.file = None;
+            self.stored = None;
             self.at = 0;
             self.buffer.clear();
         }

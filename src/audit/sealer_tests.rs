@@ -6,7 +6,9 @@ use ed25519_dalek::{Signer as _, SigningKey};
 
 use super::*;
 use crate::audit::{
-    Ack, Event, Settings, StopEvent, open, open_signed,
+    Ack, Event, Settings, StopEvent,
+    folder::segment_name,
+    open, open_signed,
     record::Hash,
     recover_tests::{forge, records},
     walk::{SegmentOpen, genesis_hash},

@@ -16,15 +16,16 @@ use sha2::{Digest as _, Sha256};
 use super::{
     appender::Ack,
     error::AuditError,
-    folder::{Folder, segment_name},
+    folder::Folder,
     note::CheckpointKey,
     open::{KEY_FILE, open_signed},
-    real::{Lock, RealMedium, list_segments, sink_for, sync_folder},
+    real::{Lock, RealMedium, sink_for, sync_folder},
     record::Hash,
     recover::would_resume,
     schema::Kind,
     sealer::{CheckpointSigner, Follower},
     settings::Settings,
+    stored::{Stored, list_segments},
     tag_keys,
     verify::{Options, verify_dir},
 };
@@ -156,11 +157,11 @@ fn damage_of(dir: &Path) -> Result<(String, Damage), AuditError> {
     }
 }
 
-/// SHA-256 over the SHA-256 of each segment, in order, and their bytes in all.
+/// SHA-256 over the SHA-256 of each segment, in order, and their bytes in all. Of an archive what it restores counts.
 fn digest_of_segments(dir: &Path) -> io::Result<(Hash, u64)> {
     let (mut all, mut bytes) = (Sha256::new(), 0);
     for segment in list_segments(dir)? {
-        let segment = fs::read(dir.join(segment_name(segment.index)))?;
+        let segment = Stored::open(dir, segment.index)?.read()?;
         bytes += segment.len() as u64;
         all.update(Sha256::digest(&segment));
     }

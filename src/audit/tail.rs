@@ -3,9 +3,7 @@
 
 use std::{
     borrow::Cow,
-    fs::File,
     io,
-    os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -20,10 +18,10 @@ use super::{
     hex::hex,
     id::RecordId,
     note::CheckpointKey,
-    real::list_segments,
     record::{CORE_SEQUENCER, Hash, Header, stored_len},
     rows,
     schema::{self, Body, BodyError, Kind},
+    stored::{Stored, list_segments},
     verify::first_seq,
     walk::{Flaw, SegmentOpen, or_erased, read_record},
 };
@@ -38,6 +36,8 @@ pub struct Tail {
     boot: u64,
     // Where the segment before ended, as this one states it.
     stated_end: Option<u64>,
+    // Kept open, so that an archive is restored block by block.
+    stored: Option<Stored>,
     buffer: Vec<u8>,
     at: usize,
     // Why the record at the current place cannot be read, if something stands there.
@@ -144,6 +144,7 @@ impl Tail {
             offset: 0,
             boot: 0,
             stated_end: None,
+            stored: None,
             buffer: Vec::new(),
             at: 0,
             flaw: None,
@@ -258,15 +259,12 @@ impl Tail {
     fn fill(&mut self) -> io::Result<()> {
         self.offset += self.at as u64;
         self.at = 0;
-        let file = File::open(self.dir.join(segment_name(self.segment)))?;
+        let stored = match &self.stored {
+            Some(stored) => stored,
+            None => self.stored.insert(Stored::open(&self.dir, self.segment)?),
+        };
         self.buffer.resize(READ_BYTES, 0);
-        let mut len = 0;
-        while len < READ_BYTES {
-            match file.read_at(&mut self.buffer[len..], self.offset + len as u64)? {
-                0 => break,
-                read => len += read,
-            }
-        }
+        let len = stored.read_at(&mut self.buffer, self.offset)?;
         self.buffer.truncate(len);
         Ok(())
     }

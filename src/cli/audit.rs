@@ -15,6 +15,7 @@ use crate::config::{Config, EXIT_CONFIG};
 use crate::daemon;
 
 use super::audit_anchors::{AnchorArguments, anchors_json, print_anchors};
+use super::audit_archive::{self, ArchiveArguments};
 use super::audit_drill::{self, DrillArguments};
 use super::audit_erase::{self, EraseArguments};
 use super::audit_export::{self, ExportArguments};
@@ -23,7 +24,7 @@ use super::audit_verify_mirror::{self, VerifyMirrorArguments};
 use super::verify_record::{RecordArguments, Recorded};
 use super::{
     EXIT_FAILURE, EXIT_INPUT, EXIT_NO, EXIT_YES, Output, audit_aep, audit_bundle, audit_proof, audit_receipt,
-    audit_tag, audit_tag_keys, complain, print_line,
+    audit_retention, audit_tag, audit_tag_keys, complain, print_line,
 };
 
 /// What can be done with a log.
@@ -47,6 +48,14 @@ pub(super) enum AuditCommand {
     RotateTagKey(audit_tag_keys::RotateArguments),
     /// Destroy the tag key of an epoch that is over: whose its tags are can then never be said again. Mass erasure.
     DestroyTagKey(audit_tag_keys::DestroyArguments),
+    /// Hold records of a time: nobody retires or erases them until the hold is released.
+    Hold(audit_retention::HoldArguments),
+    /// Release a hold.
+    Release(audit_retention::ReleaseArguments),
+    /// Have old segments leave the log's folder, once their archives are elsewhere and the log says so.
+    Retire(audit_retention::RetireArguments),
+    /// Put finished segments into their small form, a tenth of the bytes, which all other commands read as well.
+    Archive(ArchiveArguments),
     /// Show the latest records, and with --follow those that come.
     Tail(TailArguments),
     /// Write the log's tree as C2SP tlog-tiles, which standard tools read and `prove` needs no log for; continues from what
@@ -130,6 +139,9 @@ pub(super) struct VerifyArguments {
     state: Option<PathBuf>,
     #[command(flatten)]
     anchors: AnchorArguments,
+    /// A folder with archives of segments that the log has no longer: with them it is verified from its beginning.
+    #[arg(long, value_name = "FOLDER", conflicts_with = "range")]
+    archives: Option<PathBuf>,
     /// Threads; 0 is one per core.
     #[arg(long, default_value_t = 0)]
     threads: usize,
@@ -170,6 +182,10 @@ pub(super) fn run(command: &AuditCommand) -> u8 {
         AuditCommand::Erase(arguments) => audit_erase::run(arguments),
         AuditCommand::SetAside(arguments) => set_aside(arguments),
         AuditCommand::Drill(arguments) => audit_drill::run(arguments),
+        AuditCommand::Hold(arguments) => audit_retention::hold(arguments),
+        AuditCommand::Release(arguments) => audit_retention::release(arguments),
+        AuditCommand::Retire(arguments) => audit_retention::retire(arguments),
+        AuditCommand::Archive(arguments) => audit_archive::run(arguments),
         AuditCommand::Export(arguments) => audit_export::run(arguments),
         AuditCommand::VerifyExport(arguments) => audit_verify_export::run(arguments),
         AuditCommand::AepBundle(arguments) => audit_aep::bundle(arguments),
@@ -325,6 +341,7 @@ fn options(arguments: &VerifyArguments) -> Result<Options, String> {
         // Read before the log: what is appended meanwhile makes it longer.
         anchors: arguments.anchors.anchors()?,
         witnesses: arguments.anchors.witnesses()?,
+        archives: arguments.archives.clone(),
         threads: arguments.threads,
         ..Options::default()
     })

@@ -179,22 +179,31 @@ impl Target {
 
 /// Sends `body` and returns what a control listener answered.
 pub(super) fn post(url: &str, path: &str, body: &Value) -> Result<Value, ClientError> {
-    let request = agent().post(format!("{url}{path}")).header("Content-Type", "application/json");
+    post_within(TIMEOUT, url, path, body)
+}
+
+/// As [`post`], for what takes minutes.
+pub(super) fn post_slowly(url: &str, path: &str, body: &Value) -> Result<Value, ClientError> {
+    post_within(SLOW_TIMEOUT, url, path, body)
+}
+
+fn post_within(timeout: Duration, url: &str, path: &str, body: &Value) -> Result<Value, ClientError> {
+    let request = agent(timeout).post(format!("{url}{path}")).header("Content-Type", "application/json");
     answer(url, request.send(body.to_string()))
 }
 
 /// Asks a control listener.
 pub(super) fn get(url: &str, path: &str) -> Result<Value, ClientError> {
-    answer(url, agent().get(format!("{url}{path}")).call())
+    answer(url, agent(TIMEOUT).get(format!("{url}{path}")).call())
 }
 
-fn agent() -> ureq::Agent {
+fn agent(timeout: Duration) -> ureq::Agent {
     ureq::Agent::config_builder()
         .http_status_as_error(false)
         .max_redirects(0)
         // The listener is on this machine; a proxy in the environment is not meant.
         .proxy(None)
-        .timeout_global(Some(TIMEOUT))
+        .timeout_global(Some(timeout))
         .build()
         .into()
 }
@@ -254,8 +263,11 @@ const CONTROL: &str = "http://127.0.0.1:8181";
 /// A node answers in milliseconds, and gives up on its own disk after five seconds.
 const TIMEOUT: Duration = Duration::from_secs(15);
 
+/// Reading segments, writing archives, and reading them back.
+const SLOW_TIMEOUT: Duration = Duration::from_secs(600);
+
 /// What a control listener's answers have: one of these.
-const ANSWERS: &[&str] = &["id", "unlocked", "revocations", "epoch", "erased"];
+const ANSWERS: &[&str] = &["id", "unlocked", "revocations", "epoch", "erased", "retired"];
 
 /// The longest answer: a page of revocations whose names and reasons are long.
 const ANSWER_BYTES_MAX: u64 = 16 * 1024 * 1024;

@@ -7,12 +7,14 @@
 mod audit;
 mod audit_aep;
 mod audit_anchors;
+mod audit_archive;
 mod audit_bundle;
 mod audit_drill;
 mod audit_erase;
 mod audit_export;
 mod audit_proof;
 mod audit_receipt;
+mod audit_retention;
 mod audit_tag;
 mod audit_tag_keys;
 mod audit_verify_export;

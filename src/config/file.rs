@@ -10,6 +10,7 @@ use super::defaults;
 use super::hsm::{Hsm, HsmTable, key_place};
 use super::issuers::{IssuerTable, check_issuers};
 use super::mirror::MirrorTable;
+use super::retention::RetentionTable;
 use super::revocation::RevocationTable;
 use super::status_list::check_status_list;
 use super::transmitters::check_issuers_exist;
@@ -106,6 +107,8 @@ struct AuditTable {
     verify_ack: VerifyAck,
     #[serde(default = "defaults::on_failure")]
     on_failure: OnAuditFailure,
+    #[serde(default)]
+    retention: RetentionTable,
     #[serde(default)]
     receipts: bool,
     mirror: Option<MirrorTable>,
@@ -334,6 +337,7 @@ impl AuditTable {
                 .map(Duration::from_secs)?,
             verify_ack: self.verify_ack,
             on_failure: self.on_failure,
+            retention: self.retention.check()?,
             receipts: self.receipts,
             mirror: self.mirror.map(MirrorTable::check).transpose()?.unwrap_or_default(),
         })

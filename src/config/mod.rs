@@ -9,6 +9,7 @@ mod file;
 mod hsm;
 mod issuers;
 mod mirror;
+mod retention;
 mod revocation;
 mod status_list;
 mod transmitters;
@@ -21,6 +22,7 @@ use std::time::Duration;
 pub use dev::{DevKey, DevToken};
 pub use hsm::{Hsm, KeyPlace};
 pub use mirror::{HostPort, Mirror, Receiver, Syslog};
+pub use retention::Retention;
 pub use revocation::{OnStale, Redis, RedisServers, Revocation, RevocationRules, SecretSource};
 pub use status_list::StatusList;
 pub use transmitters::Transmitter;
@@ -147,6 +149,8 @@ pub struct Audit {
     pub verify_ack: VerifyAck,
     /// What becomes of a decision that cannot be recorded: `audit.on_failure`.
     pub on_failure: OnAuditFailure,
+    /// When segments leave the folder: `audit.retention`.
+    pub retention: Retention,
     /// Whether receipts are given to callers who ask for them: `audit.receipts`.
     pub receipts: bool,
     /// Where it is mirrored to: `audit.mirror`.

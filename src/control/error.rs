@@ -29,6 +29,8 @@ pub(super) enum ErrorKind {
     InvalidRequest,
     /// The path is known, the method is not.
     MethodNotAllowed,
+    /// It cannot be done as things are.
+    Conflict,
     /// `Host` is not a name of this listener.
     Misdirected,
     /// There is nothing at this path.
@@ -61,7 +63,7 @@ impl ErrorKind {
             Self::InvalidRequest | Self::UnsupportedTokenType => StatusCode::BAD_REQUEST,
             Self::ForeignOrigin => StatusCode::FORBIDDEN,
             Self::NotFound => StatusCode::NOT_FOUND,
-            Self::OtherLog => StatusCode::CONFLICT,
+            Self::Conflict | Self::OtherLog => StatusCode::CONFLICT,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::RequestTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
@@ -80,6 +82,7 @@ impl ErrorKind {
     fn name(self) -> &'static str {
         match self {
             Self::AuditUnavailable => "audit_unavailable",
+            Self::Conflict => "conflict",
             Self::ForeignOrigin => "foreign_origin",
             Self::InvalidRequest => "invalid_request",
             Self::MethodNotAllowed => "method_not_allowed",

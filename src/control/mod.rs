@@ -24,6 +24,7 @@ mod lookups;
 mod oauth;
 mod observe;
 mod reports;
+mod retention;
 mod revocations;
 mod revoke;
 mod server;
@@ -39,6 +40,7 @@ mod tests;
 
 pub use feed::{Announce, announce};
 pub use issue::IssuePolicy;
+pub use retention::{Custody, Retire, RetireOrder};
 pub use server::{ControlError, serve};
 pub use state::{
     ChainBreak, ChainReport, Dependency, Hearing, Issuing, Judge, Judged, JudgedToken, Sharing, State, Unlock,

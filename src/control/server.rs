@@ -29,6 +29,7 @@ use super::lookups;
 use super::oauth;
 use super::observe;
 use super::reports;
+use super::retention;
 use super::revocations;
 use super::state::{ACTIONS_MAX, Shared, State};
 use super::status_lists;
@@ -157,6 +158,9 @@ fn router(shared: Arc<Shared>, local: SocketAddr) -> Router {
         .route("/v1/hsm/unlock", post(unlock::unlock))
         .route("/v1/audit/erasures", post(erasures::erase))
         .route("/v1/audit/exports", post(exports::record))
+        .route("/v1/audit/holds", post(retention::hold))
+        .route("/v1/audit/holds/{name}/release", post(retention::release))
+        .route("/v1/audit/retire", post(retention::retire))
         .route("/v1/audit/lookups", post(lookups::record))
         .route("/v1/audit/reports", post(reports::record))
         .route("/v1/audit/verify-runs", post(verify_runs::record))
@@ -176,7 +180,7 @@ async fn not_found() -> ApiError {
     ApiError::new(
         ErrorKind::NotFound,
         "nothing is here; the control listener has POST /v1/tokens, POST /v1/tokens/{id}/revoke, \
-         /v1/revocations, POST /oauth/revoke, GET /v1/audit/verify-chain, POST /v1/audit/exports, POST /v1/audit/reports, POST /v1/audit/lookups, POST /v1/audit/verify-runs, /metrics, /livez and /readyz (tokens are verified on the data listener)",
+         /v1/revocations, POST /oauth/revoke, GET /v1/audit/verify-chain, POST /v1/audit/exports, POST /v1/audit/holds, POST /v1/audit/lookups, POST /v1/audit/reports, POST /v1/audit/retire, POST /v1/audit/verify-runs, /metrics, /livez and /readyz (tokens are verified on the data listener)",
     )
 }
 

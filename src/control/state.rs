@@ -15,6 +15,7 @@ use super::evidence::Evidence;
 use super::feed::{Announce, FEED_CLIENTS_MAX};
 use super::issue::IssuePolicy;
 use super::lookups::{LOOKUP_INTERVAL, LOOKUPS_AT_ONCE};
+use super::retention::{Custody, Retire};
 use super::status_lists::{Published, StatusListPolicy};
 use super::verify_runs::OwnLog;
 use crate::audit::{Appender, Eraser, LogTags};
@@ -56,6 +57,10 @@ pub struct State {
     pub own_log: OwnLog,
     /// Erases bodies from the audit log; `None` where nobody signs its checkpoints.
     pub eraser: Option<Eraser>,
+    /// Held while a hold is placed, or segments are retired.
+    pub custody: Custody,
+    /// Retires old segments; `None` on a node that keeps them all.
+    pub retire: Option<Retire>,
     /// Writes the other rooms' metrics in the Prometheus text format, without a closing `# EOF`.
     pub metrics: Arc<dyn Fn(&mut String) + Send + Sync>,
     /// How the other things this node depends on are, besides the audit log and the state database, which are asked
@@ -193,6 +198,8 @@ pub(super) struct Shared {
     pub(super) verify_chain: Arc<dyn Fn() -> Result<ChainReport, String> + Send + Sync>,
     pub(super) own_log: OwnLog,
     pub(super) eraser: Option<Eraser>,
+    pub(super) custody: Custody,
+    pub(super) retire: Option<Retire>,
     pub(super) metrics: Arc<dyn Fn(&mut String) + Send + Sync>,
     pub(super) readiness: Arc<dyn Fn() -> Vec<Dependency> + Send + Sync>,
     pub(super) host_names: Vec<String>,
@@ -234,6 +241,8 @@ impl Shared {
             verify_chain: state.verify_chain,
             own_log: state.own_log,
             eraser: state.eraser,
+            custody: state.custody,
+            retire: state.retire,
             metrics: state.metrics,
             readiness: state.readiness,
             host_names: state.host_names,

@@ -1,6 +1,8 @@
 //! The audit log as the daemon opens it: settings, checkpoint key, first and last words, and what an operator decides
 //! about a log that it refuses.
 
+use signal_hook::consts::SIGTERM;
+
 use super::{RECORD_TIMEOUT, StartError, keys};
 use crate::audit::{
     self, Ack, AdminEvent, Appender, Decision, Event, OnFailure, Phase, Recovery, Resumed, SetAside,
@@ -92,4 +94,12 @@ pub fn set_aside(config: &Config, authority: &str, reason: &str) -> Result<Optio
     let decision = Decision { authority, reason, time: &time };
     let (signer, _pool) = keys::open_checkpoint_signer(config)?;
     Ok(audit::succeed(&audit_settings(config, true), &decision, Some(signer))?)
+}
+
+/// Stops the daemon as SIGTERM does; closing the failed log then makes the exit status say that it did.
+pub(super) fn halt() {
+    tracing::error!("the audit log has failed and audit.on_failure is \"halt\"");
+    if let Err(error) = signal_hook::low_level::raise(SIGTERM) {
+        tracing::error!(%error, "cannot stop");
+    }
 }

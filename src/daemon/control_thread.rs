@@ -87,6 +87,8 @@ pub(super) struct Ingredients<'a> {
     pub(super) metrics: Metrics,
     pub(super) log: &'a Log,
     pub(super) mirror: Vec<MirrorWatch>,
+    pub(super) custody: control::Custody,
+    pub(super) retire: Option<control::Retire>,
     pub(super) pool: Option<Arc<Pool>>,
 }
 
@@ -106,6 +108,8 @@ impl Ingredients<'_> {
             metrics,
             log,
             mirror,
+            custody,
+            retire,
             pool,
         } = self;
         let issuing = own.zip(config.signing.as_ref()).map(|(own, signing)| Issuing {
@@ -143,6 +147,8 @@ impl Ingredients<'_> {
             appender,
             tags: log.tags(),
             verify_chain: Arc::new(move || verify_chain(&dir, &watch)),
+            custody,
+            retire,
             own_log: OwnLog { origin: config.audit.origin.clone(), dir: config.audit.dir.clone() },
             eraser: log.eraser(),
             metrics: Arc::new(move |out| {

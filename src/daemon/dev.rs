@@ -62,3 +62,13 @@ fn issue(control: std::net::SocketAddr) -> Result<Issued, String> {
     };
     Ok(Issued { token: text("token")?, id: text("id")? })
 }
+
+/// Makes the folder that everything goes into.
+pub(super) fn make_folder(dir: &Path) -> Result<(), super::StartError> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .map_err(|error| super::StartError::Folder { path: dir.to_owned(), error })
+}

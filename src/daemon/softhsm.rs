@@ -32,7 +32,7 @@ pub fn prepare(dir: &Path) -> Result<DevToken, StartError> {
     let module = edgate_hsm::installed_softhsm().ok_or_else(|| {
         failed("its module is not installed: apt-get install softhsm2, or dnf install softhsm".to_owned())
     })?;
-    super::make_folder(dir)?;
+    super::dev::make_folder(dir)?;
     let conf = dir.join("softhsm2.conf");
     let pin = dir.join("hsm.pin");
     make_token(dir, &conf, &pin)?;

@@ -10,7 +10,7 @@ whether a log is whole and names the first place where it is not; classes and ex
 import base64, hashlib, json, os, re, stat, struct, sys
 
 BODY_MAX, HEADER, SEQ_MAX, COMMITS_TORN_MAX, SEQUENCER = 65536, 128, 2**63 - 1, 2, 65535
-OPEN, COMMIT, SEAL, CHECKPOINT, ERASE, CLEAN_CLOSE, REDACTABLE_KINDS, SECTOR = 1, 2, 3, 4, 11, 16, range(32, 36), 512
+OPEN, COMMIT, SEAL, CHECKPOINT, RETIRE, ERASE, CLEAN_CLOSE, REDACTABLE_KINDS, SECTOR = 1, 2, 3, 4, 10, 11, 16, range(32, 36), 512
 
 
 def sha256(*parts):
@@ -230,6 +230,17 @@ def root_of(frontier):
     return right
 
 
+def tree_behind(size, frontier, leaves):
+    """The head over `size` retired leaves, of which the frontier is known, and those behind them."""
+    nodes = list(zip(subtrees(size), frontier))
+    for leaf in leaves:
+        node = 1, leaf
+        while nodes and nodes[-1][0] == node[0]:
+            node = 2 * node[0], sha256(b"\1", nodes.pop()[1], node[1])
+        nodes.append(node)
+    return root_of(hash for _, hash in nodes)
+
+
 def tree_head(leaves):
     frontier, at = [], 0
     for size in subtrees(len(leaves)):
@@ -293,15 +304,26 @@ class Verification:
     def __init__(self, folder, keys, origin=None, allow_unsigned=False):
         self.folder, self.keys, self.origin, self.allow_unsigned = folder, keys, origin, allow_unsigned
         self.leaves, self.log, self.head, self.durable, self.signed = [], None, None, 0, 0
+        self.retired, self.frontier, self.retire_seq = 0, [], None  # records that are gone, and the tree over them
         self.where, self.boot, self.records, self.erased = (0, 0), None, [], []
         self.orders, self.waiting, self.in_effect, self.redacted = [], [], set(), 0
 
+    def size(self):
+        return self.retired + len(self.leaves)
+
+    def head_at(self, size):
+        if self.retired:
+            return tree_behind(self.retired, self.frontier, self.leaves[:size - self.retired])
+        return tree_head(self.leaves[:size])
+
     def run(self):
+        if any(name.endswith(".arc") for name in os.listdir(self.folder)):
+            raise FileNotFoundError("archives (.arc) are not read here: `edgate audit verify` reads them")
         names = sorted(name for name in os.listdir(self.folder) if re.fullmatch(r"[0-9]{10}\.seg", name) and int(name[:10]))
         if not names:
             raise FileNotFoundError("no segments in " + self.folder)
-        segments = []
-        for expected, name in enumerate(names, 1):
+        segments, first = [], int(names[0][:10])
+        for expected, name in enumerate(names, first):
             self.where = (expected, 0)
             if int(name[:10]) != expected:
                 raise Broken("segment %d is missing" % expected)
@@ -310,17 +332,35 @@ class Verification:
             segments.append((open(path, "rb").read(), finished))
         while segments and not any(segments[-1][0]):  # made ahead
             segments.pop()
+        if first > 1:
+            self.begin_behind(first - 1, [data for data, _ in segments])
         previous = None
-        for index, (data, finished) in enumerate(segments, 1):
+        for index, (data, finished) in enumerate(segments, first):
             if not any(data):
                 raise Broken("an empty segment between others")
-            previous = self.segment(index, data, finished, previous, index == len(segments))
+            previous = self.segment(index, data, finished, previous, index - first + 1 == len(segments))
         if not previous:
             raise Broken("nothing is written")
         self.check_published()
         self.check_erasures()
         if self.signed == 0 and not self.allow_unsigned:
             raise Broken("no checkpoint vouches for the log")
+        if first > 1 and self.retire_seq >= self.signed and not self.allow_unsigned:
+            raise Broken("no checkpoint covers the RETIRE record")
+
+    def begin_behind(self, segment, datas):
+        """Finds the last RETIRE record of that segment: what the first segment that is there continues."""
+        self.where = (1, 0)
+        for data in datas:
+            at, record = 0, record_or_none(data, 0)
+            while record:
+                at, body = record.next, record.body() if record.kind == RETIRE else {}
+                if body.get(1) == segment and len(body[7]) == 32 * len(subtrees(body[2] + body[3])):
+                    self.retired, self.head, self.retire_seq = body[2] + body[3], body[6], record.seq
+                    self.frontier = [body[7][i:i + 32] for i in range(0, len(body[7]), 32)]
+                record = record_or_none(data, at)
+        if not self.retired:
+            raise Broken("segments up to %d are missing" % segment)
 
     def segment(self, index, data, finished, previous, last):
         """Checks one segment; returns how it ended, for the next one's statement."""
@@ -346,7 +386,7 @@ class Verification:
         if tail and not self.may_be_torn(data, at, last, finished, closed) and last:
             raise Broken("bytes that no crash can have left")
         if last:
-            if len(self.leaves) < self.durable:
+            if self.size() < self.durable:
                 raise Broken("records below %d were durable" % self.durable)
             if not sealed and (finished or closed):
                 raise Broken("the seal is missing")
@@ -362,15 +402,15 @@ class Verification:
             found = record_or_none(data, position) if data[position:position + 4] == b"EDG\x01" else None
             if found and found.kind == COMMIT and found.core == SEQUENCER:
                 commits, durable = commits + 1, max(durable, found.body()[3])
-        return not finished and not closed and durable <= len(self.leaves) and commits <= COMMITS_TORN_MAX
+        return not finished and not closed and durable <= self.size() and commits <= COMMITS_TORN_MAX
 
     def link(self, record, body, index, at, previous):
         if (record.kind == OPEN) != (at == 0):
             raise Broken("SEGMENT_OPEN begins a segment and stands nowhere else")
         if at == 0:
             self.open(record, body, index, previous)
-        if record.seq != len(self.leaves) or record.prev != self.head:
-            raise Broken("record %d does not continue record %d" % (record.seq, len(self.leaves) - 1))
+        if record.seq != self.size() or record.prev != self.head:
+            raise Broken("record %d does not continue record %d" % (record.seq, self.size() - 1))
         if record.kind == CHECKPOINT:
             self.checkpoint(body)
             for order in [order for order in self.waiting if order[0] < min(body[1], record.seq)]:
@@ -394,7 +434,8 @@ class Verification:
             self.boot, self.waiting = body[4], []
         if self.log is None:
             self.log = (body[1], body[2])
-            self.head = sha256(b"edgate audit log v1\n", body[1].encode(), b"\n", body[2])
+            if not self.retired:
+                self.head = sha256(b"edgate audit log v1\n", body[1].encode(), b"\n", body[2])
         if self.log != (body[1], body[2]) or self.origin not in (None, body[1]):
             raise Broken("the segment belongs to another log")
         if previous and (body.get(7), body.get(8, 0), body.get(9)) != previous:
@@ -407,7 +448,7 @@ class Verification:
             raise Broken("checkpoint: %s" % problem)
         frontier = [body[4][i:i + 32] for i in range(0, len(body[4]), 32)]
         stated = len(body[4]) == 32 * len(subtrees(size)) and root_of(frontier)
-        if (origin, size, root, root) != (self.log[0], body[1], body[2], stated) or size > len(self.leaves):
+        if (origin, size, root, root) != (self.log[0], body[1], body[2], stated) or size > self.size():
             raise Broken("the checkpoint and its record differ")
         self.vouch(size, root)
 
@@ -420,15 +461,16 @@ class Verification:
             origin, size, root = open_note(utf8(open(path, "rb").read()), self.keys)
         except Malformed as problem:
             raise Broken("file checkpoint: %s" % problem)
-        if size > len(self.leaves):
-            raise Broken("%d records were signed, %d are there" % (size, len(self.leaves)))
+        if size > self.size():
+            raise Broken("%d records were signed, %d are there" % (size, self.size()))
         self.vouch(size, root)
 
     def check_erasures(self):
         lawful = {}
         for number, seq, digest, index, at in self.orders:
             self.where = (index, at)
-            if seq >= number or self.records[seq][0] != digest or not self.records[seq][1] or self.records[seq][2] == index:
+            at_hand = self.records[seq - self.retired] if self.retired <= seq < number else (digest, True, None)  # or retired
+            if seq >= number or at_hand[0] != digest or not at_hand[1] or at_hand[2] == index:
                 raise Broken("ERASE %d names a record that it cannot erase" % number)
             lawful.setdefault((seq, digest), index)
         for seq, digest, index, at, how in self.erased:
@@ -438,7 +480,9 @@ class Verification:
             self.redacted += how == "whole"
 
     def vouch(self, size, root):
-        if tree_head(self.leaves[:size]) != root:
+        if size < self.retired:  # of a state before the first segment that is there: a later one has to vouch
+            return
+        if self.head_at(size) != root:
             raise Broken("the first %d records do not hash to what was signed" % size)
         self.signed = max(self.signed, size)
 
@@ -453,8 +497,8 @@ def verify(folder, keys, **options):
     except OSError as error:
         return {"valid": False, "error": str(error)}
     return {"valid": problem is None, "problem": problem, "segment": run.where[0], "offset": run.where[1],
-            "size": len(run.leaves), "signed_size": run.signed, "redacted": run.redacted, "head": run.head.hex() if run.head else None,
-            "root": tree_head(run.leaves).hex()}
+            "size": run.size(), "signed_size": run.signed, "redacted": run.redacted, "head": run.head.hex() if run.head else None,
+            "root": run.head_at(run.size()).hex()}
 
 
 def main(arguments):

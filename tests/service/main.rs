@@ -22,6 +22,7 @@ mod nginx;
 mod nodes;
 mod privacy;
 mod receipts;
+mod retention;
 mod revocation;
 mod stall;
 mod tokens;

@@ -25,10 +25,10 @@ use crate::audit::{
         ConsistencyProof, ProveError, Prover, State, consistency_path, is_consistent, read_checkpoint,
         same_log_continued, subtrees,
     },
-    real::list_segments,
     record::{Hash, Header},
     recover::FIRST_SEGMENT,
     schema::{self, Kind},
+    stored::{Stored, list_segments},
     verify::{Trusted, VerifyProgress, first_header},
     walk::{Depth, Walk, or_erased},
 };
@@ -365,8 +365,8 @@ impl Pack {
 }
 
 fn read_segment(dir: &Path, index: u64) -> Result<Vec<u8>, AuditError> {
-    let path = dir.join(segment_name(index));
-    fs::read(&path).map_err(|error| AuditError::io("read", &path, error))
+    let read = Stored::open(dir, index).and_then(|stored| stored.read());
+    read.map_err(|error| AuditError::io("read", &dir.join(segment_name(index)), error))
 }
 
 /// The field of a CHECKPOINT body that holds the note.

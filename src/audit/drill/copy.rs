@@ -13,11 +13,11 @@ use crate::audit::{
     error::AuditError,
     folder::{SegmentFile, segment_name},
     note::{Checkpoint, NoteError},
-    real::list_segments,
     record::CORE_SEQUENCER,
     recover::FIRST_SEGMENT,
     schema::{self, Kind},
     sealer::CHECKPOINT_FILE,
+    stored::{Stored, list_segments},
     verify::published_note,
 };
 
@@ -82,7 +82,9 @@ impl Copy {
         };
         let mut room = copy_bytes_max;
         for file in files {
-            let bytes = fs::read(dir.join(segment_name(file.index))).map_err(io("read a segment of"))?;
+            let bytes = Stored::open(dir, file.index)
+                .and_then(|stored| stored.read())
+                .map_err(io("read a segment of"))?;
             let taken = copy.take(&file, bytes, room).map_err(DrillError::copy("copy a segment to", work))?;
             match taken {
                 Some(taken) => room = room.saturating_sub(taken),

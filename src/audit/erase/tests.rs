@@ -15,7 +15,7 @@ use crate::audit::{
     hold::Hold,
     open_signed,
     proof::{Expected, Prover, verify_inclusion},
-    real::list_segments,
+    stored::list_segments,
     verify::{Class, Mode, Options, Report, Trusted, verify_dir},
 };
 use crate::decision::Decision;

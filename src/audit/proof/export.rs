@@ -21,10 +21,11 @@ use crate::audit::{
     error::AuditError,
     merkle::CompactRange,
     note::{Checkpoint, CheckpointKey},
-    real::{Lock, list_segments, sync_folder},
+    real::{Lock, sync_folder},
     record::{HASHED_BYTES, Hash},
     sealer::{CHECKPOINT_FILE, replace_file},
     sha256::Hasher,
+    stored::list_segments,
     verify::VerifyProgress,
     walk::Record,
 };

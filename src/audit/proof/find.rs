@@ -3,20 +3,14 @@
 //! The records of one appender stand in the order of their numbers, so segments are chosen by halving, and only the
 //! headers of one segment are walked through.
 
-use std::{
-    fs::File,
-    io::{self, Read as _},
-    os::unix::fs::FileExt as _,
-    path::Path,
-};
+use std::{io, path::Path};
 
 use super::error::ProveError;
 use crate::audit::{
     error::AuditError,
-    folder::segment_name,
     id::RecordId,
-    real::list_segments,
     record::{BODY_BYTES_MAX, HEADER_BYTES, Header, stored_len},
+    stored::{Stored, list_segments},
     verify::first_seq,
     walk::{SegmentOpen, or_erased, read_record},
 };
@@ -99,15 +93,16 @@ pub(in crate::audit) fn find_id(dir: &Path, id: RecordId) -> Result<Option<(u64,
 /// Reads a record whole and checks it in itself.
 fn read_found(dir: &Path, segment: u64, offset: u64) -> Result<Found, ProveError> {
     let mut bytes = vec![0; HEADER_BYTES];
-    File::open(dir.join(segment_name(segment)))
-        .and_then(|file| {
-            file.read_exact_at(&mut bytes, offset)?;
+    let len = Stored::open(dir, segment)
+        .and_then(|stored| {
+            stored.read_at(&mut bytes, offset)?;
             let header = bytes.first_chunk().map(Header::parse);
             let body_len = header.and_then(Result::ok).map_or(0, |header| header.body_len as usize);
             bytes.resize(stored_len(body_len), 0);
-            file.read_exact_at(&mut bytes, offset)
+            stored.read_at(&mut bytes, offset)
         })
         .map_err(|error| AuditError::io("read a segment of", dir, error))?;
+    bytes.truncate(len);
     // Whether it is erased by right is for a verification to say: what is proven here is the header.
     let record = or_erased(read_record(&bytes, 0), &bytes, 0).map_err(|flaw| ProveError::Stored {
         segment,
@@ -120,21 +115,19 @@ fn read_found(dir: &Path, segment: u64, offset: u64) -> Result<Found, ProveError
 
 /// The boot a segment was written in; `None` if nothing was written to it.
 fn boot_of(dir: &Path, segment: u64) -> io::Result<Option<u64>> {
-    let mut start = Vec::with_capacity(OPEN_BYTES);
-    let file = File::open(dir.join(segment_name(segment)))?;
-    file.take(OPEN_BYTES as u64).read_to_end(&mut start)?;
+    let start = Stored::open(dir, segment)?.start(OPEN_BYTES)?;
     Ok(read_record(&start, 0).ok().and_then(|record| Some(SegmentOpen::read(&record)?.boot)))
 }
 
 /// The first record of a segment that `wanted` wants, by its header alone.
 fn first_of(dir: &Path, segment: u64, wanted: impl Fn(&Header) -> bool) -> io::Result<Option<(u64, Header)>> {
-    let file = File::open(dir.join(segment_name(segment)))?;
+    let stored = Stored::open(dir, segment)?;
     let mut buffer = vec![0; READ_BYTES];
     let (mut start, mut len, mut at) = (0, 0, 0);
     loop {
         if at + HEADER_BYTES > len {
             start += at as u64;
-            len = read_up_to(&file, &mut buffer, start)?;
+            len = stored.read_at(&mut buffer, start)?;
             at = 0;
         }
         let Some(header) = buffer[..len].get(at..).and_then(<[u8]>::first_chunk) else { return Ok(None) };
@@ -144,18 +137,6 @@ fn first_of(dir: &Path, segment: u64, wanted: impl Fn(&Header) -> bool) -> io::R
         }
         at += stored_len(header.body_len as usize);
     }
-}
-
-/// Fills `buffer` from `offset` on, as far as the file goes.
-fn read_up_to(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-    let mut len = 0;
-    while len < buffer.len() {
-        match file.read_at(&mut buffer[len..], offset + len as u64)? {
-            0 => break,
-            read => len += read,
-        }
-    }
-    Ok(len)
 }
 
 /// More than a SEGMENT_OPEN record takes.

@@ -1,13 +1,12 @@
 //! The records of a log, one after the other, each checked to continue the one before.
 
-use std::{fs, io, path::Path};
+use std::{io, path::Path};
 
 use super::error::ProveError;
 use crate::audit::{
     error::AuditError,
-    folder::segment_name,
-    real::list_segments,
     record::Hash,
+    stored::{Stored, list_segments},
     verify::{VerifyProgress, first_seq},
     walk::{Depth, Record, Walk, or_erased},
 };
@@ -46,7 +45,7 @@ pub(super) fn each_record(
     // Where the records of the segment before ended, and why: to blame if the next does not continue them.
     let mut ended = None;
     for file in files {
-        let segment = fs::read(dir.join(segment_name(file.index))).map_err(io)?;
+        let segment = Stored::open(dir, file.index).and_then(|stored| stored.read()).map_err(io)?;
         let mut walk = Walk::new(&segment, Depth::Headers);
         let mut offset = 0;
         let flaw = loop {
@@ -58,7 +57,8 @@ pub(super) fn each_record(
                 Err(flaw) => break flaw,
             };
             let continues = match last {
-                None => file.index == files[0].index && (record.header.seq == 0 || start > 0),
+                // Behind records that were retired the log begins later; what is wanted must be there all the same.
+                None => file.index == files[0].index && record.header.seq <= from,
                 Some((seq, hash)) => record.header.seq == seq + 1 && record.header.prev_hash == hash,
             };
             if !continues {

@@ -8,7 +8,13 @@ use super::{
     tests::{SECOND, append, key, open_log, options, signing_key},
     *,
 };
-use crate::audit::{WitnessKey, note::Checkpoint};
+use crate::audit::{
+    WitnessKey,
+    note::Checkpoint,
+    sealer::CHECKPOINT_FILE,
+    stored::list_segments,
+    walk::{Depth, Walk},
+};
 
 fn grow(dir: &Path, text: &str, events: usize) {
     let mut opened = open_log(dir);

@@ -8,9 +8,9 @@ use std::{
 use super::{Break, Class};
 use crate::audit::{
     erased::{Erasure, InEffect},
-    folder::segment_name,
     proof::find_seq,
     record::{HEADER_BYTES, Hash, Header, stored_len},
+    stored,
     walk::{Flaw, is_partly_erased, is_redactable, read_record},
 };
 
@@ -188,7 +188,7 @@ pub(super) fn look_at(dir: &Path, wanted: &[u64]) -> std::io::Result<HashMap<u64
         let Some((segment, offset)) = find_seq(dir, *seq)? else { continue };
         let (_, bytes) = match &mut at_hand {
             Some(hand) if hand.0 == segment => hand,
-            _ => at_hand.insert((segment, std::fs::read(dir.join(segment_name(segment)))?)),
+            _ => at_hand.insert((segment, stored::Stored::open(dir, segment)?.read()?)),
         };
         found.extend(target(segment, bytes, offset).map(|target| (*seq, target)));
     }

@@ -15,6 +15,7 @@ use crate::audit::{
     note::{Checkpoint, NoteError},
     record::Hash,
     recover::FIRST_SEGMENT,
+    retire::Retired,
     walk::{PrevEnd, SegmentOpen, genesis_hash},
     writer::Head,
 };
@@ -41,6 +42,8 @@ pub(super) struct Join<'a> {
     // The latest checkpoint that was published beside the log.
     published: Option<String>,
     pub(super) erasures: Erasures,
+    // The statement that everything before the first segment was retired.
+    retired: Option<Retired>,
 }
 
 /// How a segment ended.
@@ -94,7 +97,19 @@ impl<'a> Join<'a> {
             stopped: false,
             published,
             erasures: Erasures::default(),
+            retired: None,
         }
+    }
+
+    /// Begins behind segments that an authority had removed. The statement is believed for now: it is a record of the log, and
+    /// at the end a signed checkpoint has to cover it.
+    pub(super) fn begin_behind(&mut self, retired: Retired) {
+        self.expected_index = retired.segment + 1;
+        self.report.size = retired.size;
+        self.report.head = Some(retired.hash);
+        self.anchor_roots.extend(retired.tree.root().map(|root| (retired.size, root)));
+        self.tree = Some(retired.tree.clone());
+        self.retired = Some(retired);
     }
 
     /// The segment before those looked at is gone, though an earlier verification saw it.
@@ -213,6 +228,9 @@ impl<'a> Join<'a> {
         let Some((seq, prev_hash)) = scan.first else { return };
         let before = match (&self.last, &self.options.since, &scan.open) {
             (Some(last), _, _) => last.end,
+            (None, _, _) if self.retired.is_some() => {
+                self.retired.as_ref().map(|retired| Head { size: retired.size, hash: retired.hash })
+            }
             (None, Some(trusted), _) => Some(Head { size: trusted.size, hash: trusted.hash }),
             (None, None, Some(open)) if scan.index == FIRST_SEGMENT => {
                 Some(Head { size: 0, hash: genesis_hash(&open.origin, &open.log_id) })
@@ -344,6 +362,7 @@ impl<'a> Join<'a> {
         self.report.breaks.extend(judged.breaks);
         self.report.notices.extend(judged.notices);
         self.check_signed();
+        self.check_retired();
         let Self { mut report, tree, last, log, before_last, .. } = self;
         report.root = tree.as_ref().and_then(CompactRange::root);
         report.breaks.sort_by_key(|found| (found.seq, found.segment, found.offset));
@@ -401,6 +420,21 @@ impl<'a> Join<'a> {
     fn recent_tree(&self, size: u64) -> Option<CompactRange> {
         let (before, commits) = self.previous.as_ref()?;
         joined(before, commits.iter().find(|part| part.end() == size)?)
+    }
+
+    /// Whether what is not there was retired by an authority, on record and under a signature.
+    fn check_retired(&mut self) {
+        let Some(Retired { segment, size, seq, authority, reason, .. }) = self.retired.take() else { return };
+        if seq >= self.report.signed_size && !self.options.allow_unsigned {
+            let detail = format!(
+                "segments 1 to {segment} are not there, and no checkpoint covers the RETIRE record {seq}"
+            );
+            self.broken(Class::MissingSegment, segment, 0, 0, size, detail);
+            return;
+        }
+        let words = format!("by {authority}: {reason}").escape_debug().to_string();
+        let detail = format!("segments 1 to {segment}, {size} records, {words}");
+        self.notice(Class::Retired, segment, 0, seq, detail);
     }
 
     fn check_signed(&mut self) {

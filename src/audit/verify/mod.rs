@@ -6,25 +6,26 @@
 mod anchors;
 mod buffer;
 mod erasures;
+mod files;
 mod join;
+mod parallel;
 mod part;
 mod segment;
 mod trusted;
 
 use std::{
-    fmt,
-    fs::File,
-    io::{self, Read as _},
-    path::Path,
-    sync::{Condvar, Mutex, PoisonError},
+    fmt, io,
+    path::{Path, PathBuf},
 };
 
 pub use anchors::{Anchor, AnchorVerdict};
-use buffer::{SegmentBuffer, read_segment};
 use erasures::look_at;
+pub use files::published_note;
+use files::{ends_as, retired_before};
+pub(super) use files::{first_header, first_seq, note_in};
 use join::Join;
+use parallel::scan_in_order;
 pub(super) use part::verify_part;
-use segment::{Ending, Scan, Window, scan};
 pub use trusted::Trusted;
 
 use super::{
@@ -32,11 +33,9 @@ use super::{
     error::AuditError,
     folder::{SegmentFile, segment_name},
     note::CheckpointKey,
-    real::list_segments,
-    record::{HEADER_BYTES, Hash, Header},
+    record::Hash,
     recover::FIRST_SEGMENT,
-    sealer::CHECKPOINT_FILE,
-    walk::{Depth, Walk, or_partly_erased},
+    stored::Segments,
 };
 
 /// How to verify.
@@ -63,6 +62,8 @@ pub struct Options {
     pub anchors: Vec<Anchor>,
     /// Witnesses whose cosignatures count. With any, each anchor needs the cosignature of one of them.
     pub witnesses: Vec<WitnessKey>,
+    /// A folder with archives of segments that the log has no longer: with them it is verified from its beginning.
+    pub archives: Option<PathBuf>,
     /// Threads to use; 0 for one per core.
     pub threads: usize,
 }
@@ -80,6 +81,7 @@ impl Default for Options {
             since: None,
             anchors: Vec::new(),
             witnesses: Vec::new(),
+            archives: None,
             threads: 0,
         }
     }
@@ -116,6 +118,11 @@ pub enum Mode {
 impl Mode {
     /// The stable names.
     pub const NAMES: [&str; 3] = ["full", "quick", "range"];
+
+    /// Whether the log is looked at from its beginning, or from where an earlier verification came.
+    const fn is_whole(self) -> bool {
+        !matches!(self, Self::Range { .. })
+    }
 
     /// The stable name.
     #[must_use]
@@ -262,6 +269,8 @@ classes! {
     Truncated = "truncated", 15;
     /// An operator set a damaged log aside, and this one is its successor. A notice: this log is whole.
     SetAside = "set-aside", 16;
+    /// An authority had the segments before these removed, on record. A notice: what is left is whole, and continues them.
+    Retired = "retired", 18;
     /// An anchor could not be compared with the log.
     Unchecked = "unchecked", 17;
     /// An anchor is no checkpoint.
@@ -289,7 +298,7 @@ pub struct VerifyProgress {
     pub bytes_total: u64,
 }
 
-/// Verifies the log in `dir`, calling `progress` after each segment.
+/// Verifies the log in `dir`, calling `progress` after each segment. Begins again where segments are retired meanwhile.
 ///
 /// # Errors
 /// Only when the folder cannot be read or holds no log; breaks are in the report.
@@ -299,29 +308,39 @@ pub fn verify_dir(
     progress: &mut dyn FnMut(VerifyProgress),
 ) -> Result<Report, AuditError> {
     let note = || published_note(dir).map_err(|error| AuditError::io("read the checkpoint of", dir, error));
-    let before = note()?;
-    let (report, unexplained) = verify_once(dir, options, progress)?;
-    // A running log may have erased a body behind us, and said so in a part that we had read already; before it did it
-    // published a checkpoint. Then its word stands there now.
-    if unexplained && options.upto.is_none() && note()? != before {
-        return verify_once(dir, options, progress).map(|(report, _)| report);
+    let mut begun = 1;
+    loop {
+        let before = note()?;
+        match verify_once(dir, options, progress) {
+            Err(AuditError::Io { source, .. })
+                if source.kind() == io::ErrorKind::NotFound && begun < BEGUN_MAX => {}
+            // A running log may have erased a body behind us, and said so in a part that we had read already; before it did
+            // it published a checkpoint. Then its word stands there now.
+            Ok((_, true)) if options.upto.is_none() && begun < BEGUN_MAX && note()? != before => {}
+            verified => return verified.map(|(report, _)| report),
+        }
+        begun += 1;
     }
-    Ok(report)
 }
 
+/// Verifies the segments that are there now; says too whether a body is zeros that nothing explains.
 fn verify_once(
     dir: &Path,
     options: &Options,
     progress: &mut dyn FnMut(VerifyProgress),
 ) -> Result<(Report, bool), AuditError> {
     let io = |what| move |source: io::Error| AuditError::io(what, dir, source);
-    let mut files = list_segments(dir).map_err(io("list the segments of"))?;
+    let segments = Segments { dir, elsewhere: options.archives.as_deref() };
+    let mut files = segments.list().map_err(io("list the segments of"))?;
     if files.is_empty() {
         return Err(AuditError::NotFound { path: dir.to_owned() });
     }
     let listed = files.clone();
     let (mut cut_before, mut other_before) = (None, None);
-    if let Some(trusted) = &options.since {
+    let retired = retired_before(segments, &files, options).map_err(io("read a segment of"))?;
+    if let Some(trusted) = &options.since
+        && retired.is_none()
+    {
         // What was verified is not read again, but it must still be there.
         let before = trusted.segment.saturating_sub(1);
         if before >= FIRST_SEGMENT && files.iter().all(|file| file.index != before) {
@@ -330,7 +349,7 @@ fn verify_once(
         files.retain(|file| file.index >= trusted.segment);
         // A segment that follows says what it continues. Where none does, the last one verified is looked at again.
         if files.is_empty() && cut_before.is_none() && before >= FIRST_SEGMENT {
-            let same = ends_as(dir, before, trusted).map_err(io("read a segment of"))?;
+            let same = ends_as(segments, before, trusted).map_err(io("read a segment of"))?;
             other_before = (!same).then_some(before);
         }
     }
@@ -356,6 +375,15 @@ fn verify_once(
     let scanned =
         Options { anchors: options.anchors.iter().cloned().chain(published_at).collect(), ..options.clone() };
     let mut join = Join::new(options, &files, published);
+    if let (Some(retired), Some(trusted)) = (&retired, &options.since)
+        && trusted.segment == retired.segment + 1
+        && (trusted.size, &trusted.hash, &trusted.tree) != (retired.size, &retired.hash, &retired.tree)
+    {
+        other_before = Some(retired.segment);
+    }
+    if let Some(retired) = retired {
+        join.begin_behind(retired);
+    }
     if let Some(segment) = cut_before {
         join.missing_before(segment);
     }
@@ -364,8 +392,9 @@ fn verify_once(
     }
     let mut bytes = 0;
     let mut look = |files: &[SegmentFile], join: &mut Join<'_>| {
-        scan_in_order(dir, &scanned, (files, &listed), |scan| {
-            bytes += scan.file_bytes;
+        let mut stored = files.iter();
+        scan_in_order(segments, &scanned, (files, &listed), |scan| {
+            bytes += stored.next().map_or(0, |file| file.bytes);
             join.add(scan);
             progress(VerifyProgress { bytes, bytes_total });
         })
@@ -386,160 +415,8 @@ fn verify_once(
     Ok(join.finish(&looked))
 }
 
-/// The note that was published beside the log, if there is one. Bytes that are no text are none of ours either; they
-/// stay visible as such, so that the note does not verify rather than seem absent.
-///
-/// # Errors
-/// When the file is there and cannot be read.
-pub fn published_note(dir: &Path) -> io::Result<Option<String>> {
-    note_in(&dir.join(CHECKPOINT_FILE))
-}
-
-/// The note in this file, as [`published_note`].
-pub(super) fn note_in(path: &Path) -> io::Result<Option<String>> {
-    match std::fs::read(path) {
-        Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
-/// Scans segments on several threads and hands the results over in order. At most a few segments are ahead of the
-/// join, so that memory stays bounded. `listed` are all there are.
-fn scan_in_order(
-    dir: &Path,
-    options: &Options,
-    (files, listed): (&[SegmentFile], &[SegmentFile]),
-    mut take: impl FnMut(Scan),
-) -> io::Result<()> {
-    struct Work {
-        next: usize,
-        joined: usize,
-        done: Vec<Option<io::Result<Scan>>>,
-    }
-    let threads = match options.threads {
-        0 => std::thread::available_parallelism().map_or(1, usize::from),
-        threads => threads,
-    }
-    .min(files.len());
-    let work = Mutex::new(Work { next: 0, joined: 0, done: files.iter().map(|_| None).collect() });
-    let changed = Condvar::new();
-    let lock = || work.lock().unwrap_or_else(PoisonError::into_inner);
-    let worker = || {
-        let mut window = Window::new(WINDOW_BYTES);
-        let mut buffer = SegmentBuffer::default();
-        loop {
-            let at = {
-                let mut work = lock();
-                while work.next < files.len() && work.next >= work.joined + threads * AHEAD {
-                    work = changed.wait(work).unwrap_or_else(PoisonError::into_inner);
-                }
-                if work.next >= files.len() {
-                    return;
-                }
-                work.next += 1;
-                work.next - 1
-            };
-            let ending = || match listed.iter().find(|next| next.index > files[at].index) {
-                Some(next) => ending_before(dir, next.index),
-                None => Ok(Ending::Last),
-            };
-            let scanned = scan_file(dir, &files[at], options, ending, &mut window, &mut buffer);
-            lock().done[at] = Some(scanned);
-            changed.notify_all();
-        }
-    };
-    std::thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(worker);
-        }
-        for at in 0..files.len() {
-            let scanned = {
-                let mut work = lock();
-                loop {
-                    if let Some(scanned) = work.done[at].take() {
-                        work.joined = at + 1;
-                        if scanned.is_err() {
-                            work.next = files.len();
-                        }
-                        break scanned;
-                    }
-                    work = changed.wait(work).unwrap_or_else(PoisonError::into_inner);
-                }
-            };
-            changed.notify_all();
-            take(scanned?);
-        }
-        Ok(())
-    })
-}
-
-/// Scans a segment through `window`, or, where something is wrong, all of it in `buffer`.
-fn scan_file(
-    dir: &Path,
-    file: &SegmentFile,
-    options: &Options,
-    ending: impl Fn() -> io::Result<Ending>,
-    window: &mut Window,
-    buffer: &mut SegmentBuffer,
-) -> io::Result<Scan> {
-    let opened = File::open(dir.join(segment_name(file.index)))?;
-    if let Some(scan) = window.scan(file, &opened, options, &ending)? {
-        return Ok(scan);
-    }
-    read_segment(dir, file.index, buffer)?;
-    let ending = ending()?;
-    Ok(scan(file, buffer.bytes(), options, ending))
-}
-
-/// Whether the last record of a segment is still the one that was verified.
-fn ends_as(dir: &Path, index: u64, trusted: &Trusted) -> io::Result<bool> {
-    let mut buffer = SegmentBuffer::default();
-    read_segment(dir, index, &mut buffer)?;
-    let mut walk = Walk::new(buffer.bytes(), Depth::Bodies);
-    let (mut offset, mut last) = (0, None);
-    while let Ok(record) = or_partly_erased(walk.read(offset), buffer.bytes(), offset) {
-        offset = record.next;
-        last = Some((record.header.seq + 1, record.hash));
-    }
-    Ok(last == Some((trusted.size, trusted.hash)))
-}
-
-/// How a segment ended, as the next one says.
-fn ending_before(dir: &Path, next: u64) -> io::Result<Ending> {
-    let mut start = Vec::with_capacity(OPEN_BYTES);
-    File::open(dir.join(segment_name(next)))?.take(OPEN_BYTES as u64).read_to_end(&mut start)?;
-    if start.iter().all(|byte| *byte == 0) {
-        // Made ahead and not yet written to; those after it are no further.
-        return Ok(Ending::Last);
-    }
-    Ok(Ending::stated_by(&start))
-}
-
-/// The `seq` of a segment's first record, if it can be read.
-pub(super) fn first_seq(dir: &Path, index: u64) -> io::Result<Option<u64>> {
-    Ok(first_header(dir, index)?.map(|header| header.seq))
-}
-
-/// The header of a segment's first record, if it can be read.
-pub(super) fn first_header(dir: &Path, index: u64) -> io::Result<Option<Header>> {
-    let mut header = [0; HEADER_BYTES];
-    let mut file = File::open(dir.join(segment_name(index)))?;
-    match file.read_exact(&mut header) {
-        Ok(()) => Ok(Header::parse(&header).ok()),
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
-/// More than a SEGMENT_OPEN record takes.
-const OPEN_BYTES: usize = 4096;
-
-/// The part of a segment that is looked at together: it stays in the second-level cache with what is made of it.
-const WINDOW_BYTES: usize = 512 << 10;
-
-/// Segments scanned ahead of the join, per thread.
-const AHEAD: usize = 2;
+/// How often a verification is begun: retention removes segments once in hours.
+const BEGUN_MAX: u32 = 3;
 
 #[cfg(test)]
 mod anchor_tests;

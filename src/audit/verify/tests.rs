@@ -7,7 +7,7 @@ use ed25519_dalek::{Signer as _, SigningKey};
 use super::*;
 use crate::audit::{
     Ack, CheckpointSigner, Event, Log, Opened, Settings, StopEvent, open_signed,
-    record::{self, Link},
+    record::{self, HEADER_BYTES, Link},
     schema::Kind,
     walk::read_record,
 };

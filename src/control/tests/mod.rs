@@ -272,6 +272,8 @@ fn state(
         eraser: None,
         verify_chain: Arc::new(|| Ok(ChainReport { records: 7, head: "ab".repeat(32), first_break: None })),
         own_log: OwnLog { origin: "edgate.test/log".into(), dir: "/nowhere".into() },
+        custody: Custody::default(),
+        retire: None,
         metrics: Arc::new(|text| text.push_str("# TYPE other counter\nother 1\n")),
         readiness: Arc::new(|| vec![Dependency { name: "shards", ready: true, detail: String::new() }]),
         unlock: None,

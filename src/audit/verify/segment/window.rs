@@ -3,7 +3,7 @@
 //! The window stays in the second-level cache, and one serves all segments of a thread. A segment at once is 64 MiB of
 //! memory that the system clears first, and that is read from memory twice: a fifth of the time of a verification.
 
-use std::{borrow::Cow, fs::File, io, os::unix::fs::FileExt as _};
+use std::{borrow::Cow, io};
 
 use sha2::{Digest as _, Sha256};
 
@@ -11,6 +11,7 @@ use super::{Ending, Scan, Scanner};
 use crate::audit::{
     folder::SegmentFile,
     record::{BODY_BYTES_MAX, Header, stored_len},
+    stored::Stored,
     verify::Options,
     walk::{Flaw, PrevEnd, Record, Walk, or_erased},
 };
@@ -32,11 +33,11 @@ impl Window {
     pub(in crate::audit::verify) fn scan(
         &mut self,
         segment: &SegmentFile,
-        file: &File,
+        file: &Stored,
         options: &Options,
         ending: impl FnOnce() -> io::Result<Ending>,
     ) -> io::Result<Option<Scan>> {
-        let len = usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?;
+        let len = usize::try_from(file.len()?).map_err(io::Error::other)?;
         let mut source = Source { memory: &mut self.memory, file, len, shrunk: false };
         let mut scanner = Scanner::new(segment, len, options, Ending::Open);
         let flaw = loop {
@@ -48,8 +49,8 @@ impl Window {
                 let to = usize::try_from(to).map_err(io::Error::other)?;
                 let tree = scanner.tree_at(to, size, |range| {
                     let mut bytes = vec![0; range.len()];
-                    file.read_exact_at(&mut bytes, range.start as u64).ok()?;
-                    Some(Cow::Owned(bytes))
+                    let read = file.read_at(&mut bytes, range.start as u64).ok()?;
+                    (read == bytes.len()).then_some(Cow::Owned(bytes))
                 });
                 scanner.set_checkpoint_tree(tree);
             } else if scanner.scan.stopped || scanner.offset == len || scanner.offset == base {
@@ -110,7 +111,7 @@ struct Misplaced;
 /// A segment's file, and the memory for a part of it.
 struct Source<'a> {
     memory: &'a mut [u8],
-    file: &'a File,
+    file: &'a Stored,
     len: usize,
     // The file ended before `len`.
     shrunk: bool,
@@ -120,18 +121,8 @@ impl Source<'_> {
     /// The bytes from `base` on, as many as there is memory for.
     fn read(&mut self, base: usize) -> io::Result<&[u8]> {
         let wanted = self.memory.len().min(self.len - base);
-        let mut have = 0;
-        while have < wanted {
-            match self.file.read_at(&mut self.memory[have..wanted], (base + have) as u64) {
-                Ok(0) => {
-                    self.shrunk = true;
-                    break;
-                }
-                Ok(read) => have += read,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
+        let have = self.file.read_at(&mut self.memory[..wanted], base as u64)?;
+        self.shrunk |= have < wanted;
         Ok(&self.memory[..have])
     }
 

@@ -1,14 +1,19 @@
 //! What the window finds is what a look at the whole segment finds.
 
-use std::{collections::HashMap, fs, path::Path};
+use std::{
+    collections::HashMap,
+    fs::{self, File},
+    path::Path,
+};
 
 use super::*;
 use crate::audit::{
     Ack, Event, Opened, StopEvent,
     folder::{SegmentFile, segment_name},
-    real::list_segments,
+    stored::{Segments, list_segments},
     verify::{
-        Join, Mode, Report, ending_before,
+        Join, Mode, Report,
+        files::ending_before,
         segment::scan,
         tests::{SECOND, append, open_log, options, wait_signed},
     },
@@ -18,14 +23,17 @@ use crate::audit::{
 /// Both reports on the segments of `dir`, and how many of them the window gave up.
 fn both(dir: &Path, options: &Options) -> (Report, Report, usize) {
     let files = list_segments(dir).unwrap();
+    let segments = Segments { dir, elsewhere: None };
     let mut window = Window::new(stored_len(BODY_BYTES_MAX));
     let mut joins = [Join::new(options, &files, None), Join::new(options, &files, None)];
     let mut given_up = 0;
     for (at, file) in files.iter().enumerate() {
         let path = dir.join(segment_name(file.index));
-        let ending = || files.get(at + 1).map_or(Ok(Ending::Last), |next| ending_before(dir, next.index));
+        let ending =
+            || files.get(at + 1).map_or(Ok(Ending::Last), |next| ending_before(segments, next.index));
         let whole = || scan(file, &fs::read(&path).unwrap(), options, ending().unwrap());
-        let windowed = window.scan(file, &File::open(&path).unwrap(), options, ending).unwrap();
+        let windowed =
+            window.scan(file, &Stored::Segment(File::open(&path).unwrap()), options, ending).unwrap();
         given_up += usize::from(windowed.is_none());
         joins[0].add(whole());
         joins[1].add(windowed.unwrap_or_else(whole));
@@ -100,7 +108,7 @@ fn the_end_of_a_segment_is_measured_alike() {
             let bytes = [&vec![5; 100][..], &vec![0; zeros], tail, &vec![0; zeros]].concat();
             fs::write(&path, &bytes).unwrap();
             let mut memory = vec![0; 4096];
-            let file = File::open(&path).unwrap();
+            let file = Stored::Segment(File::open(&path).unwrap());
             let mut source = Source { memory: &mut memory, file: &file, len: bytes.len(), shrunk: false };
             for end in [0, 96, 100, bytes.len()] {
                 assert_eq!(source.ended(end).unwrap(), prev_end(&bytes, end), "{zeros} zeros, from {end}");

@@ -1,0 +1,231 @@
+//! Legal holds and retirement by an operator: `POST /v1/audit/holds`, `/v1/audit/holds/{name}/release`, `/v1/audit/retire`.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{self, Extension, Request, State};
+use axum::response::{IntoResponse, Response};
+use serde_json::json;
+use tokio::sync::Mutex;
+
+use super::actions::{Peer, run};
+use super::body;
+use super::error::{ApiError, ErrorKind};
+use super::evidence;
+use super::state::Shared;
+use crate::audit::hold::{ACTION_HOLD, ACTION_RELEASE, Hold, HoldError, Holds, WORDS_BYTES_MAX, is_said};
+use crate::audit::retire::Turn;
+use crate::audit::{AdminEvent, Event, Phase, hex};
+use crate::json;
+
+/// What an operator orders to be retired.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RetireOrder {
+    /// Segments all of whose records were made before this time, in nanoseconds since 1970.
+    pub before_ns: u64,
+    /// Who answers for it.
+    pub authority: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// Retires a few segments; blocks. The error is in words.
+pub type Retire = Arc<dyn Fn(RetireOrder) -> Result<Turn, String> + Send + Sync>;
+
+/// Held by whoever places a hold, retires or erases: none of them may come between the steps of another.
+pub type Custody = Arc<Mutex<()>>;
+
+/// Longest name of a hold.
+const NAME_BYTES_MAX: usize = 64;
+
+const HOLD_MEMBERS: &str = "name, from_ns, to_ns, authority, reason";
+
+const RETIRE_MEMBERS: &str = "before_ns, authority, reason";
+
+const RELEASE_MEMBERS: &str = "authority, reason";
+
+/// Places a hold; answers once it is in force and on record.
+pub(super) async fn hold(
+    State(shared): State<Arc<Shared>>,
+    Extension(peer): Extension<Peer>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    body::check_content_type(request.headers())?;
+    let bytes = body::receive(request.into_body()).await?;
+    run(&shared, place(Arc::clone(&shared), peer, bytes)).await
+}
+
+/// Releases a hold; answers once that is on record and no longer in force.
+pub(super) async fn release(
+    State(shared): State<Arc<Shared>>,
+    Extension(peer): Extension<Peer>,
+    extract::Path(name): extract::Path<String>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    body::check_content_type(request.headers())?;
+    let bytes = body::receive(request.into_body()).await?;
+    run(&shared, end(Arc::clone(&shared), peer, name, bytes)).await
+}
+
+/// Retires a few segments; answers with what left, and whether there is more to do.
+pub(super) async fn retire(
+    State(shared): State<Arc<Shared>>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    body::check_content_type(request.headers())?;
+    let bytes = body::receive(request.into_body()).await?;
+    run(&shared, retire_some(Arc::clone(&shared), bytes)).await
+}
+
+async fn place(shared: Arc<Shared>, peer: Peer, bytes: Vec<u8>) -> Result<Response, ApiError> {
+    let mut scratch = json::Scratch::default();
+    let (mut name, mut from_ns, mut to_ns, mut authority, mut reason) = (None, None, None, None, None);
+    body::read_object(&bytes, &mut scratch, HOLD_MEMBERS, |reader, member| {
+        match member {
+            "name" => name = Some(body::text(reader, member, NAME_BYTES_MAX)?.to_owned()),
+            "from_ns" => from_ns = Some(body::count(reader, member)?),
+            "to_ns" => to_ns = Some(body::count(reader, member)?),
+            "authority" => authority = Some(body::text(reader, member, WORDS_BYTES_MAX)?.to_owned()),
+            "reason" => reason = Some(body::text(reader, member, WORDS_BYTES_MAX)?.to_owned()),
+            _ => return Ok(false),
+        }
+        Ok(true)
+    })?;
+    let (Some(name), Some(from_ns), Some(authority), Some(reason)) = (name, from_ns, authority, reason)
+    else {
+        return Err(ApiError::invalid(format!("needed are: {HOLD_MEMBERS} (to_ns may be left out)")));
+    };
+    let hold = Hold { name, from_ns, to_ns: to_ns.unwrap_or(u64::MAX), authority, reason };
+    let _custody = shared.custody.lock().await;
+    // In force before it is on record: a crash in between keeps too much.
+    let (dir, placed) = (shared.own_log.dir.clone(), hold.clone());
+    change(move || {
+        let mut holds = Holds::load(&dir)?;
+        holds.place(placed)?;
+        store(&holds, &dir)
+    })
+    .await?;
+    let (actor, detail) = (peer.actor(), hold.detail());
+    let event = AdminEvent {
+        phase: Phase::Done,
+        actor: &actor,
+        action: ACTION_HOLD,
+        target: &hold.name,
+        detail: &detail,
+        intent: None,
+    };
+    let id = shared.evidence.record(&Event::Admin(event)).await.map_err(|error| {
+        evidence::unavailable(&error, "the hold is in force, but not on record: place it again")
+    })?;
+    Ok(Json(json!({"id": id.to_string(), "name": hold.name})).into_response())
+}
+
+async fn end(shared: Arc<Shared>, peer: Peer, name: String, bytes: Vec<u8>) -> Result<Response, ApiError> {
+    let mut scratch = json::Scratch::default();
+    let (mut authority, mut reason) = (None, None);
+    body::read_object(&bytes, &mut scratch, RELEASE_MEMBERS, |reader, member| {
+        match member {
+            "authority" => authority = Some(body::text(reader, member, WORDS_BYTES_MAX)?.to_owned()),
+            "reason" => reason = Some(body::text(reader, member, WORDS_BYTES_MAX)?.to_owned()),
+            _ => return Ok(false),
+        }
+        Ok(true)
+    })?;
+    let (authority, reason) = said(authority, reason, RELEASE_MEMBERS)?;
+    let _custody = shared.custody.lock().await;
+    let (dir, named) = (shared.own_log.dir.clone(), name.clone());
+    let holds = change(move || {
+        let mut holds = Holds::load(&dir)?;
+        holds.release(&named)?;
+        Ok(holds)
+    })
+    .await?;
+    let (actor, detail) = (peer.actor(), json!({"authority": authority, "reason": reason}).to_string());
+    let event = AdminEvent {
+        phase: Phase::Done,
+        actor: &actor,
+        action: ACTION_RELEASE,
+        target: &name,
+        detail: &detail,
+        intent: None,
+    };
+    let id = shared
+        .evidence
+        .record(&Event::Admin(event))
+        .await
+        .map_err(|error| evidence::unavailable(&error, "the hold stays in force: release it again"))?;
+    // On record before it ends: a crash in between keeps too much.
+    let dir = shared.own_log.dir.clone();
+    change(move || store(&holds, &dir)).await?;
+    Ok(Json(json!({"id": id.to_string(), "name": name})).into_response())
+}
+
+async fn retire_some(shared: Arc<Shared>, bytes: Vec<u8>) -> Result<Response, ApiError> {
+    let mut scratch = json::Scratch::default();
+    let (mut before_ns, mut authority, mut reason) = (None, None, None);
+    body::read_object(&bytes, &mut scratch, RETIRE_MEMBERS, |reader, member| {
+        match member {
+            "before_ns" => before_ns = Some(body::count(reader, member)?),
+            "authority" => authority = Some(body::text(reader, member, WORDS_BYTES_MAX)?.to_owned()),
+            "reason" => reason = Some(body::text(reader, member, WORDS_BYTES_MAX)?.to_owned()),
+            _ => return Ok(false),
+        }
+        Ok(true)
+    })?;
+    let (authority, reason) = said(authority, reason, RETIRE_MEMBERS)?;
+    let before_ns = before_ns.ok_or_else(|| ApiError::invalid(format!("needed are: {RETIRE_MEMBERS}")))?;
+    let order = RetireOrder { before_ns, authority, reason };
+    let retire = shared.retire.clone().ok_or_else(|| {
+        let why = "nothing is retired here: audit.retention.destination names no folder for the archives";
+        ApiError::new(ErrorKind::Conflict, why)
+    })?;
+    let turn = tokio::task::spawn_blocking(move || retire(order))
+        .await
+        .map_err(|_| ApiError::new(ErrorKind::Overloaded, "the node is stopping"))?
+        .map_err(|problem| ApiError::new(ErrorKind::Conflict, problem))?;
+    let retired: Vec<_> = turn
+        .retired
+        .iter()
+        .map(|one| {
+            json!({
+                "segment": one.segment, "records": one.records, "segment_bytes": one.segment_bytes,
+                "archive_bytes": one.archive_bytes, "archive_sha256": hex(&one.digest),
+            })
+        })
+        .collect();
+    let kept = turn.kept.map(|(segment, why)| json!({"segment": segment, "why": why.to_string()}));
+    Ok(Json(json!({"retired": retired, "more": turn.more, "kept": kept})).into_response())
+}
+
+fn said(
+    authority: Option<String>,
+    reason: Option<String>,
+    members: &str,
+) -> Result<(String, String), ApiError> {
+    match (authority, reason) {
+        (Some(authority), Some(reason)) if is_said(&authority) && is_said(&reason) => Ok((authority, reason)),
+        _ => {
+            Err(ApiError::invalid(format!("needed are: {members}; an authority and a reason say something")))
+        }
+    }
+}
+
+/// Does something with the file of holds, away from the listener's thread.
+async fn change<T: Send + 'static>(
+    act: impl FnOnce() -> Result<T, HoldError> + Send + 'static,
+) -> Result<T, ApiError> {
+    let changed = tokio::task::spawn_blocking(act).await;
+    let changed = changed.map_err(|_| ApiError::new(ErrorKind::Overloaded, "the node is stopping"))?;
+    changed.map_err(|error| match error {
+        HoldError::Invalid(_) => ApiError::invalid(error.to_string()),
+        HoldError::File(_) => ApiError::new(ErrorKind::AuditUnavailable, error.to_string()),
+        HoldError::Exists(_) | HoldError::Missing(_) | HoldError::TooMany | HoldError::Unknown(_) => {
+            ApiError::new(ErrorKind::Conflict, error.to_string())
+        }
+    })
+}
+
+fn store(holds: &Holds, dir: &Path) -> Result<(), HoldError> {
+    Ok(holds.store(dir)?)
+}
