@@ -113,7 +113,7 @@ impl Folder {
             self.remove_if_there(ERASING)?;
         } else {
             self.remove_if_there(ERASING_DRAFT)?;
-            let text: String = list.iter().map(Erasing::to_line).collect();
+            let text: String = list.iter().map(Erasing::line).collect();
             let file = self.medium.create(ERASING_DRAFT)?;
             file.write_at(text.as_bytes(), 0)?;
             file.sync()?;
@@ -229,7 +229,7 @@ pub(super) struct Erasing {
 }
 
 impl Erasing {
-    fn to_line(&self) -> String {
+    fn line(&self) -> String {
         let Self { segment, seq, body_digest, from } = self;
         format!("{segment} {seq} {} {from}\n", hex(body_digest))
     }

@@ -44,18 +44,18 @@ fn begun(sim: &Sim) -> Writer {
     writer
 }
 
-fn land(folder: &Folder, writer: &mut Writer, job: FlushJob) -> io::Result<()> {
+fn land(folder: &Folder, writer: &mut Writer, job: &FlushJob) -> io::Result<()> {
     job.run()?;
     writer.end_commit(job.head.size);
     job.rolled.iter().try_for_each(|rolled| folder.finish(rolled.index, Some(rolled.bytes)))
 }
 
 fn flush(folder: &Folder, writer: &mut Writer) -> io::Result<()> {
-    let job = writer.begin_commit().map_err(refused)?;
-    land(folder, writer, job)
+    let job = writer.begin_commit().map_err(|failure| refused(&failure))?;
+    land(folder, writer, &job)
 }
 
-fn refused(failure: AuditFailure) -> io::Error {
+fn refused(failure: &AuditFailure) -> io::Error {
     io::Error::other(failure.to_string())
 }
 
@@ -108,7 +108,7 @@ fn sign(sim: &Sim, writer: &mut Writer) -> io::Result<()> {
             body.text_whole(3, &note);
             body.bytes(4, &tree.to_bytes());
         })
-        .map_err(refused)
+        .map_err(|failure| refused(&failure))
 }
 
 fn targets(sim: &Sim) -> Vec<Erasable> {
@@ -132,7 +132,7 @@ fn erase(sim: &Sim, writer: &mut Writer, targets: &[Erasable]) -> io::Result<()>
                 body.text(3, "the officer");
                 body.text(4, "case 7");
             })
-            .map_err(refused)?;
+            .map_err(|failure| refused(&failure))?;
     }
     flush(&folder, writer)?;
     sign(sim, writer)?;
