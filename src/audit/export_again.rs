@@ -74,10 +74,8 @@ pub fn compare(
     Ok(Compared { erased_since, differs_at })
 }
 
-/// The digest that the EXPORT record of this id states.
-///
-/// # Errors
-/// When the log cannot be read.
+/// The digest that the EXPORT record of this id states; `None` if there is no such record.
+#[must_use]
 pub fn recorded_digest(source: &Source<'_>, id: RecordId) -> Option<Hash> {
     let found = find_record(source.dir, id).ok()?;
     if Kind::from_code(found.header.kind) != Some(Kind::Export) {

@@ -10,6 +10,7 @@
 //! - [`bundle`]: a part of the log with all that a stranger needs to check it, in one file.
 //! - [`drill`]: shows that verification sees what is done to a log.
 //! - [`proof`]: what shows a stranger one record, or that one state of the log continues another.
+//! - [`Eraser`]: bodies dropped by an authority; `erased.rs` says which orders count.
 //! - [`hold`]: what nobody may retire or erase.
 //! - [`receipt`]: what a client keeps of an answer, to show later that its record was promised.
 //! - FORMAT.md: every byte.
