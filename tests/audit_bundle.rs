@@ -94,7 +94,14 @@ fn check(bundle: &Path, more: &[&str]) -> (Option<i32>, Value) {
 
 /// The class that refuses a bundle; panics where it passes.
 fn refused(bundle: &Path) -> &'static str {
-    let trust = Trust { keys: &[key()], origin: None, kept: None, witnesses: &[] };
+    let trust = Trust {
+        keys: &[key()],
+        origin: None,
+        kept: None,
+        witnesses: &[],
+        authorities: None,
+        stamp_policy: None,
+    };
     match verify_bundle(bundle, &trust, &mut |_| {}) {
         Err(CheckError::Refused(fault)) => fault.class.name(),
         other => panic!("{}: {other:?}", bundle.display()),
@@ -206,7 +213,14 @@ fn no_byte_of_a_bundle_is_free() {
             let mut bytes = bytes.clone();
             bytes[at] ^= 1 << (at % 8);
             fs::write(&altered, bytes).unwrap();
-            let trust = Trust { keys: &[key()], origin: None, kept: None, witnesses: &[] };
+            let trust = Trust {
+                keys: &[key()],
+                origin: None,
+                kept: None,
+                witnesses: &[],
+                authorities: None,
+                stamp_policy: None,
+            };
             let checked = verify_bundle(&altered, &trust, &mut |_| {});
             if let Ok(verified) = checked {
                 // What nobody vouches for is said to be that.

@@ -152,6 +152,14 @@ fn a_decision_is_proven_to_a_stranger_with_tiles_and_without() {
         assert_eq!((&ours["root"], &ours["size"]), (&theirs["root"], &theirs["size"]));
         assert_eq!((&ours["record"]["kind"], &ours["record"]["body"]), (&"stop".into(), &Value::Null));
     }
+    // To a file, and for programs: the same text.
+    let id = setting.ids[7].to_string();
+    let proof = setting.proof(&[&id]);
+    let out = setting.path("out.tlog-proof");
+    let made = setting.prove(&[&id, "--json", "--out", text(&out)]);
+    assert_eq!((made.status.code(), json(&made)["proof"].as_str()), (Some(0), Some(&*proof)), "{made:?}");
+    assert_eq!(fs::read_to_string(&out).unwrap(), proof);
+    assert_eq!(setting.prove(&[&id, "--out", text(&out)]).status.code(), Some(70), "it is there already");
     // The body comes only when asked for, and the key may be given as text.
     let id = setting.ids[1200].to_string();
     let shown = setting.write("shown", setting.proof(&[&id, "--with-body"]));

@@ -9,6 +9,7 @@
 //! - [`verify`]: recomputes everything from the stored bytes; needs no running log.
 //! - [`bundle`]: a part of the log with all that a stranger needs to check it, in one file.
 //! - [`drill`]: shows that verification sees what is done to a log.
+//! - [`timestamp`]: what an authority elsewhere says about a checkpoint's age (RFC 3161).
 //! - [`proof`]: what shows a stranger one record, or that one state of the log continues another.
 //! - [`Eraser`]: bodies dropped by an authority; `erased.rs` says which orders count.
 //! - [`hold`]: what nobody may retire or erase.
@@ -71,6 +72,7 @@ pub mod tag;
 mod tag_keys;
 mod tagging;
 mod tail;
+pub mod timestamp;
 pub mod verify;
 mod walk;
 mod writer;

@@ -24,7 +24,7 @@ use super::audit_verify_mirror::{self, VerifyMirrorArguments};
 use super::verify_record::{RecordArguments, Recorded};
 use super::{
     EXIT_FAILURE, EXIT_INPUT, EXIT_NO, EXIT_YES, Output, audit_aep, audit_bundle, audit_proof, audit_receipt,
-    audit_retention, audit_tag, audit_tag_keys, complain, print_line,
+    audit_retention, audit_tag, audit_tag_keys, audit_timestamp, complain, print_line,
 };
 
 /// What can be done with a log.
@@ -75,6 +75,10 @@ pub(super) enum AuditCommand {
     Drill(DrillArguments),
     /// Have the bodies of records dropped, by a named authority; every proof stays whole.
     Erase(EraseArguments),
+    /// Have a timestamp authority (RFC 3161) state that a checkpoint was there.
+    Timestamp(audit_timestamp::TimestampArguments),
+    /// Check such a statement: offline, at the time it states.
+    VerifyTimestamp(audit_timestamp::VerifyTimestampArguments),
     /// Decide about a damaged log that a start refuses: keep it aside, whole, and begin a successor that says so.
     SetAside(SetAsideArguments),
 }
@@ -180,6 +184,8 @@ pub(super) fn run(command: &AuditCommand) -> u8 {
         AuditCommand::Bundle(arguments) => audit_bundle::bundle(arguments),
         AuditCommand::VerifyBundle(arguments) => audit_bundle::verify(arguments),
         AuditCommand::Erase(arguments) => audit_erase::run(arguments),
+        AuditCommand::Timestamp(arguments) => audit_timestamp::timestamp(arguments),
+        AuditCommand::VerifyTimestamp(arguments) => audit_timestamp::verify(arguments),
         AuditCommand::SetAside(arguments) => set_aside(arguments),
         AuditCommand::Drill(arguments) => audit_drill::run(arguments),
         AuditCommand::Hold(arguments) => audit_retention::hold(arguments),

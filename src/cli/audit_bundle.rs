@@ -10,6 +10,7 @@ use super::audit::{checkpoint_keys, parse_range, progress_bar};
 use super::audit_anchors::witness_keys;
 use super::audit_export::parse_time;
 use super::audit_proof::{failed, unusable, verifier_keys};
+use super::audit_timestamp::read_authorities;
 use super::control_client::{Target, post, refuse};
 use super::{EXIT_FAILURE, EXIT_YES, Output, complain, print_line};
 use crate::audit::bundle::{
@@ -80,6 +81,15 @@ pub(super) struct VerifyBundleArguments {
     /// A witness that must have cosigned the checkpoint: its verifier key, or a file of such lines; may be repeated.
     #[arg(long, value_name = "VKEY")]
     witness: Vec<String>,
+    /// Certificates (PEM) of timestamp authorities: there must then be a timestamp, and each must be theirs.
+    #[arg(long, value_name = "FILE")]
+    tsa_ca: Option<PathBuf>,
+    /// Revocation lists (PEM) of those authorities; the signer must be on none, and covered by one.
+    #[arg(long, value_name = "FILE", requires = "tsa_ca")]
+    tsa_crl: Option<PathBuf>,
+    /// The policy that timestamps must have been given under, as a dotted number.
+    #[arg(long, value_name = "OID", requires = "tsa_ca")]
+    tsa_policy: Option<String>,
     /// An older checkpoint that you have kept: the bundle must prove that its log continues it.
     #[arg(long, value_name = "FILE")]
     since: Option<PathBuf>,
@@ -88,7 +98,8 @@ pub(super) struct VerifyBundleArguments {
 }
 
 const VERIFY_BUNDLE_HELP: &str = "Reads the bundle and nothing else: no network, no clock. Exit codes: 0 proven; 2 could not \
-run; 30 member-altered; 31 member-extra; 32 member-missing; 33 unrelated (nothing is proven about the checkpoint of --since); 34 unwitnessed; \
+run; 30 member-altered; 31 member-extra; 32 member-missing; 33 unrelated (nothing is proven about the checkpoint of --since); 34 unwitnessed; 35 unstamped; 40 to 52 \
+timestamps, as `edgate audit verify-timestamp --help` says; \
 what checkpoints and proofs can have, as `edgate audit verify-proof --help` says; what records can have, as `edgate audit verify \
 --help` says.";
 
@@ -171,8 +182,20 @@ pub(super) fn verify(arguments: &VerifyBundleArguments) -> u8 {
         Ok(witnesses) => witnesses.concat(),
         Err(message) => return unusable(&message),
     };
-    let origin = arguments.origin.as_deref();
-    let trust = Trust { keys: &keys, origin, kept: kept.as_deref(), witnesses: &witnesses };
+    let authorities =
+        arguments.tsa_ca.as_deref().map(|path| read_authorities(path, arguments.tsa_crl.as_deref()));
+    let authorities = match authorities.transpose() {
+        Ok(authorities) => authorities,
+        Err(message) => return unusable(&message),
+    };
+    let trust = Trust {
+        keys: &keys,
+        origin: arguments.origin.as_deref(),
+        kept: kept.as_deref(),
+        witnesses: &witnesses,
+        authorities: authorities.as_ref(),
+        stamp_policy: arguments.tsa_policy.as_deref(),
+    };
     let verified = match with_bar(json, |progress| verify_bundle(&arguments.file, &trust, progress)) {
         Ok(verified) => verified,
         Err(CheckError::Audit(error)) => return unusable(&error.to_string()),
@@ -197,6 +220,10 @@ pub(super) fn verify(arguments: &VerifyBundleArguments) -> u8 {
             "cosigned     by {} at {time} s since 1970, by its clock",
             witness.escape_debug()
         ));
+    }
+    for (size, stamp) in &verified.stamps {
+        let (time, signer) = (stamp.time_text(), stamp.signer.escape_debug().to_string());
+        print_line(format_args!("timestamp    {size} records were there at {time}, says {signer}"));
     }
     for (_, decision) in &verified.decisions {
         print_line(format_args!("decision     {}", decision.to_json()));
@@ -259,12 +286,16 @@ fn verified_json(verified: &Verified) -> Value {
         })
     });
     let decisions = verified.decisions.iter().map(|(_, decision)| decision.to_json());
+    let stamps = verified.stamps.iter().map(|(size, stamp)| {
+        json!({"size": size, "time": stamp.time_text(), "policy": stamp.policy, "signer": stamp.signer})
+    });
     let cosigned = verified.cosigned.iter().map(|one| json!({"witness": one.witness, "time": one.time}));
     json!({
         "valid": true,
         "origin": log.origin,
         "size": log.size,
         "root": hex(&log.root),
+        "timestamps": stamps.collect::<Vec<_>>(),
         "cosigned": cosigned.collect::<Vec<_>>(),
         "since": verified.since.as_ref().map(|since| since.size),
         "segments": part,

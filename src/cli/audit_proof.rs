@@ -1,7 +1,7 @@
 //! `edgate audit tiles`, `prove` and `verify-proof`: evidence for someone who has neither the log nor the service.
 
 use std::fs::File;
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -14,7 +14,7 @@ use crate::audit::proof::{
 use crate::audit::{CheckpointKey, NoteError, RecordId, hex};
 
 use super::audit::{checkpoint_keys, progress_bar};
-use super::{EXIT_INPUT, EXIT_NO, EXIT_YES, Output, complain, print_line};
+use super::{EXIT_FAILURE, EXIT_INPUT, EXIT_NO, EXIT_YES, Output, complain, print_line};
 
 #[derive(Debug, Args)]
 pub(super) struct TilesArguments {
@@ -53,11 +53,16 @@ pub(super) struct ProveArguments {
     /// Prove instead that the log continues the older checkpoint in this file.
     #[arg(long, value_name = "FILE")]
     consistency: Option<PathBuf>,
+    /// Write the proof to this file, which may not exist, instead of to standard output.
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    #[command(flatten)]
+    output: Output,
 }
 
-const PROVE_HELP: &str = "The proof goes to standard output: a C2SP tlog-proof, or with --consistency the body of a \
-tlog-witness add-checkpoint. Exit codes: 0 proven; 1 no such record, not covered by a checkpoint yet, its body erased, or what is stored is not \
-what was signed; 2 could not run; 9 to 12 the checkpoint, and 25 rollback, as `edgate audit verify-proof --help` says.";
+const PROVE_HELP: &str = "The proof goes to standard output, or to the file of --out; with --json it stands in the member \
+`proof`. It is a C2SP tlog-proof, or with --consistency the body of a tlog-witness add-checkpoint. Exit codes: 0 proven; 1 no such \
+record, not covered by a checkpoint yet, its body erased, or what is stored is not what was signed; 2 could not run; 9 to 12 the checkpoint, and 25 rollback, as `edgate audit verify-proof --help` says.";
 
 #[derive(Debug, Args)]
 #[command(after_help = VERIFY_PROOF_HELP)]
@@ -114,7 +119,7 @@ pub(super) fn prove(arguments: &ProveArguments) -> u8 {
         Err(message) => return unusable(&message),
     };
     let prover = Prover { dir: &arguments.dir, tiles: arguments.tiles.as_deref(), keys: &keys };
-    let bar = progress_bar(false);
+    let bar = progress_bar(arguments.output.json);
     let mut progress = |progress: crate::audit::verify::VerifyProgress| {
         bar.set_length(progress.bytes_total);
         bar.set_position(progress.bytes);
@@ -128,13 +133,27 @@ pub(super) fn prove(arguments: &ProveArguments) -> u8 {
     };
     bar.finish_and_clear();
     match made {
-        Ok(text) => {
-            // The note ends with a line end of its own.
-            print_line(text.trim_end_matches('\n'));
-            EXIT_YES
-        }
+        Ok(text) => give_out(&text, arguments),
         Err(error) => failed(&error),
     }
+}
+
+/// Writes a proof to where it is wanted.
+fn give_out(text: &str, arguments: &ProveArguments) -> u8 {
+    if let Some(out) = &arguments.out {
+        let written = File::create_new(out).and_then(|mut file| file.write_all(text.as_bytes()));
+        if let Err(error) = written {
+            complain(format_args!("cannot write {}: {error}", out.display()));
+            return EXIT_FAILURE;
+        }
+    }
+    match (arguments.output.json, &arguments.out) {
+        (true, out) => print_line(json!({"proof": text, "out": out})),
+        (false, Some(out)) => print_line(format_args!("proof of {} bytes in {}", text.len(), out.display())),
+        // The note ends with a line end of its own.
+        (false, None) => print_line(text.trim_end_matches('\n')),
+    }
+    EXIT_YES
 }
 
 pub(super) fn verify_proof(arguments: &VerifyProofArguments) -> u8 {

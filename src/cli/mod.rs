@@ -17,6 +17,7 @@ mod audit_receipt;
 mod audit_retention;
 mod audit_tag;
 mod audit_tag_keys;
+mod audit_timestamp;
 mod audit_verify_export;
 mod audit_verify_mirror;
 mod control_client;
@@ -55,7 +56,7 @@ pub struct Arguments {
 
 const AFTER_HELP: &str = "Exit codes: 0 yes; 1 no (token or signature refused, chain altered); 2 unusable input; \
 3 to 17 other breaks of the chain, by class, 25 a log that was rolled back (see `edgate audit verify --help`); 20 to 27 proofs that prove nothing (see \
-`edgate audit verify-proof --help`); 30 to 34 bundles that prove nothing (see `edgate audit verify-bundle --help`); 69 service not \
+`edgate audit verify-proof --help`); 30 to 35 bundles and 40 to 52 timestamps that prove nothing (see `edgate audit verify-bundle --help`); 69 service not \
 reachable; 70 failure at run time; 78 unusable configuration.";
 
 #[derive(Debug, Subcommand)]

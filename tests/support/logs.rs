@@ -54,6 +54,7 @@ pub(crate) fn grow(dir: &Path, events: usize) -> Vec<RecordId> {
 }
 
 /// Changes a file's bytes and leaves it read-only, as a finished segment is.
+#[allow(dead_code, reason = "not every test damages what it made")]
 pub(crate) fn change(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
     let mut bytes = fs::read(path).unwrap();
     change(&mut bytes);

@@ -5,8 +5,8 @@ use std::{cell::RefCell, collections::BTreeSet, io, path::Path};
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    CHECKPOINT, DECISION_END, DECISIONS, PART_PROOF, POLICY, Part, SEGMENTS, SINCE, SINCE_PROOF, STATE,
-    Summary, TEXT_BYTES_MAX,
+    CHECKPOINT, DECISION_END, DECISIONS, PART_PROOF, POLICY, Part, SEGMENTS, SINCE, SINCE_PROOF,
+    STAMP_PROOF_END, STAMPS, STATE, Summary, TEXT_BYTES_MAX,
     container::{Container, MANIFEST},
     fault::{BundleClass, CheckError, broken, refused},
     manifest::{MANIFEST_BYTES_MAX, Manifest, Member},
@@ -23,6 +23,7 @@ use crate::audit::{
     record::Hash,
     recover::FIRST_SEGMENT,
     settings::SEGMENT_BYTES_MAX,
+    timestamp::{Authorities, Stamp, StampExpected, TOKEN_BYTES_MAX, stamp_files, verify_stamp},
     verify::{Break, Class, Options, Trusted, VerifyProgress, verify_part},
 };
 
@@ -37,6 +38,10 @@ pub struct Trust<'a> {
     pub kept: Option<&'a [u8]>,
     /// Witnesses each of which must have cosigned the signed state.
     pub witnesses: &'a [WitnessKey],
+    /// Whose timestamps count. With any, there must be a timestamp, and each must hold.
+    pub authorities: Option<&'a Authorities>,
+    /// The policy that timestamps must have been given under.
+    pub stamp_policy: Option<&'a str>,
 }
 
 /// What a bundle established.
@@ -50,6 +55,8 @@ pub struct Verified {
     pub since: Option<Checkpoint>,
     /// The decisions shown by themselves, in the log's order, with their members.
     pub decisions: Vec<(String, ProvenRecord)>,
+    /// The timestamps that hold, each with the number of records that were there then.
+    pub stamps: Vec<(u64, Stamp)>,
     /// What is worth knowing about the records and no break.
     pub notices: Vec<Break>,
     /// What is there and could not be checked, and what nobody vouches for.
@@ -93,13 +100,16 @@ pub fn verify_bundle(
         let detail = "what it says of the log is not what the other members show";
         return Err(BundleClass::MemberAltered.at(MANIFEST, detail));
     }
+    let stamps = check.stamps(trust, &note)?;
     check.members.all_were_read()?;
-    let not_checked = not_checked(trust, &manifest, &policy, &note);
+    let mut not_checked = not_checked(trust, &manifest, &policy, &note);
+    not_checked.extend(stamps.unjudged);
     Ok(Verified {
         summary,
         cosigned,
         since,
         decisions,
+        stamps: stamps.held,
         notices: notices.unwrap_or_default(),
         not_checked,
         digest: manifest.digest(),
@@ -163,9 +173,21 @@ impl<'a> Members<'a> {
     }
 }
 
+/// How far the clocks of two authorities may be apart.
+const SKEW_SECONDS_MAX: i64 = 300;
+
 /// The member of this name in the list, which is sorted.
 fn find<'a>(listed: &'a [Member], name: &str) -> Option<&'a Member> {
     listed.binary_search_by(|member| member.name.as_str().cmp(name)).ok().map(|at| &listed[at])
+}
+
+/// The timestamps of a bundle.
+#[derive(Default)]
+struct Stamps {
+    /// Those that hold, by size.
+    held: Vec<(u64, Stamp)>,
+    /// What is said of those that cannot be judged.
+    unjudged: Vec<String>,
 }
 
 /// A bundle's claims, one after the other.
@@ -323,6 +345,43 @@ impl Check<'_> {
             return Err(malformed("it is not that before the first segment"));
         }
         Ok(state)
+    }
+
+    /// The timestamps, each led to the bundle's end, and judged where authorities are given.
+    fn stamps(&self, trust: &Trust<'_>, note: &str) -> Result<Stamps, CheckError> {
+        let tokens = self.members.names().filter_map(|name| stamp_files::size_of(name.strip_prefix(STAMPS)?));
+        let mut sizes: Vec<_> = tokens.collect();
+        sizes.sort_unstable();
+        let mut stamps = Stamps::default();
+        for size in sizes {
+            let proof = self.members.text(&format!("{STAMPS}{size}{STAMP_PROOF_END}"))?;
+            let name = format!("{STAMPS}{size}{}", stamp_files::NOTE_END);
+            let stamped = self.members.text(&name)?;
+            let refused = refused(&name);
+            let (old, _) =
+                verify_consistency(proof.as_bytes(), stamped.as_bytes(), &self.expected).map_err(&refused)?;
+            same_note(&name, &ConsistencyProof::parse(proof.as_bytes()).map_err(&refused)?.note, note)?;
+            let name = format!("{STAMPS}{size}{}", stamp_files::TOKEN_END);
+            let token = self.members.read(&name, TOKEN_BYTES_MAX as u64)?;
+            if old.size != size {
+                return Err(BundleClass::Proof(ProofClass::WrongIndex).at(&name, "it is about another size"));
+            }
+            let Some(authorities) = trust.authorities else {
+                stamps.unjudged.push(format!("{name}: no authority is given (--tsa-ca)"));
+                continue;
+            };
+            // No clock is asked; but a log only grows, so later sizes were stamped later.
+            let after = stamps.held.last().map(|(_, before)| before.time - SKEW_SECONDS_MAX);
+            let (policy, nonce, before) = (trust.stamp_policy, None, None);
+            let expected = StampExpected { authorities, policy, nonce, after, before };
+            let stamp = verify_stamp(&token, stamped.as_bytes(), &expected)
+                .map_err(|fault| BundleClass::Stamp(fault.class).at(&name, fault.detail))?;
+            stamps.held.push((size, stamp));
+        }
+        if trust.authorities.is_some() && stamps.held.is_empty() {
+            return Err(BundleClass::Unstamped.at("", "it holds no timestamp"));
+        }
+        Ok(stamps)
     }
 
     fn decisions(&self, note: &str) -> Result<Vec<(String, ProvenRecord)>, CheckError> {

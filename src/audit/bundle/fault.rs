@@ -6,6 +6,7 @@ use std::{fmt, io, path::Path};
 use crate::audit::{
     error::AuditError,
     proof::{ProofClass, Refusal},
+    timestamp::StampClass,
     verify::{Break, Class},
 };
 
@@ -34,8 +35,12 @@ pub enum BundleClass {
     MemberMissing,
     /// A checkpoint or a proof fails, as `edgate audit verify-proof` says it.
     Proof(ProofClass),
+    /// A timestamp fails, as `edgate audit verify-timestamp` says it.
+    Stamp(StampClass),
     /// The bundle says nothing about the checkpoint that the checker has kept.
     Unrelated,
+    /// There is no timestamp, though the checker brings authorities.
+    Unstamped,
     /// A witness that the checker asks for did not cosign.
     Unwitnessed,
 }
@@ -50,7 +55,9 @@ impl BundleClass {
             Self::MemberExtra => "member-extra",
             Self::MemberMissing => "member-missing",
             Self::Proof(class) => class.name(),
+            Self::Stamp(class) => class.name(),
             Self::Unrelated => "unrelated",
+            Self::Unstamped => "unstamped",
             Self::Unwitnessed => "unwitnessed",
         }
     }
@@ -64,7 +71,9 @@ impl BundleClass {
             Self::MemberExtra => 31,
             Self::MemberMissing => 32,
             Self::Proof(class) => class.exit_code(),
+            Self::Stamp(class) => class.exit_code(),
             Self::Unrelated => 33,
+            Self::Unstamped => 35,
             Self::Unwitnessed => 34,
         }
     }

@@ -7,8 +7,8 @@ use std::{
 };
 
 use super::{
-    CHECKPOINT, DECISION_END, DECISIONS, PART_PROOF, POLICY, Part, SEGMENTS, SINCE, SINCE_PROOF, STATE,
-    Summary,
+    CHECKPOINT, DECISION_END, DECISIONS, PART_PROOF, POLICY, Part, SEGMENTS, SINCE, SINCE_PROOF,
+    STAMP_PROOF_END, STAMPS, STATE, Summary,
     check::{Trust, Verified, verify_bundle},
     container::Writer,
     fault::CheckError,
@@ -29,6 +29,7 @@ use crate::audit::{
     recover::FIRST_SEGMENT,
     schema::{self, Kind},
     stored::{Stored, list_segments},
+    timestamp::stamp_files,
     verify::{Trusted, VerifyProgress, first_header},
     walk::{Depth, Walk, or_erased},
 };
@@ -153,6 +154,9 @@ pub fn make_bundle(
         let size = plan.state.checkpoint.size;
         (plan.want(trees_before(cut.records.start)), plan.want(consistency_path(cut.records.end, size)))
     });
+    let stamps = request.stamps(cut.as_ref(), plan.state)?;
+    let stamps_at: Vec<_> =
+        stamps.iter().map(|one| plan.want(consistency_path(one.size, plan.state.checkpoint.size))).collect();
     let heads = plan.heads(progress)?;
     let (log, note) = (state.checkpoint.clone(), state.note.clone());
     pack.put(CHECKPOINT, note.as_bytes())?;
@@ -166,6 +170,13 @@ pub fn make_bundle(
         let proof = ConsistencyProof { old_size: since.size, path, note: note.clone() };
         pack.put(SINCE, text.as_bytes())?;
         pack.put(SINCE_PROOF, proof.to_text().as_bytes())?;
+    }
+    for (one, at) in stamps.iter().zip(stamps_at) {
+        let proof = ConsistencyProof { old_size: one.size, path: heads[at].to_vec(), note: note.clone() };
+        let name = |end: &str| format!("{STAMPS}{}{end}", one.size);
+        pack.put(&name(stamp_files::NOTE_END), &one.note)?;
+        pack.put(&name(STAMP_PROOF_END), proof.to_text().as_bytes())?;
+        pack.put(&name(stamp_files::TOKEN_END), &one.token)?;
     }
     let mut part = None;
     if let (Some(cut), Some((before, behind))) = (cut, cut_at) {
@@ -220,6 +231,37 @@ impl Request<'_> {
         }
         let records = firsts[first].1.seq..end;
         Ok(Some(Cut { records, segments: (firsts[first].0, firsts[last].0), first: firsts[first].1 }))
+    }
+}
+
+/// A token that lies beside the log.
+struct Stamped {
+    size: u64,
+    note: Vec<u8>,
+    token: Vec<u8>,
+}
+
+impl Request<'_> {
+    /// The tokens beside the log that say something about the records: those whose states end among them, and the first
+    /// behind. All of them where single decisions are wanted.
+    fn stamps(&self, cut: Option<&Cut>, state: &State) -> Result<Vec<Stamped>, AuditError> {
+        let folder = self.dir.join(stamp_files::FOLDER);
+        let failed = |error| AuditError::io("read the timestamps in", &folder, error);
+        let mut sizes = stamp_files::sizes(&folder).map_err(failed)?;
+        sizes.retain(|size| *size <= state.checkpoint.size);
+        if let Some(Cut { records, .. }) = cut {
+            let behind = sizes.iter().copied().find(|size| *size >= records.end);
+            sizes.retain(|size| records.contains(size) && *size > records.start || Some(*size) == behind);
+        }
+        let read = |size: &u64| -> Result<Stamped, AuditError> {
+            let file = |end: &str| fs::read(folder.join(format!("{size}{end}"))).map_err(failed);
+            Ok(Stamped {
+                size: *size,
+                note: file(stamp_files::NOTE_END)?,
+                token: file(stamp_files::TOKEN_END)?,
+            })
+        };
+        sizes.iter().map(read).collect()
     }
 }
 
@@ -358,6 +400,8 @@ impl Pack {
             origin: Some(&manifest.summary.log.origin),
             kept: None,
             witnesses: &[],
+            authorities: None,
+            stamp_policy: None,
         };
         let verified = verify_bundle(self.writer.path(), &trust, progress).map_err(MakeError::Dropped)?;
         Ok(Draft { writer: self.writer, manifest, verified })

@@ -10,6 +10,7 @@
 //! | `segments/state` | the tree before the first of them, unless that is the log's first |
 //! | `segments/proof` | that the end continues the tree behind the last of them |
 //! | `decisions/ID.tlog-proof` | single records and their paths to the end (C2SP tlog-proof) |
+//! | `timestamps/SIZE.tsr`, `.checkpoint`, `.proof` | a token of an authority, the signed state it is about, and that the end continues that |
 //! | `policy` | the keys that the maker says the log is signed with: a claim, never trusted |
 //! | `manifest.json` | what is in it: sizes and digests of all other members, range, counts, when and by what it was made |
 //!
@@ -66,6 +67,9 @@ const STATE: &str = "segments/state";
 const PART_PROOF: &str = "segments/proof";
 const DECISIONS: &str = "decisions/";
 const DECISION_END: &str = ".tlog-proof";
+
+const STAMPS: &str = "timestamps/";
+const STAMP_PROOF_END: &str = ".proof";
 
 /// Members of a bundle, all kinds together.
 const MEMBERS_MAX: usize = 100_000;
