@@ -5,35 +5,11 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::time::Duration;
-
-use edgate::audit::{Ack, Event, Settings, StopEvent, open_signed};
 
 #[path = "support/logs.rs"]
 mod logs;
 
-use logs::{change, json, signer};
-
-const PATIENCE: Duration = Duration::from_secs(30);
-
-/// Adds events to the log in `dir` and closes it.
-fn grow(dir: &Path, events: usize) {
-    let settings =
-        Settings { segment_bytes: 160 * 1024, create: true, ..Settings::new(dir, "test.example/log") };
-    let mut opened = open_signed(&settings, 1, Some(signer())).unwrap();
-    let mut last = None;
-    for n in 0..events {
-        let reason = format!("event {n}");
-        let id =
-            opened.appenders[0].append(&Event::Stop(StopEvent { reason: &reason }), Ack::Recorded).unwrap();
-        last = Some(id);
-        if n % 100 == 0 {
-            opened.appenders[0].wait(id, Ack::Recorded, PATIENCE).unwrap();
-        }
-    }
-    opened.appenders[0].wait(last.unwrap(), Ack::Durable, PATIENCE).unwrap();
-    opened.log.close(PATIENCE).unwrap();
-}
+use logs::{change, grow, json};
 
 fn edgate(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_edgate")).arg("audit").args(arguments).output().unwrap()

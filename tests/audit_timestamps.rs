@@ -245,7 +245,7 @@ impl Server {
         let address = listener.local_addr().unwrap();
         let thread = std::thread::spawn(move || {
             for stream in listener.incoming() {
-                let Some(question) = read_request(&mut stream.as_ref().unwrap()) else { return };
+                let Some(question) = read_request(stream.as_ref().unwrap()) else { return };
                 let answer = answer(&question);
                 let head = format!(
                     "HTTP/1.1 200 OK\r\nContent-Type: application/timestamp-reply\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
