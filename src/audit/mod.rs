@@ -14,6 +14,7 @@
 //! - [`Eraser`]: bodies dropped by an authority; `erased.rs` says which orders count.
 //! - [`hold`]: what nobody may retire or erase.
 //! - [`receipt`]: what a client keeps of an answer, to show later that its record was promised.
+//! - [`summary`]: its figures, for people.
 //! - FORMAT.md: every byte.
 //!
 //! This room uses std threads and `std::task::Waker` only; it imports `crate::decision` and nothing else of ours.
@@ -67,6 +68,7 @@ mod short;
 mod status;
 mod stored;
 mod succeed;
+pub mod summary;
 mod sync;
 pub mod tag;
 mod tag_keys;

@@ -281,27 +281,35 @@ impl Entry {
     /// One line for a person: time, number, kind, fields. Text from outside is escaped.
     #[must_use]
     pub fn to_text(&self) -> String {
-        let mut line = format!("{} {:>8} {}", time(self.header.wall_ns), self.header.seq, self.kind());
-        match self.read_body() {
-            _ if self.erased.is_some() => {
-                let by = self.erased.iter().map(|erasure| erasure.authority.escape_debug());
-                by.for_each(|by| line.push_str(&format!(" [erased by {by}]")));
-            }
-            Err(error) => line.push_str(&format!(" [{error}]")),
-            Ok(body) => {
-                for (field, value) in &body {
-                    let shown = match decision_name(field.name, value) {
-                        Some(name) => name.to_owned(),
-                        None => plain(value),
-                    };
-                    line.push_str(&format!(" {}={shown}", field.name));
-                }
-            }
-        }
+        let mut line = format!(
+            "{} {:>8} {} {}",
+            time(self.header.wall_ns),
+            self.header.seq,
+            self.kind(),
+            self.fields_text()
+        );
         if self.header.core != CORE_SEQUENCER {
             line.push_str(&format!(" id={}", self.id));
         }
         line
+    }
+
+    /// The fields of its body, for a person.
+    pub(super) fn fields_text(&self) -> String {
+        if self.erased.is_some() {
+            let by =
+                self.erased.iter().map(|erasure| format!("[erased by {}]", erasure.authority.escape_debug()));
+            return by.collect::<Vec<_>>().join(" ");
+        }
+        let body = match self.read_body() {
+            Ok(body) => body,
+            Err(error) => return format!("[{error}]"),
+        };
+        let shown = body.iter().map(|(field, value)| {
+            let shown = decision_name(field.name, value).map_or_else(|| plain(value), str::to_owned);
+            format!("{}={shown}", field.name)
+        });
+        shown.collect::<Vec<_>>().join(" ")
     }
 
     /// The whole record as a JSON object, on one line.

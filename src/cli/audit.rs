@@ -19,6 +19,7 @@ use super::audit_archive::{self, ArchiveArguments};
 use super::audit_drill::{self, DrillArguments};
 use super::audit_erase::{self, EraseArguments};
 use super::audit_export::{self, ExportArguments};
+use super::audit_report::{self, ReportArguments};
 use super::audit_verify_export::{self, VerifyExportArguments};
 use super::audit_verify_mirror::{self, VerifyMirrorArguments};
 use super::verify_record::{RecordArguments, Recorded};
@@ -79,6 +80,8 @@ pub(super) enum AuditCommand {
     Timestamp(audit_timestamp::TimestampArguments),
     /// Check such a statement: offline, at the time it states.
     VerifyTimestamp(audit_timestamp::VerifyTimestampArguments),
+    /// Make a page of the log's figures, and of what verification says: decisions over time, refusals, checkpoints, actions.
+    Report(ReportArguments),
     /// Decide about a damaged log that a start refuses: keep it aside, whole, and begin a successor that says so.
     SetAside(SetAsideArguments),
 }
@@ -192,6 +195,7 @@ pub(super) fn run(command: &AuditCommand) -> u8 {
         AuditCommand::Release(arguments) => audit_retention::release(arguments),
         AuditCommand::Retire(arguments) => audit_retention::retire(arguments),
         AuditCommand::Archive(arguments) => audit_archive::run(arguments),
+        AuditCommand::Report(arguments) => audit_report::run(arguments),
         AuditCommand::Export(arguments) => audit_export::run(arguments),
         AuditCommand::VerifyExport(arguments) => audit_verify_export::run(arguments),
         AuditCommand::AepBundle(arguments) => audit_aep::bundle(arguments),
