@@ -20,7 +20,9 @@ mod retention;
 mod revocation;
 mod shards;
 mod softhsm;
+mod start_error;
 mod transmitters;
+mod witnesses;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -28,26 +30,26 @@ use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
-use edgate_hsm::{HsmError, Pool, Purpose, SoftwareKey};
+use edgate_hsm::{Pool, Purpose, SoftwareKey};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::audit::{self, Ack, Appender, AuditError, Event, Log, StopEvent};
-use crate::cluster::ClusterError;
 use crate::config::{self, Config, KeyPlace, Listen};
 use crate::control;
 use crate::decision::UnixSeconds;
 use crate::metrics::{Metrics, ShardMetrics};
 use crate::mirror::{self, Mirror};
-use crate::shard::{self, BindError, Policy, PolicyError, Waits};
+use crate::shard::{self, Policy, Waits};
 use crate::status_list::Fetcher;
 use crate::store::{OpenMode, Store, StoreError};
-use crate::verify::{Engine, KeyRejection, Verifier};
+use crate::verify::{Engine, Verifier};
 
 pub use audit_log::set_aside;
 pub(crate) use judge::judge;
 pub use release::release_checks;
 pub use softhsm::prepare as prepare_softhsm;
+pub use start_error::StartError;
 
 use audit_log::{audit_settings, halt, on_failure, record_erasures, record_start, report_recovery};
 use control_thread::{ControlThread, Ingredients};
@@ -57,6 +59,7 @@ use observe::{Strictness, cluster_readings, data_readiness, readings};
 use retention::RetentionThread;
 use revocation::{RegistrarThread, Revoking, open_view};
 use shards::spawn_shard;
+use witnesses::{Couriers, Witnesses};
 
 /// How long start and stop records may take to reach the disk.
 const RECORD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -72,117 +75,6 @@ pub enum Mode {
     /// As a service: a missing file is an error.
     Service,
 }
-
-/// Why the daemon does not start, or ended badly.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// The audit log refuses.
-    #[error("audit log: {0}")]
-    Audit(#[from] AuditError),
-    /// An issuer's status lists could not be believed.
-    #[error("issuers.{name}.status_list_prefix: {problem}")]
-    StatusList {
-        /// The issuer.
-        name: String,
-        /// What is wrong.
-        problem: String,
-    },
-    /// The connection to Redis cannot be kept.
-    #[error("revocation: {0}")]
-    Cluster(#[from] ClusterError),
-    /// A listening socket cannot be had.
-    #[error("{0}")]
-    Bind(#[from] BindError),
-    /// The control plane cannot run.
-    #[error("control listener: {0}")]
-    Control(std::io::Error),
-    /// The control listener's address cannot be had.
-    #[error("cannot listen on {address} (control.listen): {error}")]
-    ControlBind {
-        /// The address.
-        address: std::net::SocketAddr,
-        /// Why.
-        error: std::io::Error,
-    },
-    /// The folder of `--dev` cannot be made.
-    #[error("cannot create the folder {}: {error}", path.display())]
-    Folder {
-        /// The folder.
-        path: PathBuf,
-        /// Why.
-        error: std::io::Error,
-    },
-    /// The signing key cannot be used.
-    #[error("{0}")]
-    Key(#[from] HsmError),
-    /// The signing key's public half is no verifying key of ours.
-    #[error("signing key: its public key is refused: {0}")]
-    OwnKey(KeyRejection),
-    /// The issuers cannot be used.
-    #[error("{0}")]
-    Policy(#[from] PolicyError),
-    /// A shard cannot run.
-    #[error("shard {number}: {error}")]
-    Shard {
-        /// Its number.
-        number: u16,
-        /// Why.
-        error: std::io::Error,
-    },
-    /// SoftHSM cannot be used for `--dev --softhsm`.
-    #[error("SoftHSM: {problem}")]
-    SoftHsm {
-        /// What is wrong, and what to do.
-        problem: String,
-    },
-    /// The state database refuses.
-    #[error("state database: {0}")]
-    Store(#[from] StoreError),
-    /// A transmitter of security events cannot be used.
-    #[error("revocation.transmitters.{name}: {problem}")]
-    Transmitter {
-        /// Its name.
-        name: String,
-        /// What is wrong.
-        problem: String,
-    },
-    /// The system refuses something every process needs: a thread, a signal handler, randomness.
-    #[error("cannot {what}: {error}")]
-    System {
-        /// What was attempted.
-        what: &'static str,
-        /// Why.
-        error: std::io::Error,
-    },
-}
-
-impl StartError {
-    /// What the process ends with: 78 where settings or files must be changed, 77 where an operator must help a token
-    /// ([`edgate_hsm::EXIT_OPERATOR`]), 69 where a token is away, else 70. systemd does not start again after 77 and 78.
-    #[must_use]
-    pub fn exit_code(&self) -> u8 {
-        match self {
-            Self::Key(error) => error.exit_code(),
-            Self::OwnKey(_) | Self::Policy(_) | Self::Store(_) | Self::Transmitter { .. } => {
-                config::EXIT_CONFIG
-            }
-            Self::SoftHsm { .. } | Self::StatusList { .. } => config::EXIT_CONFIG,
-            Self::Audit(AuditError::NotFound { .. } | AuditError::Settings(_)) => config::EXIT_CONFIG,
-            // A port in use may be free again in a moment.
-            Self::Audit(_)
-            | Self::Bind(_)
-            | Self::Cluster(_)
-            | Self::Control(_)
-            | Self::ControlBind { .. }
-            | Self::Folder { .. }
-            | Self::Shard { .. }
-            | Self::System { .. } => EXIT_SOFTWARE,
-        }
-    }
-}
-
-/// Something failed at run time (`EX_SOFTWARE`).
-const EXIT_SOFTWARE: u8 = 70;
 
 /// Sends log lines to standard error; journald takes them from there. `EDGATE_LOG` filters them.
 pub fn log_to_stderr() {
@@ -214,6 +106,8 @@ pub fn check(config: &Config) -> Result<String, StartError> {
         return Err(AuditError::NotFound { path: config.audit.dir.clone() }.into());
     }
     audit_settings(config, false).check()?;
+    // Which key the log has makes no difference to what is checked here.
+    Witnesses::of(config, [0; 32])?;
     let listen: Vec<String> = config.server.listen.iter().map(Listen::to_string).collect();
     Ok(format!(
         "ok: {} issuers, {} keys, {} shards on {}, control on {}",
@@ -300,6 +194,7 @@ pub struct Daemon {
     // Retires old segments, where there is a place for their archives.
     retention: Option<RetentionThread>,
     care: EngineCare,
+    couriers: Couriers,
     log: Log,
     mirror: Mirror,
     recorder: Appender,
@@ -322,11 +217,14 @@ impl Daemon {
         let store = runtime.block_on(Store::open(&config.database, OpenMode::Existing))?;
         let view = open_view(config, &store, &runtime)?;
 
-        // One ring for each shard, for the daemon, for the engine's alarms, for the mirror's targets, and for the control plane.
+        // One ring for each shard, for the daemon, for the engine's alarms, for anchors, for the mirror's targets, and for the
+        // control plane.
         let shards = config.server.shards;
         let mirrored = mirror::targets(&config.audit.mirror);
-        let opened =
-            audit::open_signed(&audit_settings(config, false), shards + mirrored + 2, Some(checkpoint))?;
+        let mut witnesses = Witnesses::of(config, checkpoint.verifying_key)?;
+        let settings = audit_settings(config, false);
+        let rings = shards + mirrored + 3;
+        let opened = audit::open_vouched(&settings, rings, Some(checkpoint), &mut |dir| witnesses.ask(dir))?;
         report_recovery(&opened.recovery);
         if let Some(reason) = opened.log.unmapped_because() {
             tracing::warn!(reason, "audit segments are written with pwrite");
@@ -334,8 +232,9 @@ impl Daemon {
         let audit::Opened { log, mut appenders, recovery } = opened;
         let control_appender = appenders.pop().expect("the last ring is the control plane's");
         let mirror = mirroring::start(config, &log, &mut appenders)?;
-        let care = EngineCare::start(config, appenders.pop().expect("two more rings were asked for"))?;
-        let mut recorder = appenders.pop().expect("two more rings were asked for");
+        let couriers = witnesses.start(&log, appenders.pop().expect("three more rings were asked for"))?;
+        let care = EngineCare::start(config, appenders.pop().expect("three more rings were asked for"))?;
+        let mut recorder = appenders.pop().expect("three more rings were asked for");
 
         let (sockets, listening) = shard::bind(&config.server.listen, shards)?;
         let driver = shard::choose_driver(config.server.driver)
@@ -344,7 +243,7 @@ impl Daemon {
         let policy = Arc::new(ArcSwap::from_pointee(policy));
         let strictness = Strictness::of(config);
         let steering = Arc::new(shard::Control::new(
-            data_readiness(log.watch(), Arc::clone(&view), strictness, pool.clone()),
+            data_readiness(log.watch(), Arc::clone(&view), strictness, pool.clone(), couriers.standings()),
             halt,
         ));
         let ack = match config.audit.verify_ack {
@@ -393,6 +292,7 @@ impl Daemon {
             metrics,
             readings(&log.watch())
                 .into_iter()
+                .chain(witnesses::readings(&couriers.standings()))
                 .chain(care.readings())
                 .chain(of_redis)
                 .chain(mirror.watch().iter().flat_map(mirroring::readings))
@@ -419,6 +319,7 @@ impl Daemon {
             mirror: mirror.watch(),
             retire: retention.as_ref().map(RetentionThread::retire),
             custody,
+            couriers: &couriers,
             pool: pool.clone(),
         };
         let control = ControlThread::spawn(runtime, listener, ingredients.into_state(), revoking.cluster)?;
@@ -439,6 +340,7 @@ impl Daemon {
             control,
             retention,
             care,
+            couriers,
             log,
             mirror,
             recorder,
@@ -468,6 +370,7 @@ impl Daemon {
             retention.stop();
         }
         self.care.stop();
+        self.couriers.stop();
         let stopped = self.recorder.append(&Event::Stop(StopEvent { reason }), Ack::Durable);
         self.recorder.submit();
         let stopped = stopped.and_then(|id| self.recorder.wait(id, Ack::Durable, RECORD_TIMEOUT));

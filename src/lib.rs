@@ -15,6 +15,7 @@ pub mod decision; // the outcome words that wire, audit and metrics share
 pub mod etag; // whether a client has the document already
 pub mod json; // the one strict JSON reader
 pub mod keys; // issuers' key sets: immutable snapshots
+mod listener; // the accept loop of the slower HTTP listeners
 pub mod metrics; // one counter set per shard, summed when scraped
 pub mod mirror; // what the log holds, sent on to a SIEM and a Redis stream
 pub mod revocation; // is this jti revoked: a local view with a known age
@@ -25,3 +26,4 @@ pub mod store; // the state database behind control and revocation
 pub mod token; // compact JWS and claims; pure
 pub mod verify; // Ed25519: batch in, one verdict per item out
 pub mod wire; // bytes -> Request, Reply -> bytes; pure // what the subcommands print
+pub mod witness; // what other logs' checkpoints are cosigned by, and our own are given to

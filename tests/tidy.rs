@@ -27,6 +27,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "shard",
             "token",
             "verify",
+            "witness",
         ],
     ),
     ("cluster", &["config", "revocation", "store"]),
@@ -49,12 +50,14 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "store",
             "token",
             "verify",
+            "witness",
         ],
     ),
     ("decision", &[]),
     ("etag", &[]),
     ("json", &[]),
     ("keys", &["verify"]),
+    ("listener", &[]),
     ("metrics", &[]),
     ("mirror", &["audit", "cluster", "config"]),
     ("revocation", &[]),
@@ -68,21 +71,22 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("token", &["verify"]),
     ("verify", &[]),
     ("wire", &[]),
+    ("witness", &["audit"]),
 ];
 
-const SHARED: &[&str] = &["decision", "json", "base64url", "etag"];
+const SHARED: &[&str] = &["decision", "json", "base64url", "etag", "listener"];
 
 /// Crates that only these rooms may name.
 const CRATE_HOMES: &[(&str, &[&str])] = &[
     ("monoio", &["shard", "daemon"]),
     // `cluster` waits for the store through the runtime it is given.
-    ("tokio", &["cluster", "control", "daemon", "store"]),
+    ("tokio", &["cluster", "control", "daemon", "listener", "store", "witness"]),
     ("redis", &["cluster"]),
-    ("axum", &["control", "daemon"]),
+    ("axum", &["control", "daemon", "listener", "witness"]),
     ("sqlx", &["store"]),
     ("clap", &["cli", "main"]),
     // `config` takes its URIs and PIN sources, which are plain values.
-    ("edgate_hsm", &["config", "control", "daemon", "cli"]),
+    ("edgate_hsm", &["config", "control", "daemon", "cli", "witness"]),
 ];
 
 /// Files (not folders) that may be named so little: none.

@@ -35,7 +35,7 @@ pub use pkcs11::{
     installed_softhsm, is_edwards25519,
 };
 pub use pool::{BUCKETS_US, Durations, Pool, PoolMetrics, PoolSettings, TokenStanding};
-pub use purpose::{AuditCheckpoint, KeyPurpose, Purpose, TlsServer, TokenSigning};
+pub use purpose::{AuditCheckpoint, KeyPurpose, Purpose, TlsServer, TokenSigning, Witness};
 pub use release::{ReleaseCheck, ReleaseChecks};
 pub use signer::Signer;
 pub use software::SoftwareKey;

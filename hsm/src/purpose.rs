@@ -11,6 +11,8 @@ pub enum Purpose {
     TlsServer,
     /// Signs the tokens this node issues.
     TokenSigning,
+    /// Cosigns other logs' checkpoints.
+    Witness,
     /// Wraps secrets that this node stores.
     Wrapping,
 }
@@ -23,6 +25,7 @@ impl Purpose {
             Self::AuditCheckpoint => "audit-checkpoint",
             Self::TlsServer => "tls-server",
             Self::TokenSigning => "token-signing",
+            Self::Witness => "witness",
             Self::Wrapping => "wrapping",
         }
     }
@@ -30,7 +33,7 @@ impl Purpose {
     /// The purpose a key file names.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
-        [Self::AuditCheckpoint, Self::TlsServer, Self::TokenSigning, Self::Wrapping]
+        [Self::AuditCheckpoint, Self::TlsServer, Self::TokenSigning, Self::Witness, Self::Wrapping]
             .into_iter()
             .find(|purpose| purpose.name() == name)
     }
@@ -60,6 +63,10 @@ pub enum TlsServer {}
 #[derive(Debug, Clone, Copy)]
 pub enum TokenSigning {}
 
+/// Type of the keys that cosign other logs' checkpoints.
+#[derive(Debug, Clone, Copy)]
+pub enum Witness {}
+
 impl KeyPurpose for AuditCheckpoint {
     const PURPOSE: Purpose = Purpose::AuditCheckpoint;
 }
@@ -70,4 +77,8 @@ impl KeyPurpose for TokenSigning {
 
 impl KeyPurpose for TlsServer {
     const PURPOSE: Purpose = Purpose::TlsServer;
+}
+
+impl KeyPurpose for Witness {
+    const PURPOSE: Purpose = Purpose::Witness;
 }

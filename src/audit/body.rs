@@ -2,8 +2,8 @@
 
 use super::{
     event::{
-        AdminEvent, BatchEvent, BatchItem, ChangeEvent, DecisionEvent, EraseEvent, Event, ExportEvent,
-        IssueEvent, KID_BYTES_MAX, RevokeEvent, StartEvent, VerifyRunEvent,
+        AdminEvent, AnchorEvent, BatchEvent, BatchItem, ChangeEvent, DecisionEvent, EraseEvent, Event,
+        ExportEvent, IssueEvent, KID_BYTES_MAX, RevokeEvent, StartEvent, VerifyRunEvent,
     },
     id::RecordId,
     short,
@@ -16,6 +16,7 @@ pub(super) fn encode(event: &Event<'_>, tags: &mut OpenTags, out: &mut Vec<u8>) 
     let body = &mut map;
     match event {
         Event::Admin(event) => admin(body, event),
+        Event::Anchor(event) => anchor(body, event),
         Event::ConfigChange(event) | Event::KeyChange(event) | Event::KeyRotate(event) => change(body, event),
         Event::Decision(event) => decision(body, event, tags),
         Event::DecisionBatch(event) => batch(body, event, tags),
@@ -151,6 +152,13 @@ fn erase(body: &mut Body<'_>, event: &EraseEvent<'_>) {
     body.bytes(2, event.body_digest);
     body.text(3, event.authority);
     body.text(4, event.reason);
+}
+
+fn anchor(body: &mut Body<'_>, event: &AnchorEvent<'_>) {
+    body.uint(1, event.size);
+    body.bytes(2, event.root);
+    body.text(3, event.anchor);
+    body.bytes(4, event.proof);
 }
 
 fn export(body: &mut Body<'_>, event: &ExportEvent<'_>) {

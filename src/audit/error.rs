@@ -9,6 +9,14 @@ use std::{
 /// Why a call on the log did not succeed.
 #[derive(Debug, thiserror::Error)]
 pub enum AuditError {
+    /// A checkpoint kept beside the log cannot be believed.
+    #[error("anchor {path}: {cause}; it is never passed over: put it back from a copy, or take it away if it is not this log's", path = path.display())]
+    Anchor {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        cause: String,
+    },
     /// A batch event has more decisions than one record takes.
     #[error("batch event of {len} decisions is above the limit of {limit}", limit = super::event::BATCH_ITEMS_MAX)]
     BatchTooLong {
@@ -90,6 +98,12 @@ pub enum AuditError {
         /// The configured name.
         expected: String,
     },
+    /// No witness cosigned a checkpoint over the record in time.
+    #[error("no witness cosigned a checkpoint of {size} records in time")]
+    NotWitnessed {
+        /// Records the checkpoint must cover.
+        size: u64,
+    },
     /// Too much is waiting for the sequencer. The event is counted as lost (GAP) unless the caller retries.
     #[error("audit queue is full")]
     QueueFull,
@@ -102,6 +116,16 @@ pub enum AuditError {
         /// The log folder.
         path: PathBuf,
         /// What the anchor says and what the log holds.
+        cause: String,
+    },
+    /// No witness could be asked whether this is the log that it saw, and the settings want an answer first.
+    #[error("audit log {path} is not opened: no word from witness {witness}: {cause}; start it, or set audit.on_witness_away = \"serve\"", path = path.display())]
+    Unwitnessed {
+        /// The log folder.
+        path: PathBuf,
+        /// The witness's name.
+        witness: String,
+        /// Why it gave no answer.
         cause: String,
     },
     /// The settings contradict themselves.
@@ -171,6 +195,8 @@ pub enum FailureKind {
     MapLost,
     /// The segment file was replaced, removed, shortened or changed under us.
     Replaced,
+    /// Somebody outside has seen more of this log, or another one of its name. Never continued.
+    RolledBack,
     /// The log neither acknowledges nor fails: a flush or the sequencer hangs. Ends with the next flush that does.
     Stalled,
     /// What was stored is not what was hashed. Nothing may be signed any more.
@@ -191,6 +217,7 @@ impl FailureKind {
             Self::FlushFailed => "flush_failed",
             Self::MapLost => "map_lost",
             Self::Replaced => "replaced",
+            Self::RolledBack => "rolled_back",
             Self::Stalled => "stalled",
             Self::StoredDiffers => "stored_differs",
             Self::Unsigned => "unsigned",
@@ -206,6 +233,7 @@ impl FailureKind {
             | Self::FlushFailed
             | Self::MapLost
             | Self::Replaced
+            | Self::RolledBack
             | Self::StoredDiffers
             | Self::WriteFailed => true,
             Self::DiskFull | Self::Stalled | Self::Unsigned => false,

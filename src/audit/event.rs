@@ -10,6 +10,8 @@ use crate::decision::{Decision, UnixSeconds};
 pub enum Event<'a> {
     /// An operator's action that has no kind of its own.
     Admin(AdminEvent<'a>),
+    /// Somebody outside vouched for a checkpoint.
+    Anchor(AnchorEvent<'a>),
     /// A setting took another value.
     ConfigChange(ChangeEvent<'a>),
     /// One token was decided.
@@ -248,6 +250,19 @@ pub struct AdminEvent<'a> {
     pub intent: Option<super::RecordId>,
 }
 
+/// Somebody outside vouched for a checkpoint.
+#[derive(Debug, Clone, Copy)]
+pub struct AnchorEvent<'a> {
+    /// Records the checkpoint covers.
+    pub size: u64,
+    /// The tree head over them.
+    pub root: &'a [u8; 32],
+    /// Who vouches: `witness`.
+    pub anchor: &'a str,
+    /// In what words: of a witness its line of a signed note.
+    pub proof: &'a [u8],
+}
+
 /// The removal of a body by an authority.
 #[derive(Debug, Clone, Copy)]
 pub struct EraseEvent<'a> {
@@ -328,6 +343,7 @@ impl Event<'_> {
     pub const fn kind(&self) -> Kind {
         match self {
             Self::Admin(_) => Kind::Admin,
+            Self::Anchor(_) => Kind::Anchor,
             Self::ConfigChange(_) => Kind::ConfigChange,
             Self::Decision(_) => Kind::Decision,
             Self::DecisionBatch(_) => Kind::DecisionBatch,
@@ -351,6 +367,7 @@ impl Event<'_> {
             Self::Decision(event) => event.policy_epoch,
             Self::DecisionBatch(event) => event.policy_epoch,
             Self::Admin(_)
+            | Self::Anchor(_)
             | Self::ConfigChange(_)
             | Self::Erase(_)
             | Self::Export(_)

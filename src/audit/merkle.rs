@@ -1,5 +1,7 @@
 //! The RFC 6962 tree over event hashes, kept as compact ranges: the perfect subtrees that cover a run of leaves.
 
+use std::ops::Range;
+
 use sha2::{Digest as _, Sha256};
 
 use super::{
@@ -37,6 +39,12 @@ impl CompactRange {
         self.end
     }
 
+    /// Leaves from here on are covered.
+    #[must_use]
+    pub const fn begin(&self) -> u64 {
+        self.begin
+    }
+
     /// Adds the next leaf.
     pub fn push(&mut self, leaf: &Hash) {
         self.push_node(Node { level: 0, hash: *leaf });
@@ -49,6 +57,18 @@ impl CompactRange {
         }
         next.nodes.iter().for_each(|node| self.push_node(*node));
         true
+    }
+
+    /// Both ranges as one, if this one continues `earlier`; else this one.
+    #[must_use]
+    pub fn after(self, earlier: Option<Self>) -> Self {
+        match earlier {
+            Some(mut earlier) if earlier.end == self.begin => {
+                earlier.merge(&self);
+                earlier
+            }
+            _ => self,
+        }
     }
 
     /// The RFC 6962 tree head of all leaves; `None` unless the range starts at leaf 0.
@@ -64,6 +84,19 @@ impl CompactRange {
     /// no leaves.
     pub(super) fn head(&self) -> Option<Hash> {
         head_of(self.nodes.iter().map(|node| node.hash).collect())
+    }
+
+    /// The head over a run of leaves that some of the subtrees cover exactly, as it stands in the tree; `None` for another.
+    pub(super) fn head_over(&self, run: &Range<u64>) -> Option<Hash> {
+        let (mut at, mut end, mut inside) = (self.begin, run.start, Vec::new());
+        for node in &self.nodes {
+            if at >= run.start && at < run.end && end == at {
+                inside.push(node.hash);
+                end = at + (1 << node.level);
+            }
+            at += 1 << node.level;
+        }
+        if end == run.end { head_of(inside) } else { None }
     }
 
     /// Adds the next 2^`level` leaves by the head of their subtree, which must start at a multiple of their number.

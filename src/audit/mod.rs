@@ -46,10 +46,12 @@ mod hex;
 pub mod hold;
 mod id;
 mod keeper;
+mod kept;
 mod map;
 pub mod merkle;
 pub mod note;
 mod open;
+mod outlet;
 #[doc(hidden)]
 pub mod probe;
 pub mod proof;
@@ -87,16 +89,19 @@ pub use erase::{Erasable, EraseError, Eraser, RecordName, Resumed, Wanted};
 pub use erased::Erasure;
 pub use error::{AuditError, AuditFailure, FailureKind};
 pub use event::{
-    AdminEvent, BATCH_ITEMS_MAX, BatchEvent, BatchItem, ChangeEvent, DecisionEvent, EraseEvent, Event,
-    ExportEvent, IssueEvent, KID_BYTES_MAX, Phase, RetireEvent, RevokeEvent, StartEvent, StopEvent,
+    AdminEvent, AnchorEvent, BATCH_ITEMS_MAX, BatchEvent, BatchItem, ChangeEvent, DecisionEvent, EraseEvent,
+    Event, ExportEvent, IssueEvent, KID_BYTES_MAX, Phase, RetireEvent, RevokeEvent, StartEvent, StopEvent,
     VerifyRunEvent,
 };
 pub use flat::Pair;
 pub use hex::{hex, unhex};
 pub use id::{RECORD_ID_TEXT_MAX, RecordId, RecordIdError, RecordIdText};
 pub use keeper::DiskState;
+pub use kept::{keep_anchor, kept_anchor};
 pub use note::{CheckpointKey, NoteError};
-pub use open::{Log, LogWatch, Opened, open, open_signed};
+pub use open::{Conviction, Log, LogWatch, Opened, open, open_signed, open_vouched};
+pub use outlet::{Published, Subscription, Taken};
+pub(crate) use real::Lock;
 pub use real::{SinkKind, sink_for};
 pub use record::Hash;
 pub use recover::{Recovery, Torn};

@@ -4,7 +4,7 @@ use std::{
     collections::VecDeque,
     fs, io,
     os::unix::fs::DirBuilderExt as _,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError, mpsc::sync_channel},
     thread::JoinHandle,
     time::{Duration, Instant},
@@ -16,11 +16,13 @@ use super::{
     appender::{Appender, Shared},
     clock::Clock,
     erase::{Eraser, resume_erasures},
-    error::{AuditError, FailureKind},
+    error::{AuditError, AuditFailure, FailureKind},
     folder::Folder,
     keeper::{EMERGENCY_BYTES, Keeper},
+    kept,
     map::MAP_SINK,
     note::CheckpointKey,
+    outlet::{Outlets, Subscription},
     real::{Lock, RealMedium, sink_for},
     receipt::Renewal,
     recover::{Expected, Recovery, Resume, Vouch, digest_of, recover},
@@ -56,6 +58,8 @@ pub struct Log {
     sealer_stop: Option<Sender<()>>,
     threads: Vec<JoinHandle<()>>,
     sealer: Option<JoinHandle<()>>,
+    // Where the sealer leaves what it published.
+    outlets: Arc<Outlets>,
     on_failure: OnFailure,
     dir: PathBuf,
     // Until somebody takes it.
@@ -82,6 +86,20 @@ pub fn open_signed(
     settings: &Settings,
     shards: u16,
     signer: Option<CheckpointSigner>,
+) -> Result<Opened, AuditError> {
+    open_vouched(settings, shards, signer, &mut |_| Ok(()))
+}
+
+/// As [`open_signed`], with a question to somebody outside: `outside` is asked under the lock, before anything is changed,
+/// about a log that is there already, and what it refuses stays as it was found.
+///
+/// # Errors
+/// As [`open`], and those of `outside`. A [`AuditError::RolledBack`] is put on the disk: every later start refuses too.
+pub fn open_vouched(
+    settings: &Settings,
+    shards: u16,
+    signer: Option<CheckpointSigner>,
+    outside: &mut dyn FnMut(&Path) -> Result<(), AuditError>,
 ) -> Result<Opened, AuditError> {
     settings.check()?;
     let dir = &settings.dir;
@@ -115,7 +133,14 @@ pub fn open_signed(
     let mut follower = None;
     let (writer, mut recovery) = resume_if(&folder, settings, tag_epoch, clock, &mut |size| {
         follower = signer.as_ref().map(|(_, key)| Follower::resume(dir, key, size)).transpose()?;
-        Ok(())
+        let Some((_, key)) = signer.as_ref().filter(|_| !created) else { return Ok(()) };
+        kept::vouch(dir, std::slice::from_ref(key), size)?;
+        outside(dir).inspect_err(|error| {
+            if let AuditError::RolledBack { cause, .. } = error {
+                // Without it the next start asks again, and is told the same.
+                let _ = kept::mark_rolled_back(dir, cause);
+            }
+        })
     })?;
     recovery.created = created;
     if let Some((_, key)) = &signer {
@@ -261,6 +286,7 @@ fn start(settings: &Settings, shards: u16, parts: Parts) -> Result<Opened, Audit
         sealer_stop: None,
         threads: Vec::with_capacity(3),
         sealer: None,
+        outlets: Arc::default(),
         on_failure: settings.on_failure,
         dir: dir.clone(),
         retaining: Mutex::new(Some(Appender::new(Arc::clone(&shared), shards + 3))),
@@ -306,6 +332,7 @@ fn start(settings: &Settings, shards: u16, parts: Parts) -> Result<Opened, Audit
             follower,
             receipts: settings.receipts.then(|| Renewal::new(shared.boot)),
             recording: VecDeque::new(),
+            outlets: Arc::clone(&log.outlets),
             stop: stop_in,
         };
         log.sealer_stop = Some(stop_out);
@@ -332,6 +359,18 @@ impl Log {
     #[must_use]
     pub fn tags(&self) -> LogTags {
         LogTags::new(Arc::clone(&self.shared), self.dir.clone())
+    }
+
+    /// The checkpoints that are published from now on.
+    #[must_use]
+    pub fn subscribe(&self) -> Subscription {
+        self.outlets.subscribe()
+    }
+
+    /// Whoever may say that this log was rolled back.
+    #[must_use]
+    pub fn convict(&self) -> Conviction {
+        Conviction { shared: Arc::clone(&self.shared), dir: self.dir.clone() }
     }
 
     /// What callers do when an event cannot be recorded.
@@ -375,7 +414,7 @@ impl Log {
 
     /// The folder.
     #[must_use]
-    pub fn dir(&self) -> &std::path::Path {
+    pub fn dir(&self) -> &Path {
         &self.dir
     }
 
@@ -424,6 +463,25 @@ impl LogWatch {
     /// Records that a CHECKPOINT record of this boot covers, which is durable itself.
     pub(super) fn vouched_size(&self) -> u64 {
         self.progress.vouched_size()
+    }
+}
+
+/// Shuts a log for good when somebody outside shows that it was rolled back. Cheap to clone.
+#[derive(Clone)]
+pub struct Conviction {
+    shared: Arc<Shared>,
+    dir: PathBuf,
+}
+
+impl Conviction {
+    /// Shuts the log and puts the reason on the disk, so that no later start goes on with it either.
+    ///
+    /// # Errors
+    /// If it could not be put there; the log is shut all the same.
+    pub fn roll_back(&self, cause: &str) -> Result<(), AuditError> {
+        self.shared.fail(AuditFailure::new(FailureKind::RolledBack, cause));
+        kept::mark_rolled_back(&self.dir, cause)
+            .map_err(|error| AuditError::io("note the rollback in", &self.dir, error))
     }
 }
 

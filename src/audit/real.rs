@@ -202,13 +202,13 @@ impl Sink for PwriteSink {
 
 /// The exclusive lock of a log folder, held as long as this lives.
 #[derive(Debug)]
-pub(super) struct Lock {
+pub(crate) struct Lock {
     _file: File,
 }
 
 impl Lock {
     /// Takes the lock. Retries for a moment: io_uring may keep a killed process's files open a little longer.
-    pub(super) fn take(folder: &Path) -> Result<Self, AuditError> {
+    pub(crate) fn take(folder: &Path) -> Result<Self, AuditError> {
         Self::take_named(folder, LOCK)
     }
 

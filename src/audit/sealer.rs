@@ -24,6 +24,7 @@ use super::{
     hex::{hex, unhex},
     merkle::CompactRange,
     note::{Checkpoint, CheckpointKey},
+    outlet::Outlets,
     real::sync_folder,
     receipt::Renewal,
     record::{BODY_BYTES_MAX, HEADER_BYTES, Header, MAGIC},
@@ -72,6 +73,7 @@ pub(super) struct Sealer {
     pub(super) receipts: Option<Renewal>,
     // CHECKPOINT records that are not durable yet: place among this thread's records, and the size that is covered.
     pub(super) recording: VecDeque<(u64, u64)>,
+    pub(super) outlets: Arc<Outlets>,
     pub(super) stop: Receiver<()>,
 }
 
@@ -152,6 +154,8 @@ impl Sealer {
             *unpublished = Some(self.follower.news);
         }
         self.publish(&note)?;
+        let since = std::mem::replace(&mut self.follower.fresh, CompactRange::new(checkpoint.size));
+        self.outlets.publish(&note, &since);
         *unpublished = None;
         self.follower.news = 0;
         *signed_at = Instant::now();
@@ -199,6 +203,7 @@ impl Sealer {
     }
 
     fn sign(&mut self) -> Result<(Checkpoint, String), SealError> {
+        self.follower.fold();
         let root =
             self.follower.tree.root().ok_or(SealError::Sign(SignError("the tree is incomplete".into())))?;
         let checkpoint = Checkpoint { origin: self.key.name.clone(), size: self.follower.tree.end(), root };
@@ -242,6 +247,10 @@ pub(super) enum SealError {
 pub(super) struct Follower {
     dir: PathBuf,
     tree: CompactRange,
+    // What was read since the tree was looked at, and what since a checkpoint was published: ranges that continue the
+    // tree cost nothing more than growing it.
+    read: CompactRange,
+    fresh: CompactRange,
     head: Head,
     // Where the next record stands: `at` bytes behind the start of the buffer, which holds what is at `offset`.
     segment: u64,
@@ -266,6 +275,8 @@ impl Follower {
         let fresh = Self {
             dir: dir.to_owned(),
             tree: CompactRange::new(0),
+            read: CompactRange::new(0),
+            fresh: CompactRange::new(0),
             head: Head { size: 0, hash: [0; 32] },
             segment: super::recover::FIRST_SEGMENT,
             offset: 0,
@@ -294,7 +305,8 @@ impl Follower {
         if head.size > size {
             return Err(rolled_back(format!("{} records were signed, {size} are there", head.size)));
         }
-        let mut follower = Self { tree, head, ..fresh };
+        let (read, fresh_range) = (CompactRange::new(tree.end()), CompactRange::new(tree.end()));
+        let mut follower = Self { tree, read, fresh: fresh_range, head, ..fresh };
         match follower.seek(head) {
             Ok(()) => Ok(follower),
             Err(error) => {
@@ -369,11 +381,18 @@ impl Follower {
         if header.seq != self.head.size || header.prev_hash != self.head.hash {
             return Err(self.differs("it does not continue the chain"));
         }
-        self.tree.push(&hash);
+        self.read.push(&hash);
         self.head = Head { size: header.seq + 1, hash };
         self.at = next;
         let kind = Kind::from_code(header.kind);
-        let own = [Kind::Checkpoint, Kind::Commit, Kind::SegmentOpen, Kind::SegmentSeal, Kind::Heartbeat];
+        let own = [
+            Kind::Anchor,
+            Kind::Checkpoint,
+            Kind::Commit,
+            Kind::SegmentOpen,
+            Kind::SegmentSeal,
+            Kind::Heartbeat,
+        ];
         self.news += u64::from(!kind.is_some_and(|kind| own.contains(&kind)));
         Ok(())
     }
@@ -389,6 +408,13 @@ impl Follower {
         }
         let erasure = self.in_effect.as_ref().and_then(|found| found.of(header.seq, &header.body_digest));
         erasure.is_some()
+    }
+
+    /// Makes the tree one over all that was read.
+    fn fold(&mut self) {
+        let read = std::mem::replace(&mut self.read, CompactRange::new(self.head.size));
+        let joined = self.tree.merge(&read) && self.fresh.merge(&read);
+        assert!(joined, "what is read continues the tree");
     }
 
     /// Fills the buffer with stored bytes from the next record on.

@@ -49,6 +49,7 @@ fn signing_key() -> (SigningKey, CheckpointKey) {
 /// What a start says of a log for which `follower` would vouch with this hash of its last record.
 fn vouched(dir: &Path, follower: &mut Follower, hash: Hash) -> Result<Follower, AuditError> {
     let (signing, key) = signing_key();
+    follower.fold();
     let (size, root) = (follower.tree.end(), follower.tree.root().unwrap());
     let checkpoint = Checkpoint { origin: key.name.clone(), size, root };
     let note = checkpoint.to_note(&key, &signing.sign(checkpoint.to_text().as_bytes()).to_bytes());

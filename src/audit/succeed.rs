@@ -17,6 +17,7 @@ use super::{
     appender::Ack,
     error::AuditError,
     folder::Folder,
+    kept,
     note::CheckpointKey,
     open::{KEY_FILE, open_signed},
     real::{Lock, RealMedium, sink_for, sync_folder},
@@ -143,7 +144,10 @@ fn damage_of(dir: &Path) -> Result<(String, Damage), AuditError> {
     // What a start compares before it goes on, with the key that the log itself names.
     let mut vouch = |size| {
         let mut own = options.keys.iter().filter(|key| key.name == report.origin);
-        own.try_for_each(|key| Follower::resume(dir, key, size).map(drop))
+        own.try_for_each(|key| {
+            Follower::resume(dir, key, size)?;
+            kept::vouch(dir, std::slice::from_ref(key), size)
+        })
     };
     match would_resume(&folder, dir, &mut vouch) {
         Ok(()) => Err(AuditError::NothingToDecide { path: dir.to_owned() }),

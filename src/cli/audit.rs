@@ -25,7 +25,7 @@ use super::audit_verify_mirror::{self, VerifyMirrorArguments};
 use super::verify_record::{RecordArguments, Recorded};
 use super::{
     EXIT_FAILURE, EXIT_INPUT, EXIT_NO, EXIT_YES, Output, audit_aep, audit_bundle, audit_proof, audit_receipt,
-    audit_retention, audit_tag, audit_tag_keys, audit_timestamp, complain, print_line,
+    audit_retention, audit_tag, audit_tag_keys, audit_timestamp, audit_witness, complain, print_line,
 };
 
 /// What can be done with a log.
@@ -82,6 +82,8 @@ pub(super) enum AuditCommand {
     VerifyTimestamp(audit_timestamp::VerifyTimestampArguments),
     /// Make a page of the log's figures, and of what verification says: decisions over time, refusals, checkpoints, actions.
     Report(ReportArguments),
+    /// Run as a witness: cosign other logs' checkpoints, each only if it continues the last one (C2SP tlog-witness).
+    Witness(audit_witness::WitnessArguments),
     /// Decide about a damaged log that a start refuses: keep it aside, whole, and begin a successor that says so.
     SetAside(SetAsideArguments),
 }
@@ -196,6 +198,7 @@ pub(super) fn run(command: &AuditCommand) -> u8 {
         AuditCommand::Retire(arguments) => audit_retention::retire(arguments),
         AuditCommand::Archive(arguments) => audit_archive::run(arguments),
         AuditCommand::Report(arguments) => audit_report::run(arguments),
+        AuditCommand::Witness(arguments) => audit_witness::run(arguments),
         AuditCommand::Export(arguments) => audit_export::run(arguments),
         AuditCommand::VerifyExport(arguments) => audit_verify_export::run(arguments),
         AuditCommand::AepBundle(arguments) => audit_aep::bundle(arguments),

@@ -14,9 +14,10 @@ use super::retention::RetentionTable;
 use super::revocation::RevocationTable;
 use super::status_list::check_status_list;
 use super::transmitters::check_issuers_exist;
+use super::witness::{self, WitnessTable, check_witnesses};
 use super::{
-    Audit, Config, ConfigError, Control, Driver, Engine, Issuer, KeySource, Listen, OnAuditFailure, OnStale,
-    Server, Signing, Verify, VerifyAck,
+    AdminAck, Audit, Config, ConfigError, Control, Driver, Engine, Issuer, KeySource, Listen, OnAuditFailure,
+    OnStale, OnWitnessAway, Server, Signing, Verify, VerifyAck,
 };
 
 /// The longest name of a log; `audit` has the same limit.
@@ -109,6 +110,13 @@ struct AuditTable {
     on_failure: OnAuditFailure,
     #[serde(default)]
     retention: RetentionTable,
+    witness: Vec<WitnessTable>,
+    #[serde(default = "witness::on_witness_away")]
+    on_witness_away: OnWitnessAway,
+    #[serde(default = "witness::admin_ack")]
+    admin_ack: AdminAck,
+    #[serde(default = "witness::admin_ack_timeout_ms")]
+    admin_ack_timeout_ms: u64,
     #[serde(default)]
     receipts: bool,
     mirror: Option<MirrorTable>,
@@ -338,6 +346,10 @@ impl AuditTable {
             verify_ack: self.verify_ack,
             on_failure: self.on_failure,
             retention: self.retention.check()?,
+            witnesses: check_witnesses(self.witness, self.admin_ack)?,
+            on_witness_away: self.on_witness_away,
+            admin_ack: self.admin_ack,
+            admin_ack_timeout: millis("audit.admin_ack_timeout_ms", self.admin_ack_timeout_ms, 100, 60_000)?,
             receipts: self.receipts,
             mirror: self.mirror.map(MirrorTable::check).transpose()?.unwrap_or_default(),
         })

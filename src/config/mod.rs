@@ -13,6 +13,7 @@ mod retention;
 mod revocation;
 mod status_list;
 mod transmitters;
+mod witness;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -26,6 +27,7 @@ pub use retention::Retention;
 pub use revocation::{OnStale, Redis, RedisServers, Revocation, RevocationRules, SecretSource};
 pub use status_list::StatusList;
 pub use transmitters::Transmitter;
+pub use witness::{AdminAck, OnWitnessAway, Witness};
 
 /// The exit status for a configuration that cannot be used (`EX_CONFIG` of sysexits.h).
 pub const EXIT_CONFIG: u8 = 78;
@@ -151,6 +153,14 @@ pub struct Audit {
     pub on_failure: OnAuditFailure,
     /// When segments leave the folder: `audit.retention`.
     pub retention: Retention,
+    /// Who cosigns this log's checkpoints: `[[audit.witness]]`.
+    pub witnesses: Vec<Witness>,
+    /// Whether a start goes on when no witness can be asked: `audit.on_witness_away`.
+    pub on_witness_away: OnWitnessAway,
+    /// When an operator's action is answered: `audit.admin_ack`.
+    pub admin_ack: AdminAck,
+    /// How long it may wait for a witness then: `audit.admin_ack_timeout_ms`.
+    pub admin_ack_timeout: Duration,
     /// Whether receipts are given to callers who ask for them: `audit.receipts`.
     pub receipts: bool,
     /// Where it is mirrored to: `audit.mirror`.

@@ -101,8 +101,8 @@ pub(super) async fn change(shared: &Arc<Shared>, wanted: Vec<StoredChange>) -> R
         revocation_epoch: Some(epoch),
         ..event
     });
-    shared.evidence.record_all(&done).await.map_err(|error| {
-        evidence::unavailable(&error, "it is done, but that could not be recorded: ask again")
+    shared.evidence.conclude(&done).await.map_err(|error| {
+        evidence::unavailable(&error, "it is done, but that could not be confirmed: ask again")
     })?;
     shared.counters.revoked.add(recorded.len() as u64);
     Ok(Changed { epoch, recorded })

@@ -53,6 +53,8 @@ pub(super) enum ErrorKind {
     TooManyLookups,
     /// The body is not declared as what is wanted here.
     UnsupportedMediaType,
+    /// No witness cosigned the record of it in time.
+    WitnessUnavailable,
     /// The token is of a kind that cannot be revoked by itself (RFC 7009 §2.2.1).
     UnsupportedTokenType,
 }
@@ -74,7 +76,8 @@ impl ErrorKind {
             | Self::Overloaded
             | Self::SharingUnavailable
             | Self::SigningUnavailable
-            | Self::StoreUnavailable => StatusCode::SERVICE_UNAVAILABLE,
+            | Self::StoreUnavailable
+            | Self::WitnessUnavailable => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
@@ -97,6 +100,7 @@ impl ErrorKind {
             Self::StoreUnavailable => "store_unavailable",
             Self::TooManyLookups => "too_many_lookups",
             Self::UnsupportedMediaType => "unsupported_media_type",
+            Self::WitnessUnavailable => "witness_unavailable",
             Self::UnsupportedTokenType => "unsupported_token_type",
         }
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::error::{ApiError, ErrorKind};
+use super::state::Witnessing;
 use crate::audit::{Ack, Appender, AuditError, AuditFailure, Event, RecordId};
 
 /// How long an action waits for its record to be durable. A flush takes milliseconds; a disk that needs longer than
@@ -18,6 +19,7 @@ const DURABLE_TIMEOUT: Duration = Duration::from_secs(5);
 pub(super) struct Evidence {
     appender: Arc<Mutex<Appender>>,
     progress: watch::Receiver<Progress>,
+    witnessing: Option<Witnessing>,
 }
 
 /// How far the log has come with our records. Written by the pump.
@@ -30,11 +32,11 @@ struct Progress {
 
 impl Evidence {
     /// Takes the appender over and starts the pump on the current runtime.
-    pub(super) fn start(appender: Appender) -> Self {
+    pub(super) fn start(appender: Appender, witnessing: Option<Witnessing>) -> Self {
         let appender = Arc::new(Mutex::new(appender));
         let (sender, progress) = watch::channel(Progress::default());
         tokio::spawn(pump(Arc::clone(&appender), sender));
-        Self { appender, progress }
+        Self { appender, progress, witnessing }
     }
 
     /// Records `event` and waits until it is durable.
@@ -64,6 +66,20 @@ impl Evidence {
             },
             // The pump lives as long as the runtime, which is running this.
             Ok(Err(_)) | Err(_) => Err(AuditError::DeadlinePassed),
+        }
+    }
+
+    /// Records how an action ended, and waits until that is durable and, where the settings ask for it, under a checkpoint
+    /// that a witness cosigned.
+    pub(super) async fn conclude(&self, events: &[Event<'_>]) -> Result<Vec<RecordId>, AuditError> {
+        let ids = self.record_all(events).await?;
+        let Some(witnessing) = &self.witnessing else { return Ok(ids) };
+        // All of them are among the durable records.
+        let size = (witnessing.durable)();
+        let mut witnessed = witnessing.witnessed.clone();
+        match tokio::time::timeout(witnessing.timeout, witnessed.wait_for(|known| *known >= size)).await {
+            Ok(Ok(_)) => Ok(ids),
+            Ok(Err(_)) | Err(_) => Err(AuditError::NotWitnessed { size }),
         }
     }
 
@@ -104,6 +120,10 @@ fn lock(appender: &Mutex<Appender>) -> MutexGuard<'_, Appender> {
 /// What a client is told. The details are for the operator: in the log, not in the answer.
 pub(super) fn unavailable(error: &AuditError, consequence: &str) -> ApiError {
     tracing::error!(%error, consequence, "audit log unavailable to the control plane");
+    if let AuditError::NotWitnessed { .. } = error {
+        let description = format!("it is on record, and no witness has cosigned that in time; {consequence}");
+        return ApiError::new(ErrorKind::WitnessUnavailable, description);
+    }
     let cause = match error {
         AuditError::QueueFull => "the audit log's queue is full",
         AuditError::DeadlinePassed => "the audit log did not confirm within 5 seconds",

@@ -149,7 +149,7 @@ async fn issue_all(
             Event::Issue(IssueEvent { phase, failure, intent: Some(*id), ..*intent })
         })
         .collect();
-    let recorded = shared.evidence.record_all(&outcomes).await;
+    let recorded = shared.evidence.conclude(&outcomes).await;
     let signatures = signed.map_err(|error| signing_unavailable(&error))?;
     listed?;
     // A token whose issue is not in the log is not handed out; it dies here.

@@ -43,7 +43,8 @@ pub use issue::IssuePolicy;
 pub use retention::{Custody, Retire, RetireOrder};
 pub use server::{ControlError, serve};
 pub use state::{
-    ChainBreak, ChainReport, Dependency, Hearing, Issuing, Judge, Judged, JudgedToken, Sharing, State, Unlock,
+    ChainBreak, ChainReport, Dependency, Hearing, Issuing, Judge, Judged, JudgedToken, Sharing, State,
+    Unlock, Witnessing,
 };
 pub use status_lists::StatusListPolicy;
 pub use verify_runs::OwnLog;

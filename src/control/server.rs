@@ -10,13 +10,7 @@ use axum::extract::Extension;
 use axum::http::Method;
 use axum::routing::{get, post};
 use axum::{Router, middleware};
-use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
-use hyper_util::service::TowerToHyperService;
-use rustix::net::sockopt;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::net::TcpListener;
 
 use super::actions::{self, Peer};
 use super::erasures;
@@ -37,25 +31,10 @@ use super::tag_keys;
 use super::unlock;
 use super::verify_runs;
 use super::view_feed::purge_expired;
-
-/// Connections at once. Operators and issuers hold a few; more wait in the kernel's queue.
-const CONNECTIONS_MAX: usize = 256;
-
-/// Time from the first byte of a request to the end of its header, and between requests on one connection.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Bytes of a request's header, request target included.
-const HEADER_BYTES_MAX: usize = 16 * 1024;
-
-/// How long a client may leave what was sent to it unacknowledged, or take nothing, before the kernel ends the connection: a
-/// stream that nobody reads would hold it for ever.
-const WRITE_TIMEOUT_MS: u32 = 30_000;
+use crate::listener::serve_until;
 
 /// How long shutdown waits for connections and actions under way.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Pause after the system refused a connection for lack of descriptors or memory.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Why the control listener stopped.
 #[derive(Debug, thiserror::Error)]
@@ -82,43 +61,15 @@ pub async fn serve(
     let local = listener.local_addr().map_err(ControlError::Listener)?;
     let shared = Arc::new(Shared::new(state));
     let router = router(Arc::clone(&shared), local);
-    let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let graceful = GracefulShutdown::new();
     let purge = purge_expired(shared.store.clone(), Arc::clone(&shared.view), shared.now);
     let purge = tokio::spawn(purge);
 
-    tokio::pin!(shutdown);
-    loop {
-        let accept = async {
-            let permit = Arc::clone(&connections).acquire_owned().await;
-            (permit, listener.accept().await)
-        };
-        let (permit, accepted) = tokio::select! {
-            () = &mut shutdown => break,
-            accepted = accept => accepted,
-        };
-        match accepted {
-            Ok((stream, peer)) => {
-                let connection = graceful.watch(connection(stream, peer, &router));
-                tokio::spawn(async move {
-                    // A client that vanishes or talks no HTTP ends its connection and nothing else.
-                    let _ = connection.await;
-                    drop(permit);
-                });
-            }
-            Err(error) if is_of_the_connection(&error) => {}
-            Err(error) => {
-                tracing::warn!(%error, "control listener cannot accept connections");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
-        }
-    }
+    let open = serve_until(listener, |peer| router.clone().layer(Extension(Peer(peer))), shutdown).await;
 
-    drop(listener);
     purge.abort();
     shared.stopping.send_replace(true);
     let drain = async {
-        graceful.shutdown().await;
+        open.shutdown().await;
         // Actions outlive the connections that asked for them.
         let _ = shared.actions.acquire_many(ACTIONS_MAX).await;
     };
@@ -129,19 +80,6 @@ pub async fn serve(
             if free < ACTIONS_MAX { Err(ControlError::DrainTimeout(ACTIONS_MAX - free)) } else { Ok(()) }
         }
     }
-}
-
-type Connection = http1::Connection<TokioIo<TcpStream>, TowerToHyperService<Router>>;
-
-fn connection(stream: TcpStream, peer: SocketAddr, router: &Router) -> Connection {
-    let _ = stream.set_nodelay(true);
-    let _ = sockopt::set_tcp_user_timeout(&stream, WRITE_TIMEOUT_MS);
-    let service = TowerToHyperService::new(router.clone().layer(Extension(Peer(peer))));
-    http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT)
-        .max_buf_size(HEADER_BYTES_MAX)
-        .serve_connection(TokioIo::new(stream), service)
 }
 
 fn router(shared: Arc<Shared>, local: SocketAddr) -> Router {
@@ -186,12 +124,4 @@ async fn not_found() -> ApiError {
 
 async fn method_not_allowed(method: Method) -> ApiError {
     ApiError::new(ErrorKind::MethodNotAllowed, format!("{method} is not possible here; see Allow"))
-}
-
-/// Whether only the connection being accepted failed.
-fn is_of_the_connection(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionRefused
-    )
 }

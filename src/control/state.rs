@@ -51,6 +51,8 @@ pub struct State {
     pub appender: Appender,
     /// Changes the keys of that log's tags.
     pub tags: LogTags,
+    /// What an action waits for besides the disk; `None`: nothing.
+    pub witnessing: Option<Witnessing>,
     /// Verifies the audit log; blocks, on a thread made for it.
     pub verify_chain: Arc<dyn Fn() -> Result<ChainReport, String> + Send + Sync>,
     /// The log behind that way.
@@ -72,6 +74,16 @@ pub struct State {
     pub unlock: Option<Unlock>,
     /// The time.
     pub now: fn() -> UnixSeconds,
+}
+
+/// The word of a witness, which actions wait for.
+pub struct Witnessing {
+    /// How much of the log is on the disk.
+    pub durable: Box<dyn Fn() -> u64 + Send + Sync>,
+    /// How much of it is under a checkpoint that a witness cosigned.
+    pub witnessed: watch::Receiver<u64>,
+    /// How long an action waits.
+    pub timeout: Duration,
 }
 
 /// What Security Event Tokens are read with.
@@ -235,7 +247,7 @@ impl Shared {
             feeds: Arc::new(Semaphore::new(FEED_CLIENTS_MAX)),
             published: Published::default(),
             stopping: watch::Sender::new(false),
-            evidence: Evidence::start(appender),
+            evidence: Evidence::start(appender, state.witnessing),
             tags: state.tags,
             changing_tag_keys: tokio::sync::Mutex::new(()),
             verify_chain: state.verify_chain,

@@ -86,7 +86,7 @@ async fn try_pin(shared: Arc<Shared>, peer: Peer, pin: Zeroizing<String>) -> Res
     };
     let outcome =
         AdminEvent { phase, intent: Some(intent_id), detail: problem.as_deref().unwrap_or(""), ..intent };
-    let recorded = shared.evidence.record(&Event::Admin(outcome)).await;
+    let recorded = shared.evidence.conclude(&[Event::Admin(outcome)]).await;
     if let Some(problem) = problem {
         tracing::warn!(problem, "the token stays locked");
         return Err(ApiError::new(

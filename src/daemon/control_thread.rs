@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 
 use super::keys::OwnKey;
 use super::observe::{Strictness, hsm_dependency, revocation_dependency};
+use super::witnesses::{self, Couriers};
 use super::{StartError, hsm_metrics, mirroring, now};
 use crate::audit::verify::{Options, verify_dir};
 use crate::audit::{Appender, CheckpointKey, Log, LogWatch, hex};
@@ -89,6 +90,7 @@ pub(super) struct Ingredients<'a> {
     pub(super) mirror: Vec<MirrorWatch>,
     pub(super) custody: control::Custody,
     pub(super) retire: Option<control::Retire>,
+    pub(super) couriers: &'a Couriers,
     pub(super) pool: Option<Arc<Pool>>,
 }
 
@@ -110,6 +112,7 @@ impl Ingredients<'_> {
             mirror,
             custody,
             retire,
+            couriers,
             pool,
         } = self;
         let issuing = own.zip(config.signing.as_ref()).map(|(own, signing)| Issuing {
@@ -131,6 +134,7 @@ impl Ingredients<'_> {
         let (dir, watch) = (config.audit.dir.clone(), log.watch());
         let seen = Arc::clone(&view);
         let strictness = Strictness::of(config);
+        let standings = couriers.standings();
         let (scraped, asked) = (pool.clone(), pool.clone());
         let unlock = pool.map(|pool| -> control::Unlock {
             Arc::new(move |pin| pool.unlock(pin).map_err(|error| error.to_string()))
@@ -146,6 +150,7 @@ impl Ingredients<'_> {
             announce,
             appender,
             tags: log.tags(),
+            witnessing: couriers.witnessing(config, log),
             verify_chain: Arc::new(move || verify_chain(&dir, &watch)),
             custody,
             retire,
@@ -165,6 +170,7 @@ impl Ingredients<'_> {
                 std::iter::once(revocation_dependency(&seen, strictness))
                     .chain(token)
                     .chain(mirrors)
+                    .chain(witnesses::dependencies(&standings))
                     .collect()
             }),
             host_names: config.control.allowed_hosts.iter().map(|name| name.to_ascii_lowercase()).collect(),

@@ -12,6 +12,9 @@ use crate::config::{Config, OnStale};
 use crate::control::Dependency;
 use crate::metrics::Reading;
 use crate::revocation::View;
+use crate::witness::StandingReader;
+
+use super::witnesses;
 
 /// What the data plane depends on, by name: whether all of it works, and a line for each.
 pub(super) fn data_readiness(
@@ -19,13 +22,15 @@ pub(super) fn data_readiness(
     view: Arc<View>,
     strictness: Strictness,
     pool: Option<Arc<Pool>>,
+    witnesses: Vec<StandingReader>,
 ) -> impl Fn() -> (bool, String) + Send + Sync {
     move || {
         let dependencies = [audit_dependency(&log), revocation_dependency(&view, strictness)];
-        // Said, and not counted: verification goes on without the token.
+        // Said, and not counted: verification goes on without the token and without a witness.
         let token = pool.as_ref().map(|pool| hsm_dependency(pool));
+        let witnesses: Vec<Dependency> = witnesses::dependencies(&witnesses).collect();
         let mut text = String::new();
-        for Dependency { name, ready, detail } in dependencies.iter().chain(&token) {
+        for Dependency { name, ready, detail } in dependencies.iter().chain(&token).chain(&witnesses) {
             let state = if *ready { "ok" } else { "failed" };
             let comma = if detail.is_empty() { "" } else { ", " };
             // Writing to a string does not fail.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use smallvec::SmallVec;
 
-use crate::audit::{Ack, Appender, BatchEvent, DecisionEvent, Event, OnFailure};
+use crate::audit::{Ack, Appender, AuditFailure, BatchEvent, DecisionEvent, Event, FailureKind, OnFailure};
 use crate::decision::{Decision, Rejection, UnixSeconds};
 use crate::keys::RegisteredKey;
 use crate::metrics::ShardMetrics;
@@ -130,7 +130,7 @@ impl Decider {
         // Registered before the acknowledgements are read: one that comes in between is not missed.
         self.appender.register(cx.waker());
         // What an operator wants given and counted although it is not recorded.
-        let unrecorded = self.on_failure == OnFailure::AllowWithGap;
+        let unrecorded = self.gives_unrecorded();
         for queue in [&mut self.awaiting, &mut self.promised] {
             queue.release(&self.appender, unrecorded, turn, &self.metrics);
             queue.give_up(&self.appender, self.ack_timeout, unrecorded, turn, &self.metrics);
@@ -138,6 +138,13 @@ impl Decider {
         let halts = self.on_failure == OnFailure::Halt
             && self.appender.failure().is_some_and(|failure| failure.kind.is_permanent());
         if halts { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+
+    /// Whether a decision that is not recorded is given all the same. Not beside a log that was rolled back: no count of
+    /// them would ever be believed.
+    fn gives_unrecorded(&self) -> bool {
+        let rolled_back = |failure: AuditFailure| failure.kind == FailureKind::RolledBack;
+        self.on_failure == OnFailure::AllowWithGap && !self.appender.failure().is_some_and(rolled_back)
     }
 
     /// Decides what needs no asking, after asking about the rest; returns the memory of what was decided.
@@ -225,6 +232,7 @@ impl Decider {
         let Moment { policy, now, .. } = *moment;
         let revocation_epoch = moment.look.epoch();
         self.metrics.batched(jobs.len());
+        let unrecorded = self.gives_unrecorded();
         let mut receipts = Receipts::begin(jobs, &self.appender, now);
         let mut admitted = self.admit_and_verify(jobs, arena, proofs, policy).into_iter();
         // Read once per batch: settling and recording one takes far less than the log may.
@@ -285,7 +293,7 @@ impl Decider {
                     }
                     Err(_) => {
                         // Not recorded, so not given, unless the operator wants it given and counted.
-                        outbox.release(self.on_failure == OnFailure::AllowWithGap);
+                        outbox.release(unrecorded);
                         turn.close(questions);
                     }
                 }

@@ -141,6 +141,19 @@ impl Edgate {
         (self.child, self.data, self.control) = spawn(self.dir.path());
     }
 
+    /// Starts again as [`Self::restart`], where it must not start; returns the exit code and what it said.
+    pub fn refuses_to_start(&self) -> (Option<i32>, String) {
+        let config = self.dir.path().join("edgate.toml");
+        let output = Command::new(EDGATE).args(["serve", "--config"]).arg(config).output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    }
+
+    /// Changes the configuration for the next start.
+    pub fn configure(&self, edit: impl FnOnce(String) -> String) {
+        let config = self.dir.path().join("edgate.toml");
+        fs::write(&config, edit(fs::read_to_string(&config).unwrap())).unwrap();
+    }
+
     /// `kill -9`, and waits for the end.
     pub fn kill(&mut self) {
         self.child.kill().unwrap();

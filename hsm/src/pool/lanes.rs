@@ -20,7 +20,8 @@ const FAIR_TURN: u32 = 16;
 pub(crate) const fn lane_of(purpose: Purpose) -> usize {
     match purpose {
         Purpose::TlsServer => 0,
-        Purpose::AuditCheckpoint => 1,
+        // A cosignature is what another log's checkpoint waits for.
+        Purpose::AuditCheckpoint | Purpose::Witness => 1,
         Purpose::TokenSigning => 2,
         Purpose::Wrapping => 3,
     }

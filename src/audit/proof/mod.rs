@@ -7,6 +7,7 @@
 //!
 //! - `find.rs`, `make.rs`: the record of an id, and the proofs about a log.
 //! - `file.rs`: proofs as files, and the check that needs nothing else but a key.
+//! - `prefix.rs`: the tree over the first records of a log that is being written.
 //! - `export.rs`, `tile.rs`: the tree as C2SP tlog-tiles, which spares reading the log. Never trusted.
 
 mod error;
@@ -15,6 +16,7 @@ mod file;
 mod find;
 mod leaves;
 mod make;
+mod prefix;
 mod tile;
 
 use std::ops::Range;
@@ -32,6 +34,7 @@ pub use file::{
 };
 pub(super) use find::{find_id, find_record, find_seq};
 pub use make::Prover;
+pub use prefix::{path_between, range, tree_at};
 pub(super) use {file::open_note, make::State};
 
 /// The runs whose heads prove that leaf `index` is in the tree of `size` leaves, from the leaf's sibling up

@@ -270,6 +270,7 @@ fn state(
         appender,
         tags,
         eraser: None,
+        witnessing: None,
         verify_chain: Arc::new(|| Ok(ChainReport { records: 7, head: "ab".repeat(32), first_break: None })),
         own_log: OwnLog { origin: "edgate.test/log".into(), dir: "/nowhere".into() },
         custody: Custody::default(),
