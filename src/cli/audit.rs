@@ -55,7 +55,7 @@ pub(super) enum AuditCommand {
     Release(audit_retention::ReleaseArguments),
     /// Have old segments leave the log's folder, once their archives are elsewhere and the log says so.
     Retire(audit_retention::RetireArguments),
-    /// Put finished segments into their small form, a tenth of the bytes, which all other commands read as well.
+    /// Put finished segments into their small form, a fraction of the bytes, which all other commands read as well.
     Archive(ArchiveArguments),
     /// Show the latest records, and with --follow those that come.
     Tail(TailArguments),

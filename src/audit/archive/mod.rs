@@ -1,4 +1,4 @@
-//! The archive form of a finished segment: the same records in about a tenth of the bytes, from which the segment's bytes
+//! The archive form of a finished segment: the same records in a fraction of the bytes, from which the segment's bytes
 //! come back exactly (FORMAT.md, "Archive").
 //!
 //! - [`pack`]: a segment's bytes as an archive. Refuses what is not whole.
