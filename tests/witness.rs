@@ -137,7 +137,7 @@ fn a_log_is_cosigned_over_http_and_the_cosigned_checkpoint_anchors_it() {
     let verified = verify(&setting.witness.key);
     assert_eq!(verified.status.code(), Some(0), "{verified:?}");
     assert!(String::from_utf8_lossy(&verified.stdout).contains("cosigned by w.example at "), "{verified:?}");
-    let other = WitnessKey { verifying_key: [1; 32], ..setting.witness.key.clone() };
+    let other = WitnessKey { verifying_key: [1; 32], ..setting.witness.key };
     assert_eq!(verify(&other).status.code(), Some(10), "another witness's word is none");
 }
 

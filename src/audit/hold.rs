@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     event::Phase,
+    real::replace_file,
     schema::{self, Kind},
-    sealer::replace_file,
     walk::Record,
 };
 

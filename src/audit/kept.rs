@@ -3,15 +3,39 @@
 //! `NAME.anchor` is a checkpoint that the log must continue: a start compares. `ROLLBACK` stands there once somebody
 //! outside showed that the log was rolled back; from then on every start refuses, whoever can be asked.
 
-use std::{fs, io, path::Path};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use super::{
-    error::AuditError,
+    appender::Shared,
+    error::{AuditError, AuditFailure, FailureKind},
     note::{Checkpoint, CheckpointKey},
     proof::{ProveError, tree_at},
-    sealer::replace_file,
+    real::replace_file,
     verify::note_in,
 };
+
+/// Shuts a log for good when somebody outside shows that it was rolled back. Cheap to clone.
+#[derive(Clone)]
+pub struct Conviction {
+    pub(super) shared: Arc<Shared>,
+    pub(super) dir: PathBuf,
+}
+
+impl Conviction {
+    /// Shuts the log and puts the reason on the disk, so that no later start goes on with it either.
+    ///
+    /// # Errors
+    /// If it could not be put there; the log is shut all the same.
+    pub fn roll_back(&self, cause: &str) -> Result<(), AuditError> {
+        self.shared.fail(AuditFailure::new(FailureKind::RolledBack, cause));
+        mark_rolled_back(&self.dir, cause)
+            .map_err(|error| AuditError::io("note the rollback in", &self.dir, error))
+    }
+}
 
 /// What such a file's name ends with.
 const ANCHOR: &str = ".anchor";

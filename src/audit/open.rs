@@ -16,19 +16,19 @@ use super::{
     appender::{Appender, Shared},
     clock::Clock,
     erase::{Eraser, resume_erasures},
-    error::{AuditError, AuditFailure, FailureKind},
+    error::{AuditError, FailureKind},
     folder::Folder,
     keeper::{EMERGENCY_BYTES, Keeper},
-    kept,
+    kept::{self, Conviction},
     map::MAP_SINK,
     note::CheckpointKey,
     outlet::{Outlets, Subscription},
-    real::{Lock, RealMedium, sink_for},
+    real::{Lock, RealMedium, replace_file, sink_for},
     receipt::Renewal,
     recover::{Expected, Recovery, Resume, Vouch, digest_of, recover},
     retire::{Retainer, Retirement},
     schema::Kind,
-    sealer::{Cadence, CheckpointSigner, Follower, Sealer, replace_file},
+    sealer::{Cadence, CheckpointSigner, Follower, Sealer},
     sequencer::{Sequencer, Stop, run_flusher},
     settings::{OnFailure, Settings},
     status::{Progress, Status},
@@ -463,25 +463,6 @@ impl LogWatch {
     /// Records that a CHECKPOINT record of this boot covers, which is durable itself.
     pub(super) fn vouched_size(&self) -> u64 {
         self.progress.vouched_size()
-    }
-}
-
-/// Shuts a log for good when somebody outside shows that it was rolled back. Cheap to clone.
-#[derive(Clone)]
-pub struct Conviction {
-    shared: Arc<Shared>,
-    dir: PathBuf,
-}
-
-impl Conviction {
-    /// Shuts the log and puts the reason on the disk, so that no later start goes on with it either.
-    ///
-    /// # Errors
-    /// If it could not be put there; the log is shut all the same.
-    pub fn roll_back(&self, cause: &str) -> Result<(), AuditError> {
-        self.shared.fail(AuditFailure::new(FailureKind::RolledBack, cause));
-        kept::mark_rolled_back(&self.dir, cause)
-            .map_err(|error| AuditError::io("note the rollback in", &self.dir, error))
     }
 }
 

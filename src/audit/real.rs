@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::{self, Read as _},
+    io::{self, Read as _, Write as _},
     ops::Range,
     os::unix::fs::{
         DirBuilderExt as _, FileExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _,
@@ -312,6 +312,19 @@ fn read_direct(file: &File, len: usize) -> io::Result<Vec<u8>> {
         }
     }
     Ok(bytes)
+}
+
+/// Replaces a file of the folder as one durable step.
+///
+/// # Errors
+/// What the system refuses; the file is then the old one or the new one, whole.
+pub fn replace_file(dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
+    let draft = dir.join(format!("{name}.new"));
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o644).open(&draft)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&draft, dir.join(name))?;
+    sync_folder(dir)
 }
 
 pub(super) fn sync_folder(path: &Path) -> io::Result<()> {

@@ -6,9 +6,7 @@
 
 use std::{
     collections::VecDeque,
-    fs::{self, OpenOptions},
-    io::{self, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
+    fs, io,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
@@ -25,7 +23,7 @@ use super::{
     merkle::CompactRange,
     note::{Checkpoint, CheckpointKey},
     outlet::Outlets,
-    real::sync_folder,
+    real::replace_file,
     receipt::Renewal,
     record::{BODY_BYTES_MAX, HEADER_BYTES, Header, MAGIC},
     schema::Kind,
@@ -481,19 +479,6 @@ fn parse_tree(text: &str) -> Option<(Head, CompactRange, String)> {
     let hash = unhex(lines.next()?)?.try_into().ok()?;
     let tree = CompactRange::from_bytes(size, &unhex(lines.next()?)?)?;
     Some((Head { size, hash }, tree, note.to_owned()))
-}
-
-/// Replaces a file of the folder as one durable step.
-///
-/// # Errors
-/// What the system refuses; the file is then the old one or the new one, whole.
-pub fn replace_file(dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
-    let draft = dir.join(format!("{name}.new"));
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o644).open(&draft)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&draft, dir.join(name))?;
-    sync_folder(dir)
 }
 
 /// The latest checkpoint, for readers and for a later look at what had been signed.

@@ -16,8 +16,8 @@ use zeroize::Zeroizing;
 
 use super::{
     error::AuditError,
+    real::replace_file,
     real::sync_folder,
-    sealer::replace_file,
     tag::{Tag, TagField, TagKey},
 };
 

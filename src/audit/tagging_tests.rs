@@ -79,7 +79,10 @@ fn every_tag_is_of_the_epoch_its_segment_states_whoever_records_while_keys_chang
                         appender.wait(id, Ack::Recorded, PATIENCE).unwrap();
                         count += 1;
                     }
-                    count
+                    // Once more, with the last key.
+                    let id = append(&mut appender);
+                    appender.wait(id, Ack::Recorded, PATIENCE).unwrap();
+                    count + 1
                 })
             })
             .collect();

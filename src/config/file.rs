@@ -110,6 +110,7 @@ struct AuditTable {
     on_failure: OnAuditFailure,
     #[serde(default)]
     retention: RetentionTable,
+    #[serde(default)]
     witness: Vec<WitnessTable>,
     #[serde(default = "witness::on_witness_away")]
     on_witness_away: OnWitnessAway,

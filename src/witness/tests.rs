@@ -138,7 +138,7 @@ fn every_answer_is_the_one_that_the_specification_names() {
     let stranger = TestLog { signing: SigningKey::from_bytes(&[9; 32]), ..log.clone() };
     let unknown = TestLog { origin: "b.example/log".into(), ..log.clone() };
     let text = |body: &[u8]| String::from_utf8(body.to_vec()).unwrap();
-    let long = format!("old 0\n{}\n{}", "A".repeat(43).repeat(1) + "=\n", log.note(&log.checkpoint(10)));
+    let long = format!("old 0\n{}\n{}", "A".repeat(43) + "=\n", log.note(&log.checkpoint(10)));
     let many = format!(
         "old 5\n{}\n{}",
         format!("{}=\n", "A".repeat(43)).repeat(PATH_LINES_MAX + 1),
@@ -196,7 +196,7 @@ fn no_altered_request_is_cosigned() {
 fn of_two_racing_requests_one_is_cosigned() {
     let setting = Setting::new();
     let (log, witness) = (Arc::new(setting.log.clone()), Arc::new(setting.open()));
-    let mut fork = setting.log.clone();
+    let mut fork = setting.log;
     fork.leaves[30][0] ^= 1;
     let fork = Arc::new(fork);
     let mut size = 20;

@@ -2,7 +2,7 @@
 
 use std::{fs, io, path::Path};
 
-use crate::audit::sealer::replace_file;
+use crate::audit::real::replace_file;
 
 /// The folder beside a log.
 pub const FOLDER: &str = "timestamps";

@@ -5,8 +5,8 @@ use std::{ffi::OsStr, fs, io, path::Path};
 use super::super::{
     hex::{hex, unhex},
     merkle::CompactRange,
+    real::replace_file,
     record::Hash,
-    sealer::replace_file,
 };
 
 /// A state of the log that a verification established and a later one may start from.
