@@ -215,7 +215,7 @@ fn an_answer_that_was_lost_is_asked_for_again() {
             pair.node.restart();
         }
         pair.anchored();
-        assert_eq!(pair.node.metric("audit_witness_forgot"), 0.0);
+        assert_eq!(pair.node.metric("audit_witness_forgot_total"), 0.0);
     }
 }
 
@@ -231,7 +231,7 @@ fn a_witness_that_forgot_what_it_cosigned_is_named_and_taught_again() {
     copy(&image, &pair.folder.memory());
     pair.start_witness(&at);
     pair.anchored();
-    until("it is said that the witness forgot", || pair.node.metric("audit_witness_forgot") >= 1.0);
+    until("it is said that the witness forgot", || pair.node.metric("audit_witness_forgot_total") >= 1.0);
     assert!(pair.witness_state().1.contains("had forgotten"), "{}", pair.witness_state().1);
     assert!(pair.node.said().contains("it was rolled back itself"));
 }
