@@ -255,6 +255,8 @@ fn a_clone_that_the_witness_has_not_seen_is_shut_while_it_runs() {
     pair.wire.set_mute(false);
     until("the witness shuts it", || pair.node.forward("nonsense").status == 503);
     until("it says why", || pair.node.get("/readyz", "").body.contains("rolled_back"));
+    // Shut first, written down behind that.
+    until("it is on the disk", || audit.join("ROLLBACK").exists());
     pair.node.kill();
     pair.stop_witness();
     let (_, said) = pair.node.refuses_to_start();
