@@ -15,6 +15,7 @@
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -155,7 +156,7 @@ fn lookup() {
     std::fs::write(&jwks, stage.minter.jwks()).unwrap();
     let mut peer = Command::new(env!("CARGO_BIN_EXE_peer-axum"));
     peer.args(["--listen", &address.to_string(), "--jwks", jwks.to_str().unwrap(), "--issuer", ISSUER])
-        .args(["--audience", AUDIENCE, "--redis", &stage.redis.url(&stage)]);
+        .args(["--audience", AUDIENCE, "--redis", &stage.redis_url()]);
     let output = stage.folder.path().join("peer.out");
     let peer = Server::start("peer-axum", peer, address, &output, (0, 1)).unwrap();
     let target = Target::parse(&format!("http://{address}/auth/nginx")).unwrap();
@@ -168,8 +169,11 @@ fn lookup() {
 /// Throughput of the verify call with receipts and a witness on, against a node with neither.
 fn receipts() {
     let stage = Stage::new();
-    let with = stage.node("receipts", Lines { audit: "receipts = true\n", ..Lines::default() }, 0);
-    let plain = stage.node("plain", Lines::default(), 0);
+    // A disk that is busy with others' work makes answers late here, not refused.
+    let patient = "ack_timeout_ms = 10000\nunflushed_age_max_ms = 10000\n";
+    let audit = format!("receipts = true\n{patient}");
+    let with = stage.node("receipts", Lines { audit: &audit, witnessed: true, ..Lines::default() }, 0);
+    let plain = stage.node("plain", Lines { audit: patient, ..Lines::default() }, 0);
     for (name, asked) in [("receipts on, none asked for", false), ("a receipt with every answer", true)] {
         let ours = Target { receipts: asked, ..with.verify_target() };
         let ratio = in_turn(&stage, name, &ours, "neither", &plain.verify_target());
@@ -203,27 +207,73 @@ fn in_turn(stage: &Stage, our_name: &str, ours: &Target, their_name: &str, their
 /// A folder, a redis-server and an issuer.
 struct Stage {
     folder: TempDir,
-    redis: Redis,
+    _redis: Running,
     minter: Minter,
 }
-
-struct Redis(Child);
 
 /// Further lines of a node's configuration.
 #[derive(Clone, Copy, Default)]
 struct Lines<'a> {
     audit: &'a str,
     issuer: &'a str,
+    /// Whether a witness on processor 1 cosigns its checkpoints.
+    witnessed: bool,
     /// Where it shares Redis.
     revocation: Option<&'a str>,
 }
 
-const SHARING: Lines<'static> = Lines { audit: "", issuer: "", revocation: Some("") };
+const SHARING: Lines<'static> = Lines { audit: "", issuer: "", witnessed: false, revocation: Some("") };
 
 struct Node {
     server: Server,
     data: SocketAddr,
     control: SocketAddr,
+    _witness: Option<Running>,
+}
+
+/// A process that ends with its owner.
+struct Running(Child);
+
+/// A witness with a key of its own, not started yet.
+struct Witness {
+    dir: PathBuf,
+    address: SocketAddr,
+    key: String,
+}
+
+impl Witness {
+    fn command(dir: &Path) -> Command {
+        let mut command = edgate(&["audit", "witness", "--name", "witness.bench/w"]).unwrap();
+        command.arg("--key").arg(dir.join("witness.key")).arg("--dir").arg(dir.join("witness"));
+        command
+    }
+
+    fn init(dir: &Path) -> Self {
+        let output = Self::command(dir).arg("--init").output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let key = String::from_utf8(output.stdout).unwrap().trim_end().to_owned();
+        Self { dir: dir.to_owned(), address: free_address().unwrap(), key }
+    }
+
+    fn lines(&self) -> String {
+        format!("[[audit.witness]]\nkey = \"{}\"\nurl = \"http://{}\"\n", self.key, self.address)
+    }
+
+    fn start(&self, log_key: &Path) -> Running {
+        let log_key = std::fs::read_to_string(log_key).unwrap();
+        let mut command = Self::command(&self.dir);
+        command.args(["--listen", &self.address.to_string(), "--log", log_key.trim_end()]);
+        let running = Running(command.stdout(Stdio::null()).spawn().unwrap());
+        soon("the witness", || TcpStream::connect(self.address).is_ok());
+        running
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 impl Stage {
@@ -235,27 +285,29 @@ impl Stage {
             .stdout(Stdio::null())
             .spawn()
             .unwrap();
-        let redis = Redis(child);
+        let redis = Running(child);
         soon("redis-server", || UnixStream::connect(folder.path().join("redis.sock")).is_ok());
         let key = ed25519_dalek::SigningKey::from_bytes(&[1; 32]);
         let minter = Minter::new(key, Algorithm::EdDsa, "bench", ISSUER, AUDIENCE);
-        Self { folder, redis, minter }
+        Self { folder, _redis: redis, minter }
     }
 
     /// A node with one shard on processor `cpu`.
     fn node(&self, name: &str, lines: Lines<'_>, cpu: usize) -> Node {
-        let Lines { audit: audit_lines, issuer, revocation } = lines;
+        let Lines { audit: audit_lines, issuer, witnessed, revocation } = lines;
         let (data, control) = (free_address().unwrap(), free_address().unwrap());
         let dir = self.folder.path().join(name);
         std::fs::create_dir(&dir).unwrap();
         let path = |name: &str| dir.join(name).display().to_string();
         let shared = revocation.map_or(String::new(), |lines| {
-            format!("[revocation]\n{lines}[revocation.redis]\nurl = \"{}\"\n", self.redis.url(self))
+            format!("[revocation]\n{lines}[revocation.redis]\nurl = \"{}\"\n", self.redis_url())
         });
+        let witness = witnessed.then(|| Witness::init(&dir));
+        let witness_lines = witness.as_ref().map_or(String::new(), Witness::lines);
         let text = format!(
             "[server]\nlisten = [\"{data}\"]\nshards = 1\n[control]\nlisten = \"{control}\"\n\
              [state]\ndatabase = {database:?}\n\
-             [audit]\ndir = {audit:?}\norigin = \"edgate.bench/log\"\ncheckpoint_key_file = {key:?}\n{audit_lines}\
+             [audit]\ndir = {audit:?}\norigin = \"edgate.bench/log\"\ncheckpoint_key_file = {key:?}\n{audit_lines}{witness_lines}\
              [[issuers]]\nname = \"bench\"\nissuer = \"{ISSUER}\"\naudiences = [\"{AUDIENCE}\"]\njwks = '{jwks}'\n\
              {issuer}{shared}",
             database = path("state.db"),
@@ -273,12 +325,17 @@ impl Stage {
                 .unwrap()
                 .success()
         );
+        let witness = witness.map(|witness| witness.start(&dir.join("audit/checkpoint.key")));
         let command = edgate(&["serve", "--config", config.to_str().unwrap()]).unwrap();
         let server = Server::start(name, command, data, &dir.join("output"), (cpu, 1)).unwrap();
-        let node = Node { server, data, control };
+        let node = Node { server, data, control, _witness: witness };
         let mut asking = Asking::open(data);
         soon("the view", || asking.is_accepted(&self.token("first")));
         node
+    }
+
+    fn redis_url(&self) -> String {
+        format!("unix://{}", self.folder.path().join("redis.sock").display())
     }
 
     fn token(&self, jti: &str) -> String {
@@ -288,19 +345,6 @@ impl Stage {
     fn requests(&self, target: &Target, count: usize) -> Pool {
         let tokens = Tokens { count, bad_share: 0.0, issued_at: now(), lifetime: 3600, seed: 1 };
         Pool::mint(target, &self.minter, &tokens)
-    }
-}
-
-impl Redis {
-    fn url(&self, stage: &Stage) -> String {
-        format!("unix://{}", stage.folder.path().join("redis.sock").display())
-    }
-}
-
-impl Drop for Redis {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
     }
 }
 
