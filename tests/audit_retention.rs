@@ -139,7 +139,8 @@ fn retention_runs_under_load_beside_readers_and_everything_stays_verifiable() {
                 let Ok(mut tail) = Tail::first(log) else { continue };
                 let mut before: Option<u64> = None;
                 while let Ok(Some(entry)) = tail.next() {
-                    assert!(before.is_none_or(|before| entry.header.seq == before + 1));
+                    // A reader that is overtaken by the retiring goes on behind it.
+                    assert!(before.is_none_or(|before| entry.header.seq > before));
                     before = Some(entry.header.seq);
                 }
             }
