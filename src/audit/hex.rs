@@ -31,6 +31,12 @@ pub fn unhex(text: &str) -> Option<Vec<u8>> {
     pairs.iter().map(|[high, low]| u8::try_from(digit(*high)? << 4 | digit(*low)?).ok()).collect()
 }
 
+/// The `N` bytes of hexadecimal text in the one spelling that is written here; `None` for any other.
+#[must_use]
+pub fn unhex_exact<const N: usize>(text: &str) -> Option<[u8; N]> {
+    unhex(text)?.try_into().ok().filter(|bytes: &[u8; N]| hex(bytes) == text)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -41,5 +47,23 @@ mod tests {
         assert!(hex(&bytes).starts_with("000102") && hex(&bytes).ends_with("fdfeff"));
         assert_eq!(unhex(&hex(&bytes)), Some(bytes));
         assert_eq!((unhex("0"), unhex("0g")), (None, None));
+        assert_eq!(unhex_exact("0aff"), Some([10, 255]));
+        assert_eq!(
+            [unhex_exact::<2>("0AFF"), unhex_exact("0aff00"), unhex_exact("0a"), unhex_exact("")],
+            [None; 4]
+        );
+    }
+
+    #[test]
+    fn a_digest_has_one_spelling() {
+        let text = format!("{}ff", "0a".repeat(31));
+        let mut expected = [10; 32];
+        expected[31] = 255;
+        assert_eq!(unhex_exact::<32>(&text), Some(expected));
+        for other in
+            [text.to_uppercase(), text[1..].to_owned(), format!("{text}0"), "g".repeat(64), "+f".repeat(32)]
+        {
+            assert_eq!(unhex_exact::<32>(&other), None, "{other}");
+        }
     }
 }

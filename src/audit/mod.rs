@@ -26,6 +26,7 @@ pub mod archive;
 mod body;
 pub mod bundle;
 pub mod cbor;
+mod classes;
 mod clock;
 mod copy;
 mod copy_line;
@@ -94,7 +95,7 @@ pub use event::{
     VerifyRunEvent,
 };
 pub use flat::Pair;
-pub use hex::{hex, unhex};
+pub use hex::{hex, unhex, unhex_exact};
 pub use id::{RECORD_ID_TEXT_MAX, RecordId, RecordIdError, RecordIdText};
 pub use keeper::DiskState;
 pub use kept::{Conviction, keep_anchor, kept_anchor};

@@ -11,6 +11,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::{is_consistent, root_of_inclusion};
 use crate::audit::{
+    classes::classes,
     hex::hex,
     id::RecordId,
     note::{Checkpoint, CheckpointKey, NoteError},
@@ -81,103 +82,41 @@ pub struct Refusal {
     pub detail: String,
 }
 
-/// The kinds of reasons. Names and exit codes are stable; what `edgate audit verify` has too has its code there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum ProofClass {
-    /// The body is not the one that the record commits to.
-    AlteredBody,
-    /// The record does not hash to what the proof says of it.
-    AlteredRecord,
-    /// The signature does not verify.
-    BadSignature,
-    /// The file ends too early.
-    CutShort,
-    /// The newer checkpoint does not continue the older one, or a hash of the proof was altered.
-    Inconsistent,
-    /// Not a proof, or not in the one form it has.
-    Malformed,
-    /// The path does not lead to the signed tree head: a hash was altered, or the record is not in the log.
-    NotIncluded,
-    /// What was signed before is gone from the log, or is another.
-    Rollback,
-    /// The checkpoint has no signature.
-    Unsigned,
-    /// The index is not that of the record, or the old size not that of the older checkpoint.
-    WrongIndex,
-    /// The checkpoint is not signed by a key that was given.
-    WrongKey,
-    /// The checkpoint is of another log.
-    WrongOrigin,
-    /// The proof is about another record than the one asked for.
-    WrongRecord,
+classes! {
+    /// The kinds of reasons. Names and exit codes are stable; what `edgate audit verify` has too has its code there.
+    pub enum ProofClass {
+        /// The body is not the one that the record commits to.
+        AlteredBody = "altered-body", 1;
+        /// The record does not hash to what the proof says of it.
+        AlteredRecord = "altered-record", 20;
+        /// The signature does not verify.
+        BadSignature = "bad-signature", 9;
+        /// The file ends too early.
+        CutShort = "cut-short", 21;
+        /// The newer checkpoint does not continue the older one, or a hash of the proof was altered.
+        Inconsistent = "inconsistent", 22;
+        /// Not a proof, or not in the one form it has.
+        Malformed = "malformed", 23;
+        /// The path does not lead to the signed tree head: a hash was altered, or the record is not in the log.
+        NotIncluded = "not-included", 24;
+        /// What was signed before is gone from the log, or is another.
+        Rollback = "rollback", 25;
+        /// The checkpoint has no signature.
+        Unsigned = "unsigned", 12;
+        /// The index is not that of the record, or the old size not that of the older checkpoint.
+        WrongIndex = "wrong-index", 26;
+        /// The checkpoint is not signed by a key that was given.
+        WrongKey = "wrong-key", 10;
+        /// The checkpoint is of another log.
+        WrongOrigin = "wrong-origin", 11;
+        /// The proof is about another record than the one asked for.
+        WrongRecord = "wrong-record", 27;
+    }
 }
 
 impl ProofClass {
-    /// Every class.
-    pub const ALL: [Self; 13] = [
-        Self::AlteredBody,
-        Self::AlteredRecord,
-        Self::BadSignature,
-        Self::CutShort,
-        Self::Inconsistent,
-        Self::Malformed,
-        Self::NotIncluded,
-        Self::Rollback,
-        Self::Unsigned,
-        Self::WrongIndex,
-        Self::WrongKey,
-        Self::WrongOrigin,
-        Self::WrongRecord,
-    ];
-
-    /// The stable name.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::AlteredBody => "altered-body",
-            Self::AlteredRecord => "altered-record",
-            Self::BadSignature => "bad-signature",
-            Self::CutShort => "cut-short",
-            Self::Inconsistent => "inconsistent",
-            Self::Malformed => "malformed",
-            Self::NotIncluded => "not-included",
-            Self::Rollback => "rollback",
-            Self::Unsigned => "unsigned",
-            Self::WrongIndex => "wrong-index",
-            Self::WrongKey => "wrong-key",
-            Self::WrongOrigin => "wrong-origin",
-            Self::WrongRecord => "wrong-record",
-        }
-    }
-
-    /// What `edgate audit verify-proof` exits with.
-    #[must_use]
-    pub const fn exit_code(self) -> u8 {
-        match self {
-            Self::AlteredBody => 1,
-            Self::BadSignature => 9,
-            Self::WrongKey => 10,
-            Self::WrongOrigin => 11,
-            Self::Unsigned => 12,
-            Self::AlteredRecord => 20,
-            Self::CutShort => 21,
-            Self::Inconsistent => 22,
-            Self::Malformed => 23,
-            Self::NotIncluded => 24,
-            Self::Rollback => 25,
-            Self::WrongIndex => 26,
-            Self::WrongRecord => 27,
-        }
-    }
-
     pub(in crate::audit) fn refuse(self, detail: impl fmt::Display) -> Refusal {
         Refusal { class: self, detail: detail.to_string() }
-    }
-}
-
-impl fmt::Display for ProofClass {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
     }
 }
 

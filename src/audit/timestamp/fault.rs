@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::audit::classes::classes;
+
 /// Why a timestamp proves nothing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{class}: {detail}")]
@@ -12,68 +14,40 @@ pub struct StampFault {
     pub detail: String,
 }
 
-/// Declares the classes once: variant, name, exit code, meaning.
-macro_rules! classes {
-    ($($(#[doc = $meaning:literal])+ $variant:ident = $name:literal, $code:literal;)+) => {
-        /// The kinds of reasons.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-        pub enum StampClass {
-            $($(#[doc = $meaning])+ $variant,)+
-        }
-
-        impl StampClass {
-            /// The stable name.
-            #[must_use]
-            pub const fn name(self) -> &'static str {
-                match self { $(Self::$variant => $name,)+ }
-            }
-
-            /// What the commands exit with.
-            #[must_use]
-            pub const fn exit_code(self) -> u8 {
-                match self { $(Self::$variant => $code,)+ }
-            }
-        }
-    };
-}
-
 classes! {
-    /// The signature does not verify, or is not over this content.
-    BadSignature = "stamp-bad-signature", 40;
-    /// The chain was not valid at the time that the token states.
-    Expired = "stamp-expired", 41;
-    /// Not a token in the one form it has.
-    Malformed = "stamp-malformed", 42;
-    /// The authority answered that it gives none.
-    Refused = "stamp-refused", 43;
-    /// A certificate was revoked, or the list given says nothing about it.
-    Revoked = "stamp-revoked", 44;
-    /// The time it states cannot be.
-    Skewed = "stamp-skewed", 45;
-    /// The chain does not lead to an authority that was given.
-    UnknownAuthority = "stamp-unknown-authority", 46;
-    /// An algorithm that is not accepted, such as SHA-1.
-    Unsupported = "stamp-unsupported", 47;
-    /// It is about other bytes.
-    WrongImprint = "stamp-wrong-imprint", 48;
-    /// It is the answer to another question.
-    WrongNonce = "stamp-wrong-nonce", 49;
-    /// It was given under another policy than the one asked for.
-    WrongPolicy = "stamp-wrong-policy", 50;
-    /// It was not signed by the certificate it names.
-    WrongSigner = "stamp-wrong-signer", 51;
-    /// The certificate is not one for timestamps, and for nothing else.
-    WrongUsage = "stamp-wrong-usage", 52;
+    /// The kinds of reasons.
+    pub enum StampClass {
+        /// The signature does not verify, or is not over this content.
+        BadSignature = "stamp-bad-signature", 40;
+        /// The chain was not valid at the time that the token states.
+        Expired = "stamp-expired", 41;
+        /// Not a token in the one form it has.
+        Malformed = "stamp-malformed", 42;
+        /// The authority answered that it gives none.
+        Refused = "stamp-refused", 43;
+        /// A certificate was revoked, or the list given says nothing about it.
+        Revoked = "stamp-revoked", 44;
+        /// The time it states cannot be.
+        Skewed = "stamp-skewed", 45;
+        /// The chain does not lead to an authority that was given.
+        UnknownAuthority = "stamp-unknown-authority", 46;
+        /// An algorithm that is not accepted, such as SHA-1.
+        Unsupported = "stamp-unsupported", 47;
+        /// It is about other bytes.
+        WrongImprint = "stamp-wrong-imprint", 48;
+        /// It is the answer to another question.
+        WrongNonce = "stamp-wrong-nonce", 49;
+        /// It was given under another policy than the one asked for.
+        WrongPolicy = "stamp-wrong-policy", 50;
+        /// It was not signed by the certificate it names.
+        WrongSigner = "stamp-wrong-signer", 51;
+        /// The certificate is not one for timestamps, and for nothing else.
+        WrongUsage = "stamp-wrong-usage", 52;
+    }
 }
 
 impl StampClass {
     pub(super) fn because(self, detail: impl fmt::Display) -> StampFault {
         StampFault { class: self, detail: detail.to_string() }
-    }
-}
-
-impl fmt::Display for StampClass {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
     }
 }

@@ -29,6 +29,7 @@ pub(super) use part::verify_part;
 pub use trusted::Trusted;
 
 use super::{
+    classes::classes,
     cosignature::WitnessKey,
     error::AuditError,
     folder::{SegmentFile, segment_name},
@@ -208,84 +209,53 @@ impl fmt::Display for Break {
     }
 }
 
-/// Declares the classes once: variant, name, exit code, meaning.
-macro_rules! classes {
-    ($($(#[doc = $meaning:literal])+ $variant:ident = $name:literal, $code:literal;)+) => {
-        /// The kinds of breaks. Names and exit codes are stable.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-        pub enum Class {
-            $($(#[doc = $meaning])+ $variant,)+
-        }
-
-        impl Class {
-            /// Every class.
-            pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
-
-            /// The stable name.
-            #[must_use]
-            pub const fn name(self) -> &'static str {
-                match self { $(Self::$variant => $name,)+ }
-            }
-
-            /// What `edgate audit verify` exits with when this is the first break. 2 means it could not run.
-            #[must_use]
-            pub const fn exit_code(self) -> u8 {
-                match self { $(Self::$variant => $code,)+ }
-            }
-        }
-    };
-}
-
 classes! {
-    /// A stored body, or the bytes behind it, are not what the header commits to.
-    AlteredBody = "altered-body", 1;
-    /// A header is not what its neighbour commits to, or what stands there is no record.
-    AlteredHeader = "altered-header", 1;
-    /// Records are missing between two that are there.
-    Deleted = "deleted", 3;
-    /// A record stands where another belongs.
-    Inserted = "inserted", 4;
-    /// Records stand in another order.
-    Reordered = "reordered", 5;
-    /// A record is repeated.
-    Duplicate = "duplicate", 6;
-    /// A segment is missing.
-    MissingSegment = "missing-segment", 7;
-    /// Bytes of a crash behind the last record: never acknowledged. A notice, until recovery has dealt with them.
-    TornUnacknowledged = "torn-unacknowledged", 8;
-    /// A signature does not verify, or is missing.
-    BadSignature = "bad-signature", 9;
-    /// A checkpoint is signed by a key that is not ours.
-    WrongKey = "wrong-key", 10;
-    /// A segment or checkpoint belongs to another log.
-    WrongOrigin = "wrong-origin", 11;
-    /// Nothing is signed, or the tail is unsigned for longer than allowed.
-    Unsigned = "unsigned", 12;
-    /// A segment that should end with a seal does not.
-    Unsealed = "unsealed", 13;
-    /// The records do not hash to what was signed: the log was rewritten.
-    Rewritten = "rewritten", 14;
-    /// The log is shorter than what was signed.
-    Truncated = "truncated", 15;
-    /// An operator set a damaged log aside, and this one is its successor. A notice: this log is whole.
-    SetAside = "set-aside", 16;
-    /// An authority had the segments before these removed, on record. A notice: what is left is whole, and continues them.
-    Retired = "retired", 18;
-    /// An anchor could not be compared with the log.
-    Unchecked = "unchecked", 17;
-    /// An anchor is no checkpoint.
-    Malformed = "malformed", 23;
-    /// The log is shorter than, or another than, what an anchor says of it.
-    Rollback = "rollback", 25;
-    /// An ERASE names a record that it cannot erase, or another digest than that record's.
-    BadErase = "bad-erase", 19;
-    /// An ERASE whose record still has its body, or had no effect. A notice: nothing is lost that should be there.
-    ErasePending = "erase-pending", 29;
-}
-
-impl fmt::Display for Class {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
+    /// The kinds of breaks. Names and exit codes are stable.
+    pub enum Class {
+        /// A stored body, or the bytes behind it, are not what the header commits to.
+        AlteredBody = "altered-body", 1;
+        /// A header is not what its neighbour commits to, or what stands there is no record.
+        AlteredHeader = "altered-header", 1;
+        /// Records are missing between two that are there.
+        Deleted = "deleted", 3;
+        /// A record stands where another belongs.
+        Inserted = "inserted", 4;
+        /// Records stand in another order.
+        Reordered = "reordered", 5;
+        /// A record is repeated.
+        Duplicate = "duplicate", 6;
+        /// A segment is missing.
+        MissingSegment = "missing-segment", 7;
+        /// Bytes of a crash behind the last record: never acknowledged. A notice, until recovery has dealt with them.
+        TornUnacknowledged = "torn-unacknowledged", 8;
+        /// A signature does not verify, or is missing.
+        BadSignature = "bad-signature", 9;
+        /// A checkpoint is signed by a key that is not ours.
+        WrongKey = "wrong-key", 10;
+        /// A segment or checkpoint belongs to another log.
+        WrongOrigin = "wrong-origin", 11;
+        /// Nothing is signed, or the tail is unsigned for longer than allowed.
+        Unsigned = "unsigned", 12;
+        /// A segment that should end with a seal does not.
+        Unsealed = "unsealed", 13;
+        /// The records do not hash to what was signed: the log was rewritten.
+        Rewritten = "rewritten", 14;
+        /// The log is shorter than what was signed.
+        Truncated = "truncated", 15;
+        /// An operator set a damaged log aside, and this one is its successor. A notice: this log is whole.
+        SetAside = "set-aside", 16;
+        /// An authority had the segments before these removed, on record. A notice: what is left is whole, and continues them.
+        Retired = "retired", 18;
+        /// An anchor could not be compared with the log.
+        Unchecked = "unchecked", 17;
+        /// An anchor is no checkpoint.
+        Malformed = "malformed", 23;
+        /// The log is shorter than, or another than, what an anchor says of it.
+        Rollback = "rollback", 25;
+        /// An ERASE names a record that it cannot erase, or another digest than that record's.
+        BadErase = "bad-erase", 19;
+        /// An ERASE whose record still has its body, or had no effect. A notice: nothing is lost that should be there.
+        ErasePending = "erase-pending", 29;
     }
 }
 
