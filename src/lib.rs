@@ -13,6 +13,7 @@ pub mod control; // the control plane: issue, revoke, audit, metrics
 pub mod daemon; // start-up and shutdown, in order
 pub mod decision; // the outcome words that wire, audit and metrics share
 pub mod etag; // whether a client has the document already
+mod https; // how others are asked over the web
 pub mod json; // the one strict JSON reader
 pub mod keys; // issuers' key sets: immutable snapshots
 mod listener; // the accept loop of the slower HTTP listeners

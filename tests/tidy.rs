@@ -55,6 +55,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ),
     ("decision", &[]),
     ("etag", &[]),
+    ("https", &[]),
     ("json", &[]),
     ("keys", &["verify"]),
     ("listener", &[]),
@@ -74,7 +75,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("witness", &["audit"]),
 ];
 
-const SHARED: &[&str] = &["decision", "json", "base64url", "etag", "listener"];
+const SHARED: &[&str] = &["decision", "json", "base64url", "etag", "listener", "https"];
 
 /// Crates that only these rooms may name.
 const CRATE_HOMES: &[(&str, &[&str])] = &[

@@ -17,6 +17,7 @@ use crossbeam::channel::{Sender, bounded, select};
 use super::cache::{Entry, Held, Lists, Places, Wanted};
 use super::{DOCUMENT_BYTES_MAX, Document, DocumentError, STATUS_LIST_TYP, URI_BYTES_MAX};
 use crate::decision::UnixSeconds;
+use crate::https;
 use crate::keys::{IssuerIndex, KeySet, KeySetError, PublishedKey};
 use crate::token::{self, Padding, ParseError, VerifiedJws};
 use crate::verify::{Item, ItemKey, Verdict, Verifier};
@@ -158,7 +159,7 @@ impl Work {
             verifier,
             verdicts: Vec::new(),
             scratch: token::Scratch::default(),
-            agent: agent(),
+            agent: https::agent(FETCH_TIMEOUT),
             now,
             due: HashMap::new(),
             served: None,
@@ -304,25 +305,6 @@ impl Work {
         }
         Ok(body)
     }
-}
-
-fn agent() -> ureq::Agent {
-    let found = rustls_native_certs::load_native_certs();
-    let roots: Vec<_> =
-        found.certs.iter().map(|one| ureq::tls::Certificate::from_der(one).to_owned()).collect();
-    let tls = ureq::tls::TlsConfig::builder()
-        .root_certs(ureq::tls::RootCerts::new_with_certs(&roots))
-        .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .build();
-    ureq::Agent::config_builder()
-        .http_status_as_error(false)
-        // A redirect would lead out from under the prefix.
-        .max_redirects(0)
-        .max_redirects_will_error(false)
-        .timeout_global(Some(FETCH_TIMEOUT))
-        .tls_config(tls)
-        .build()
-        .into()
 }
 
 fn read_file(path: &str) -> Result<Vec<u8>, FetchError> {

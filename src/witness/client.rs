@@ -3,13 +3,13 @@
 //! What is asked and what the answers mean is here; `courier.rs` is the thread that does it again and again.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use crate::audit::merkle::CompactRange;
 use crate::audit::note::Checkpoint;
 use crate::audit::proof::{ConsistencyProof, is_consistent, path_between, range, tree_at};
 use crate::audit::{CheckpointKey, Cosigned, WitnessKey, keep_anchor, kept_anchor};
+use crate::https;
 
 /// A witness that is asked.
 #[derive(Debug, Clone)]
@@ -73,7 +73,7 @@ impl Submitter {
     /// For the log in `dir`, whose checkpoints `key` signs.
     #[must_use]
     pub fn new(witness: Witness, dir: &Path, key: CheckpointKey) -> Self {
-        let agent = agent(witness.timeout);
+        let agent = https::agent(witness.timeout);
         Self { witness, dir: dir.to_owned(), keys: vec![key], agent, known: None }
     }
 
@@ -220,22 +220,4 @@ impl Submitter {
             }
         }
     }
-}
-
-fn agent(timeout: Duration) -> ureq::Agent {
-    let found = rustls_native_certs::load_native_certs();
-    let roots: Vec<_> =
-        found.certs.iter().map(|one| ureq::tls::Certificate::from_der(one).to_owned()).collect();
-    let tls = ureq::tls::TlsConfig::builder()
-        .root_certs(ureq::tls::RootCerts::new_with_certs(&roots))
-        .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .build();
-    ureq::Agent::config_builder()
-        .http_status_as_error(false)
-        .max_redirects(0)
-        .max_redirects_will_error(false)
-        .timeout_global(Some(timeout))
-        .tls_config(tls)
-        .build()
-        .into()
 }

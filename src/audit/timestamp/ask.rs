@@ -1,6 +1,6 @@
 //! Getting a token: one question over HTTP (RFC 3161 §3.4), and an answer that is believed once it was checked.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{io, time::Duration};
 
 use der::{
     Any, Decode as _, Encode as _, Sequence,
@@ -15,6 +15,7 @@ use super::{
     fault::{StampClass, StampFault},
     token::{MessageImprint, SHA_256, Stamp, StampExpected, verify_stamp},
 };
+use crate::https;
 
 /// Why there is no token.
 #[derive(Debug, thiserror::Error)]
@@ -125,21 +126,8 @@ fn token_of(answer: &[u8]) -> Result<Vec<u8>, StampFault> {
 
 fn post(url: &str, request: &[u8]) -> Result<Vec<u8>, String> {
     let failed = |error: ureq::Error| error.to_string();
-    let found = rustls_native_certs::load_native_certs();
-    let roots: Vec<_> =
-        found.certs.iter().map(|one| ureq::tls::Certificate::from_der(one).to_owned()).collect();
-    let tls = ureq::tls::TlsConfig::builder()
-        .root_certs(ureq::tls::RootCerts::new_with_certs(&roots))
-        .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .build();
-    let agent: ureq::Agent = ureq::Agent::config_builder()
-        .http_status_as_error(false)
-        .max_redirects(0)
-        .timeout_global(Some(TIMEOUT))
-        .tls_config(tls)
-        .build()
-        .into();
-    let asked = agent.post(url).header("Content-Type", "application/timestamp-query").send(request);
+    let asked =
+        https::agent(TIMEOUT).post(url).header("Content-Type", "application/timestamp-query").send(request);
     let mut response = asked.map_err(failed)?;
     if response.status() != 200 {
         return Err(format!("the answer is {}", response.status()));
