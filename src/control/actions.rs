@@ -15,9 +15,11 @@ use serde::Serialize;
 use super::body;
 use super::changing::{self, Changed};
 use super::error::{ApiError, ErrorKind};
+use super::evidence;
 use super::issuing;
 use super::revoke::{self, RevokeRequest};
 use super::state::Shared;
+use crate::audit::Event;
 use crate::json;
 use crate::store::Recorded;
 
@@ -49,9 +51,7 @@ pub(super) async fn issue(
     Extension(peer): Extension<Peer>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    body::check_content_type(request.headers())?;
-    let bytes = body::receive(request.into_body()).await?;
-    run(&shared, issuing::issue(Arc::clone(&shared), peer, bytes)).await
+    with_body(shared, peer, request, issuing::issue).await
 }
 
 /// `POST /v1/tokens/{id}/revoke`
@@ -70,6 +70,48 @@ pub(super) async fn revoke(
     run(&shared, revoke_token(Arc::clone(&shared), peer, jti, bytes)).await
 }
 
+/// Runs an action on the JSON that came with the request.
+pub(super) async fn with_body<F>(
+    shared: Arc<Shared>,
+    peer: Peer,
+    request: Request,
+    action: fn(Arc<Shared>, Peer, Vec<u8>) -> F,
+) -> Result<Response, ApiError>
+where
+    F: Future<Output = Result<Response, ApiError>> + Send + 'static,
+{
+    let bytes = body::receive_json(request).await?;
+    run(&shared, action(Arc::clone(&shared), peer, bytes)).await
+}
+
+/// Does what blocks away from the listener's thread.
+pub(super) async fn blocking<T: Send + 'static>(
+    act: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, ApiError> {
+    tokio::task::spawn_blocking(act).await.map_err(|_| stopping())
+}
+
+fn stopping() -> ApiError {
+    ApiError::new(ErrorKind::Overloaded, "the node is stopping")
+}
+
+/// Puts `events` on record as one whole, and answers with the name of the first: `edgate audit tail` shows it. `missing` says
+/// what is not on record where that cannot be.
+pub(super) async fn put_on_record(
+    shared: &Shared,
+    events: &[Event<'_>],
+    missing: &str,
+) -> Result<Response, ApiError> {
+    #[derive(Serialize)]
+    struct OnRecord {
+        id: String,
+    }
+    let ids = shared.evidence.record_all(events).await;
+    let ids = ids.map_err(|error| evidence::unavailable(&error, missing))?;
+    let id = ids.first().map(ToString::to_string).unwrap_or_default();
+    Ok(Json(OnRecord { id }).into_response())
+}
+
 /// Runs an action to its end, whether or not the client waits for it.
 pub(super) async fn run(
     shared: &Arc<Shared>,
@@ -86,7 +128,7 @@ pub(super) async fn run(
         drop(permit);
         outcome
     });
-    task.await.unwrap_or_else(|_| Err(ApiError::new(ErrorKind::Overloaded, "the node is stopping")))
+    task.await.unwrap_or_else(|_| Err(stopping()))
 }
 
 async fn revoke_token(

@@ -1,6 +1,7 @@
 //! Request bodies: one strict JSON object, known members only.
 
 use axum::body::Body;
+use axum::extract::Request;
 use axum::http::{HeaderMap, header};
 
 use super::error::{ApiError, ErrorKind, shortened};
@@ -36,6 +37,12 @@ fn is_too_large(error: &axum::Error) -> bool {
         cause = error.source();
     }
     false
+}
+
+/// Receives a body that says that it is JSON.
+pub(super) async fn receive_json(request: Request) -> Result<Vec<u8>, ApiError> {
+    check_content_type(request.headers())?;
+    receive(request.into_body()).await
 }
 
 /// A body must say that it is JSON: a page in a browser cannot send that across origins without asking first.

@@ -11,7 +11,7 @@ use axum::extract::{Extension, Request, State};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
-use super::actions::{Peer, run};
+use super::actions::{Peer, with_body};
 use super::body;
 use super::error::{ApiError, ErrorKind};
 use super::evidence;
@@ -45,9 +45,7 @@ pub(super) async fn erase(
     Extension(peer): Extension<Peer>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    body::check_content_type(request.headers())?;
-    let bytes = body::receive(request.into_body()).await?;
-    run(&shared, erase_records(Arc::clone(&shared), peer, bytes)).await
+    with_body(shared, peer, request, erase_records).await
 }
 
 async fn erase_records(shared: Arc<Shared>, peer: Peer, bytes: Vec<u8>) -> Result<Response, ApiError> {

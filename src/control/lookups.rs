@@ -7,18 +7,15 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use axum::Json;
 use axum::extract::{Extension, Request, State};
-use axum::response::{IntoResponse, Response};
-use serde::Serialize;
+use axum::response::Response;
 
-use super::actions::{Peer, run};
+use super::actions::{Peer, put_on_record, with_body};
 use super::body;
 use super::error::{ApiError, ErrorKind};
-use super::evidence;
 use super::state::Shared;
 use crate::audit::tag::{TAG_BYTES, TagField};
-use crate::audit::{AdminEvent, Event, Phase, hex, unhex};
+use crate::audit::{AdminEvent, Event, Phase, unhex_exact};
 use crate::json;
 
 /// Look-ups that may follow one another at once.
@@ -36,21 +33,13 @@ const TAGS_IN_RECORD: usize = 28;
 
 const MEMBERS: &str = "field, tags, uid";
 
-#[derive(Serialize)]
-struct Recorded {
-    /// The record's name: `edgate audit tail` shows it.
-    id: String,
-}
-
 /// Records what is looked for; answers once that is durable.
 pub(super) async fn record(
     State(shared): State<Arc<Shared>>,
     Extension(peer): Extension<Peer>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    body::check_content_type(request.headers())?;
-    let bytes = body::receive(request.into_body()).await?;
-    run(&shared, record_lookup(Arc::clone(&shared), peer, bytes)).await
+    with_body(shared, peer, request, record_lookup).await
 }
 
 async fn record_lookup(shared: Arc<Shared>, peer: Peer, bytes: Vec<u8>) -> Result<Response, ApiError> {
@@ -87,19 +76,13 @@ async fn record_lookup(shared: Arc<Shared>, peer: Peer, bytes: Vec<u8>) -> Resul
         Event::Admin(AdminEvent { phase, actor: &actor, action, target: field, detail, intent: None })
     };
     let events: Vec<_> = details.iter().map(|detail| event(detail)).collect();
-    let ids = shared
-        .evidence
-        .record_all(&events)
-        .await
-        .map_err(|error| evidence::unavailable(&error, "the look-up is not on record"))?;
-    let id = ids.first().map(ToString::to_string).unwrap_or_default();
-    Ok(Json(Recorded { id }).into_response())
+    put_on_record(&shared, &events, "the look-up is not on record").await
 }
 
 /// A tag has one spelling.
 fn check_tag(text: &str) -> Result<(), String> {
-    match unhex(text) {
-        Some(tag) if tag.len() == TAG_BYTES && hex(&tag) == text => Ok(()),
-        _ => Err(format!("a tag is {} hexadecimal digits, in lower case", 2 * TAG_BYTES)),
+    match unhex_exact::<TAG_BYTES>(text) {
+        Some(_) => Ok(()),
+        None => Err(format!("a tag is {} hexadecimal digits, in lower case", 2 * TAG_BYTES)),
     }
 }

@@ -4,19 +4,15 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::{Extension, Request, State};
-use axum::response::{IntoResponse, Response};
-use serde::Serialize;
+use axum::response::Response;
 
-use super::actions::{Peer, run};
+use super::actions::{Peer, put_on_record, with_body};
 use super::body;
 use super::error::ApiError;
-use super::evidence;
-use super::exports::digest;
 use super::state::Shared;
 use super::verify_runs::{DIR_BYTES_MAX, ORIGIN_BYTES_MAX};
-use crate::audit::{AdminEvent, Event, Phase};
+use crate::audit::{AdminEvent, Event, Phase, unhex_exact};
 use crate::json;
 
 /// Reports there are, and the actions they are recorded as.
@@ -28,21 +24,13 @@ const SUMMARY_BYTES_MAX: usize = 512;
 
 const MEMBERS: &str = "origin, report, summary, sha256, dir (optional)";
 
-#[derive(Serialize)]
-struct Recorded {
-    /// The record's name: `edgate audit tail` shows it, `edgate audit prove` proves it.
-    id: String,
-}
-
 /// Records a report; answers once that is durable.
 pub(super) async fn record(
     State(shared): State<Arc<Shared>>,
     Extension(peer): Extension<Peer>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    body::check_content_type(request.headers())?;
-    let bytes = body::receive(request.into_body()).await?;
-    run(&shared, record_report(Arc::clone(&shared), peer, bytes)).await
+    with_body(shared, peer, request, record_report).await
 }
 
 async fn record_report(shared: Arc<Shared>, peer: Peer, bytes: Vec<u8>) -> Result<Response, ApiError> {
@@ -66,7 +54,7 @@ async fn record_report(shared: Arc<Shared>, peer: Peer, bytes: Vec<u8>) -> Resul
         let names: Vec<_> = REPORTS.iter().map(|(name, _)| *name).collect();
         return Err(ApiError::invalid(format!("\"report\" must be one of {}", names.join(", "))));
     };
-    if digest(sha256).is_none() {
+    if unhex_exact::<32>(sha256).is_none() {
         return Err(ApiError::invalid("\"sha256\" must be 64 hexadecimal digits, in lower case"));
     }
     shared.own_log.check(origin, dir.map(Path::new))?;
@@ -79,10 +67,5 @@ async fn record_report(shared: Arc<Shared>, peer: Peer, bytes: Vec<u8>) -> Resul
         detail: summary,
         intent: None,
     };
-    let id = shared
-        .evidence
-        .record(&Event::Admin(event))
-        .await
-        .map_err(|error| evidence::unavailable(&error, "the report is not on record"))?;
-    Ok(Json(Recorded { id: id.to_string() }).into_response())
+    put_on_record(&shared, &[Event::Admin(event)], "the report is not on record").await
 }

@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::json;
 use tokio::sync::Mutex;
 
-use super::actions::{Peer, run};
+use super::actions::{Peer, blocking, run, with_body};
 use super::body;
 use super::error::{ApiError, ErrorKind};
 use super::evidence;
@@ -51,9 +51,7 @@ pub(super) async fn hold(
     Extension(peer): Extension<Peer>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    body::check_content_type(request.headers())?;
-    let bytes = body::receive(request.into_body()).await?;
-    run(&shared, place(Arc::clone(&shared), peer, bytes)).await
+    with_body(shared, peer, request, place).await
 }
 
 /// Releases a hold; answers once that is on record and no longer in force.
@@ -63,8 +61,7 @@ pub(super) async fn release(
     extract::Path(name): extract::Path<String>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    body::check_content_type(request.headers())?;
-    let bytes = body::receive(request.into_body()).await?;
+    let bytes = body::receive_json(request).await?;
     run(&shared, end(Arc::clone(&shared), peer, name, bytes)).await
 }
 
@@ -73,8 +70,7 @@ pub(super) async fn retire(
     State(shared): State<Arc<Shared>>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    body::check_content_type(request.headers())?;
-    let bytes = body::receive(request.into_body()).await?;
+    let bytes = body::receive_json(request).await?;
     run(&shared, retire_some(Arc::clone(&shared), bytes)).await
 }
 
@@ -180,9 +176,8 @@ async fn retire_some(shared: Arc<Shared>, bytes: Vec<u8>) -> Result<Response, Ap
         let why = "nothing is retired here: audit.retention.destination names no folder for the archives";
         ApiError::new(ErrorKind::Conflict, why)
     })?;
-    let turn = tokio::task::spawn_blocking(move || retire(order))
-        .await
-        .map_err(|_| ApiError::new(ErrorKind::Overloaded, "the node is stopping"))?
+    let turn = blocking(move || retire(order))
+        .await?
         .map_err(|problem| ApiError::new(ErrorKind::Conflict, problem))?;
     let retired: Vec<_> = turn
         .retired
@@ -215,9 +210,7 @@ fn said(
 async fn change<T: Send + 'static>(
     act: impl FnOnce() -> Result<T, HoldError> + Send + 'static,
 ) -> Result<T, ApiError> {
-    let changed = tokio::task::spawn_blocking(act).await;
-    let changed = changed.map_err(|_| ApiError::new(ErrorKind::Overloaded, "the node is stopping"))?;
-    changed.map_err(|error| match error {
+    blocking(act).await?.map_err(|error| match error {
         HoldError::Invalid(_) => ApiError::invalid(error.to_string()),
         HoldError::File(_) => ApiError::new(ErrorKind::AuditUnavailable, error.to_string()),
         HoldError::Exists(_) | HoldError::Missing(_) | HoldError::TooMany | HoldError::Unknown(_) => {

@@ -10,7 +10,7 @@ use axum::extract::{Extension, Query, Request, State};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
-use super::actions::{Peer, run};
+use super::actions::{Peer, with_body};
 use super::body;
 use super::changing::{self, CHANGES_MAX};
 use super::error::{ApiError, ErrorKind, shortened};
@@ -87,9 +87,7 @@ pub(super) async fn change(
     Extension(peer): Extension<Peer>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    body::check_content_type(request.headers())?;
-    let bytes = body::receive(request.into_body()).await?;
-    run(&shared, change_all(Arc::clone(&shared), peer, bytes)).await
+    with_body(shared, peer, request, change_all).await
 }
 
 async fn change_all(shared: Arc<Shared>, peer: Peer, bytes: Vec<u8>) -> Result<Response, ApiError> {

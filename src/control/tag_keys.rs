@@ -8,7 +8,7 @@ use axum::extract::{Extension, Path, Request, State};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
-use super::actions::{Peer, run};
+use super::actions::{Peer, blocking, run};
 use super::body;
 use super::error::{ApiError, ErrorKind};
 use super::evidence;
@@ -35,8 +35,7 @@ pub(super) async fn rotate(
     Extension(peer): Extension<Peer>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    body::check_content_type(request.headers())?;
-    let bytes = body::receive(request.into_body()).await?;
+    let bytes = body::receive_json(request).await?;
     body::read_object(&bytes, &mut json::Scratch::default(), "none", |_, _| Ok(false))?;
     run(&shared, begin_epoch(Arc::clone(&shared), peer)).await
 }
@@ -60,8 +59,7 @@ pub(super) async fn destroy(
     Path(epoch): Path<u64>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    body::check_content_type(request.headers())?;
-    let bytes = body::receive(request.into_body()).await?;
+    let bytes = body::receive_json(request).await?;
     run(&shared, destroy_epoch(Arc::clone(&shared), peer, epoch, bytes)).await
 }
 
@@ -125,12 +123,6 @@ async fn on_record(
     done.map_err(|error| not_changed(&error))?;
     let id = recorded.map_err(|error| evidence::unavailable(&error, "the key was changed"))?;
     Ok(id.to_string())
-}
-
-async fn blocking<T: Send + 'static>(act: impl FnOnce() -> T + Send + 'static) -> Result<T, ApiError> {
-    tokio::task::spawn_blocking(act)
-        .await
-        .map_err(|_| ApiError::new(ErrorKind::Overloaded, "the node is stopping"))
 }
 
 fn not_changed(error: &AuditError) -> ApiError {

@@ -31,8 +31,7 @@ pub(super) async fn unlock(
     Extension(peer): Extension<Peer>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    body::check_content_type(request.headers())?;
-    let bytes = Zeroizing::new(body::receive(request.into_body()).await?);
+    let bytes = Zeroizing::new(body::receive_json(request).await?);
     let pin = read_pin(&bytes)?;
     drop(bytes);
     actions::run(&shared, try_pin(Arc::clone(&shared), peer, pin)).await

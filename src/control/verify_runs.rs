@@ -3,15 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::{Extension, Request, State};
-use axum::response::{IntoResponse, Response};
-use serde::Serialize;
+use axum::response::Response;
 
-use super::actions::{Peer, run};
+use super::actions::{Peer, put_on_record, with_body};
 use super::body;
 use super::error::{ApiError, ErrorKind};
-use super::evidence;
 use super::state::Shared;
 use crate::audit::verify::{Class, Mode};
 use crate::audit::{Event, VerifyRunEvent};
@@ -48,21 +45,13 @@ const NAME_BYTES_MAX: usize = 32;
 
 const MEMBERS: &str = "origin, mode, from, records, breaks, dir (optional), first_class (with breaks)";
 
-#[derive(Serialize)]
-struct Recorded {
-    /// The record's name: `edgate audit tail` shows it.
-    id: String,
-}
-
 /// Records a verification; answers once that is durable.
 pub(super) async fn record(
     State(shared): State<Arc<Shared>>,
     Extension(peer): Extension<Peer>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    body::check_content_type(request.headers())?;
-    let bytes = body::receive(request.into_body()).await?;
-    run(&shared, record_run(Arc::clone(&shared), peer, bytes)).await
+    with_body(shared, peer, request, record_run).await
 }
 
 async fn record_run(shared: Arc<Shared>, peer: Peer, bytes: Vec<u8>) -> Result<Response, ApiError> {
@@ -100,10 +89,5 @@ async fn record_run(shared: Arc<Shared>, peer: Peer, bytes: Vec<u8>) -> Result<R
     shared.own_log.check(origin, dir.map(Path::new))?;
     let actor = peer.actor();
     let run = VerifyRunEvent { actor: &actor, mode, from_seq, records, breaks, first_class };
-    let id = shared
-        .evidence
-        .record(&Event::VerifyRun(run))
-        .await
-        .map_err(|error| evidence::unavailable(&error, "the verification is not on record"))?;
-    Ok(Json(Recorded { id: id.to_string() }).into_response())
+    put_on_record(&shared, &[Event::VerifyRun(run)], "the verification is not on record").await
 }
