@@ -8,7 +8,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
 use crate::audit::schema::Kind;
-use crate::audit::verify::{Break, Mode, Options, Report, Trusted, verify_dir};
+use crate::audit::verify::{Break, Mode, Options, Report, Trusted, VerifyProgress, verify_dir};
 use crate::audit::{AuditError, CheckpointKey, Entry, Tail, hex};
 
 use crate::config::{Config, EXIT_CONFIG};
@@ -309,13 +309,7 @@ fn verify(arguments: &VerifyArguments) -> u8 {
             return EXIT_INPUT;
         }
     };
-    let bar = progress_bar(arguments.output.json);
-    let verified = verify_dir(&arguments.dir, &options, &mut |progress| {
-        bar.set_length(progress.bytes_total);
-        bar.set_position(progress.bytes);
-    });
-    bar.finish_and_clear();
-    match verified {
+    match with_bar(arguments.output.json, |progress| verify_dir(&arguments.dir, &options, progress)) {
         // With a range the report's size is where the segments looked at end.
         Ok(report) if arguments.range.is_some_and(|(from, _)| from >= report.size) => {
             let (size, (from, to)) = (report.size, arguments.range.unwrap_or_default());
@@ -396,6 +390,17 @@ pub(super) fn progress_bar(json: bool) -> ProgressBar {
     let style = ProgressStyle::with_template("{wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}");
     // Drawn on standard error, and only if that is a terminal.
     ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+}
+
+/// Does work that reads a log through, and shows how far it is.
+pub(super) fn with_bar<T>(json: bool, work: impl FnOnce(&mut dyn FnMut(VerifyProgress)) -> T) -> T {
+    let bar = progress_bar(json);
+    let done = work(&mut |progress| {
+        bar.set_length(progress.bytes_total);
+        bar.set_position(progress.bytes);
+    });
+    bar.finish_and_clear();
+    done
 }
 
 fn print_report(report: &Report, arguments: &VerifyArguments, recorded: &Recorded) {

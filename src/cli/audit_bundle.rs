@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::audit::{checkpoint_keys, parse_range, progress_bar};
+use super::audit::{checkpoint_keys, parse_range, with_bar};
 use super::audit_anchors::witness_keys;
 use super::audit_export::parse_time;
 use super::audit_proof::{failed, unusable, verifier_keys};
@@ -17,7 +17,6 @@ use crate::audit::bundle::{
     BundleFault, CheckError, MakeError, Part, Request, Trust, Verified, What, make_bundle, verify_bundle,
 };
 use crate::audit::proof::ProofClass;
-use crate::audit::verify::VerifyProgress;
 use crate::audit::{AuditError, Cosigned, RecordId, hex};
 
 #[derive(Debug, Args)]
@@ -236,16 +235,6 @@ pub(super) fn verify(arguments: &VerifyBundleArguments) -> u8 {
         print_line(format_args!("not checked  {}", what.escape_debug()));
     }
     EXIT_YES
-}
-
-fn with_bar<T>(json: bool, work: impl FnOnce(&mut dyn FnMut(VerifyProgress)) -> T) -> T {
-    let bar = progress_bar(json);
-    let done = work(&mut |progress| {
-        bar.set_length(progress.bytes_total);
-        bar.set_position(progress.bytes);
-    });
-    bar.finish_and_clear();
-    done
 }
 
 /// What a bundle holds, for people.

@@ -8,16 +8,17 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::audit::{checkpoint_keys, progress_bar};
+use super::audit::{checkpoint_keys, with_bar};
 use super::audit_tag::{self, Sought};
 use super::control_client::{Target, post, refuse};
 use super::export_manifest::{Form, Problem, filter_json, manifest, manifest_path, parse_kind};
 use super::{EXIT_YES, Output, complain, print_line};
 use crate::audit::export::{Exported, Filter, Source, export};
+use crate::audit::hex;
 use crate::audit::note::{Checkpoint, CheckpointKey};
 use crate::audit::schema::Kind;
 use crate::audit::tag::TagField;
-use crate::audit::{hex, verify::published_note};
+use crate::audit::verify::{VerifyProgress, published_note};
 use crate::decision::Decision;
 
 #[derive(Debug, Args)]
@@ -239,13 +240,12 @@ fn make(arguments: &ExportArguments, filter: &Filter) -> Result<Made, Problem> {
     let written = |error: io::Error| Problem::Failure(format!("cannot write {}: {error}", partial.display()));
     let mut file =
         OpenOptions::new().write(true).create_new(true).mode(0o600).open(&partial).map_err(written)?;
-    let bar = progress_bar(arguments.output.json);
     let form = arguments.format;
-    let exported = export(&signed.source(dir), filter, form.format(), &mut file, &mut |read, total| {
-        bar.set_length(total);
-        bar.set_position(read);
+    let exported = with_bar(arguments.output.json, |progress| {
+        export(&signed.source(dir), filter, form.format(), &mut file, &mut |bytes, bytes_total| {
+            progress(VerifyProgress { bytes, bytes_total });
+        })
     });
-    bar.finish_and_clear();
     let outcome = exported.map_err(Problem::from).and_then(|exported| {
         signed.check(&exported)?;
         file.sync_all().map_err(written)?;

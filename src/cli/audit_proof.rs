@@ -13,7 +13,7 @@ use crate::audit::proof::{
 };
 use crate::audit::{CheckpointKey, NoteError, RecordId, hex};
 
-use super::audit::{checkpoint_keys, progress_bar};
+use super::audit::{checkpoint_keys, with_bar};
 use super::{EXIT_FAILURE, EXIT_INPUT, EXIT_NO, EXIT_YES, Output, complain, print_line};
 
 #[derive(Debug, Args)]
@@ -94,12 +94,9 @@ pub(super) fn tiles(arguments: &TilesArguments) -> u8 {
         Ok(keys) => keys,
         Err(message) => return unusable(&message),
     };
-    let bar = progress_bar(arguments.output.json);
-    let exported = export_tiles(&arguments.dir, &arguments.out, &keys, &mut |progress| {
-        bar.set_length(progress.bytes_total);
-        bar.set_position(progress.bytes);
+    let exported = with_bar(arguments.output.json, |progress| {
+        export_tiles(&arguments.dir, &arguments.out, &keys, progress)
     });
-    bar.finish_and_clear();
     match exported {
         Ok(done) if arguments.output.json => print_line(json!({
             "origin": done.origin, "before": done.before, "size": done.size, "files": done.files,
@@ -119,19 +116,15 @@ pub(super) fn prove(arguments: &ProveArguments) -> u8 {
         Err(message) => return unusable(&message),
     };
     let prover = Prover { dir: &arguments.dir, tiles: arguments.tiles.as_deref(), keys: &keys };
-    let bar = progress_bar(arguments.output.json);
-    let mut progress = |progress: crate::audit::verify::VerifyProgress| {
-        bar.set_length(progress.bytes_total);
-        bar.set_position(progress.bytes);
-    };
+    let json = arguments.output.json;
     let made = match (&arguments.consistency, arguments.id) {
-        (Some(old), _) => prover.consistency(old, &mut progress).map(|proof| proof.to_text()),
-        (None, Some(id)) => {
-            prover.inclusion(id, arguments.with_body, &mut progress).map(|proof| proof.to_text())
+        (Some(old), _) => {
+            with_bar(json, |progress| prover.consistency(old, progress)).map(|proof| proof.to_text())
         }
+        (None, Some(id)) => with_bar(json, |progress| prover.inclusion(id, arguments.with_body, progress))
+            .map(|proof| proof.to_text()),
         (None, None) => return unusable("give an id, or --consistency FILE"),
     };
-    bar.finish_and_clear();
     match made {
         Ok(text) => give_out(&text, arguments),
         Err(error) => failed(&error),

@@ -11,7 +11,7 @@ use crate::audit::schema::Kind;
 use crate::audit::verify::{Options, verify_dir};
 use crate::audit::{RecordId, hex};
 
-use super::audit::progress_bar;
+use super::audit::with_bar;
 use super::audit_proof::{read_proof, refuse, unusable, verifier_keys};
 use super::{EXIT_YES, Output, complain, print_line};
 
@@ -107,12 +107,7 @@ fn check(arguments: &VerifyReceiptArguments) -> Result<Value, Problem> {
         }
         (None, Some(dir)) => {
             let options = Options { origin: Some(receipt.origin.clone()), keys, ..Options::default() };
-            let bar = progress_bar(arguments.output.json);
-            let report = verify_dir(dir, &options, &mut |progress| {
-                bar.set_length(progress.bytes_total);
-                bar.set_position(progress.bytes);
-            });
-            bar.finish_and_clear();
+            let report = with_bar(arguments.output.json, |progress| verify_dir(dir, &options, progress));
             let report = report.map_err(|error| Problem::Input(error.to_string()))?;
             if let Some(first) = report.breaks.first() {
                 return Err(Problem::Log { detail: first.to_string(), exit_code: report.exit_code() });

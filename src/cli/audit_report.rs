@@ -9,7 +9,7 @@ use clap::Args;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-use super::audit::{checkpoint_keys, progress_bar};
+use super::audit::{checkpoint_keys, with_bar};
 use super::audit_export::parse_time;
 use super::control_client::{Target, post, refuse};
 use super::report_page::Page;
@@ -95,12 +95,7 @@ fn make(arguments: &ReportArguments) -> Result<Made, String> {
     // A running log goes on: what is signed stands still. Where the checkpoint says nothing, verification says why.
     let signed = note.and_then(|note| Checkpoint::open(&note, &keys).ok()).map(|signed| signed.size);
     let options = Options { keys, upto: signed, ..Options::default() };
-    let bar = progress_bar(arguments.output.json);
-    let report = verify_dir(dir, &options, &mut |progress| {
-        bar.set_length(progress.bytes_total);
-        bar.set_position(progress.bytes);
-    });
-    bar.finish_and_clear();
+    let report = with_bar(arguments.output.json, |progress| verify_dir(dir, &options, progress));
     let report = report.map_err(|error| error.to_string())?;
     let span = Span { from_ns: arguments.from, to_ns: arguments.to };
     let counted = summarise(dir, report.size, span, &mut |_| {});
