@@ -57,9 +57,9 @@ impl Prover<'_> {
         progress: &mut dyn FnMut(VerifyProgress),
     ) -> Result<InclusionProof, ProveError> {
         // The record first: a running node may sign it in between.
-        find_record(self.dir, id)?;
-        let mut proofs = self.inclusions(&mut self.state()?, &[id], with_body, progress)?;
-        Ok(proofs.pop().expect("a proof per id"))
+        let found = find_record(self.dir, id)?;
+        let mut proofs = self.inclusions_of(vec![found], &mut self.state()?, with_body, progress)?;
+        Ok(proofs.pop().expect("a proof per record"))
     }
 
     /// The state that proofs are made against.
@@ -84,8 +84,18 @@ impl Prover<'_> {
         with_body: bool,
         progress: &mut dyn FnMut(VerifyProgress),
     ) -> Result<Vec<InclusionProof>, ProveError> {
+        let found = ids.iter().map(|id| find_record(self.dir, *id)).collect::<Result<_, _>>()?;
+        self.inclusions_of(found, state, with_body, progress)
+    }
+
+    fn inclusions_of(
+        &self,
+        found: Vec<Found>,
+        state: &mut State,
+        with_body: bool,
+        progress: &mut dyn FnMut(VerifyProgress),
+    ) -> Result<Vec<InclusionProof>, ProveError> {
         let size = state.checkpoint.size;
-        let found = ids.iter().map(|id| find_record(self.dir, *id)).collect::<Result<Vec<_>, _>>()?;
         for Found { segment, offset, header, hash, body } in &found {
             let index = header.seq;
             if with_body && body.is_none() {
