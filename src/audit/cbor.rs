@@ -183,25 +183,25 @@ impl<'a> Reader<'a> {
                 self.bytes = rest;
                 Ok(u64::from(small))
             }
-            wide => self.wide_number(wide, rest),
+            _ => {
+                let (number, rest) = wide_number(initial, rest)?;
+                self.bytes = rest;
+                Ok(number)
+            }
         }
     }
+}
 
-    /// An argument that takes bytes of its own.
-    fn wide_number(&mut self, kind: u8, rest: &'a [u8]) -> Result<u64, CborError> {
-        let (number, rest, least) = match kind {
-            24 => wide::<1>(rest).map(|(number, rest)| (number, rest, 24))?,
-            25 => wide::<2>(rest).map(|(number, rest)| (number, rest, 1 << 8))?,
-            26 => wide::<4>(rest).map(|(number, rest)| (number, rest, 1 << 16))?,
-            27 => wide::<8>(rest).map(|(number, rest)| (number, rest, 1 << 32))?,
-            _ => return Err(CborError::Unused(self.bytes[0])),
-        };
-        if number < least {
-            return Err(CborError::NotShortest);
-        }
-        self.bytes = rest;
-        Ok(number)
-    }
+/// An argument that takes bytes of its own, and what stands behind it. By value, so that a reader stays in registers.
+fn wide_number(initial: u8, rest: &[u8]) -> Result<(u64, &[u8]), CborError> {
+    let ((number, rest), least) = match initial & 0x1F {
+        24 => (wide::<1>(rest)?, 24),
+        25 => (wide::<2>(rest)?, 1 << 8),
+        26 => (wide::<4>(rest)?, 1 << 16),
+        27 => (wide::<8>(rest)?, 1 << 32),
+        _ => return Err(CborError::Unused(initial)),
+    };
+    if number < least { Err(CborError::NotShortest) } else { Ok((number, rest)) }
 }
 
 fn wide<const N: usize>(bytes: &[u8]) -> Result<(u64, &[u8]), CborError> {

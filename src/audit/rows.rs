@@ -5,6 +5,7 @@ use super::{
     hex::push_hex,
     record::CORE_SEQUENCER,
     schema::{self, Body, BodyError, Shape},
+    short,
     tail::{Entry, decision_name, time},
 };
 use crate::json::write_text;
@@ -141,21 +142,12 @@ impl Rows {
 const NS_PER_S: u64 = 1_000_000_000;
 
 fn write_id(out: &mut Vec<u8>, entry: &Entry) {
-    out.extend_from_slice(entry.id.to_text().as_bytes());
+    short::append(out, entry.id.to_text().as_bytes());
 }
 
 /// Appends a number in decimal.
-fn push_number(out: &mut Vec<u8>, mut number: u64) {
-    let mut digits = [0; 20];
-    let mut at = digits.len();
-    loop {
-        at -= 1;
-        digits[at] = b'0' + u8::try_from(number % 10).expect("a digit");
-        number /= 10;
-        if number == 0 {
-            return out.extend_from_slice(&digits[at..]);
-        }
-    }
+fn push_number(out: &mut Vec<u8>, number: u64) {
+    short::append(out, itoa::Buffer::new().format(number).as_bytes());
 }
 
 /// The first line of a CSV file.
@@ -175,11 +167,11 @@ fn write_cell(out: &mut Vec<u8>, text: &str) {
     if formula {
         out.push(b'\'');
     }
-    for (place, piece) in text.split('"').enumerate() {
-        if place > 0 {
-            out.extend_from_slice(b"\"\"");
+    for piece in text.as_bytes().split_inclusive(|byte| *byte == b'"') {
+        short::append(out, piece);
+        if piece.ends_with(b"\"") {
+            out.push(b'"');
         }
-        out.extend_from_slice(piece.as_bytes());
     }
     if quoted {
         out.push(b'"');
@@ -201,7 +193,7 @@ fn write_key(out: &mut Vec<u8>, place: usize, name: &str) {
     }
     // Names of fields are letters and underscores, numbers of unknown ones digits: nothing to escape.
     out.push(b'"');
-    out.extend_from_slice(name.as_bytes());
+    short::append(out, name.as_bytes());
     out.extend_from_slice(b"\":");
 }
 

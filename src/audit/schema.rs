@@ -372,12 +372,10 @@ pub enum BodyError {
 /// # Errors
 /// The first way in which the body does not fit; what is no deterministic CBOR at all comes first.
 pub fn read_body(kind: u16, schema: u16, body: &[u8]) -> Result<Body<'_>, BodyError> {
-    let fields = fields_of(kind, schema)?;
-    let value = cbor::decode(body)?;
-    check_body(kind, schema, body)?;
-    let Value::Map(entries) = value else { return Err(BodyError::NotAMap) };
-    let field_of = |key| fields.iter().find(|field| field.key == key).ok_or(BodyError::FieldUnknown(key));
-    entries.into_iter().map(|(key, value)| Ok((field_of(key)?, value))).collect()
+    check::read_fields(kind, schema, body).map_err(|error| match error {
+        BodyError::SchemaUnknown(_) => error,
+        _ => cbor::decode(body).map_or_else(BodyError::Cbor, |_| error),
+    })
 }
 
 /// The fields of a kind's body. Today each kind has one schema, of the same number.

@@ -23,7 +23,7 @@ use super::{
     schema::{self, Body, BodyError, Kind},
     stored::{Stored, list_segments},
     verify::first_seq,
-    walk::{Flaw, SegmentOpen, or_erased, read_record},
+    walk::{Ahead, Depth, Flaw, SegmentOpen, or_erased},
 };
 use crate::decision::Decision;
 
@@ -40,6 +40,8 @@ pub struct Tail {
     stored: Option<Stored>,
     buffer: Vec<u8>,
     at: usize,
+    // Of what is in the buffer.
+    ahead: Ahead,
     // Why the record at the current place cannot be read, if something stands there.
     flaw: Option<Flaw>,
     damage: Option<String>,
@@ -147,6 +149,7 @@ impl Tail {
             stored: None,
             buffer: Vec::new(),
             at: 0,
+            ahead: Ahead::new(Depth::Bodies),
             flaw: None,
             damage: None,
             erasures: None,
@@ -203,14 +206,14 @@ impl Tail {
     }
 
     fn next_in_segment(&mut self) -> io::Result<Option<Entry>> {
-        let mut record = read_record(&self.buffer, self.at);
+        let mut record = self.ahead.read(&self.buffer, self.at);
         let mut erased = None;
         if record.is_err() {
             self.fill()?;
-            if matches!(read_record(&self.buffer, 0), Err(Flaw::Erased)) {
+            if matches!(self.ahead.read(&self.buffer, 0), Err(Flaw::Erased)) {
                 erased = self.erasure()?;
             }
-            record = read_record(&self.buffer, 0);
+            record = self.ahead.read(&self.buffer, 0);
             if erased.is_some() {
                 record = or_erased(record, &self.buffer, 0);
             }
@@ -259,6 +262,7 @@ impl Tail {
     fn fill(&mut self) -> io::Result<()> {
         self.offset += self.at as u64;
         self.at = 0;
+        self.ahead.forget();
         let stored = match &self.stored {
             Some(stored) => stored,
             None => self.stored.insert(Stored::open(&self.dir, self.segment)?),

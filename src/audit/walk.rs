@@ -1,6 +1,6 @@
 //! Reading one record out of a segment's bytes, with every check that needs no neighbour.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, fmt};
 
 use sha2::{Digest as _, Sha256};
 
@@ -179,11 +179,28 @@ pub(super) fn is_partly_erased(segment: &[u8], offset: usize) -> bool {
 /// What a medium is assumed to write as one (FORMAT.md).
 const SECTOR_BYTES: usize = 512;
 
-/// Reads the records of one segment, most often one behind the other, and hashes those ahead together.
-///
-/// What it yields at an offset is what [`read_record_to`] yields there: a hash depends on nothing but the record's bytes.
+/// Reads the records of one segment, most often one behind the other.
 pub(super) struct Walk<'a> {
     segment: &'a [u8],
+    ahead: Ahead,
+}
+
+impl<'a> Walk<'a> {
+    pub(super) fn new(segment: &'a [u8], depth: Depth) -> Self {
+        Self { segment, ahead: Ahead::new(depth) }
+    }
+
+    /// Reads the record at `offset`, a multiple of the alignment.
+    #[inline]
+    pub(super) fn read(&mut self, offset: usize) -> Result<Record<'a>, Flaw> {
+        self.ahead.read(self.segment, offset)
+    }
+}
+
+/// The hashes of records ahead, computed together.
+///
+/// What it yields at an offset is what [`read_record_to`] yields there: a hash depends on nothing but the record's bytes.
+pub(super) struct Ahead {
     depth: Depth,
     // Where the records start whose hashes the hasher holds: two each, the event's and the body's, or the event's alone.
     offsets: VecDeque<usize>,
@@ -191,23 +208,28 @@ pub(super) struct Walk<'a> {
     hasher: Hasher,
 }
 
-impl<'a> Walk<'a> {
-    pub(super) fn new(segment: &'a [u8], depth: Depth) -> Self {
-        Self {
-            segment,
-            depth,
-            offsets: VecDeque::with_capacity(AHEAD_RECORDS),
-            hashed: 0,
-            hasher: Hasher::new(),
-        }
+impl fmt::Debug for Ahead {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Ahead").field("offsets", &self.offsets).finish_non_exhaustive()
+    }
+}
+
+impl Ahead {
+    pub(super) fn new(depth: Depth) -> Self {
+        Self { depth, offsets: VecDeque::with_capacity(AHEAD_RECORDS), hashed: 0, hasher: Hasher::new() }
     }
 
-    /// Reads the record at `offset`, a multiple of the alignment.
+    /// What follows is read from other bytes.
+    pub(super) fn forget(&mut self) {
+        self.offsets.clear();
+    }
+
+    /// Reads the record at `offset`, a multiple of the alignment. `segment` is what it was since [`Self::forget`].
     #[inline]
-    pub(super) fn read(&mut self, offset: usize) -> Result<Record<'a>, Flaw> {
-        let frame = Frame::at(self.segment, offset)?;
+    pub(super) fn read<'a>(&mut self, segment: &'a [u8], offset: usize) -> Result<Record<'a>, Flaw> {
+        let frame = Frame::at(segment, offset)?;
         if self.offsets.front() != Some(&offset) {
-            self.look_ahead(offset);
+            self.look(segment, offset);
         }
         self.offsets.pop_front();
         let hashes = self.hasher.hashes();
@@ -219,13 +241,13 @@ impl<'a> Walk<'a> {
     }
 
     /// Hashes the records from `offset` on, the first of which is there.
-    fn look_ahead(&mut self, offset: usize) {
+    fn look(&mut self, segment: &[u8], offset: usize) {
         self.hasher.clear();
         self.offsets.clear();
         let mut at = offset;
         // What looks like a record is hashed; whether it is one, `read` says when it is its turn.
         while self.offsets.len() < AHEAD_RECORDS
-            && let Some((header, behind)) = self.segment.get(at..).and_then(<[u8]>::split_first_chunk)
+            && let Some((header, behind)) = segment.get(at..).and_then(<[u8]>::split_first_chunk)
             && header[..record::MAGIC.len()] == record::MAGIC
             && let Some(body) = behind.get(..record::stored_body_len(header))
             && body.len() <= record::BODY_BYTES_MAX
