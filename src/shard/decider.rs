@@ -282,13 +282,14 @@ impl Decider {
                 match recorded {
                     Ok(id) => {
                         debug_assert_eq!(id, decision_id, "the log names a record as it said it would");
-                        receipts.ask(id, &outbox, room);
+                        receipts.ask(id, &outbox, room.clone());
                         queue.push(Awaiting {
                             core_seq: id.core_seq,
                             questions,
                             arrived,
                             recorded: recorded_at,
                             outbox,
+                            receipt: room,
                         });
                     }
                     Err(_) => {

@@ -18,7 +18,7 @@ pub use refusal::{Refusal, refusal};
 pub use reply::{Connection, EPOCH_HEADER, Reply, Terms, write_reply};
 pub use verify_call::{
     AnswerWriter, Place, SCOPES_PER_CALL_MAX, TOKENS_PER_CALL_MAX, VerifyCall, VerifyCallError, error_json,
-    is_json, parse_verify_call, write_receipt, write_unavailable,
+    is_json, parse_verify_call, withhold_receipt, write_receipt, write_unavailable,
 };
 
 /// What a reply may say about an accepted token. Borrowed from its verified claims.

@@ -329,6 +329,14 @@ pub fn write_receipt(room: &mut [u8], write: impl FnOnce(&mut [u8])) {
     }
 }
 
+/// Takes back a receipt: its record is not known to be stored.
+pub fn withhold_receipt(room: &mut [u8]) {
+    room.fill(b' ');
+    if let Some(value) = room.first_chunk_mut() {
+        *value = *b"null";
+    }
+}
+
 /// What stands behind a receipt in its reply.
 const RECEIPT_TAIL: &[u8] = b"}\n";
 
