@@ -88,6 +88,8 @@ impl Authority {
              extendedKeyUsage=critical,timeStamping\nauthorityKeyIdentifier=keyid\n\
              [lax]\nextendedKeyUsage=timeStamping\n[more]\nextendedKeyUsage=critical,timeStamping,codeSigning\n\
              [none]\nkeyUsage=critical,digitalSignature\n\
+             [middle]\nbasicConstraints=critical,CA:TRUE\nkeyUsage=critical,keyCertSign,cRLSign\n\
+             subjectKeyIdentifier=hash\nauthorityKeyIdentifier=keyid\n\
              [ca]\ndefault_ca=default\n[default]\ndatabase=index.txt\nnew_certs_dir=certs\nrand_serial=yes\n\
              default_md=sha256\npolicy=any\ncertificate=root.pem\nprivate_key=root.key\ncrlnumber=crlnumber\n\
              default_crl_days=3650\nunique_subject=no\ndefault_days=365\n[any]\ncommonName=supplied\n\
@@ -134,6 +136,33 @@ impl Authority {
             "-enddate",
             to,
         ]);
+    }
+
+    /// As [`Self::certify`], but by another than the root; tokens made with it hold that one's certificate too.
+    fn certify_below(&self, authority: &str, name: &str, extensions: &str) {
+        self.certify(name, extensions, "20200101000000Z", "20300101000000Z");
+        let [request, certificate] = [format!("{name}.csr"), format!("{name}.pem")];
+        let [above, key] = [format!("{authority}.pem"), format!("{authority}.key")];
+        self.openssl(&[
+            "ca",
+            "-batch",
+            "-notext",
+            "-config",
+            "tsa.cnf",
+            "-cert",
+            &above,
+            "-keyfile",
+            &key,
+            "-in",
+            &request,
+            "-out",
+            &certificate,
+            "-extensions",
+            extensions,
+        ]);
+        let configuration = self.path(&format!("{name}.cnf"));
+        let content = fs::read_to_string(&configuration).unwrap() + &format!("certs={above}\n");
+        fs::write(configuration, content).unwrap();
     }
 
     fn openssl(&self, arguments: &[&str]) -> Vec<u8> {
@@ -215,14 +244,14 @@ impl Authority {
         fs::read(self.path("anew")).unwrap()
     }
 
-    fn trusted(&self, lists: &[u8]) -> Authorities {
-        Authorities::from_pem(&fs::read(self.path("root.pem")).unwrap(), lists).unwrap()
+    fn trusted(&self) -> Authorities {
+        Authorities::read(&fs::read(self.path("root.pem")).unwrap()).unwrap()
     }
 
     /// The class that refuses a token; `whole` where it is believed.
     fn judge(&self, token: &[u8], about: &[u8]) -> &'static str {
         let expected = StampExpected {
-            authorities: &self.trusted(b""),
+            authorities: &self.trusted(),
             policy: None,
             nonce: None,
             after: None,
@@ -505,23 +534,53 @@ fn whatever_is_wrong_with_a_token_has_its_class() {
     // Another root of the same name.
     let other = Authority::new().unwrap();
     assert_eq!(other.judge(&good, about), "stamp-unknown-authority");
+}
 
-    // Lists of what was revoked.
-    let list = |name: &str| {
-        authority.openssl(&["ca", "-config", "tsa.cnf", "-gencrl", "-out", name]);
-        fs::read(authority.path(name)).unwrap()
+#[test]
+fn whoever_gives_lists_of_what_was_revoked_is_never_told_what_they_do_not_say() {
+    let (Some(authority), Some(other)) = (Authority::new(), Authority::new()) else { return };
+    let about = b"some bytes";
+    let list = |authority: &Authority, more: &[&str]| {
+        authority.openssl(&[&["ca", "-config", "tsa.cnf", "-gencrl", "-out", "list"], more].concat());
+        fs::read(authority.path("list")).unwrap()
     };
-    let with = |authorities: Authorities| {
+    let judged = |token: &[u8], lists: &[u8]| {
+        let authorities = authority.trusted().with_lists(lists).unwrap();
         let expected =
             StampExpected { authorities: &authorities, policy: None, nonce: None, after: None, before: None };
-        verify_stamp(&good, about, &expected).map_or_else(|fault| fault.class.name(), |_| "whole")
+        verify_stamp(token, about, &expected).map_or_else(|fault| fault.class.name(), |_| "whole")
     };
-    assert_eq!(with(authority.trusted(&list("before.crl"))), "whole");
-    other.openssl(&["ca", "-config", "tsa.cnf", "-gencrl", "-out", "other.crl"]);
-    let foreign = fs::read(other.path("other.crl")).unwrap();
-    assert_ne!(with(authority.trusted(&foreign)), "whole", "a list of somebody else says nothing");
+    // A second authority below the first.
+    authority.certify("middle", "middle", "20200101000000Z", "20300101000000Z");
+    authority.certify_below("middle", "lower", "usage");
+    let direct = authority.token("tsa", about, true);
+    let through = authority.token("lower", about, true);
+    assert_eq!(authority.judge(&through, about), "whole");
+
+    let root = list(&authority, &[]);
+    let middle = list(&authority, &["-cert", "middle.pem", "-keyfile", "middle.key"]);
+    assert_eq!(judged(&direct, &root), "whole");
+    assert_eq!(judged(&through, &[&root[..], &middle].concat()), "whole");
+    assert_eq!(judged(&through, &root), "stamp-revoked", "nothing is said of the lower one");
+    assert_ne!(judged(&direct, &list(&other, &[])), "whole", "a list of somebody else says nothing");
+    let stale =
+        list(&authority, &["-crl_lastupdate", "20200101000000Z", "-crl_nextupdate", "20200201000000Z"]);
+    assert_eq!(judged(&direct, &stale), "stamp-revoked", "it says nothing of today");
+
     authority.openssl(&["ca", "-config", "tsa.cnf", "-revoke", "tsa.pem"]);
-    assert_eq!(with(authority.trusted(&list("after.crl"))), "stamp-revoked");
+    authority.openssl(&["ca", "-config", "tsa.cnf", "-revoke", "middle.pem"]);
+    let root = list(&authority, &[]);
+    assert_eq!(judged(&direct, &root), "stamp-revoked");
+    assert_eq!(judged(&through, &[&root[..], &middle].concat()), "stamp-revoked", "of the one in between");
+    authority.openssl(&["crl", "-in", "list", "-outform", "DER", "-out", "list.der"]);
+    assert_eq!(judged(&direct, &fs::read(authority.path("list.der")).unwrap()), "stamp-revoked");
+
+    // What is no list is not taken for one that names nobody.
+    let certificate = fs::read(authority.path("root.pem")).unwrap();
+    for none in [&b""[..], b"no list", &certificate] {
+        let refused = authority.trusted().with_lists(none).unwrap_err();
+        assert!(refused.contains("not a revocation list"), "{refused}");
+    }
 }
 
 #[test]
@@ -529,7 +588,7 @@ fn no_altered_token_says_anything_else() {
     let Some(authority) = Authority::new() else { return };
     let about = b"some bytes";
     let good = authority.token("tsa", about, true);
-    let trusted = authority.trusted(b"");
+    let trusted = authority.trusted();
     let expected =
         StampExpected { authorities: &trusted, policy: None, nonce: None, after: None, before: None };
     let stamp = verify_stamp(&good, about, &expected).unwrap();

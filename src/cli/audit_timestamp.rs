@@ -84,9 +84,12 @@ impl AuthorityArguments {
 pub(super) fn read_authorities(certificates: &Path, lists: Option<&Path>) -> Result<Authorities, String> {
     let read =
         |path: &Path| fs::read(path).map_err(|error| format!("cannot read {}: {error}", path.display()));
-    let lists = lists.map(read).transpose()?.unwrap_or_default();
-    Authorities::from_pem(&read(certificates)?, &lists)
-        .map_err(|error| format!("{}: {error}", certificates.display()))
+    let named = |path: &Path, error: String| format!("{}: {error}", path.display());
+    let certificates = Authorities::read(&read(certificates)?).map_err(|error| named(certificates, error))?;
+    match lists {
+        Some(path) => certificates.with_lists(&read(path)?).map_err(|error| named(path, error)),
+        None => Ok(certificates),
+    }
 }
 
 pub(super) fn timestamp(arguments: &TimestampArguments) -> u8 {

@@ -9,8 +9,8 @@ use rustls::pki_types::{
     pem::PemObject as _,
 };
 use webpki::{
-    BorrowedCertRevocationList, CertRevocationList, EndEntityCert, KeyUsage, RevocationCheckDepth,
-    RevocationOptionsBuilder, UnknownStatusPolicy, anchor_from_trusted_cert, ring,
+    BorrowedCertRevocationList, CertRevocationList, EndEntityCert, ExpirationPolicy, KeyUsage,
+    RevocationCheckDepth, RevocationOptionsBuilder, UnknownStatusPolicy, anchor_from_trusted_cert, ring,
 };
 use x509_cert::{Certificate, ext::pkix::ExtendedKeyUsage};
 
@@ -24,11 +24,11 @@ pub struct Authorities {
 }
 
 impl Authorities {
-    /// Reads certificates of authorities, and lists of what they revoked, from PEM texts.
+    /// Reads certificates of authorities in PEM.
     ///
     /// # Errors
-    /// In words, where a text holds none or one that cannot be used.
-    pub fn from_pem(certificates: &[u8], lists: &[u8]) -> Result<Self, String> {
+    /// In words, where there is none or one that cannot be used.
+    pub fn read(certificates: &[u8]) -> Result<Self, String> {
         let read = CertificateDer::pem_slice_iter(certificates).collect::<Result<Vec<_>, _>>();
         let certificates = read.map_err(|error| format!("not certificates in PEM: {error}"))?;
         if certificates.is_empty() {
@@ -38,13 +38,24 @@ impl Authorities {
             anchor_from_trusted_cert(certificate)
                 .map_err(|error| format!("a certificate that cannot be used: {error}"))?;
         }
-        let lists = CertificateRevocationListDer::pem_slice_iter(lists).collect::<Result<Vec<_>, _>>();
-        let lists = lists.map_err(|error| format!("not revocation lists in PEM: {error}"))?;
-        for list in &lists {
-            BorrowedCertRevocationList::from_der(list)
-                .map_err(|error| format!("a list that cannot be used: {error}"))?;
+        Ok(Self { certificates, lists: Vec::new() })
+    }
+
+    /// With lists of what they revoked, in PEM or one in DER: each certificate of a chain is held to them from now on.
+    ///
+    /// # Errors
+    /// In words, where there is none or one that cannot be used.
+    pub fn with_lists(self, lists: &[u8]) -> Result<Self, String> {
+        let read = CertificateRevocationListDer::pem_slice_iter(lists).collect::<Result<Vec<_>, _>>();
+        let mut read = read.map_err(|error| format!("not revocation lists in PEM: {error}"))?;
+        if read.is_empty() {
+            read.push(CertificateRevocationListDer::from(lists.to_vec()));
         }
-        Ok(Self { certificates, lists })
+        for list in &read {
+            BorrowedCertRevocationList::from_der(list)
+                .map_err(|error| format!("not a revocation list that can be used: {error}"))?;
+        }
+        Ok(Self { lists: read, ..self })
     }
 }
 
@@ -102,11 +113,13 @@ impl Chain<'_> {
             authorities.lists.iter().filter_map(|list| BorrowedCertRevocationList::from_der(list).ok());
         let lists: Vec<CertRevocationList<'_>> = lists.map(CertRevocationList::from).collect();
         let lists: Vec<_> = lists.iter().collect();
-        // Whoever gives lists wants to know: one that says nothing about the signer is no answer.
+        // Whoever gives lists wants to know: lists that say nothing about a certificate of the chain, or that had expired
+        // at the time it states, are no answer.
         let revocation = RevocationOptionsBuilder::new(&lists).ok().map(|options| {
             options
-                .with_depth(RevocationCheckDepth::EndEntity)
+                .with_depth(RevocationCheckDepth::Chain)
                 .with_status_policy(UnknownStatusPolicy::Deny)
+                .with_expiration_policy(ExpirationPolicy::Enforce)
                 .build()
         });
         let verified = certificate.verify_for_usage(
@@ -126,7 +139,7 @@ fn path_fault(error: &webpki::Error) -> StampFault {
     use webpki::Error;
     let class = match error {
         Error::CertExpired { .. } | Error::CertNotValidYet { .. } => StampClass::Expired,
-        Error::CertRevoked | Error::UnknownRevocationStatus => StampClass::Revoked,
+        Error::CertRevoked | Error::UnknownRevocationStatus | Error::CrlExpired { .. } => StampClass::Revoked,
         Error::RequiredEkuNotFoundContext(_) => StampClass::WrongUsage,
         _ => StampClass::UnknownAuthority,
     };
@@ -137,9 +150,13 @@ fn path_fault(error: &webpki::Error) -> StampFault {
         Error::CertNotValidYet { .. } => {
             "a certificate of its chain was not valid yet at the time it states".to_owned()
         }
-        Error::CertRevoked => "its certificate was revoked".to_owned(),
+        Error::CertRevoked => "a certificate of its chain was revoked".to_owned(),
         Error::UnknownRevocationStatus => {
-            "the revocation lists given say nothing about its certificate".to_owned()
+            "the revocation lists given do not cover each certificate of its chain".to_owned()
+        }
+        Error::CrlExpired { .. } => {
+            "a revocation list given was to be replaced before the time it states: take a later one"
+                .to_owned()
         }
         other => format!("its chain does not lead to an authority that was given: {other}"),
     })
