@@ -169,10 +169,18 @@ fn nothing_is_cosigned_before_it_is_on_the_disk() {
     grow(&dir, 3);
     let trace = setting.path("trace");
     let calls = "--trace=fsync,rename,renameat,renameat2,write,writev,sendto,sendmsg";
-    let witness = setting.start(&["strace", "-f", "-y", "-s", "256", "-o", trace.to_str().unwrap(), calls]);
+    let witness =
+        setting.start(&["strace", "-D", "-f", "-y", "-s", "256", "-o", trace.to_str().unwrap(), calls]);
     assert_eq!(post(witness.at, &request(&dir, None)).unwrap().0, 200);
     drop(witness);
-    let trace = fs::read_to_string(&trace).unwrap();
+    // strace stands beside the witness, so that killing one does not leave the other, and writes its end a moment later.
+    let trace = loop {
+        let trace = fs::read_to_string(&trace).unwrap();
+        if trace.contains("+++ killed by SIGKILL +++") {
+            break trace;
+        }
+        std::thread::yield_now();
+    };
     let at = |what: &str, part: &str| {
         let found = trace.lines().position(|line| line.contains(what) && line.contains(part));
         found.unwrap_or_else(|| panic!("no {what} of {part}:\n{trace}"))
@@ -215,7 +223,7 @@ fn a_witness_killed_at_any_step_forgets_nothing_that_it_cosigned() {
         };
         let only = format!("--trace-path={}", draft.display());
         let (trace, output) = (format!("--trace={call}"), setting.path("killed"));
-        let mut wrapper = vec!["strace", "-f", "-o", output.to_str().unwrap(), &trace, &inject];
+        let mut wrapper = vec!["strace", "-D", "-f", "-o", output.to_str().unwrap(), &trace, &inject];
         if matches!(when, "path" | "draft") {
             wrapper.push(&only);
         }
