@@ -33,6 +33,8 @@ use tempfile::TempDir;
 const ROUNDS: usize = 31;
 /// Decisions in one round.
 const DECISIONS: u64 = 30_000;
+/// Requests on one connection that wait for their answers, where there are to be many.
+const PIPELINE: usize = 16;
 /// Revocations whose delay is measured.
 const REVOCATIONS: usize = 400;
 /// Decisions per second on each node meanwhile.
@@ -130,7 +132,14 @@ fn following() {
             count
         })
     };
-    let ratio = in_turn(&stage, "following", &with.target(), "on its own", &alone.target());
+    let ratio = in_turn(
+        &stage,
+        &Plan::closed(DECISIONS, 2_000),
+        "following",
+        &with.target(),
+        "on its own",
+        &alone.target(),
+    );
     stop.store(true, Ordering::Relaxed);
     let count = revoking.join().unwrap();
     println!("following: {ratio} of a node on its own, while {count} revocations arrived (floor 0.95)");
@@ -160,7 +169,14 @@ fn lookup() {
     let output = stage.folder.path().join("peer.out");
     let peer = Server::start("peer-axum", peer, address, &output, (0, 1)).unwrap();
     let target = Target::parse(&format!("http://{address}/auth/nginx")).unwrap();
-    let ratio = in_turn(&stage, "asking about every token", &ours.target(), "one EXISTS per call", &target);
+    let ratio = in_turn(
+        &stage,
+        &Plan::closed(DECISIONS, 2_000),
+        "asking about every token",
+        &ours.target(),
+        "one EXISTS per call",
+        &target,
+    );
     println!("lookup: {ratio} of one EXISTS per call on a multiplexed connection (floor 3)");
     ours.server.stop().unwrap();
     peer.stop().unwrap();
@@ -174,18 +190,33 @@ fn receipts() {
     let audit = format!("receipts = true\n{patient}");
     let with = stage.node("receipts", Lines { audit: &audit, witnessed: true, ..Lines::default() }, 0);
     let plain = stage.node("plain", Lines { audit: patient, ..Lines::default() }, 0);
-    for (name, asked) in [("receipts on, none asked for", false), ("a receipt with every answer", true)] {
+    // A receipt leaves when its record is durable, the plain answer before that: with few requests under way callers wait for
+    // the disk, with many only the work counts.
+    for (name, asked, pipeline) in [
+        ("receipts on, none asked for", false, 1),
+        ("a receipt with every answer", true, 1),
+        ("receipts on, none asked for, 1024 under way", false, PIPELINE),
+        ("a receipt with every answer, 1024 under way", true, PIPELINE),
+    ] {
         let ours = Target { receipts: asked, ..with.verify_target() };
-        let ratio = in_turn(&stage, name, &ours, "neither", &plain.verify_target());
+        let plan = Plan { pipeline, ..Plan::closed(DECISIONS, 2_000) };
+        let ratio = in_turn(&stage, &plan, name, &ours, "neither", &plain.verify_target());
         println!("receipts: {name}: {ratio} of a node with neither (floor 0.97)");
     }
     with.server.stop().unwrap();
     plain.server.stop().unwrap();
 }
 
-fn in_turn(stage: &Stage, our_name: &str, ours: &Target, their_name: &str, theirs: &Target) -> Ratio {
+fn in_turn(
+    stage: &Stage,
+    plan: &Plan,
+    our_name: &str,
+    ours: &Target,
+    their_name: &str,
+    theirs: &Target,
+) -> Ratio {
     let rate = |target: &Target, requests: &Pool| {
-        let outcome = client::run(&Plan::closed(DECISIONS, 2_000), target, requests).unwrap();
+        let outcome = client::run(plan, target, requests).unwrap();
         assert!(outcome.mismatches == 0 && outcome.lost == 0, "{:?}", outcome.complaints);
         DECISIONS as f64 / outcome.elapsed.as_secs_f64()
     };
