@@ -146,7 +146,8 @@ fn an_export_is_held_to_its_manifest_its_checkpoint_and_the_log() {
         let made = export(&log, &file, &["--kind", "stop", "--format", format, "--json"]);
         assert_eq!(made.status.code(), Some(0), "{made:?}");
         assert_eq!(json(&made)["rows"], 40);
-        let dir = ["--dir", log.to_str().unwrap()];
+        let (dir, unsigned) = (["--dir", log.to_str().unwrap()], ["--allow-unsigned"]);
+        assert_eq!(verify_export(&file, &key, &[]).1["class"], "unsigned");
         let (code, said) = verify_export(&file, &key, &dir);
         assert_eq!((code, &said["valid"], &said["rows"]), (Some(0), &true.into(), &40.into()), "{said}");
 
@@ -162,7 +163,7 @@ fn an_export_is_held_to_its_manifest_its_checkpoint_and_the_log() {
             rows.repeat(2),
         ] {
             fs::write(&file, altered).unwrap();
-            let (code, said) = verify_export(&file, &key, &[]);
+            let (code, said) = verify_export(&file, &key, &unsigned);
             assert_eq!((code, &said["class"]), (Some(1), &"altered-export".into()), "{said}");
         }
 
@@ -175,11 +176,11 @@ fn an_export_is_held_to_its_manifest_its_checkpoint_and_the_log() {
         forged["bytes"] = without(20).len().into();
         forged["sha256"] = sha256(&without(20)).into();
         fs::write(&manifest, forged.to_string()).unwrap();
-        assert_eq!(verify_export(&file, &key, &[]).1["class"], "incomplete");
+        assert_eq!(verify_export(&file, &key, &unsigned).1["class"], "incomplete");
         forged["counts"]["kinds"]["stop"] = 39.into();
         fs::write(&manifest, forged.to_string()).unwrap();
-        // Now only the log itself tells.
-        assert_eq!(verify_export(&file, &key, &[]).0, Some(0));
+        // It was not put on record, so now only the log itself tells.
+        assert_eq!(verify_export(&file, &key, &unsigned).0, Some(0));
         assert_eq!(verify_export(&file, &key, &dir).1["class"], "incomplete");
 
         fs::write(&file, &rows).unwrap();
@@ -202,7 +203,7 @@ fn an_export_is_held_to_its_manifest_its_checkpoint_and_the_log() {
             ("bad-manifest", good[..good.len() / 2].to_owned()),
         ] {
             fs::write(&manifest, spoilt).unwrap();
-            let (code, said) = verify_export(&file, &key, &[]);
+            let (code, said) = verify_export(&file, &key, &unsigned);
             assert_eq!((code, &said["class"]), (Some(1), &class.into()), "{said}");
         }
     }

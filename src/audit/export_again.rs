@@ -9,8 +9,8 @@ use super::{
     error::AuditError,
     export::{ExportError, Filter, Format, Source, write_row},
     id::RecordId,
-    proof::find_record,
-    record::Hash,
+    proof::{ProvenRecord, find_record},
+    record::{Hash, Header},
     rows,
     schema::{self, Kind},
     tail::Tail,
@@ -78,11 +78,20 @@ pub fn compare(
 #[must_use]
 pub fn recorded_digest(source: &Source<'_>, id: RecordId) -> Option<Hash> {
     let found = find_record(source.dir, id).ok()?;
-    if Kind::from_code(found.header.kind) != Some(Kind::Export) {
+    digest_of(&found.header, &found.body?)
+}
+
+/// The digest that a proven EXPORT record states; `None` if it is another, or its body is not shown.
+#[must_use]
+pub fn exported_digest(proven: &ProvenRecord) -> Option<Hash> {
+    digest_of(&proven.header, proven.body.as_ref()?)
+}
+
+fn digest_of(header: &Header, body: &[u8]) -> Option<Hash> {
+    if Kind::from_code(header.kind) != Some(Kind::Export) {
         return None;
     }
-    let body = found.body?;
-    let body = schema::read_body(found.header.kind, found.header.schema, &body).ok()?;
+    let body = schema::read_body(header.kind, header.schema, body).ok()?;
     schema::bytes(&body, EXPORT_DIGEST)?.try_into().ok()
 }
 

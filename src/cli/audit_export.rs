@@ -4,6 +4,8 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use serde_json::{Value, json};
@@ -11,14 +13,17 @@ use serde_json::{Value, json};
 use super::audit::{checkpoint_keys, with_bar};
 use super::audit_tag::{self, Sought};
 use super::control_client::{Target, post, refuse};
-use super::export_manifest::{Form, Problem, filter_json, manifest, manifest_path, parse_kind};
+use super::export_manifest::{
+    Form, Problem, filter_json, manifest, manifest_digest, manifest_path, manifest_text, parse_kind,
+};
 use super::{EXIT_YES, Output, complain, print_line};
 use crate::audit::export::{Exported, Filter, Source, export};
-use crate::audit::hex;
 use crate::audit::note::{Checkpoint, CheckpointKey};
+use crate::audit::proof::{ProveError, Prover};
 use crate::audit::schema::Kind;
 use crate::audit::tag::TagField;
 use crate::audit::verify::{VerifyProgress, published_note};
+use crate::audit::{RecordId, hex};
 use crate::decision::Decision;
 
 #[derive(Debug, Args)]
@@ -83,7 +88,8 @@ pub(super) struct FilterArguments {
 
 const EXPORT_HELP: &str = "The rows are those of the records that the latest checkpoint covers, read whole, with their \
 links, and compared with what was signed; of a broken log nothing is exported. The manifest holds the digest of the rows, the \
-filter, the counts of everything in the time asked for, and the checkpoint; `edgate audit verify-export` checks it.";
+filter, the counts of everything in the time asked for, and the checkpoint. The node puts the manifest's digest on record; the proof \
+of that record, under the next checkpoint, is the manifest's signature. `edgate audit verify-export` checks it all.";
 
 pub(super) fn parse_time(text: &str) -> Result<u64, String> {
     let time: jiff::Timestamp =
@@ -136,7 +142,7 @@ pub(super) fn run(arguments: &ExportArguments) -> u8 {
         Ok(made) => made,
         Err(problem) => return problem.tell(json),
     };
-    let Made { partial, exported, mut manifest } = made;
+    let Made { partial, exported, mut manifest, keys } = made;
     let unsearched = sought.map(|sought| sought.unsearched(&exported));
     if let Some(unsearched) = &unsearched {
         manifest["not_searched"] = unsearched.json();
@@ -144,11 +150,20 @@ pub(super) fn run(arguments: &ExportArguments) -> u8 {
     }
     if !arguments.unrecorded {
         let body = json!({
-            "filter": filter_json(&filter).to_string(), "rows": exported.rows, "sha256": hex(&exported.digest),
+            "filter": filter_json(&filter).to_string(), "rows": exported.rows,
+            "sha256": hex(&manifest_digest(&manifest)),
         });
         let answered = arguments.target.url().and_then(|url| post(&url, "/v1/audit/exports", &body));
         match answered {
-            Ok(answer) => manifest["record"] = answer["id"].clone(),
+            Ok(answer) => {
+                manifest["record"] = answer["id"].clone();
+                let id = answer["id"].as_str().and_then(|id| id.parse().ok());
+                match id.map(|id| signature(&arguments.dir, &keys, id)) {
+                    Some(Ok(proof)) => manifest["proof"] = proof.into(),
+                    Some(Err(error)) => complain(format_args!("the manifest is not signed: {error}")),
+                    None => {}
+                }
+            }
             Err(error) => {
                 let _ = fs::remove_file(&partial);
                 complain("the export was dropped: the log must say that it was made (or give --unrecorded)");
@@ -172,6 +187,9 @@ pub(super) fn run(arguments: &ExportArguments) -> u8 {
             Some(id) => print_line(format_args!("recorded  {id}")),
             None => print_line("not recorded: the log says nothing of this export"),
         }
+        if manifest["proof"].is_null() {
+            print_line("unsigned: only the log itself shows that these are its rows (verify-export --dir)");
+        }
     }
     unsearched.map_or(EXIT_YES, |unsearched| unsearched.tell())
 }
@@ -180,7 +198,26 @@ struct Made {
     partial: PathBuf,
     exported: Exported,
     manifest: Value,
+    keys: Vec<CheckpointKey>,
 }
+
+/// The proof that the log has this export on record, under a checkpoint, for which it waits.
+fn signature(dir: &Path, keys: &[CheckpointKey], id: RecordId) -> Result<String, ProveError> {
+    let started = Instant::now();
+    let prover = Prover { dir, tiles: None, keys };
+    loop {
+        match prover.inclusion(id, true, &mut |_| {}) {
+            Err(ProveError::NotCovered { .. }) if started.elapsed() < SIGNED_TIMEOUT => {
+                thread::sleep(SIGNED_POLL);
+            }
+            proof => return proof.map(|proof| proof.to_text()),
+        }
+    }
+}
+
+/// How long the node gets to sign its next checkpoint: it makes one every second, unless its signer is slow.
+const SIGNED_TIMEOUT: Duration = Duration::from_secs(30);
+const SIGNED_POLL: Duration = Duration::from_millis(50);
 
 /// The checkpoint of a log, and what it covers.
 pub(super) struct Signed {
@@ -254,7 +291,7 @@ fn make(arguments: &ExportArguments, filter: &Filter) -> Result<Made, Problem> {
     match outcome {
         Ok(exported) => {
             let manifest = manifest(form, filter, &exported, signed.note.as_deref());
-            Ok(Made { partial, exported, manifest })
+            Ok(Made { partial, exported, manifest, keys: signed.keys })
         }
         Err(problem) => {
             let _ = fs::remove_file(&partial);
@@ -266,7 +303,7 @@ fn make(arguments: &ExportArguments, filter: &Filter) -> Result<Made, Problem> {
 fn publish(partial: &Path, out: &Path, beside_it: &Path, manifest: &Value) -> io::Result<()> {
     let manifest_partial = beside_it.with_added_extension("partial");
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&manifest_partial)?;
-    writeln!(file, "{manifest:#}")?;
+    file.write_all(manifest_text(manifest).as_bytes())?;
     file.sync_all()?;
     // The rows last: where they are, their manifest is.
     fs::rename(&manifest_partial, beside_it)?;

@@ -9,12 +9,15 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 use super::audit::checkpoint_keys;
-use super::export_manifest::{Form, MANIFEST_VERSION, Problem, counts_json, manifest_path, read_filter};
+use super::export_manifest::{
+    Form, MANIFEST_VERSION, Problem, counts_json, manifest_digest, manifest_path, read_filter,
+};
 use super::{EXIT_YES, Output, print_line};
 use crate::audit::export::{Exported, Filter, Source, export};
-use crate::audit::export_again::{compare, recorded_digest};
+use crate::audit::export_again::{compare, exported_digest, recorded_digest};
 use crate::audit::hex;
 use crate::audit::note::Checkpoint;
+use crate::audit::proof::{Expected, verify_inclusion};
 
 #[derive(Debug, Args)]
 pub(super) struct VerifyExportArguments {
@@ -29,6 +32,9 @@ pub(super) struct VerifyExportArguments {
     /// The log itself, or a copy: the export is made once more from it and compared.
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
+    /// Accept rows that nobody signed for: the export was not put on record, and the log is not there to compare with.
+    #[arg(long)]
+    allow_unsigned: bool,
     #[command(flatten)]
     output: Output,
 }
@@ -36,10 +42,11 @@ pub(super) struct VerifyExportArguments {
 pub(super) fn run(arguments: &VerifyExportArguments) -> u8 {
     let json = arguments.output.json;
     match verify(arguments) {
-        Ok(Verified { manifest, since }) => {
+        Ok(Verified { manifest, signed, since }) => {
             if json {
                 print_line(json!({
                     "valid": true, "rows": manifest["rows"], "origin": manifest["log"]["origin"],
+                    "signed": signed,
                     "erased_since": since.map(|(rows, _)| rows), "on_record": since.map(|(_, on_record)| on_record),
                 }));
             } else {
@@ -49,6 +56,10 @@ pub(super) fn run(arguments: &VerifyExportArguments) -> u8 {
                     "whole: {} rows of {origin}, as its manifest says",
                     manifest["rows"]
                 ));
+                print_line(match signed {
+                    true => "signed: the log has this manifest on record, under its checkpoint",
+                    false => "not signed: the manifest is not shown to be on record",
+                });
                 if let Some((rows, on_record)) = since {
                     print_line(format_args!(
                         "erased    {rows} bodies that it shows were erased from the log since, by authority"
@@ -138,6 +149,15 @@ fn verify(arguments: &VerifyExportArguments) -> Result<Verified, Problem> {
         return Err(Problem::Differs("broken-rows", cause));
     }
     check_counts(&manifest, &filter, rows)?;
+    let signature = manifest["proof"].as_str();
+    let is_signed = signature.is_some();
+    if let Some(proof) = signature {
+        check_signature(&manifest, proof, &Expected { keys: &keys, origin: Some(&signed.origin), id: None })?;
+    } else if arguments.dir.is_none() && !arguments.allow_unsigned {
+        let detail = "the manifest is not signed: nobody vouches for these rows (--dir LOG compares them with the log itself, \
+                      --allow-unsigned takes them all the same)";
+        return Err(Problem::Differs("unsigned", detail.to_owned()));
+    }
     if let Some(dir) = &arguments.dir {
         let source = Source { dir, keys: &keys, size: Some(size) };
         let again = export(&source, &filter, form.format(), &mut io::sink(), &mut |_, _| {})?;
@@ -153,16 +173,33 @@ fn verify(arguments: &VerifyExportArguments) -> Result<Verified, Problem> {
                 Problem::Differs("incomplete", detail)
             })?;
             let id = manifest["record"].as_str().and_then(|id| id.parse().ok());
-            let on_record = id.and_then(|id| recorded_digest(&source, id)) == Some(found.digest);
-            return Ok(Verified { manifest, since: Some((since, on_record)) });
+            let digest = manifest_digest(&manifest);
+            let on_record = is_signed || id.and_then(|id| recorded_digest(&source, id)) == Some(digest);
+            return Ok(Verified { manifest, signed: is_signed, since: Some((since, on_record)) });
         }
     }
-    Ok(Verified { manifest, since: None })
+    Ok(Verified { manifest, signed: is_signed, since: None })
+}
+
+/// Whether the log has this very manifest on record.
+fn check_signature(manifest: &Value, proof: &str, expected: &Expected<'_>) -> Result<(), Problem> {
+    let proven = verify_inclusion(proof.as_bytes(), expected).map_err(|refusal| {
+        Problem::Differs(refusal.class.name(), format!("the proof in the manifest: {refusal}"))
+    })?;
+    match exported_digest(&proven) {
+        Some(digest) if digest == manifest_digest(manifest) => Ok(()),
+        _ => Err(Problem::Differs(
+            "altered-manifest",
+            "what the log has on record is another manifest than this".to_owned(),
+        )),
+    }
 }
 
 /// An export that holds.
 struct Verified {
     manifest: Value,
+    /// Whether the log is proven to have the manifest on record.
+    signed: bool,
     /// Rows with bodies that were erased since, and whether the log has the digest of these very rows.
     since: Option<(u64, bool)>,
 }

@@ -4,11 +4,12 @@ use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 
 use super::{EXIT_FAILURE, EXIT_INPUT, EXIT_NO, complain, print_line};
 use crate::audit::export::{Counts, ExportError, Exported, Filter, Format};
 use crate::audit::schema::Kind;
-use crate::audit::{hex, unhex};
+use crate::audit::{Hash, hex, unhex};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum Form {
@@ -85,7 +86,20 @@ pub(super) fn manifest(form: Form, filter: &Filter, exported: &Exported, note: O
         "counts": counts_json(counts),
         "checkpoint": note,
         "record": null,
+        "proof": null,
     })
+}
+
+/// The manifest as its file has it.
+pub(super) fn manifest_text(manifest: &Value) -> String {
+    format!("{manifest:#}\n")
+}
+
+/// SHA-256 of the manifest before the node's answer is in it: what the EXPORT record holds.
+pub(super) fn manifest_digest(manifest: &Value) -> Hash {
+    let mut before = manifest.clone();
+    (before["record"], before["proof"]) = (Value::Null, Value::Null);
+    Sha256::digest(manifest_text(&before)).into()
 }
 
 pub(super) fn counts_json(counts: &Counts) -> Value {
@@ -147,4 +161,4 @@ pub(super) fn manifest_path(out: &Path) -> PathBuf {
 }
 
 /// The form of a manifest.
-pub(super) const MANIFEST_VERSION: u64 = 1;
+pub(super) const MANIFEST_VERSION: u64 = 2;

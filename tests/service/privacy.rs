@@ -6,8 +6,9 @@ use std::process::Output;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL;
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 
-use crate::support::{Edgate, ISSUER, Issuer, edgate, until};
+use crate::support::{Edgate, ISSUER, Issuer, edgate, until_signed};
 
 const ALICE: &str = "alice@example.com";
 
@@ -15,15 +16,6 @@ fn alice(edgate: &Edgate, jti: &str) -> String {
     let mut claims = Issuer::claims(jti);
     claims["sub"] = ALICE.into();
     edgate.issuer.sign(&claims)
-}
-
-/// Waits until everything recorded so far is covered by a checkpoint.
-fn until_signed(dir: &Path, size: u64) {
-    until("the records to be signed", || {
-        let verified = edgate(&["audit", "verify", "--json", "--dir", dir.to_str().unwrap()], b"");
-        let report: Value = serde_json::from_slice(&verified.stdout).unwrap();
-        report["signed_size"].as_u64().unwrap_or(0) >= size
-    });
 }
 
 /// `edgate audit tag` with the value on standard input.
@@ -217,6 +209,27 @@ fn what_is_held_about_one_person_is_exported_and_complete() {
     let key = format!("{dir}/checkpoint.key");
     let verified = edgate(&["audit", "verify-export", out, "--key", &key, "--dir", dir], b"");
     assert!(verified.status.success(), "{verified:?}");
+    let check = || {
+        let checked = edgate(&["audit", "verify-export", out, "--key", &key, "--json"], b"");
+        let said: Value = serde_json::from_slice(&checked.stdout).unwrap();
+        (checked.status.code(), said["class"].as_str().map(str::to_owned), said["signed"].as_bool())
+    };
+    assert_eq!(check(), (Some(0), None, Some(true)));
+
+    // A row less, in everything that the manifest says: what is on record is another.
+    let rows = std::fs::read_to_string(out).unwrap();
+    let fewer = &rows[..rows[..rows.len() - 1].rfind('\n').unwrap() + 1];
+    std::fs::write(out, fewer).unwrap();
+    let path = format!("{out}.manifest.json");
+    let mut forged: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    let digest = Sha256::digest(fewer);
+    forged["sha256"] = edgate::audit::hex(&digest).into();
+    (forged["rows"], forged["bytes"]) = (4.into(), fewer.len().into());
+    std::fs::write(&path, forged.to_string()).unwrap();
+    assert_eq!(check(), (Some(1), Some("altered-manifest".into()), None));
+    forged["proof"] = Value::Null;
+    std::fs::write(&path, forged.to_string()).unwrap();
+    assert_eq!(check(), (Some(1), Some("unsigned".into()), None));
 }
 
 #[test]

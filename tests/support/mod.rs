@@ -12,6 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL;
 use ed25519_dalek::{Signer, SigningKey};
+use edgate::audit::note::Checkpoint;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -328,6 +329,15 @@ pub fn until(what: &str, mut done: impl FnMut() -> bool) {
         assert!(Instant::now() < deadline, "{what} did not happen");
         std::thread::yield_now();
     }
+}
+
+/// Waits until the published checkpoint of the log in `dir` covers so many records. What a verification calls signed may be
+/// more: the CHECKPOINT record is there a moment earlier.
+pub fn until_signed(dir: &Path, size: u64) {
+    until("the records to be signed", || {
+        let note = fs::read_to_string(dir.join("checkpoint")).unwrap_or_default();
+        Checkpoint::read_unverified(&note).is_ok_and(|checkpoint| checkpoint.size >= size)
+    });
 }
 
 /// `POST` of a JSON body on a new connection.
