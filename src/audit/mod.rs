@@ -41,6 +41,7 @@ mod error;
 mod event;
 pub mod export;
 pub mod export_again;
+mod file_system;
 mod flat;
 mod folder;
 mod hex;
@@ -94,6 +95,7 @@ pub use event::{
     Event, ExportEvent, IssueEvent, KID_BYTES_MAX, Phase, RetireEvent, RevokeEvent, StartEvent, StopEvent,
     VerifyRunEvent,
 };
+pub use file_system::{FileSystem, KeptBy};
 pub use flat::Pair;
 pub use hex::{hex, unhex, unhex_exact};
 pub use id::{RECORD_ID_TEXT_MAX, RecordId, RecordIdError, RecordIdText};

@@ -16,6 +16,7 @@ use rustix::fs::{FallocateFlags, FlockOperation};
 use super::{
     disk::{Listed, Medium, MediumFile, Sink},
     error::AuditError,
+    file_system::FileSystem,
     folder::{archive_index, segment_index},
     map::MapSink,
 };
@@ -235,47 +236,13 @@ impl Lock {
     }
 }
 
-/// Which sink a folder's file system allows, and the file system's name. A map is used only where its failure modes
-/// were measured (reference/audit.md §2a); elsewhere, and where copies share blocks, a full disk would be a signal.
+/// Which sink a folder's file system allows, and the file system's name. Elsewhere than where a map's failure modes were
+/// measured, and where copies share blocks, a full disk would be a signal.
 pub fn sink_for(folder: &Path) -> io::Result<(SinkKind, &'static str)> {
-    let magic = rustix::fs::statfs(folder)?.f_type;
-    let known = FILE_SYSTEMS.iter().find(|(number, ..)| i128::from(*number) == i128::from(magic));
-    Ok(match known {
-        Some((_, _, SinkKind::Map)) if shares_blocks(folder) => (SinkKind::Pwrite, "one that shares blocks"),
-        Some((_, name, sink)) => (*sink, name),
-        None => (SinkKind::Pwrite, "unknown"),
-    })
+    let found = FileSystem::of(folder)?;
+    let name = if found.is_pwrite_for_its_copies() { "one that shares blocks" } else { found.name };
+    Ok((found.sink, name))
 }
-
-/// Whether a copy of a file may share its blocks, as XFS can with `reflink=1`, its default: then a snapshot of the
-/// active segment makes a store into zeroed, allocated pages need space after all. Tried rather than asked for; if it
-/// cannot be tried, it may be so.
-fn shares_blocks(folder: &Path) -> bool {
-    let unnamed = || {
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).mode(0o600).custom_flags(libc::O_TMPFILE).open(folder)
-    };
-    let (Ok(source), Ok(copy)) = (unnamed(), unnamed()) else { return true };
-    if source.write_all_at(&[0; DIRECT_ALIGNMENT], 0).is_err() {
-        return true;
-    }
-    !matches!(
-        rustix::fs::ioctl_ficlone(&copy, &source),
-        Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOTTY)
-    )
-}
-
-/// `f_type` of statfs(2), the name, and whether segments may be mapped for writing, unless copies share blocks there.
-const FILE_SYSTEMS: &[(i64, &str, SinkKind)] = &[
-    (0xEF53, "ext4", SinkKind::Map),
-    (0x5846_5342, "xfs", SinkKind::Map),
-    (0x9123_683E, "btrfs", SinkKind::Pwrite),
-    (0x2FC1_2FC1, "zfs", SinkKind::Pwrite),
-    (0x794C_7630, "overlay", SinkKind::Pwrite),
-    (0x6573_5546, "fuse", SinkKind::Pwrite),
-    (0x6969, "nfs", SinkKind::Pwrite),
-    (0x0102_1994, "tmpfs", SinkKind::Pwrite),
-];
 
 /// What `folder` holds. A file that is renamed or removed while this looks is not there: a running log renames what it
 /// prepared and publishes.
