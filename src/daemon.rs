@@ -47,6 +47,7 @@ use crate::verify::{Engine, Verifier};
 
 pub use audit_log::set_aside;
 pub(crate) use judge::judge;
+pub use keys::open_checkpoint_signer;
 pub use release::release_checks;
 pub use softhsm::prepare as prepare_softhsm;
 pub use start_error::StartError;
@@ -145,7 +146,7 @@ pub fn init(config: &Config) -> Result<Vec<PathBuf>, StartError> {
         created.push(config.database.clone());
     }
     if !config.audit.dir.exists() {
-        let (signer, _pool) = keys::open_checkpoint_signer(config)?;
+        let (signer, _pool) = open_checkpoint_signer(config)?;
         let opened = audit::open_signed(&audit_settings(config, true), 0, Some(signer))?;
         opened.log.close(RECORD_TIMEOUT)?;
         created.push(config.audit.dir.clone());

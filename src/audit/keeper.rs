@@ -49,7 +49,7 @@ impl DiskState {
     }
 
     /// The state of a disk with `free` bytes that will be full in `seconds_to_full`.
-    fn of(free: u64, seconds_to_full: Option<u64>, marks: &Watermarks) -> Self {
+    pub(super) fn of(free: u64, seconds_to_full: Option<u64>, marks: &Watermarks) -> Self {
         let soon = |time: Duration| seconds_to_full.is_some_and(|seconds| seconds < time.as_secs());
         if free < marks.full_bytes {
             Self::Full

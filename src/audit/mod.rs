@@ -9,6 +9,7 @@
 //! - [`verify`]: recomputes everything from the stored bytes; needs no running log.
 //! - [`bundle`]: a part of the log with all that a stranger needs to check it, in one file.
 //! - [`drill`]: shows that verification sees what is done to a log.
+//! - [`doctor`]: what the disk of a log does, and so what is guaranteed on it.
 //! - [`timestamp`]: what an authority elsewhere says about a checkpoint's age (RFC 3161).
 //! - [`proof`]: what shows a stranger one record, or that one state of the log continues another.
 //! - [`Eraser`]: bodies dropped by an authority; `erased.rs` says which orders count.
@@ -32,6 +33,7 @@ mod copy;
 mod copy_line;
 mod cosignature;
 mod disk;
+pub mod doctor;
 mod doorbell;
 mod draft;
 pub mod drill;

@@ -16,6 +16,7 @@ use crate::daemon;
 
 use super::audit_anchors::{AnchorArguments, anchors_json, print_anchors};
 use super::audit_archive::{self, ArchiveArguments};
+use super::audit_doctor::{self, DoctorArguments};
 use super::audit_drill::{self, DrillArguments};
 use super::audit_erase::{self, EraseArguments};
 use super::audit_export::{self, ExportArguments};
@@ -72,6 +73,8 @@ pub(super) enum AuditCommand {
     Bundle(audit_bundle::BundleArguments),
     /// Check a bundle: offline, without the log, with nothing but a key.
     VerifyBundle(audit_bundle::VerifyBundleArguments),
+    /// Examine the disk of a log, and say what is guaranteed on it. Exit code 1 if it is not fit.
+    Doctor(DoctorArguments),
     /// Tamper with a copy of the log in every way we know of, and show that verification names each.
     Drill(DrillArguments),
     /// Have the bodies of records dropped, by a named authority; every proof stays whole.
@@ -192,6 +195,7 @@ pub(super) fn run(command: &AuditCommand) -> u8 {
         AuditCommand::Timestamp(arguments) => audit_timestamp::timestamp(arguments),
         AuditCommand::VerifyTimestamp(arguments) => audit_timestamp::verify(arguments),
         AuditCommand::SetAside(arguments) => set_aside(arguments),
+        AuditCommand::Doctor(arguments) => audit_doctor::run(arguments),
         AuditCommand::Drill(arguments) => audit_drill::run(arguments),
         AuditCommand::Hold(arguments) => audit_retention::hold(arguments),
         AuditCommand::Release(arguments) => audit_retention::release(arguments),

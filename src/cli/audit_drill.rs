@@ -106,7 +106,7 @@ pub(super) fn run(arguments: &DrillArguments) -> u8 {
 }
 
 /// Raised by a signal that would end the program and leave the copies behind.
-fn stop_flag() -> std::io::Result<Arc<AtomicBool>> {
+pub(super) fn stop_flag() -> std::io::Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [SIGHUP, SIGINT, SIGTERM] {
         signal_hook::flag::register(signal, Arc::clone(&stop))?;

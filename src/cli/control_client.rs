@@ -1,7 +1,7 @@
 //! Clients of a running node's control listener: what they share, `edgate token issue` and `edgate hsm unlock`.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
@@ -157,6 +157,11 @@ pub(super) fn refuse(error: &ClientError) -> u8 {
 }
 
 impl Target {
+    /// The configuration that was named.
+    pub(super) fn config(&self) -> Option<&Path> {
+        self.config.as_deref()
+    }
+
     pub(super) fn url(&self) -> Result<String, ClientError> {
         if let Some(path) = &self.config {
             let config = Config::load(path).map_err(|error| ClientError::Config(error.to_string()))?;

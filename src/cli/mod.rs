@@ -9,6 +9,7 @@ mod audit_aep;
 mod audit_anchors;
 mod audit_archive;
 mod audit_bundle;
+mod audit_doctor;
 mod audit_drill;
 mod audit_erase;
 mod audit_export;

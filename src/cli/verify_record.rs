@@ -33,6 +33,11 @@ pub(super) enum Recorded {
 }
 
 impl RecordArguments {
+    /// The configuration that says where the node is, if one was named.
+    pub(super) fn config(&self) -> Option<&Path> {
+        self.target.config()
+    }
+
     /// Tells the node whose log lies in `dir`; or the node that was named, whatever folder its log has here. What goes
     /// wrong is said and changes nothing: the verification stands.
     pub(super) fn record(&self, dir: &Path, options: &Options, report: &Report) -> Recorded {

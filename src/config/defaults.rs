@@ -2,6 +2,13 @@
 
 use super::{Driver, OnAuditFailure, TokenProfile, VerifyAck};
 
+/// `audit.ack_timeout_ms` of a node whose file does not say.
+pub const ACK_TIMEOUT_MS: u64 = 250;
+/// `audit.flush_interval_ms`.
+pub const FLUSH_INTERVAL_MS: u64 = 20;
+/// `audit.unflushed_age_max_ms`.
+pub const UNFLUSHED_AGE_MAX_MS: u64 = 1_000;
+
 pub(super) fn driver() -> Driver {
     Driver::Auto
 }
@@ -27,13 +34,13 @@ pub(super) fn segment_mib() -> u64 {
     64
 }
 pub(super) fn flush_interval_ms() -> u64 {
-    20
+    FLUSH_INTERVAL_MS
 }
 pub(super) fn unflushed_age_max_ms() -> u64 {
-    1_000
+    UNFLUSHED_AGE_MAX_MS
 }
 pub(super) fn ack_timeout_ms() -> u64 {
-    250
+    ACK_TIMEOUT_MS
 }
 pub(super) fn unsigned_age_max_s() -> u64 {
     600

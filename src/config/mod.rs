@@ -20,6 +20,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use defaults::{ACK_TIMEOUT_MS, FLUSH_INTERVAL_MS, UNFLUSHED_AGE_MAX_MS};
 pub use dev::{DevKey, DevToken};
 pub use hsm::{Hsm, KeyPlace};
 pub use mirror::{HostPort, Mirror, Receiver, Syslog};

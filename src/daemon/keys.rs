@@ -94,10 +94,11 @@ fn signer<P: KeyPurpose>(place: &KeyPlace, pool: Option<&Pool>) -> Result<Signer
     }
 }
 
-/// The checkpoint key of this configuration, for a command that needs no other.
-pub(super) fn open_checkpoint_signer(
-    config: &Config,
-) -> Result<(CheckpointSigner, Option<Arc<Pool>>), StartError> {
+/// The checkpoint key of this configuration, for a command that needs no other, and the pool that it needs while it signs.
+///
+/// # Errors
+/// As for a start.
+pub fn open_checkpoint_signer(config: &Config) -> Result<(CheckpointSigner, Option<Arc<Pool>>), StartError> {
     let pool = match (&config.hsm, &config.audit.checkpoint_key) {
         (Some(hsm), KeyPlace::Token { .. }) => Some(start_pool(hsm, config)?),
         _ => None,

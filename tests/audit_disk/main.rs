@@ -5,6 +5,7 @@
 
 #[path = "../support/disk.rs"]
 mod disk;
+mod doctor;
 mod full;
 mod outside;
 mod running;

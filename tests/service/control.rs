@@ -259,6 +259,38 @@ fn a_drill_on_the_log_of_a_running_node_is_on_record_with_its_digest() {
 }
 
 #[test]
+fn what_the_doctor_says_of_a_running_nodes_disk_is_on_record() {
+    let mut edgate = Edgate::start();
+    edgate.forward(&edgate.issuer.token("t"));
+    let dir = edgate.audit_dir();
+    until("a checkpoint", || dir.join("checkpoint").exists());
+    let config = edgate.dir.path().join("at.toml");
+    let text = std::fs::read_to_string(edgate.dir.path().join("edgate.toml")).unwrap();
+    let at = format!("[control]\nlisten = \"{}\"", edgate.control);
+    std::fs::write(&config, text.replace("[control]\nlisten = \"127.0.0.1:0\"", &at)).unwrap();
+    let doctor = || {
+        let config = config.to_str().unwrap();
+        let output = crate::support::edgate(&["audit", "doctor", "--json", "--config", config], b"");
+        let said: Value = serde_json::from_slice(&output.stdout).unwrap();
+        // Whether this machine's disk is fit is not what is asked here.
+        let code = if said["fit"] == true { 0 } else { 1 };
+        assert_eq!(output.status.code(), Some(code), "{output:?}");
+        said
+    };
+    let said = doctor();
+    assert_eq!(said["folder"], json!(dir.canonicalize().unwrap()));
+    assert_eq!(said["measured"]["signature"]["count"], 50, "{said}");
+    let dir = dir.to_str().unwrap();
+    let tail = crate::support::edgate(&["audit", "tail", "--kind", "admin", "--json", "--dir", dir], b"");
+    let text = String::from_utf8(tail.stdout).unwrap();
+    let record: Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+    assert_eq!((&record["id"], &record["body"]["action"]), (&said["record"], &json!("audit.doctor")));
+    assert_eq!((&record["body"]["target"], &record["body"]["detail"]), (&said["sha256"], &said["sentence"]));
+    edgate.kill();
+    assert_eq!(doctor()["record"], Value::Null);
+}
+
+#[test]
 fn a_verification_of_the_nodes_log_is_on_record_and_ends_as_it_would_without_a_node() {
     let mut edgate = Edgate::start();
     edgate.forward(&edgate.issuer.token("t"));
