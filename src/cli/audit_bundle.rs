@@ -10,13 +10,13 @@ use super::audit::{checkpoint_keys, parse_range, with_bar};
 use super::audit_anchors::witness_keys;
 use super::audit_export::parse_time;
 use super::audit_proof::{failed, unusable, verifier_keys};
-use super::audit_timestamp::read_authorities;
 use super::control_client::{Target, post, refuse};
 use super::{EXIT_FAILURE, EXIT_YES, Output, complain, print_line};
 use crate::audit::bundle::{
     BundleFault, CheckError, MakeError, Part, Request, Trust, Verified, What, make_bundle, verify_bundle,
 };
 use crate::audit::proof::ProofClass;
+use crate::audit::timestamp::Authorities;
 use crate::audit::{AuditError, Cosigned, RecordId, hex};
 
 #[derive(Debug, Args)]
@@ -182,7 +182,7 @@ pub(super) fn verify(arguments: &VerifyBundleArguments) -> u8 {
         Err(message) => return unusable(&message),
     };
     let authorities =
-        arguments.tsa_ca.as_deref().map(|path| read_authorities(path, arguments.tsa_crl.as_deref()));
+        arguments.tsa_ca.as_deref().map(|path| Authorities::load(path, arguments.tsa_crl.as_deref()));
     let authorities = match authorities.transpose() {
         Ok(authorities) => authorities,
         Err(message) => return unusable(&message),

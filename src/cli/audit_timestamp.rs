@@ -1,8 +1,9 @@
 //! `edgate audit timestamp` and `verify-timestamp`: a clock that is not ours vouches for a checkpoint's age.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::Args;
 use serde_json::json;
@@ -12,7 +13,7 @@ use super::audit_proof::unusable;
 use super::{EXIT_FAILURE, EXIT_UNAVAILABLE, EXIT_YES, Output, complain, print_line};
 use crate::audit::note::Checkpoint;
 use crate::audit::timestamp::{
-    AskError, Authorities, Stamp, StampExpected, StampFault, TOKEN_BYTES_MAX, ask_for_stamp, stamp_files,
+    AskError, Authorities, Authority, Stamp, StampError, StampExpected, StampFault, Stamper, TOKEN_BYTES_MAX,
     verify_stamp,
 };
 
@@ -76,56 +77,46 @@ stamp-wrong-nonce; 50 stamp-wrong-policy; 51 stamp-wrong-signer; 52 stamp-wrong-
 
 impl AuthorityArguments {
     pub(super) fn authorities(&self) -> Result<Authorities, String> {
-        read_authorities(&self.tsa_ca, self.tsa_crl.as_deref())
-    }
-}
-
-/// The authorities in a file, and what a file says they revoked.
-pub(super) fn read_authorities(certificates: &Path, lists: Option<&Path>) -> Result<Authorities, String> {
-    let read =
-        |path: &Path| fs::read(path).map_err(|error| format!("cannot read {}: {error}", path.display()));
-    let named = |path: &Path, error: String| format!("{}: {error}", path.display());
-    let certificates = Authorities::read(&read(certificates)?).map_err(|error| named(certificates, error))?;
-    match lists {
-        Some(path) => certificates.with_lists(&read(path)?).map_err(|error| named(path, error)),
-        None => Ok(certificates),
+        Authorities::load(&self.tsa_ca, self.tsa_crl.as_deref())
     }
 }
 
 pub(super) fn timestamp(arguments: &TimestampArguments) -> u8 {
     let json = arguments.output.json;
     let read = || -> Result<_, String> {
-        let note = read_short(&arguments.checkpoint)?;
-        let checkpoint =
-            std::str::from_utf8(&note).ok().and_then(|note| Checkpoint::read_unverified(note).ok());
-        let checkpoint =
-            checkpoint.ok_or_else(|| format!("{} is no checkpoint", arguments.checkpoint.display()))?;
-        Ok((note, checkpoint.size, arguments.authority.authorities()?))
+        let note = String::from_utf8(read_short(&arguments.checkpoint)?).ok();
+        let note = note.filter(|note| Checkpoint::read_unverified(note).is_ok());
+        let note = note.ok_or_else(|| format!("{} is no checkpoint", arguments.checkpoint.display()))?;
+        Ok((note, arguments.authority.authorities()?))
     };
-    let (note, size, authorities) = match read() {
+    let (note, trusted) = match read() {
         Ok(read) => read,
         Err(message) => return unusable(&message),
     };
-    let beside = || arguments.checkpoint.parent().unwrap_or(Path::new("")).join("timestamps");
-    let out = arguments.out.clone().unwrap_or_else(beside);
-    let policy = arguments.authority.tsa_policy.as_deref();
-    let now = jiff::Timestamp::now().as_second();
-    match ask_for_stamp(&arguments.url, &note, &authorities, policy, now) {
-        Ok((token, stamp)) => {
-            if let Err(error) = stamp_files::keep(&out, size, &note, &token) {
-                complain(format_args!("cannot keep the token in {}: {error}", out.display()));
-                return EXIT_FAILURE;
-            }
-            tell(&stamp, Some(size), json);
+    let policy = arguments.authority.tsa_policy.clone();
+    let authority = Authority { url: arguments.url.clone(), trusted, policy, timeout: TIMEOUT };
+    let stamper = match &arguments.out {
+        Some(folder) => Stamper { authority, folder: folder.clone() },
+        None => Stamper::beside(arguments.checkpoint.parent().unwrap_or(Path::new("")), authority),
+    };
+    match stamper.stamp(&note, jiff::Timestamp::now().as_second()) {
+        Ok(stamped) => {
+            tell(&stamped.stamp, Some(stamped.checkpoint.size), json);
             EXIT_YES
         }
-        Err(AskError::Refused(fault)) => refuse_stamp(&fault, json),
+        Err(StampError::Ask(AskError::Refused(fault))) => refuse_stamp(&fault, json),
         Err(error) => {
             complain(&error);
-            EXIT_UNAVAILABLE
+            match error {
+                StampError::Ask(_) => EXIT_UNAVAILABLE,
+                StampError::Keep { .. } | StampError::NoCheckpoint(_) => EXIT_FAILURE,
+            }
         }
     }
 }
+
+/// How long an authority may take.
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 pub(super) fn verify(arguments: &VerifyTimestampArguments) -> u8 {
     let json = arguments.output.json;

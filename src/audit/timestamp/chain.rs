@@ -1,6 +1,6 @@
 //! Who signed a token, and whether that certificate may: its signature, its usage, its chain at a stated time.
 
-use std::time::Duration;
+use std::{fs, path::Path, time::Duration};
 
 use cms::signed_data::SignerInfo;
 use der::{Decode as _, Encode as _, asn1::ObjectIdentifier};
@@ -24,6 +24,21 @@ pub struct Authorities {
 }
 
 impl Authorities {
+    /// Reads them from files: certificates, and lists of what was revoked.
+    ///
+    /// # Errors
+    /// In words, with the file that cannot be read or used.
+    pub fn load(certificates: &Path, lists: Option<&Path>) -> Result<Self, String> {
+        let read =
+            |path: &Path| fs::read(path).map_err(|error| format!("cannot read {}: {error}", path.display()));
+        let named = |path: &Path, error: String| format!("{}: {error}", path.display());
+        let trusted = Self::read(&read(certificates)?).map_err(|error| named(certificates, error))?;
+        match lists {
+            Some(path) => trusted.with_lists(&read(path)?).map_err(|error| named(path, error)),
+            None => Ok(trusted),
+        }
+    }
+
     /// Reads certificates of authorities in PEM.
     ///
     /// # Errors

@@ -5,17 +5,20 @@
 //! certificates have long expired.
 //!
 //! - `token.rs`: what a token says (RFC 3161, RFC 5652, RFC 5035); `chain.rs`: who signed it, and whether that may.
-//! - `ask.rs`: getting one over HTTP. `stamp_files.rs`: where they are kept. `fault.rs`: why one proves nothing.
+//! - `ask.rs`: getting one over HTTP. `stamper.rs`: getting one for a checkpoint; `stamp_files.rs`: where they are kept.
+//! - `fault.rs`: why one proves nothing.
 
 mod ask;
 mod chain;
 mod fault;
 pub mod stamp_files;
+mod stamper;
 mod token;
 
-pub use ask::{AskError, ask_for_stamp};
+pub use ask::{AskError, Authority};
 pub use chain::Authorities;
 pub use fault::{StampClass, StampFault};
+pub use stamper::{StampError, Stamped, Stamper};
 pub use token::{Stamp, StampExpected, verify_stamp};
 
 /// The longest token, with its certificates, and the longest answer.
