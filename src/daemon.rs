@@ -4,6 +4,7 @@
 //! control plane, the START record on disk, "ready". Down: "stopping", shards drained, control plane stopped, the STOP
 //! record, the log closed. Every step's failure is its own [`StartError`].
 
+mod anchors;
 mod audit_log;
 mod control_thread;
 mod dev;
@@ -21,6 +22,7 @@ mod revocation;
 mod shards;
 mod softhsm;
 mod start_error;
+mod timestamps;
 mod transmitters;
 mod witnesses;
 
@@ -52,6 +54,7 @@ pub use release::release_checks;
 pub use softhsm::prepare as prepare_softhsm;
 pub use start_error::StartError;
 
+use anchors::Anchors;
 use audit_log::{audit_settings, halt, on_failure, record_erasures, record_start, report_recovery};
 use control_thread::{ControlThread, Ingredients};
 use engine::EngineCare;
@@ -60,6 +63,7 @@ use observe::{Strictness, cluster_readings, data_readiness, readings};
 use retention::RetentionThread;
 use revocation::{RegistrarThread, Revoking, open_view};
 use shards::spawn_shard;
+use timestamps::TimestampThread;
 use witnesses::{Couriers, Witnesses};
 
 /// How long start and stop records may take to reach the disk.
@@ -109,6 +113,7 @@ pub fn check(config: &Config) -> Result<String, StartError> {
     audit_settings(config, false).check()?;
     // Which key the log has makes no difference to what is checked here.
     Witnesses::of(config, [0; 32])?;
+    timestamps::check(config)?;
     let listen: Vec<String> = config.server.listen.iter().map(Listen::to_string).collect();
     Ok(format!(
         "ok: {} issuers, {} keys, {} shards on {}, control on {}",
@@ -196,6 +201,8 @@ pub struct Daemon {
     retention: Option<RetentionThread>,
     care: EngineCare,
     couriers: Couriers,
+    // Has checkpoints stamped, where an authority is named.
+    stamping: Option<TimestampThread>,
     log: Log,
     mirror: Mirror,
     recorder: Appender,
@@ -223,6 +230,7 @@ impl Daemon {
         let shards = config.server.shards;
         let mirrored = mirror::targets(&config.audit.mirror);
         let mut witnesses = Witnesses::of(config, checkpoint.verifying_key)?;
+        timestamps::check(config)?;
         let settings = audit_settings(config, false);
         let rings = shards + mirrored + 3;
         let opened = audit::open_vouched(&settings, rings, Some(checkpoint), &mut |dir| witnesses.ask(dir))?;
@@ -233,7 +241,9 @@ impl Daemon {
         let audit::Opened { log, mut appenders, recovery } = opened;
         let control_appender = appenders.pop().expect("the last ring is the control plane's");
         let mirror = mirroring::start(config, &log, &mut appenders)?;
-        let couriers = witnesses.start(&log, appenders.pop().expect("three more rings were asked for"))?;
+        let anchors = Anchors::new(appenders.pop().expect("three more rings were asked for"));
+        let couriers = witnesses.start(&log, &anchors)?;
+        let stamping = TimestampThread::start(config, &log, anchors)?;
         let care = EngineCare::start(config, appenders.pop().expect("three more rings were asked for"))?;
         let mut recorder = appenders.pop().expect("three more rings were asked for");
 
@@ -321,6 +331,7 @@ impl Daemon {
             retire: retention.as_ref().map(RetentionThread::retire),
             custody,
             couriers: &couriers,
+            stamps: stamping.as_ref().map(TimestampThread::standing),
             pool: pool.clone(),
         };
         let control = ControlThread::spawn(runtime, listener, ingredients.into_state(), revoking.cluster)?;
@@ -342,6 +353,7 @@ impl Daemon {
             retention,
             care,
             couriers,
+            stamping,
             log,
             mirror,
             recorder,
@@ -372,6 +384,9 @@ impl Daemon {
         }
         self.care.stop();
         self.couriers.stop();
+        if let Some(stamping) = self.stamping {
+            stamping.stop();
+        }
         let stopped = self.recorder.append(&Event::Stop(StopEvent { reason }), Ack::Durable);
         self.recorder.submit();
         let stopped = stopped.and_then(|id| self.recorder.wait(id, Ack::Durable, RECORD_TIMEOUT));

@@ -9,14 +9,18 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 
 use edgate::audit::timestamp::{Authorities, StampExpected, verify_stamp};
 
 #[path = "support/logs.rs"]
 mod logs;
+#[path = "support/mod.rs"]
+mod support;
 
 use logs::{grow, json};
+use support::{Edgate, until};
 
 const FAKETIME: [&str; 2] = [
     "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1",
@@ -450,6 +454,113 @@ fn a_bundle_carries_the_timestamps_of_its_records() {
     fs::copy(&tokens[0], &tokens[1]).unwrap();
     let (code, said) = check(&make("swapped", &[]), &trusted);
     assert_eq!((code, &said["class"]), (Some(48), &"stamp-wrong-imprint".into()), "{said}");
+}
+
+/// The records of one kind, as a log's folder shows them.
+fn records(log: &Path, kind: &str) -> Vec<serde_json::Value> {
+    let shown = edgate(&["tail", "--json", "-n", "1000", "--kind", kind, "--dir", text(log)]);
+    let lines = String::from_utf8(shown.stdout).unwrap();
+    lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn a_node_has_its_checkpoints_stamped_and_says_so_when_it_cannot() {
+    let Some(authority) = Authority::new().map(Arc::new) else { return };
+    let (works, asked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let server = {
+        let (authority, works, asked) = (Arc::clone(&authority), Arc::clone(&works), Arc::clone(&asked));
+        Server::start(move |question| {
+            asked.fetch_add(1, Ordering::SeqCst);
+            if !works.load(Ordering::SeqCst) {
+                return b"no".to_vec();
+            }
+            fs::write(authority.path("asked"), question).unwrap();
+            authority.openssl(&[
+                "ts",
+                "-reply",
+                "-config",
+                "tsa.cnf",
+                "-queryfile",
+                "asked",
+                "-out",
+                "answer",
+            ]);
+            fs::read(authority.path("answer")).unwrap()
+        })
+    };
+    let root = authority.path("root.pem");
+    let settings = format!("[audit.timestamp]\nurl = {:?}\nca_file = {:?}", server.url(), text(&root));
+    let mut node = Edgate::start_with("shards = 1", &settings);
+    let failures = "audit_timestamp_failures_total{reason=\"stamp-malformed\"}";
+    until("two failures", || node.metric(failures) >= 2.0);
+    assert_eq!(
+        (node.metric("audit_timestamp_age_seconds"), node.metric("audit_timestamped_records")),
+        (-1.0, 0.0)
+    );
+    let ready = node.control_get("/readyz");
+    assert_eq!(ready.status, 200, "nothing depends on it: {}", ready.body);
+    assert!(ready.body.contains("no checkpoint stamped yet, stamp-malformed: "), "{}", ready.body);
+
+    works.store(true, Ordering::SeqCst);
+    until("a timestamp", || node.metric("audit_timestamped_records") > 0.0);
+    assert!(node.metric("audit_timestamp_age_seconds") >= 0.0);
+    let log = node.audit_dir();
+    let anchors = || records(&log, "anchor");
+    until("its record", || !anchors().is_empty());
+    let body = &anchors()[0]["body"];
+    let size = body["size"].as_u64().unwrap();
+    let (token, stamped) =
+        (log.join(format!("timestamps/{size}.tsr")), log.join(format!("timestamps/{size}.checkpoint")));
+    let proof = edgate::audit::unhex(body["proof"].as_str().unwrap()).unwrap();
+    assert_eq!((&body["kind"], &proof), (&"timestamp".into(), &fs::read(&token).unwrap()));
+    // What the token in the record is about stands in the log too.
+    let checkpoints = records(&log, "checkpoint");
+    let checkpoint = checkpoints.iter().find(|record| record["body"]["size"] == size).unwrap();
+    assert_eq!(checkpoint["body"]["note"], fs::read_to_string(&stamped).unwrap());
+    assert_eq!(checkpoint["body"]["root"], body["root"]);
+    assert_eq!(authority.judge(&proof, &fs::read(&stamped).unwrap()), "whole");
+    let said = node.said();
+    assert_eq!(said.matches("no timestamp for the log's checkpoint").count(), 1, "{said}");
+    assert_eq!(said.matches("checkpoints are stamped again").count(), 1, "{said}");
+
+    // A start asks again when the newest is as old as the interval, and not before.
+    assert!(node.terminate().success());
+    let before = asked.load(Ordering::SeqCst);
+    node.restart();
+    until("it is known", || node.metric("audit_timestamped_records") > 0.0);
+    node.forward(&node.issuer.token("t"));
+    let published = fs::read(log.join("checkpoint")).unwrap();
+    until("a further checkpoint", || fs::read(log.join("checkpoint")).unwrap() != published);
+    assert_eq!(asked.load(Ordering::SeqCst), before);
+    assert!(node.terminate().success());
+    assert_eq!(edgate(&["verify", "--unrecorded", "--dir", text(&log)]).status.code(), Some(0));
+}
+
+#[test]
+fn a_node_does_not_start_with_an_authority_that_it_could_never_believe() {
+    let Some(authority) = Authority::new() else { return };
+    let mut node = Edgate::start_with("shards = 1", "");
+    assert!(node.terminate().success());
+    let config = node.dir.path().join("edgate.toml");
+    let as_made = fs::read_to_string(&config).unwrap();
+    let empty = authority.path("index.txt");
+    for (ca_file, more, words) in [
+        (text(&authority.path("none.pem")), "", "audit.timestamp: cannot read"),
+        (text(&empty), "", "it holds no certificate"),
+        (text(&authority.path("root.pem")), "interval_s = 1", "audit.timestamp.interval_s = 1"),
+        (text(&authority.path("root.pem")), "policy = \"x\"", "audit.timestamp.policy"),
+    ] {
+        let table =
+            format!("[audit.timestamp]\nurl = \"https://tsa.example/\"\nca_file = {ca_file:?}\n{more}\n");
+        fs::write(&config, as_made.replace("[signing]", &format!("{table}[signing]"))).unwrap();
+        let (code, said) = node.refuses_to_start();
+        assert!(code == Some(78) && said.contains(words), "{more}: {code:?} {said}");
+        let checked =
+            Command::new(env!("CARGO_BIN_EXE_edgate")).arg("check-config").arg(&config).output().unwrap();
+        assert_eq!(checked.status.code(), Some(78), "{checked:?}");
+    }
+    // It was refused before the log was opened, so no later start had anything to recover.
+    assert_eq!(records(&node.audit_dir(), "recovery"), [serde_json::Value::Null; 0]);
 }
 
 #[test]

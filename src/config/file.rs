@@ -13,6 +13,7 @@ use super::mirror::MirrorTable;
 use super::retention::RetentionTable;
 use super::revocation::RevocationTable;
 use super::status_list::check_status_list;
+use super::timestamp::TimestampTable;
 use super::transmitters::check_issuers_exist;
 use super::witness::{self, WitnessTable, check_witnesses};
 use super::{
@@ -121,6 +122,7 @@ struct AuditTable {
     #[serde(default)]
     receipts: bool,
     mirror: Option<MirrorTable>,
+    timestamp: Option<TimestampTable>,
 }
 
 #[derive(Deserialize)]
@@ -348,6 +350,7 @@ impl AuditTable {
             on_failure: self.on_failure,
             retention: self.retention.check()?,
             witnesses: check_witnesses(self.witness, self.admin_ack)?,
+            timestamp: self.timestamp.map(TimestampTable::check).transpose()?,
             on_witness_away: self.on_witness_away,
             admin_ack: self.admin_ack,
             admin_ack_timeout: millis("audit.admin_ack_timeout_ms", self.admin_ack_timeout_ms, 100, 60_000)?,

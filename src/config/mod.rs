@@ -12,6 +12,7 @@ mod mirror;
 mod retention;
 mod revocation;
 mod status_list;
+mod timestamp;
 mod transmitters;
 mod witness;
 
@@ -27,6 +28,7 @@ pub use mirror::{HostPort, Mirror, Receiver, Syslog};
 pub use retention::Retention;
 pub use revocation::{OnStale, Redis, RedisServers, Revocation, RevocationRules, SecretSource};
 pub use status_list::StatusList;
+pub use timestamp::Timestamp;
 pub use transmitters::Transmitter;
 pub use witness::{AdminAck, OnWitnessAway, Witness};
 
@@ -156,6 +158,8 @@ pub struct Audit {
     pub retention: Retention,
     /// Who cosigns this log's checkpoints: `[[audit.witness]]`.
     pub witnesses: Vec<Witness>,
+    /// Who stamps them: `audit.timestamp`.
+    pub timestamp: Option<Timestamp>,
     /// Whether a start goes on when no witness can be asked: `audit.on_witness_away`.
     pub on_witness_away: OnWitnessAway,
     /// When an operator's action is answered: `audit.admin_ack`.

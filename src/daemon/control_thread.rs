@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 
 use super::keys::OwnKey;
 use super::observe::{Strictness, hsm_dependency, revocation_dependency};
+use super::timestamps::StampReader;
 use super::witnesses::{self, Couriers};
 use super::{StartError, hsm_metrics, mirroring, now};
 use crate::audit::verify::{Options, verify_dir};
@@ -91,6 +92,7 @@ pub(super) struct Ingredients<'a> {
     pub(super) custody: control::Custody,
     pub(super) retire: Option<control::Retire>,
     pub(super) couriers: &'a Couriers,
+    pub(super) stamps: Option<StampReader>,
     pub(super) pool: Option<Arc<Pool>>,
 }
 
@@ -113,6 +115,7 @@ impl Ingredients<'_> {
             custody,
             retire,
             couriers,
+            stamps,
             pool,
         } = self;
         let issuing = own.zip(config.signing.as_ref()).map(|(own, signing)| Issuing {
@@ -136,6 +139,7 @@ impl Ingredients<'_> {
         let strictness = Strictness::of(config);
         let standings = couriers.standings();
         let (scraped, asked) = (pool.clone(), pool.clone());
+        let (stamps_scraped, stamps_asked) = (stamps.clone(), stamps);
         let unlock = pool.map(|pool| -> control::Unlock {
             Arc::new(move |pin| pool.unlock(pin).map_err(|error| error.to_string()))
         });
@@ -161,6 +165,9 @@ impl Ingredients<'_> {
                 if let Some(pool) = &scraped {
                     hsm_metrics::render(pool, out);
                 }
+                if let Some(stamps) = &stamps_scraped {
+                    stamps.render(out);
+                }
             }),
             unlock,
             // The control plane asks its own appender and store how they are.
@@ -171,6 +178,7 @@ impl Ingredients<'_> {
                     .chain(token)
                     .chain(mirrors)
                     .chain(witnesses::dependencies(&standings))
+                    .chain(stamps_asked.iter().map(StampReader::dependency))
                     .collect()
             }),
             host_names: config.control.allowed_hosts.iter().map(|name| name.to_ascii_lowercase()).collect(),

@@ -65,7 +65,8 @@ pub(super) fn render(pool: &Pool, out: &mut String) {
     histogram(out, "hsm_verify_seconds", "Verifying before release", &metrics.verify);
 }
 
-fn family(out: &mut String, name: &str, kind: &str, help: &str) {
+/// Begins a family.
+pub(super) fn family(out: &mut String, name: &str, kind: &str, help: &str) {
     line(out, format_args!("# HELP edgate_{name} {help}."));
     line(out, format_args!("# TYPE edgate_{name} {kind}"));
 }
@@ -84,7 +85,8 @@ fn histogram(out: &mut String, name: &str, help: &str, durations: &Durations) {
     line(out, format_args!("edgate_{name}_sum {}", durations.sum.as_secs_f64()));
 }
 
-fn line(out: &mut String, text: std::fmt::Arguments<'_>) {
+/// Adds a line to it.
+pub(super) fn line(out: &mut String, text: std::fmt::Arguments<'_>) {
     // Writing to a string does not fail.
     let _ = writeln!(out, "{text}");
 }

@@ -84,6 +84,12 @@ pub enum StartError {
         /// What is wrong.
         problem: String,
     },
+    /// The timestamp authority's certificates cannot be used.
+    #[error("audit.timestamp: {problem}")]
+    Timestamp {
+        /// What is wrong, with the file.
+        problem: String,
+    },
     /// A witness's key is none.
     #[error(
         "audit.witness: {key:?} is no witness's verifier key; it is what `edgate audit witness --init` printed"
@@ -112,7 +118,10 @@ impl StartError {
             Self::OwnKey(_) | Self::Policy(_) | Self::Store(_) | Self::Transmitter { .. } => {
                 config::EXIT_CONFIG
             }
-            Self::SoftHsm { .. } | Self::StatusList { .. } | Self::Witness { .. } => config::EXIT_CONFIG,
+            Self::SoftHsm { .. }
+            | Self::StatusList { .. }
+            | Self::Timestamp { .. }
+            | Self::Witness { .. } => config::EXIT_CONFIG,
             Self::Audit(AuditError::NotFound { .. } | AuditError::Settings(_)) => config::EXIT_CONFIG,
             // A port in use may be free again in a moment.
             Self::Audit(_)

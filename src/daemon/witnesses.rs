@@ -1,13 +1,14 @@
 //! This log's witnesses: asked before the log is opened, told of each checkpoint afterwards.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use tokio::sync::watch;
 
+use super::anchors::Anchors;
 use super::{StartError, now};
 use crate::audit::verify::published_note;
-use crate::audit::{Ack, AnchorEvent, Appender, AuditError, CheckpointKey, Event, Log, WitnessKey};
+use crate::audit::{AnchorEvent, AuditError, CheckpointKey, Log, WitnessKey};
 use crate::config::{self, Config, OnWitnessAway};
 use crate::control::{Dependency, Witnessing};
 use crate::metrics::Reading;
@@ -67,17 +68,18 @@ impl Witnesses {
         }
     }
 
-    /// Starts a thread for each; what they cosign is recorded through `appender`.
-    pub(super) fn start(self, log: &Log, appender: Appender) -> Result<Couriers, StartError> {
-        let appender = Arc::new(Mutex::new(appender));
+    /// Starts a thread for each; what they cosign is recorded through `anchors`.
+    pub(super) fn start(self, log: &Log, anchors: &Anchors) -> Result<Couriers, StartError> {
         let (sender, size) = watch::channel(0);
         let sender = Arc::new(sender);
         let mut couriers = Vec::with_capacity(self.submitters.len());
         for submitter in self.submitters {
-            let (appender, sender) = (Arc::clone(&appender), Arc::clone(&sender));
+            let (anchors, sender) = (anchors.clone(), Arc::clone(&sender));
             let on_anchored = Box::new(move |anchored: &Anchored| {
-                record(&mut appender.lock().unwrap_or_else(PoisonError::into_inner), anchored);
-                let size = anchored.checkpoint.size;
+                let Anchored { checkpoint, line, .. } = anchored;
+                let size = checkpoint.size;
+                let (root, proof) = (&checkpoint.root, line.as_bytes());
+                anchors.record(AnchorEvent { size, root, anchor: "witness", proof });
                 sender.send_if_modified(|known| {
                     let more = size > *known;
                     *known = size.max(*known);
@@ -90,21 +92,6 @@ impl Witnesses {
         }
         Ok(Couriers { couriers, size })
     }
-}
-
-/// Puts the anchor into the log. What stands beside it counts already, so a log that takes nothing now is no harm.
-fn record(appender: &mut Appender, anchored: &Anchored) {
-    let Anchored { checkpoint, line, .. } = anchored;
-    let anchor = AnchorEvent {
-        size: checkpoint.size,
-        root: &checkpoint.root,
-        anchor: "witness",
-        proof: line.as_bytes(),
-    };
-    if let Err(error) = appender.append(&Event::Anchor(anchor), Ack::Recorded) {
-        tracing::warn!(%error, "an anchor is not on record");
-    }
-    appender.submit();
 }
 
 /// The running threads.
