@@ -12,7 +12,7 @@ use crate::audit::{
 
 /// Why a bundle proves nothing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{class}: {member}: {detail}")]
+#[error("{class}: {member}: {detail}", member = member.escape_debug(), detail = detail.escape_debug())]
 pub struct BundleFault {
     /// What kind of reason.
     pub class: BundleClass,
