@@ -196,7 +196,10 @@ macro_rules! bounded {
 }
 
 bounded! {
+    an_archive_restores_what_was_signed_or_is_named: "audit_archive", 1_500;
     a_body_of_a_record_has_one_spelling: "audit_body", 20_000;
+    a_bundle_shows_nothing_but_the_log_it_is_of: "audit_bundle", 2_000;
+    a_copy_is_whole_only_as_the_log_that_was_signed: "audit_copy", 2_000;
     a_changed_log_is_never_called_whole: "audit_log", 1_500;
     a_checkpoint_opens_only_as_it_was_signed: "audit_note", 4_000;
     a_proof_has_one_spelling_and_proves_only_what_was_signed: "audit_proof", 6_000;
@@ -216,6 +219,7 @@ bounded! {
     a_verify_call_means_what_another_library_reads_in_it: "verify_call", 10_000;
     a_signed_event_is_believed_whole_or_not_at_all: "security_event", 10_000;
     a_status_list_is_bounded_and_says_nothing_beyond_its_end: "status_list", 4_000;
+    a_witness_cosigns_what_continues_and_convicts_nobody_who_signed_once: "witness_request", 4_000;
 }
 
 #[test]
@@ -268,4 +272,32 @@ fn the_sample_log_is_written() {
 #[ignore = "writes tests/fuzz/corpus/audit_proof anew"]
 fn the_sample_proofs_are_written() {
     bodies::write_proofs(&fuzz_folder().join("corpus/audit_proof"));
+}
+
+/// `cargo test --test fuzz_bounded -- --ignored the_sample_requests` writes the seeds of `witness_request`.
+#[test]
+#[ignore = "writes tests/fuzz/corpus/witness_request anew"]
+fn the_sample_requests_are_written() {
+    bodies::write_requests(&fuzz_folder().join("corpus/witness_request"));
+}
+
+/// `cargo test --test fuzz_bounded -- --ignored the_sample_bundles` writes the seeds of `audit_bundle`.
+#[test]
+#[ignore = "writes tests/fuzz/corpus/audit_bundle anew"]
+fn the_sample_bundles_are_written() {
+    bodies::write_bundles(&fuzz_folder().join("corpus/audit_bundle"));
+}
+
+/// `cargo test --test fuzz_bounded -- --ignored the_sample_copies` writes the seeds of `audit_copy`.
+#[test]
+#[ignore = "writes tests/fuzz/corpus/audit_copy anew"]
+fn the_sample_copies_are_written() {
+    bodies::write_copies(&fuzz_folder().join("corpus/audit_copy"));
+}
+
+/// `cargo test --test fuzz_bounded -- --ignored the_sample_archives` writes the seeds of `audit_archive`.
+#[test]
+#[ignore = "writes tests/fuzz/corpus/audit_archive anew"]
+fn the_sample_archives_are_written() {
+    bodies::write_archives(&fuzz_folder().join("corpus/audit_archive"));
 }

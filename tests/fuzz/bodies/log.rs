@@ -17,7 +17,7 @@ use tempfile::TempDir;
 
 use super::edits::{Image, records_of, segment_name, split};
 
-const ORIGIN: &str = "fuzz.example/log";
+pub(super) const ORIGIN: &str = "fuzz.example/log";
 
 /// The smallest segment there is.
 const SEGMENT_BYTES: usize = 136 * 1024;
@@ -25,7 +25,7 @@ const SEGMENT_BYTES: usize = 136 * 1024;
 /// How long a log of a few records may take to do anything.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-const CLOSED: &[(&str, &[u8])] = &[
+pub(super) const CLOSED: &[(&str, &[u8])] = &[
     ("0000000001.seg", include_bytes!("../log/closed/0000000001.seg")),
     ("0000000002.seg", include_bytes!("../log/closed/0000000002.seg")),
     ("checkpoint", include_bytes!("../log/closed/checkpoint")),
@@ -248,7 +248,7 @@ fn copy(from: &Path, to: &Path, sample: &[(&str, &[u8])]) {
     }
 }
 
-fn verify(dir: &Path, mode: Mode, allow_unsigned: bool) -> Result<Report, AuditError> {
+pub(super) fn verify(dir: &Path, mode: Mode, allow_unsigned: bool) -> Result<Report, AuditError> {
     let options = Options { mode, keys: vec![key()], allow_unsigned, threads: 1, ..Options::default() };
     verify_dir(dir, &options, &mut |_| {})
 }
@@ -263,12 +263,12 @@ fn signer() -> CheckpointSigner {
     CheckpointSigner { verifying_key, sign: Box::new(move |message| Ok(key.sign(message).to_bytes())) }
 }
 
-fn key() -> CheckpointKey {
+pub(super) fn key() -> CheckpointKey {
     CheckpointKey { name: ORIGIN.to_owned(), verifying_key: signer().verifying_key }
 }
 
 /// A folder in memory where there is one: thousands of logs are written here.
-fn folder() -> TempDir {
+pub(super) fn folder() -> TempDir {
     let memory = Path::new("/dev/shm");
     let made = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
     made.expect("a folder for a small log")

@@ -4,9 +4,12 @@
 //! Not to panic by itself, to end, and to take bounded memory are promises of all of them. The same functions run under
 //! libFuzzer (`fuzz_targets/`) and, bounded, in every test run (`tests/fuzz_bounded.rs`).
 
+mod archives;
 mod audit;
+mod bundle;
 mod calls;
 mod claims;
+mod copies;
 mod documents;
 mod edits;
 mod events;
@@ -15,10 +18,14 @@ mod log;
 mod proof;
 mod token;
 mod uri;
+mod witness;
 
+pub use archives::{audit_archive, write_archives};
 pub use audit::{audit_body, audit_note, audit_record, audit_tree, record_id};
+pub use bundle::{audit_bundle, write_bundles};
 pub use calls::{forward_auth, verify_call};
 pub use claims::claims;
+pub use copies::{audit_copy, write_copies};
 pub use documents::{config, json, jwks};
 pub use events::{security_event, status_list};
 pub use http::{request_body, request_head};
@@ -26,13 +33,17 @@ pub use log::{audit_log, audit_recovery, write_sample};
 pub use proof::{audit_proof, write_proofs};
 pub use token::compact_jws;
 pub use uri::pkcs11_uri;
+pub use witness::{witness_request, write_requests};
 
 /// A body under its name, which is also that of its program and of its corpus.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every body.
 pub const TARGETS: &[Target] = &[
+    ("audit_archive", audit_archive),
     ("audit_body", audit_body),
+    ("audit_bundle", audit_bundle),
+    ("audit_copy", audit_copy),
     ("audit_log", audit_log),
     ("audit_note", audit_note),
     ("audit_proof", audit_proof),
@@ -52,4 +63,5 @@ pub const TARGETS: &[Target] = &[
     ("security_event", security_event),
     ("status_list", status_list),
     ("verify_call", verify_call),
+    ("witness_request", witness_request),
 ];

@@ -7,7 +7,8 @@ use edgate::audit::CheckpointKey;
 use edgate::audit::merkle::CompactRange;
 use edgate::audit::note::Checkpoint;
 use edgate::audit::proof::{
-    ConsistencyProof, Expected, InclusionProof, verify_consistency, verify_inclusion,
+    ConsistencyProof, Expected, InclusionProof, consistency_path, inclusion_path, verify_consistency,
+    verify_inclusion,
 };
 use edgate::audit::receipt::Receipt;
 use edgate::audit::record::{HASHED_BYTES, Hash, Header, event_hash};
@@ -44,18 +45,18 @@ pub fn audit_proof(input: &[u8]) {
 }
 
 /// Seven records, and their checkpoints.
-struct Log {
+pub(super) struct Log {
     signing: SigningKey,
-    key: CheckpointKey,
+    pub(super) key: CheckpointKey,
     headers: Vec<Header>,
     bodies: Vec<Vec<u8>>,
 }
 
-const SIZE: u64 = 7;
-const OLD_SIZE: u64 = 3;
+pub(super) const SIZE: u64 = 7;
+pub(super) const OLD_SIZE: u64 = 3;
 
 impl Log {
-    fn known() -> &'static Self {
+    pub(super) fn known() -> &'static Self {
         static LOG: OnceLock<Log> = OnceLock::new();
         LOG.get_or_init(|| {
             let signing = SigningKey::from_bytes(&[7; 32]);
@@ -87,7 +88,7 @@ impl Log {
         })
     }
 
-    fn root(&self, size: u64) -> Hash {
+    pub(super) fn root(&self, size: u64) -> Hash {
         let mut tree = CompactRange::new(0);
         let leaves = self.headers.iter().take_while(|header| header.seq < size);
         leaves.for_each(|header| tree.push(&event_hash(&header.to_bytes())));
@@ -99,19 +100,26 @@ impl Log {
         let signature = self.signing.sign(checkpoint.to_text().as_bytes()).to_bytes();
         checkpoint.to_note(&self.key, &signature)
     }
+
+    /// The head of a run of the records, which a path is made of.
+    fn head(&self, run: &std::ops::Range<u64>) -> Hash {
+        let mut tree = CompactRange::new(0);
+        let leaves = self.headers.iter().filter(|header| run.contains(&header.seq));
+        leaves.for_each(|header| tree.push(&event_hash(&header.to_bytes())));
+        // A run of a path is a tree of its own.
+        tree.root().expect("a range from leaf 0")
+    }
+
+    /// The proof that the checkpoint of `size` continues that of `old_size`.
+    pub(super) fn continued(&self, old_size: u64, size: u64) -> String {
+        let path = consistency_path(old_size, size).iter().map(|run| self.head(run)).collect();
+        ConsistencyProof { old_size, path, note: self.note(size) }.to_text()
+    }
 }
 
 /// Writes the seeds: proofs that pass, which is what mutations begin with.
 pub fn write_proofs(folder: &std::path::Path) {
-    use edgate::audit::proof::{consistency_path, inclusion_path};
     let log = Log::known();
-    let head = |run: &std::ops::Range<u64>| {
-        let mut tree = CompactRange::new(0);
-        let leaves = log.headers.iter().filter(|header| run.contains(&header.seq));
-        leaves.for_each(|header| tree.push(&event_hash(&header.to_bytes())));
-        // A run of a path is a tree of its own.
-        tree.root().expect("a range from leaf 0")
-    };
     for (name, index, shown) in [("first", 0, false), ("shown", 4, true), ("last", 6, false)] {
         let at = usize::try_from(index).expect("a small log");
         let bytes = log.headers[at].to_bytes();
@@ -119,7 +127,7 @@ pub fn write_proofs(folder: &std::path::Path) {
         entry.copy_from_slice(&bytes[..HASHED_BYTES]);
         let proof = InclusionProof {
             index,
-            path: inclusion_path(index, SIZE).iter().map(head).collect(),
+            path: inclusion_path(index, SIZE).iter().map(|run| log.head(run)).collect(),
             hash: event_hash(&bytes),
             entry,
             body: shown.then(|| log.bodies[at].clone()),
@@ -127,7 +135,6 @@ pub fn write_proofs(folder: &std::path::Path) {
         };
         std::fs::write(folder.join(name), proof.to_text()).expect("the corpus can be written");
     }
-    let path = consistency_path(OLD_SIZE, SIZE).iter().map(head).collect();
-    let proof = ConsistencyProof { old_size: OLD_SIZE, path, note: log.note(SIZE) };
-    std::fs::write(folder.join("grown"), proof.to_text()).expect("the corpus can be written");
+    let grown = log.continued(OLD_SIZE, SIZE);
+    std::fs::write(folder.join("grown"), grown).expect("the corpus can be written");
 }
