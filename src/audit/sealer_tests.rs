@@ -1,17 +1,18 @@
 //! What is stored is read again before it is signed: a follower on logs whose stored bytes somebody changed.
 
-use std::path::Path;
+use std::{fs, path::Path};
 
 use ed25519_dalek::{Signer as _, SigningKey};
 
 use super::*;
 use crate::audit::{
-    Ack, Event, Settings, StopEvent,
+    Ack, AuditError, Event, Settings, StopEvent,
     folder::segment_name,
     open, open_signed,
     record::Hash,
     recover_tests::{forge, records},
-    walk::{SegmentOpen, genesis_hash},
+    walk::{SegmentOpen, genesis_hash, read_record},
+    writer::Head,
 };
 
 const PATIENCE: Duration = Duration::from_secs(10);
