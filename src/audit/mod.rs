@@ -125,6 +125,8 @@ mod format_tests;
 #[cfg(test)]
 mod recover_tests;
 #[cfg(test)]
+mod running;
+#[cfg(test)]
 mod sim;
 #[cfg(test)]
 mod succeed_tests;

@@ -8,106 +8,18 @@ use ed25519_dalek::{Signer as _, SigningKey};
 
 use super::*;
 use crate::audit::{
-    Ack, CheckpointSigner, DecisionEvent, EraseEvent, Event, Opened, Settings,
+    Ack, EraseEvent, Event, Opened, Settings,
     export::{Filter, Format, Source, export},
     export_again::compare,
     folder::segment_name,
     hold::Hold,
-    open_signed,
     proof::{Expected, Prover, verify_inclusion},
+    running::{
+        DECISIONS, ORIGIN, PATIENCE, Signed, classes, decide, filled, key, open_log, options, until, verify,
+    },
     stored::list_segments,
     verify::{Class, Mode, Options, Report, Trusted, verify_dir},
 };
-use crate::decision::Decision;
-
-const ORIGIN: &str = "test.example/log";
-const PATIENCE: Duration = Duration::from_secs(10);
-
-/// Enough for four of the smallest segments.
-const DECISIONS: u32 = 2000;
-
-/// When checkpoints are signed.
-#[derive(Clone, Copy, PartialEq)]
-enum Signed {
-    Soon,
-    /// Once, at the start.
-    OnceOnly,
-}
-
-fn open_log(dir: &Path, signed: Signed) -> Opened {
-    let key = SigningKey::from_bytes(&[3; 32]);
-    let often = if signed == Signed::Soon { Duration::from_millis(4) } else { Duration::from_secs(3600) };
-    let settings = Settings {
-        segment_bytes: 136 * 1024,
-        flush_interval: Duration::from_millis(2),
-        checkpoint_interval: often,
-        checkpoint_idle: often.max(Duration::from_secs(60)),
-        create: true,
-        ..Settings::new(dir, ORIGIN)
-    };
-    let signer = CheckpointSigner {
-        verifying_key: key.verifying_key().to_bytes(),
-        sign: Box::new(move |message| Ok(key.sign(message).to_bytes())),
-    };
-    open_signed(&settings, 1, Some(signer)).unwrap()
-}
-
-fn key() -> CheckpointKey {
-    let verifying_key = SigningKey::from_bytes(&[3; 32]).verifying_key().to_bytes();
-    CheckpointKey { name: ORIGIN.into(), verifying_key }
-}
-
-fn decision(subject: &str) -> Event<'_> {
-    Event::Decision(DecisionEvent {
-        surface: 1,
-        decision: Decision::Accepted,
-        issuer: "agents",
-        kid: subject,
-        tenant: "acme",
-        caller: "",
-        subject: Some(subject),
-        jti: None,
-        client: None,
-        policy_epoch: 1,
-        revocation_epoch: 2,
-        latency_us: 3,
-        expires: None,
-        stale: false,
-    })
-}
-
-/// Appends so many decisions; returns their ids.
-fn decide(opened: &mut Opened, count: u32) -> Vec<RecordId> {
-    let appender = &mut opened.appenders[0];
-    let mut ids = Vec::new();
-    for n in 0..count {
-        ids.push(appender.append(&decision(&format!("person-{n}")), Ack::Durable).unwrap());
-        appender.submit();
-    }
-    appender.wait(*ids.last().unwrap(), Ack::Durable, PATIENCE).unwrap();
-    ids
-}
-
-fn until(what: impl Fn() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !what() {
-        assert!(Instant::now() < deadline, "it does not come");
-        std::thread::yield_now();
-    }
-}
-
-/// An open log of several segments, signed; the ids of its decisions.
-fn filled(dir: &Path, signed: Signed) -> (Opened, Vec<RecordId>) {
-    let mut opened = open_log(dir, Signed::Soon);
-    let ids = decide(&mut opened, DECISIONS);
-    until(|| opened.log.status().signed_size > u64::from(DECISIONS));
-    assert!(opened.log.status().segment > 2);
-    if signed == Signed::Soon {
-        return (opened, ids);
-    }
-    opened.log.close(PATIENCE).unwrap();
-    (open_log(dir, signed), ids)
-}
 
 /// Puts ERASE records into the log.
 fn order(opened: &mut Opened, records: &[(u64, Hash)]) {
@@ -132,18 +44,6 @@ fn erase(opened: &mut Opened, names: &[RecordName]) -> Vec<Erasable> {
     order(opened, &named(&wanted.erasable));
     eraser.overwrite(&wanted.erasable, PATIENCE).unwrap();
     wanted.erasable
-}
-
-fn options() -> Options {
-    Options { keys: vec![key()], allow_unsigned: true, threads: 1, ..Options::default() }
-}
-
-fn verify(dir: &Path) -> Report {
-    verify_dir(dir, &options(), &mut |_| {}).unwrap()
-}
-
-fn classes(report: &Report) -> Vec<Class> {
-    report.breaks.iter().map(|found| found.class).collect()
 }
 
 fn notices(report: &Report, class: Class) -> usize {

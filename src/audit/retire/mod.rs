@@ -293,4 +293,6 @@ fn store(loaded: &Loaded, place: &dyn Medium) -> Result<Archived, RetireError> {
 const SEGMENTS_PER_TURN: usize = 4;
 
 #[cfg(test)]
+mod running_tests;
+#[cfg(test)]
 mod tests;

@@ -14,8 +14,9 @@ use crate::audit::{
     note::{Checkpoint, CheckpointKey},
     record::{BODY_BYTES_MAX, HEADER_BYTES, Header, MAGIC},
     recover::FIRST_SEGMENT,
+    retire::{Retired, find_retired},
     schema::Kind,
-    stored::{Stored, list_segments},
+    stored::{Segments, Stored, list_segments},
     walk::{Flaw, or_erased, or_partly_erased, read_record},
     writer::Head,
 };
@@ -43,11 +44,12 @@ pub(in crate::audit) struct Follower {
 }
 
 impl Follower {
-    /// Starts behind the last published checkpoint if it belongs to this log, else at the very beginning, which
-    /// [`Self::begin`] must then state.
+    /// Starts behind the last published checkpoint if it belongs to this log, else behind the segments that were retired,
+    /// else at the very beginning, which [`Self::begin`] must then state.
     ///
     /// # Errors
-    /// [`AuditError::RolledBack`] when the log is shorter than, or differs from, what was signed.
+    /// [`AuditError::RolledBack`] when the log is shorter than, or differs from, what was signed; [`AuditError::Damaged`] when its
+    /// first segments are missing and no RETIRE record says why.
     pub(in crate::audit) fn resume(dir: &Path, key: &CheckpointKey, size: u64) -> Result<Self, AuditError> {
         let fresh = Self {
             dir: dir.to_owned(),
@@ -67,7 +69,7 @@ impl Follower {
         let Some((head, tree, note)) =
             fs::read_to_string(dir.join(TREE_FILE)).ok().and_then(|text| parse_tree(&text))
         else {
-            return Ok(fresh);
+            return fresh.behind_retired();
         };
         let opened = Checkpoint::open(&note, std::slice::from_ref(key));
         let fits = opened.is_ok_and(|checkpoint| {
@@ -76,7 +78,7 @@ impl Follower {
         });
         if !fits {
             // Another key or a damaged file: it proves nothing, and the tree can be computed again.
-            return Ok(fresh);
+            return fresh.behind_retired();
         }
         let rolled_back = |cause: String| AuditError::RolledBack { path: dir.to_owned(), cause };
         if head.size > size {
@@ -90,6 +92,24 @@ impl Follower {
                 Err(rolled_back(format!("record {} is not the signed one: {error}", head.size - 1)))
             }
         }
+    }
+
+    /// Where the first segments were retired, what is left is read from behind them on, with the tree that their RETIRE record
+    /// states: the chain that is read next has to continue it.
+    fn behind_retired(self) -> Result<Self, AuditError> {
+        let io = |source| AuditError::io("read a segment of", &self.dir, source);
+        let files = list_segments(&self.dir).map_err(io)?;
+        let Some(first) = files.first().map(|file| file.index).filter(|index| *index > FIRST_SEGMENT) else {
+            return Ok(self);
+        };
+        let segments = Segments { dir: &self.dir, elsewhere: None };
+        let Some(retired) = find_retired(segments, &files, first - 1).map_err(io)? else {
+            let cause = "the segment is missing, and no RETIRE record says so".to_owned();
+            return Err(AuditError::Damaged { dir: self.dir, segment: first - 1, offset: 0, seq: 0, cause });
+        };
+        let Retired { size, hash, tree, .. } = retired;
+        let (read, fresh) = (CompactRange::new(size), CompactRange::new(size));
+        Ok(Self { tree, read, fresh, head: Head { size, hash }, segment: first, ..self })
     }
 
     /// States what the chain of this log begins with: a log that a start has only now begun has no name before.

@@ -1,0 +1,73 @@
+//! Retention of running logs on a real disk, and the starts behind it.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use super::*;
+use crate::audit::{
+    Opened,
+    folder::segment_name,
+    running::{PATIENCE, Signed, classes, filled, key, key_of, open_by, options, until},
+    verify::{Options, verify_dir},
+};
+
+/// A folder for the log, and one for its archives.
+fn folders(parent: &Path) -> (PathBuf, PathBuf) {
+    let (dir, place) = (parent.join("log"), parent.join("archives"));
+    fs::create_dir(&place).unwrap();
+    (dir, place)
+}
+
+const EVERYTHING: Order<'static> = Order { before_ns: u64::MAX, authority: "policy", reason: "old" };
+
+/// Retires what can be; returns the first segment that is left.
+fn retire(opened: &Opened, place: &Path) -> u64 {
+    let mut retainer = opened.log.retainer().unwrap();
+    let mut last = 0;
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while last == 0 {
+        assert!(std::time::Instant::now() < deadline, "nothing is retired");
+        // The newest checkpoint may be on its way.
+        last = retainer.turn(place, &EVERYTHING).unwrap().retired.last().map_or(0, |one| one.segment);
+    }
+    last + 1
+}
+
+#[test]
+fn what_is_left_behind_retired_segments_is_signed_without_a_tree_beside_it_and_by_another_key() {
+    let parent = tempfile::tempdir().unwrap();
+    let (dir, place) = folders(parent.path());
+    let (opened, _) = filled(&dir, Signed::Soon);
+    let first = retire(&opened, &place);
+    assert!(first > 1 && !dir.join(segment_name(1)).exists());
+    let mut size = opened.log.status().size;
+    opened.log.close(PATIENCE).unwrap();
+    for number in [3, 4] {
+        // It may be deleted; and that of another key is none.
+        if number == 3 {
+            fs::remove_file(dir.join("checkpoint.tree")).unwrap();
+        }
+        let opened = open_by(&dir, Signed::Soon, number).unwrap();
+        until(|| opened.log.status().signed_size > size || opened.log.status().failure.is_some());
+        assert!(opened.log.status().failure.is_none(), "{:?}", opened.log.status().failure);
+        let before = std::mem::replace(&mut size, opened.log.status().size);
+        opened.log.close(PATIENCE).unwrap();
+        let keys = vec![key(), key_of(4)];
+        let report = verify_dir(&dir, &Options { keys, ..options() }, &mut |_| {}).unwrap();
+        assert_eq!(classes(&report), [], "{report:?}");
+        assert!(report.signed_size > before, "{report:?}");
+    }
+}
+
+#[test]
+fn a_start_without_a_tree_names_the_segment_that_nobody_retired() {
+    let parent = tempfile::tempdir().unwrap();
+    let (dir, _) = folders(parent.path());
+    filled(&dir, Signed::Soon).0.log.close(PATIENCE).unwrap();
+    fs::remove_file(dir.join(segment_name(1))).unwrap();
+    fs::remove_file(dir.join("checkpoint.tree")).unwrap();
+    let refused = open_by(&dir, Signed::Soon, 3).map(drop).unwrap_err();
+    assert!(matches!(refused, AuditError::Damaged { segment: 1, .. }), "{refused}");
+}
