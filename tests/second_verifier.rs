@@ -151,18 +151,17 @@ fn erased() -> Image {
     let eraser = opened.log.eraser().unwrap();
     until(&|| opened.log.status().signed_size > 0);
     let names: Vec<_> = ids[..5].iter().copied().map(RecordName::Id).collect();
-    let mut wanted = Vec::new();
     until(&|| eraser.find(&names).is_ok());
-    wanted.extend(eraser.find(&names).unwrap().erasable);
+    let mut wanted = eraser.find(&names).unwrap();
     let appender = opened.appenders.last_mut().unwrap();
     let mut last = None;
-    for record in &wanted {
+    for record in &wanted.erasable {
         let (seq, body_digest) = (record.seq, &record.body_digest);
         let erase = EraseEvent { seq, body_digest, authority: "the officer", reason: "case 7" };
         last = Some(appender.append(&Event::Erase(erase), Ack::Durable).unwrap());
     }
     appender.wait(last.unwrap(), Ack::Durable, PATIENCE).unwrap();
-    let pending = wanted.pop().unwrap();
+    let pending = wanted.erasable.pop().unwrap();
     eraser.overwrite(&wanted, PATIENCE).unwrap();
     opened.log.close(PATIENCE).unwrap();
     open().log.close(PATIENCE).unwrap();

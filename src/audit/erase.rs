@@ -12,6 +12,7 @@ use std::{
 };
 
 use super::{
+    archive::ARCHIVE_LOCK,
     erased::InEffect,
     error::AuditError,
     folder::{Erasing, Folder},
@@ -20,9 +21,11 @@ use super::{
     note::CheckpointKey,
     open::LogWatch,
     proof::{ProveError, find_id, find_seq},
+    real::Lock,
     record::{HASHED_BYTES, HEADER_BYTES, Hash, Header, stored_len},
     schema::Kind,
-    walk::{Flaw, is_partly_erased, is_redactable, read_record},
+    stored::Stored,
+    walk::{Flaw, SECTOR_BYTES, is_partly_erased, is_redactable, read_record},
 };
 
 /// How a record is called that is to be erased.
@@ -66,18 +69,22 @@ pub struct Erasable {
     body_len: u32,
 }
 
-/// What was asked for, as it stands.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// What was asked for, as it stands; and stands so while this lives, for nobody archives or retires segments meanwhile.
+#[derive(Debug)]
 pub struct Wanted {
     /// What can be erased, each once, ascending.
     pub erasable: Vec<Erasable>,
     /// What was erased before.
     pub erased: Vec<u64>,
+    _alone: Lock,
 }
 
 /// Why a record is not erased.
 #[derive(Debug, thiserror::Error)]
 pub enum EraseError {
+    /// Its segments are changed by somebody else.
+    #[error("segments of the log are being archived or retired; try again when that is done")]
+    Archiving,
     /// The log cannot be read or written.
     #[error(transparent)]
     Audit(#[from] AuditError),
@@ -139,6 +146,10 @@ impl Eraser {
     /// The first that may not be, by name: then nothing should be erased.
     pub fn find(&self, names: &[RecordName]) -> Result<Wanted, EraseError> {
         let io = |source: io::Error| AuditError::io("read", &self.dir, source);
+        let alone = Lock::take_named(&self.dir, ARCHIVE_LOCK).map_err(|error| match error {
+            AuditError::Locked { .. } => EraseError::Archiving,
+            other => other.into(),
+        })?;
         // A file of holds that cannot be read holds everything.
         let holds = Holds::load(&self.dir).map_err(io)?;
         let finished: Vec<u64> = self
@@ -150,7 +161,7 @@ impl Eraser {
             .map(|file| file.index)
             .collect();
         let active = self.watch.status().segment;
-        let mut wanted = Wanted::default();
+        let mut wanted = Wanted { erasable: Vec::new(), erased: Vec::new(), _alone: alone };
         for name in names {
             let place = match name {
                 RecordName::Seq(seq) => find_seq(&self.dir, *seq).map_err(io)?,
@@ -189,17 +200,20 @@ impl Eraser {
 
     /// The header at a place, and whether the record is whole, or was when an overwriting was interrupted.
     fn read(&self, segment: u64, offset: u64) -> io::Result<Option<(Header, Result<(), Flaw>)>> {
-        use std::os::unix::fs::FileExt as _;
+        let stored = Stored::open(&self.dir, segment)?;
         // From the start of the sector on, so that sectors are where they are in the file.
-        let from = offset - offset % SECTOR_BYTES;
+        let from = offset - offset % SECTOR_BYTES as u64;
         let at = usize::try_from(offset - from).map_err(io::Error::other)?;
-        let file = std::fs::File::open(self.dir.join(super::folder::segment_name(segment)))?;
-        let mut bytes = vec![0; at + HEADER_BYTES];
-        file.read_exact_at(&mut bytes, from)?;
-        let header = bytes[at..].first_chunk().map(Header::parse);
+        let read = |len: usize| -> io::Result<Vec<u8>> {
+            let mut bytes = vec![0; at + len];
+            let len = stored.read_at(&mut bytes, from)?;
+            bytes.truncate(len);
+            Ok(bytes)
+        };
+        let head = read(HEADER_BYTES)?;
+        let header = head.get(at..).and_then(<[u8]>::first_chunk).map(Header::parse);
         let Some(Ok(header)) = header else { return Ok(None) };
-        bytes.resize(at + stored_len(header.body_len as usize), 0);
-        file.read_exact_at(&mut bytes, from)?;
+        let bytes = read(stored_len(header.body_len as usize))?;
         let state = match read_record(&bytes, at) {
             Ok(_) => Ok(()),
             Err(Flaw::Erased) => Err(Flaw::Erased),
@@ -213,27 +227,28 @@ impl Eraser {
     ///
     /// # Errors
     /// What the system refuses; then nothing may be erased.
-    pub fn announce(&self, records: &[Erasable]) -> Result<(), EraseError> {
+    pub fn announce(&self, wanted: &Wanted) -> Result<(), EraseError> {
         let from = self.watch.status().segment;
         let io = |source| AuditError::io("list what is erased in", &self.dir, source);
         let mut list = self.folder.erasing().map_err(io)?;
-        for Erasable { seq, body_digest, segment, .. } in records {
+        for Erasable { seq, body_digest, segment, .. } in &wanted.erasable {
             list.retain(|line| line.seq != *seq);
             list.push(Erasing { segment: *segment, seq: *seq, body_digest: *body_digest, from });
         }
         Ok(self.folder.set_erasing(&list).map_err(io)?)
     }
 
-    /// Waits until the ERASE records of `records`, which are durable, are in effect, and overwrites the bodies. Blocks, at
+    /// Waits until the ERASE records of what is wanted, which are durable, are in effect, and overwrites the bodies. Blocks, at
     /// most for `patience` before anything is overwritten.
     ///
     /// # Errors
     /// [`EraseError::NotSigned`], or what the system refuses: then a start goes on where this stopped.
-    pub fn overwrite(&self, records: &[Erasable], patience: Duration) -> Result<(), EraseError> {
+    pub fn overwrite(&self, wanted: &Wanted, patience: Duration) -> Result<(), EraseError> {
+        let records = &wanted.erasable;
         // Everything durable by now is at least every ERASE.
-        let wanted = self.watch.status().durable_size;
+        let ordered = self.watch.status().durable_size;
         let deadline = Instant::now() + patience;
-        while self.watch.vouched_size() < wanted {
+        while self.watch.vouched_size() < ordered {
             if Instant::now() >= deadline
                 || self.watch.status().failure.is_some_and(|failure| failure.kind.is_permanent())
             {
@@ -313,9 +328,6 @@ pub(super) fn resume_erasures(folder: &Folder, keys: &[CheckpointKey]) -> io::Re
 
 /// How often the checkpoint is looked for: it comes within a second or so.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
-
-/// As in FORMAT.md.
-const SECTOR_BYTES: u64 = 512;
 
 #[cfg(test)]
 mod tests;

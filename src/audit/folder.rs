@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    archive::Archive,
+    archive::{Archive, Loaded},
     disk::{Medium, MediumFile, Sink},
     hex::{hex, unhex},
     record::Hash,
@@ -93,9 +93,23 @@ impl Folder {
         }
     }
 
-    /// Writes zeros over ranges of a finished segment; durable before this returns.
+    /// Writes zeros over ranges of a finished segment, in whatever form it is there; durable before this returns. Whoever
+    /// archives must not do so meanwhile.
     pub(super) fn overwrite(&self, index: u64, ranges: &[Range<u64>]) -> io::Result<()> {
-        self.medium.overwrite(&segment_name(index), ranges)
+        match self.medium.overwrite(&segment_name(index), ranges) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let mut loaded = Loaded::read(self, index, &mut |_| {}).map_err(io::Error::other)?;
+                loaded.erase(ranges)?;
+                loaded.store(&*self.medium).map_err(io::Error::other)?;
+            }
+            // What an interrupted archiving left has the same bodies.
+            overwritten => {
+                overwritten?;
+                self.remove_if_there(&archive_name(index))?;
+            }
+        }
+        self.remove_if_there(&archive_draft(index))?;
+        self.medium.sync_names("")
     }
 
     /// The records whose bodies are being overwritten. What is no line of ours names none.
@@ -272,6 +286,11 @@ pub(super) fn segment_name(index: u64) -> String {
 /// The file name of a segment's archive.
 pub(super) fn archive_name(index: u64) -> String {
     format!("{index:010}.arc")
+}
+
+/// The file name of an archive that is being written.
+pub(super) fn archive_draft(index: u64) -> String {
+    format!("{}.new", archive_name(index))
 }
 
 /// The index a file name stands for: ten digits, counted from [`FIRST_SEGMENT`]. Other files are none of the log's.

@@ -177,7 +177,7 @@ pub(super) fn is_partly_erased(segment: &[u8], offset: usize) -> bool {
 }
 
 /// What a medium is assumed to write as one (FORMAT.md).
-const SECTOR_BYTES: usize = 512;
+pub(super) const SECTOR_BYTES: usize = 512;
 
 /// Reads the records of one segment, most often one behind the other.
 pub(super) struct Walk<'a> {

@@ -11,13 +11,13 @@ use axum::extract::{Extension, Request, State};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
-use super::actions::{Peer, with_body};
+use super::actions::{Peer, blocking, with_body};
 use super::body;
 use super::error::{ApiError, ErrorKind};
 use super::evidence;
 use super::state::Shared;
 use crate::audit::{
-    AdminEvent, EraseError, EraseEvent, Event, Phase, RecordName, Wanted,
+    AdminEvent, EraseError, EraseEvent, Event, Phase, RecordName,
     hold::{WORDS_BYTES_MAX, is_said},
 };
 use crate::json;
@@ -60,17 +60,16 @@ async fn erase_records(shared: Arc<Shared>, peer: Peer, bytes: Vec<u8>) -> Resul
         return Err(ApiError::new(ErrorKind::Overloaded, description));
     };
     let finder = eraser.clone();
-    let (wanted, eraser) = blocking(move || {
+    let wanted = blocking(move || {
         let wanted = finder.find(&names)?;
         if !wanted.erasable.is_empty() {
-            finder.announce(&wanted.erasable)?;
+            finder.announce(&wanted)?;
         }
         Ok(wanted)
     })
-    .await
-    .map(|wanted| (wanted, eraser))
+    .await?
     .map_err(|error| refused(&error))?;
-    let Wanted { erasable, erased: already_erased } = wanted;
+    let (erasable, already_erased) = (wanted.erasable.clone(), wanted.erased.clone());
     if erasable.is_empty() {
         return Ok(Json(Erased { id: None, erased: Vec::new(), already_erased }).into_response());
     }
@@ -92,8 +91,9 @@ async fn erase_records(shared: Arc<Shared>, peer: Peer, bytes: Vec<u8>) -> Resul
     let events: Vec<_> = std::iter::once(Event::Admin(intent)).chain(erases).collect();
     let ids = shared.evidence.record_all(&events).await;
     let ids = ids.map_err(|error| evidence::unavailable(&error, "nothing was erased"))?;
-    let records = erasable.clone();
-    let overwritten = blocking(move || eraser.overwrite(&records, SIGNED_TIMEOUT)).await;
+    // The runtime is stopping: whatever was announced is for the next start.
+    let overwritten = blocking(move || eraser.overwrite(&wanted, SIGNED_TIMEOUT)).await;
+    let overwritten = overwritten.unwrap_or(Err(EraseError::NotSigned));
     let problem = overwritten.as_ref().err().map(ToString::to_string);
     let outcome = AdminEvent {
         phase: if problem.is_none() { Phase::Done } else { Phase::Failed },
@@ -136,18 +136,11 @@ fn read(bytes: &[u8]) -> Result<(Vec<RecordName>, String, String), ApiError> {
     Ok((names, authority.to_owned(), reason.to_owned()))
 }
 
-async fn blocking<T: Send + 'static>(
-    act: impl FnOnce() -> Result<T, EraseError> + Send + 'static,
-) -> Result<T, EraseError> {
-    match tokio::task::spawn_blocking(act).await {
-        Ok(done) => done,
-        // The runtime is stopping: whatever was announced is for the next start.
-        Err(_) => Err(EraseError::NotSigned),
-    }
-}
-
 fn refused(error: &EraseError) -> ApiError {
     match error {
+        EraseError::Archiving => {
+            ApiError::new(ErrorKind::Overloaded, format!("{error}; nothing was erased"))
+        }
         EraseError::Damaged { .. }
         | EraseError::Held { .. }
         | EraseError::NotFinished(_)

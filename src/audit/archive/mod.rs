@@ -63,24 +63,54 @@ pub(super) struct Span {
 }
 
 /// The archive of segment `index`, whose file holds `segment` and whose records end at `end`, as the next segment says.
-/// `leaf` gets each event hash.
 ///
 /// # Errors
 /// [`PackError`]: what is not whole stays what it is.
-pub(super) fn pack(
-    index: u64,
-    segment: &[u8],
-    end: u64,
-    leaf: &mut dyn FnMut(&Hash),
-) -> Result<(Vec<u8>, Span), PackError> {
-    if segment.len() as u64 > SEGMENT_BYTES_MAX {
-        return Err(PackError::TooLong(segment.len() as u64));
-    }
+pub(super) fn pack(index: u64, segment: &[u8], end: u64) -> Result<Vec<u8>, PackError> {
     let mut packer = Packer { blocks: Vec::new(), count: 0, offset: 0 };
     let mut records = Vec::new();
     let (mut block_start, mut offset) = (0, 0);
-    let mut span: Option<Span> = None;
     let mut block_prev = [0; 32];
+    each_raw(segment, end, &mut |raw, _, next| {
+        if records.is_empty() {
+            block_prev = raw.header.prev_hash;
+        }
+        records.push(raw);
+        offset = next;
+        if offset - block_start >= BLOCK_BYTES {
+            packer.records(&records, offset - block_start, &block_prev);
+            records.clear();
+            block_start = offset;
+        }
+    })?;
+    if !records.is_empty() {
+        packer.records(&records, offset - block_start, &block_prev);
+    }
+    let tail = &segment[offset..];
+    let tail = &tail[..tail.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1)];
+    tail.chunks(BLOCK_BYTES).for_each(|bytes| packer.raw(bytes));
+    Ok(packer.finish(index, segment.len() as u64))
+}
+
+/// What the records of a segment say together, without packing them; `leaf` gets each event hash.
+///
+/// # Errors
+/// As [`pack`].
+pub(super) fn measure(segment: &[u8], end: u64, leaf: &mut dyn FnMut(&Hash)) -> Result<Span, PackError> {
+    each_raw(segment, end, &mut |_, hash, _| leaf(hash))
+}
+
+/// Hands over each record with its event hash and the offset behind it; the records have to fill the segment up to `end`.
+fn each_raw<'a>(
+    segment: &'a [u8],
+    end: u64,
+    take: &mut dyn FnMut(Raw<'a>, &Hash, usize),
+) -> Result<Span, PackError> {
+    if segment.len() as u64 > SEGMENT_BYTES_MAX {
+        return Err(PackError::TooLong(segment.len() as u64));
+    }
+    let mut offset = 0;
+    let mut span: Option<Span> = None;
     while let Some(raw) = read_raw(&segment[offset..]) {
         let Header { seq, prev_hash, wall_ns, .. } = raw.header;
         let continues =
@@ -90,10 +120,6 @@ pub(super) fn pack(
         }
         let header_bytes = segment[offset..].first_chunk().expect("a record starts with a header");
         let hash = event_hash(header_bytes);
-        leaf(&hash);
-        if records.is_empty() {
-            block_prev = prev_hash;
-        }
         let grown = span.get_or_insert(Span {
             first_seq: seq,
             records: 0,
@@ -107,22 +133,10 @@ pub(super) fn pack(
         grown.first_wall_ns = grown.first_wall_ns.min(wall_ns);
         grown.last_wall_ns = grown.last_wall_ns.max(wall_ns);
         offset += stored_len(raw.body.len());
-        records.push(raw);
-        if offset - block_start >= BLOCK_BYTES {
-            packer.records(&records, offset - block_start, &block_prev);
-            records.clear();
-            block_start = offset;
-        }
+        take(raw, &hash, offset);
     }
     let whole = span.filter(|_| offset as u64 == end);
-    let Some(span) = whole else { return Err(PackError::NotWhole { found: offset as u64, expected: end }) };
-    if !records.is_empty() {
-        packer.records(&records, offset - block_start, &block_prev);
-    }
-    let tail = &segment[offset..];
-    let tail = &tail[..tail.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1)];
-    tail.chunks(BLOCK_BYTES).for_each(|bytes| packer.raw(bytes));
-    Ok((packer.finish(index, segment.len() as u64), span))
+    whole.ok_or(PackError::NotWhole { found: offset as u64, expected: end })
 }
 
 /// The record at the start of `bytes`, if one stands there that is whole in itself, or was erased.

@@ -2,16 +2,17 @@
 
 use std::{
     io,
+    ops::Range,
     path::{Path, PathBuf},
 };
 
 use sha2::{Digest as _, Sha256};
 
-use super::{Archive, Span, pack};
+use super::{Archive, Span, measure, pack};
 use crate::audit::{
     disk::Medium,
     error::AuditError,
-    folder::{Folder, SegmentFile, archive_name, segment_name},
+    folder::{Folder, SegmentFile, archive_draft, archive_name, segment_name},
     real::{Lock, RealMedium, SinkKind},
     record::Hash,
     stored::Stored,
@@ -73,12 +74,11 @@ pub(in crate::audit) struct Loaded {
     // Where its records end.
     end: u64,
     bytes: Vec<u8>,
-    archive: Vec<u8>,
     pub(in crate::audit) span: Span,
 }
 
 impl Loaded {
-    /// Reads and packs segment `index`, whose successor is there. `leaf` gets each event hash.
+    /// Reads segment `index`, whose successor is there, and whether it is whole. `leaf` gets each event hash.
     pub(in crate::audit) fn read(
         folder: &Folder,
         index: u64,
@@ -92,12 +92,25 @@ impl Loaded {
         let (Some(begin), Some(stated)) = (begin, stated) else {
             return Err(not_whole("the segment behind it does not say how it ended"));
         };
-        let (archive, span) =
-            pack(index, &bytes, stated.end, leaf).map_err(|error| LoadError::NotWhole(error.to_string()))?;
+        let span =
+            measure(&bytes, stated.end, leaf).map_err(|error| LoadError::NotWhole(error.to_string()))?;
         if (begin.header.seq, begin.header.prev_hash) != (span.first_seq + span.records, span.last_hash) {
             return Err(not_whole("the segment behind it does not continue it"));
         }
-        Ok(Self { index, end: stated.end, bytes, archive, span })
+        Ok(Self { index, end: stated.end, bytes, span })
+    }
+
+    /// Puts zeros over ranges of it, as an erasure does to a segment.
+    ///
+    /// # Errors
+    /// When one of them is not inside.
+    pub(in crate::audit) fn erase(&mut self, ranges: &[Range<u64>]) -> io::Result<()> {
+        for range in ranges {
+            let place = |at| usize::try_from(at).map_err(io::Error::other);
+            let body = self.bytes.get_mut(place(range.start)?..place(range.end)?);
+            body.ok_or(io::ErrorKind::UnexpectedEof)?.fill(0);
+        }
+        Ok(())
     }
 
     /// Makes the archive durable in `place`, and reads it back.
@@ -113,19 +126,20 @@ impl Loaded {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error.into()),
         }
-        let draft = format!("{name}.new");
+        let packed = pack(self.index, &self.bytes, self.end).map_err(io::Error::other)?;
+        let draft = archive_draft(self.index);
         match place.remove(&draft) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
             _ => {}
         }
         let file = place.create(&draft)?;
-        file.write_at(&self.archive, 0)?;
+        file.write_at(&packed, 0)?;
         file.sync()?;
         place.finish(&draft, None)?;
         place.rename(&draft, &name)?;
         place.sync_names("")?;
         let back = place.read(&name)?;
-        if back != self.archive || !self.is_restored_by(&back)? {
+        if back != packed || !self.is_restored_by(&back)? {
             return Err(StoreError::Differs);
         }
         Ok(self.archived(&back))
@@ -153,7 +167,7 @@ impl Loaded {
         let bytes = stored.read()?;
         let same = |span: Span| (span.records, span.last_hash) == (self.span.records, self.span.last_hash);
         Ok(stored.damage().is_none()
-            && pack(self.index, &bytes, self.end, &mut |_| {}).is_ok_and(|(_, span)| same(span)))
+            && measure(&bytes, self.end, &mut |_| {}).is_ok_and(same))
     }
 
     fn archived(&self, archive: &[u8]) -> Archived {
@@ -168,9 +182,11 @@ impl Loaded {
 }
 
 /// Why a segment cannot be packed.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub(in crate::audit) enum LoadError {
-    Io(io::Error),
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    #[error("it is not archived: {0}")]
     NotWhole(String),
 }
 
@@ -195,7 +211,8 @@ pub(in crate::audit) fn archivable(files: &[SegmentFile]) -> &[SegmentFile] {
 /// place of the segments. `done` hears of each.
 ///
 /// A segment is removed when its archive is durable, was read back, and restored to the same bytes. Interrupted, each segment
-/// is there in one of its forms or in both, and another run goes on. Safe while the log is written to.
+/// is there in one of its forms or in both, and another run goes on. Safe while the log is written to: what a node erases or
+/// retires meanwhile waits for its end, or this for that.
 ///
 /// # Errors
 /// [`ArchiveError`] of the first segment that is not archived; those before it are.
@@ -206,7 +223,9 @@ pub fn archive(
     done: &mut dyn FnMut(&Archived),
 ) -> Result<(), ArchiveError> {
     let place = out.unwrap_or(dir);
-    let _lock = Lock::take_named(place, ARCHIVE_LOCK)?;
+    let _alone = Lock::take_named(dir, ARCHIVE_LOCK)?;
+    let elsewhere = place.canonicalize().ok() != dir.canonicalize().ok();
+    let _lock = elsewhere.then(|| Lock::take_named(place, ARCHIVE_LOCK)).transpose()?;
     let folder = Folder::new(Box::new(RealMedium::new(dir, SinkKind::Pwrite)));
     let medium = RealMedium::new(place, SinkKind::Pwrite);
     let files = folder.segments().map_err(|error| AuditError::io("list the segments of", dir, error))?;
@@ -245,5 +264,5 @@ pub fn archive(
 /// Bytes compared at a time.
 const COMPARED_BYTES: usize = 1 << 20;
 
-/// Held while archives are written to a folder.
+/// Held while archives are written to a folder; in a log's folder, by whoever changes or removes segments that are finished.
 pub(in crate::audit) const ARCHIVE_LOCK: &str = "ARCHIVE.LOCK";

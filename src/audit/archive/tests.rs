@@ -72,7 +72,8 @@ fn a_segment_comes_back_byte_for_byte_and_takes_a_fraction() {
     let mut bytes = segment(&records, 41);
     let end = bytes.len() as u64;
     let mut leaves = 0;
-    let (archive, span) = pack(3, &bytes, end, &mut |_| leaves += 1).unwrap();
+    let archive = pack(3, &bytes, end).unwrap();
+    let span = measure(&bytes, end, &mut |_| leaves += 1).unwrap();
     assert_eq!((span.first_seq, span.records, leaves), (41, 60_000, 60_000));
     assert!(archive.len() * 6 < bytes.len(), "{} of {}", archive.len(), bytes.len());
     assert_eq!(restored(archive, 3), (bytes.clone(), None));
@@ -81,7 +82,7 @@ fn a_segment_comes_back_byte_for_byte_and_takes_a_fraction() {
     bytes.extend_from_slice(&[0; 24]);
     bytes.extend_from_slice(b"torn");
     bytes.resize(bytes.len() + 9000, 0);
-    let (archive, _) = pack(3, &bytes, end, &mut |_| {}).unwrap();
+    let archive = pack(3, &bytes, end).unwrap();
     assert_eq!(restored(archive, 3), (bytes, None));
 }
 
@@ -89,7 +90,7 @@ fn a_segment_comes_back_byte_for_byte_and_takes_a_fraction() {
 fn any_part_of_a_segment_is_read_out_of_its_archive() {
     let records: Vec<Made> = (0..50_000).map(decision).collect();
     let bytes = segment(&records, 0);
-    let (archive, _) = pack(1, &bytes, bytes.len() as u64, &mut |_| {}).unwrap();
+    let archive = pack(1, &bytes, bytes.len() as u64).unwrap();
     let stored = Stored::Archive(Archive::from_bytes(archive, 1).unwrap());
     for at in (0..bytes.len()).step_by(999_983).chain([bytes.len() - 1, bytes.len(), bytes.len() + 7]) {
         let mut buffer = vec![0xAA; 300_000];
@@ -125,7 +126,7 @@ fn erased_bodies_and_bodies_of_other_forms_come_back() {
     let at = at.map(|(at, _)| at).nth(50).unwrap();
     let len = stored_len(stored_len_of(&bytes[at..]));
     bytes[at + 116..at + len].fill(0);
-    let (archive, _) = pack(1, &bytes, bytes.len() as u64, &mut |_| {}).unwrap();
+    let archive = pack(1, &bytes, bytes.len() as u64).unwrap();
     assert_eq!(restored(archive, 1), (bytes, None));
 }
 
@@ -137,7 +138,7 @@ fn stored_len_of(record: &[u8]) -> usize {
 fn what_is_not_whole_is_not_archived() {
     let bytes = segment(&(0..100).map(decision).collect::<Vec<_>>(), 0);
     let end = bytes.len() as u64;
-    let refused = |bytes: &[u8], end: u64| pack(1, bytes, end, &mut |_| {}).is_err();
+    let refused = |bytes: &[u8], end: u64| pack(1, bytes, end).is_err();
     assert!(!refused(&bytes, end));
     assert!(refused(&bytes, end - 8) && refused(&bytes, end + 8) && refused(&[], 0));
     for at in (0..bytes.len()).step_by(11) {
@@ -150,7 +151,7 @@ fn what_is_not_whole_is_not_archived() {
 #[test]
 fn a_flipped_bit_of_an_archive_is_met_as_damage_and_never_as_another_record() {
     let bytes = segment(&(0..2000).map(decision).collect::<Vec<_>>(), 0);
-    let (archive, _) = pack(1, &bytes, bytes.len() as u64, &mut |_| {}).unwrap();
+    let archive = pack(1, &bytes, bytes.len() as u64).unwrap();
     for at in (0..archive.len()).step_by(archive.len() / 150).chain(0..FILE_HEADER_BYTES + BLOCK_HEADER_BYTES)
     {
         let mut changed = archive.clone();
@@ -178,7 +179,7 @@ fn a_flipped_bit_of_an_archive_is_met_as_damage_and_never_as_another_record() {
 #[test]
 fn lengths_that_promise_too_much_make_nothing() {
     let bytes = segment(&(0..10).map(decision).collect::<Vec<_>>(), 0);
-    let (archive, _) = pack(1, &bytes, bytes.len() as u64, &mut |_| {}).unwrap();
+    let archive = pack(1, &bytes, bytes.len() as u64).unwrap();
     for (at, value) in
         [(16, u64::MAX), (24, u64::from(u32::MAX)), (32, u64::MAX), (40, u64::MAX), (48, u64::MAX)]
     {
@@ -200,7 +201,7 @@ proptest! {
             .map(|(body, kind, wall_ns)| Made { kind, flags: kind, core: kind % 3, wall_ns, body })
             .collect();
         let bytes = segment(&records, first_seq);
-        let (archive, _) = pack(9, &bytes, bytes.len() as u64, &mut |_| {}).unwrap();
+        let archive = pack(9, &bytes, bytes.len() as u64).unwrap();
         prop_assert_eq!(restored(archive, 9), (bytes, None));
     }
 

@@ -1,5 +1,6 @@
 //! Bodies erased by an authority, by nobody, by forgers, and by a node that crashes in between.
 
+mod archived;
 mod crashes;
 
 use std::{collections::BTreeSet, fs, os::unix::fs::PermissionsExt as _, path::Path};
@@ -40,9 +41,9 @@ fn named(records: &[Erasable]) -> Vec<(u64, Hash)> {
 fn erase(opened: &mut Opened, names: &[RecordName]) -> Vec<Erasable> {
     let eraser = opened.log.eraser().unwrap();
     let wanted = eraser.find(names).unwrap();
-    eraser.announce(&wanted.erasable).unwrap();
+    eraser.announce(&wanted).unwrap();
     order(opened, &named(&wanted.erasable));
-    eraser.overwrite(&wanted.erasable, PATIENCE).unwrap();
+    eraser.overwrite(&wanted, PATIENCE).unwrap();
     wanted.erasable
 }
 
@@ -73,8 +74,8 @@ fn names(ids: &[RecordId]) -> Vec<RecordName> {
 }
 
 /// The first few decisions of the first segment.
-fn some(opened: &Opened, ids: &[RecordId]) -> Vec<Erasable> {
-    opened.log.eraser().unwrap().find(&names(&ids[..3])).unwrap().erasable
+fn some(opened: &Opened, ids: &[RecordId]) -> Wanted {
+    opened.log.eraser().unwrap().find(&names(&ids[..3])).unwrap()
 }
 
 #[test]
@@ -132,7 +133,7 @@ fn zeros_that_no_authority_ordered_are_an_altered_body_in_every_mode() {
     let dir = folder.path();
     let (mut opened, ids) = filled(dir, Signed::Soon);
     erase(&mut opened, &names(&ids[30..32]));
-    let forged = some(&opened, &ids)[1];
+    let forged = some(&opened, &ids).erasable[1];
     opened.log.close(PATIENCE).unwrap();
     let whole = verify_dir(dir, &Options { upto: Some(300), ..options() }, &mut |_| {}).unwrap();
     assert_eq!(
@@ -183,7 +184,7 @@ fn only_what_may_be_erased_is_and_the_first_that_may_not_is_named() {
     fs::write(dir.join("holds"), "not a hold").unwrap();
     assert!(matches!(refused(RecordName::Id(ids[1])), EraseError::Audit(_)));
     fs::remove_file(dir.join("holds")).unwrap();
-    zero(dir, &some(&opened, &ids)[2]);
+    zero(dir, &some(&opened, &ids).erasable[2]);
     tamper(dir, 1, |bytes| {
         let at = memchr::memmem::find(bytes, b"person-1").unwrap();
         bytes[at] ^= 1;
@@ -199,7 +200,7 @@ fn an_erase_that_names_what_it_cannot_is_a_break_of_its_own() {
     let folder = tempfile::tempdir().unwrap();
     let dir = folder.path();
     let (mut opened, ids) = filled(dir, Signed::Soon);
-    let target = some(&opened, &ids)[0];
+    let target = some(&opened, &ids).erasable[0];
     let open_digest = {
         let bytes = fs::read(dir.join(segment_name(1))).unwrap();
         Header::parse(bytes.first_chunk().unwrap()).unwrap().body_digest
@@ -230,13 +231,14 @@ fn an_erase_that_a_crash_left_unsigned_erases_nothing_for_ever() {
     let dir = folder.path();
     let (mut opened, ids) = filled(dir, Signed::OnceOnly);
     until(|| opened.log.status().signed_size > u64::from(DECISIONS));
-    let records = some(&opened, &ids);
+    let wanted = some(&opened, &ids);
     let eraser = opened.log.eraser().unwrap();
-    eraser.announce(&records).unwrap();
-    order(&mut opened, &named(&records));
-    let refused = eraser.overwrite(&records, Duration::from_millis(20)).unwrap_err();
+    eraser.announce(&wanted).unwrap();
+    order(&mut opened, &named(&wanted.erasable));
+    let refused = eraser.overwrite(&wanted, Duration::from_millis(20)).unwrap_err();
     assert!(matches!(refused, EraseError::NotSigned), "{refused}");
-    drop((opened, eraser));
+    let records = wanted.erasable.clone();
+    drop((opened, eraser, wanted));
     assert_eq!((classes(&verify(dir)), notices(&verify(dir), Class::ErasePending)), (vec![], 0));
 
     // The next start signs the tail it found, and the ERASE in it; that does not make it count.
@@ -274,13 +276,14 @@ fn an_erase_whose_body_is_still_there_is_pending_and_a_start_goes_on() {
         let folder = tempfile::tempdir().unwrap();
         let dir = folder.path();
         let (mut opened, ids) = filled(dir, Signed::Soon);
-        let records = some(&opened, &ids);
+        let wanted = some(&opened, &ids);
         let eraser = opened.log.eraser().unwrap();
-        eraser.announce(&records).unwrap();
+        eraser.announce(&wanted).unwrap();
+        let records = wanted.erasable.clone();
         order(&mut opened, &named(&records));
         let size = opened.log.status().durable_size;
         until(|| opened.log.status().signed_size >= size && eraser.watch.vouched_size() >= size);
-        drop((opened, eraser));
+        drop((opened, eraser, wanted));
         // One is done, and one is half done.
         zero(dir, &records[0]);
         let report = verify(dir);
@@ -449,7 +452,7 @@ fn a_log_with_erased_records_is_set_aside_only_for_what_is_wrong_with_it() {
     fs::create_dir(&dir).unwrap();
     let (mut opened, ids) = filled(&dir, Signed::Soon);
     erase(&mut opened, &[RecordName::Id(ids[5])]);
-    let other = some(&opened, &ids)[0];
+    let other = some(&opened, &ids).erasable[0];
     opened.log.close(PATIENCE).unwrap();
     let settings = Settings { create: true, ..Settings::new(&dir, "test.example/log/2") };
     let decided = crate::audit::Decision { authority: "a", reason: "b", time: "20260101T000000Z" };

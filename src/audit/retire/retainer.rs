@@ -28,8 +28,7 @@ pub struct Retainer {
 }
 
 impl Retainer {
-    /// Retires a few of the segments that are due, with archives in `place`. Whoever places holds or erases must not do so
-    /// meanwhile.
+    /// Retires a few of the segments that are due, with archives in `place`. Whoever places holds must not do so meanwhile.
     ///
     /// # Errors
     /// [`RetireError`]: then nothing more is removed, and the next turn goes on where this one stopped.
@@ -37,6 +36,7 @@ impl Retainer {
         if !place.is_dir() {
             return Err(RetireError::NoPlace { path: place.to_owned() });
         }
+        let _alone = Lock::take_named(&self.dir, ARCHIVE_LOCK)?;
         let _lock = Lock::take_named(place, ARCHIVE_LOCK)?;
         let holds = Holds::load(&self.dir).map_err(crate::audit::hold::HoldError::File)?;
         let Self { folder, progress, appender, retirement, .. } = self;
