@@ -5,8 +5,9 @@
 //! reads the list and goes on with what an ERASE in effect names.
 
 use std::{
+    collections::BTreeMap,
     io,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -19,12 +20,13 @@ use super::{
     hold::Holds,
     id::RecordId,
     note::CheckpointKey,
-    open::LogWatch,
+    open::{KEY_FILE, LogWatch},
     proof::{ProveError, find_id, find_seq},
     real::Lock,
     record::{HASHED_BYTES, HEADER_BYTES, Hash, Header, stored_len},
     schema::Kind,
     stored::Stored,
+    verify::note_in,
     walk::{Flaw, SECTOR_BYTES, is_partly_erased, is_redactable, read_record},
 };
 
@@ -286,44 +288,129 @@ pub struct Resumed {
     pub erased: Vec<u64>,
     /// Records that keep their body: their ERASE is not in effect and never will be.
     pub kept: Vec<u64>,
+    /// Records that keep their body for now, and why: a later start looks again.
+    pub waiting: Vec<(u64, Waiting)>,
+    /// Records whose segment is not there any more.
+    pub gone: Vec<u64>,
 }
 
-/// Goes on with the erasures that the list in the folder names, as far as an ERASE in effect does too; signatures are held
-/// against `keys`. Repeatable: a crash here leaves what was found, or less to do.
-pub(super) fn resume_erasures(folder: &Folder, keys: &[CheckpointKey]) -> io::Result<Resumed> {
+/// Why an erasure that was under way is not gone on with.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Waiting {
+    /// Segments are being archived.
+    #[error("segments of the log are being archived")]
+    Archiving,
+    /// The record cannot be found where it was.
+    #[error("the record is damaged, or is not where it was")]
+    Damaged,
+    /// A hold was placed since.
+    #[error("the legal hold {0:?} covers it")]
+    Held(String),
+    /// The holds cannot be read, so everything counts as held.
+    #[error("the legal holds cannot be read")]
+    Holds,
+    /// The checkpoint that would make the ERASE count is signed by a key that is not known here.
+    #[error("its ERASE is under a checkpoint of an unknown key; erase the record once more")]
+    UnknownKey,
+}
+
+/// Goes on with the erasures that the list in the folder names, as far as an ERASE in effect does too and no hold was placed
+/// since. `key` is the log's, or its folder still names the one before it. Repeatable: a crash here leaves what was found, or
+/// less to do.
+pub(super) fn resume(folder: &Folder, dir: &Path, key: &CheckpointKey) -> io::Result<Resumed> {
     let list = folder.erasing()?;
-    let mut resumed = Resumed::default();
-    let Some(from) = list.iter().map(|line| line.from).min() else { return Ok(resumed) };
-    let mut in_effect = InEffect::default();
-    for file in folder.segments()?.iter().filter(|file| file.index >= from) {
-        in_effect.scan(&folder.read(file.index)?, None, keys);
+    if list.is_empty() {
+        return Ok(Resumed::default());
     }
-    let mut lines = list;
+    let _alone = match Lock::take_named(dir, ARCHIVE_LOCK) {
+        Ok(lock) => lock,
+        Err(AuditError::Locked { .. }) => {
+            let waiting = list.iter().map(|line| (line.seq, Waiting::Archiving)).collect();
+            return Ok(Resumed { waiting, ..Resumed::default() });
+        }
+        Err(error) => return Err(io::Error::other(error)),
+    };
+    let mut keys = vec![key.clone()];
+    if let Some(text) = note_in(&dir.join(KEY_FILE))? {
+        let named = text.lines().filter_map(|line| CheckpointKey::from_text(line).ok());
+        keys.extend(named.filter(|other| other.name == key.name));
+    }
+    resume_erasures(folder, Holds::load(dir).ok().as_ref(), &keys)
+}
+
+/// As [`resume`], with the holds, if they can be read; signatures are held against `keys`.
+fn resume_erasures(folder: &Folder, holds: Option<&Holds>, keys: &[CheckpointKey]) -> io::Result<Resumed> {
+    let mut lines = folder.erasing()?;
+    let mut resumed = Resumed::default();
+    let Some(from) = lines.iter().map(|line| line.from).min() else { return Ok(resumed) };
+    let (mut in_effect, mut under_any_key) = (InEffect::default(), InEffect::default());
+    for file in folder.segments()?.iter().filter(|file| file.index >= from) {
+        let bytes = folder.read(file.index)?;
+        in_effect.scan(&bytes, None, keys);
+        under_any_key.scan(&bytes, None, &[]);
+    }
     lines.sort_unstable_by_key(|line| (line.segment, line.seq));
+    let mut left = Vec::new();
     for lines in lines.chunk_by(|a, b| a.segment == b.segment) {
         let segment = lines[0].segment;
-        let bytes = folder.read(segment)?;
-        let mut records = Vec::new();
-        let mut offset = 0;
-        while let Some(header) = bytes.get(offset..).and_then(<[u8]>::first_chunk)
-            && let Ok(header) = Header::parse(header)
-        {
-            let Header { seq, body_digest, body_len, .. } = header;
-            if lines.iter().any(|line| (line.seq, line.body_digest) == (seq, body_digest)) {
-                let lawful = is_redactable(&header) && in_effect.of(seq, &body_digest).is_some();
-                if lawful {
-                    records.push(Erasable { seq, body_digest, segment, offset: offset as u64, body_len });
-                    resumed.erased.push(seq);
-                } else {
-                    resumed.kept.push(seq);
-                }
+        let bytes = match folder.read(segment) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                resumed.gone.extend(lines.iter().map(|line| line.seq));
+                continue;
             }
-            offset += stored_len(body_len as usize);
+            read => read?,
+        };
+        let found = places(segment, &bytes, lines);
+        let mut records = Vec::new();
+        for line in lines {
+            let Erasing { seq, body_digest, .. } = *line;
+            let waits = if in_effect.of(seq, &body_digest).is_some() {
+                match (found.get(&seq), holds) {
+                    (None, _) => Some(Waiting::Damaged),
+                    (Some(_), None) => Some(Waiting::Holds),
+                    (Some((record, wall_ns)), Some(holds)) => match holds.is_held(*wall_ns) {
+                        Some(hold) => Some(Waiting::Held(hold.name.clone())),
+                        None => {
+                            records.push(*record);
+                            None
+                        }
+                    },
+                }
+            } else if under_any_key.of(seq, &body_digest).is_some() {
+                Some(Waiting::UnknownKey)
+            } else {
+                // Without a record, the line is none of ours.
+                resumed.kept.extend(found.contains_key(&seq).then_some(seq));
+                None
+            };
+            if let Some(why) = waits {
+                left.push(*line);
+                resumed.waiting.push((seq, why));
+            }
         }
         overwrite(folder, &records)?;
+        resumed.erased.extend(records.iter().map(|record| record.seq));
     }
-    folder.set_erasing(&[])?;
+    folder.set_erasing(&left)?;
     Ok(resumed)
+}
+
+/// Where the records that `lines` name stand in a segment, and their wall clocks.
+fn places(segment: u64, bytes: &[u8], lines: &[Erasing]) -> BTreeMap<u64, (Erasable, u64)> {
+    let mut found = BTreeMap::new();
+    let mut offset = 0;
+    while let Some(header) = bytes.get(offset..).and_then(<[u8]>::first_chunk)
+        && let Ok(header) = Header::parse(header)
+    {
+        let Header { seq, body_digest, body_len, wall_ns, .. } = header;
+        let named = lines.iter().any(|line| (line.seq, line.body_digest) == (seq, body_digest));
+        if named && is_redactable(&header) {
+            let record = Erasable { seq, body_digest, segment, offset: offset as u64, body_len };
+            found.insert(seq, (record, wall_ns));
+        }
+        offset += stored_len(body_len as usize);
+    }
+    found
 }
 
 /// How often the checkpoint is looked for: it comes within a second or so.

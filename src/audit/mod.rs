@@ -89,7 +89,7 @@ pub use appender::{Ack, Appender};
 pub use copy::{Copy, CopyBreak, CopyReport};
 pub use copy_line::{GAP_KIND, SD_ID};
 pub use cosignature::{Cosigned, WitnessKey, cosignatures};
-pub use erase::{Erasable, EraseError, Eraser, RecordName, Resumed, Wanted};
+pub use erase::{Erasable, EraseError, Eraser, RecordName, Resumed, Waiting, Wanted};
 pub use erased::Erasure;
 pub use error::{AuditError, AuditFailure, FailureKind};
 pub use event::{

@@ -15,7 +15,7 @@ use crossbeam::channel::{Sender, bounded, unbounded};
 use super::{
     appender::{Appender, Shared},
     clock::Clock,
-    erase::{Eraser, resume_erasures},
+    erase::{self, Eraser},
     error::{AuditError, FailureKind},
     folder::Folder,
     keeper::{EMERGENCY_BYTES, Keeper},
@@ -144,8 +144,7 @@ pub fn open_vouched(
     })?;
     recovery.created = created;
     if let Some((_, key)) = &signer {
-        let key = std::slice::from_ref(key);
-        recovery.erasures = resume_erasures(&folder, key).map_err(io("go on with the erasures of"))?;
+        recovery.erasures = erase::resume(&folder, dir, key).map_err(io("go on with the erasures of"))?;
     }
     let sealing = signer
         .zip(follower)

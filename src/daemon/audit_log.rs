@@ -49,14 +49,19 @@ pub(super) fn record_start(recorder: &mut Appender, shards: u16, detail: &str) -
 
 /// Says in the log that this start went on with erasures that were under way.
 pub(super) fn record_erasures(recorder: &mut Appender, recovery: &Recovery) -> Result<(), StartError> {
-    let Resumed { erased, kept } = &recovery.erasures;
-    if erased.is_empty() && kept.is_empty() {
+    let Resumed { erased, kept, waiting, gone } = &recovery.erasures;
+    for (seq, why) in waiting {
+        tracing::warn!(seq, %why, "a body that was ordered to be erased stays for now");
+    }
+    if [erased, kept, gone].iter().all(|records| records.is_empty()) {
         return Ok(());
     }
     let detail = format!(
-        "{} bodies overwritten at a start; {} kept, whose ERASE has no effect",
+        "{} bodies overwritten at a start; {} kept, whose ERASE has no effect; {} gone with their segments; {} kept for now",
         erased.len(),
-        kept.len()
+        kept.len(),
+        gone.len(),
+        waiting.len()
     );
     tracing::warn!(detail, "erasures had been under way");
     let outcome = AdminEvent {

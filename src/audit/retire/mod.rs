@@ -13,7 +13,7 @@ mod history;
 mod retainer;
 mod statement;
 
-use std::io;
+use std::{collections::BTreeSet, io};
 
 use history::History;
 pub use retainer::Retainer;
@@ -56,6 +56,9 @@ pub struct Turn {
 /// Why a segment that is old enough stays.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Kept {
+    /// Bodies in it are on the list of what is being erased: they must not leave in its archive.
+    #[error("an erasure of bodies in it is not ended: erase them once more, or the next start goes on with it")]
+    Erasing,
     /// A hold covers it.
     #[error("it is under the legal hold {0:?}")]
     Held(String),
@@ -135,7 +138,9 @@ impl Retirement {
         self.history.read(means.folder).map_err(io("read the log"))?;
         // The file may have more than the log says, and never less.
         means.holds.check_against(&self.history.holds)?;
-        self.finish(means)?;
+        let erasing = means.folder.erasing().map_err(io("read what is being erased"))?;
+        let erasing: BTreeSet<u64> = erasing.iter().map(|line| line.segment).collect();
+        self.finish(means, &erasing)?;
         let files = means.folder.segments().map_err(io("list the segments"))?;
         let Some(first) = files.first().map(|file| file.index) else { return Ok(Turn::default()) };
         let mut before = self.before(first)?;
@@ -159,7 +164,8 @@ impl Retirement {
                 break;
             }
             let size = span.first_seq + span.records;
-            if let Some(kept) = self.kept(means, file.index, &loaded, size) {
+            let being_erased = erasing.contains(&file.index).then_some(Kept::Erasing);
+            if let Some(kept) = being_erased.or_else(|| self.kept(means, file.index, &loaded, size)) {
                 turn.kept = Some((file.index, kept));
                 break;
             }
@@ -189,17 +195,17 @@ impl Retirement {
     }
 
     /// Removes the files of segments that were retired when something came in between.
-    fn finish(&mut self, means: &Means<'_>) -> Result<(), RetireError> {
+    fn finish(&mut self, means: &Means<'_>, erasing: &BTreeSet<u64>) -> Result<(), RetireError> {
         let io = |what| move |source| RetireError::Io { what, source };
         let mut pending = self.history.pending.clone();
         pending.sort_by_key(|retired| retired.segment);
         for Retired { segment, archive, first_wall_ns, last_wall_ns, seq, .. } in pending {
             let files = means.folder.segments().map_err(io("list the segments"))?;
             // Only the oldest: what remains has no hole. And not before a checkpoint covers the record, or if it came under a
-            // hold since.
+            // hold, or bodies in it were to be erased, since.
             let oldest = files.first().is_some_and(|file| file.index == segment);
-            if !oldest || seq >= means.signed_size || means.holds.over(first_wall_ns, last_wall_ns).is_some()
-            {
+            let held = means.holds.over(first_wall_ns, last_wall_ns).is_some();
+            if !oldest || seq >= means.signed_size || held || erasing.contains(&segment) {
                 return Ok(());
             }
             let kept = means.place.read(&archive_name(segment)).map_err(io("read an archive"))?;

@@ -154,7 +154,7 @@ fn report(sim: &Sim) -> Report {
 fn start(sim: &Sim) -> io::Result<Resumed> {
     let folder = folder(sim);
     resume(&folder, &settings(), clock()).map_err(|error| io::Error::other(error.to_string()))?;
-    resume_erasures(&folder, &[key().0])
+    resume_erasures(&folder, Some(&Holds::default()), &[key().0])
 }
 
 /// What is there after a crash is whole or lawful, and a start leaves no body that an ERASE in effect names; also one
