@@ -73,3 +73,57 @@ fn a_segment_with_bodies_that_are_being_erased_is_not_retired() {
     assert_eq!((turn.retired, turn.kept), (vec![], Some((1, Kept::Erasing))));
     assert!(dir.join(segment_name(1)).exists());
 }
+
+#[test]
+fn a_hold_that_was_placed_since_keeps_a_body_until_it_is_released() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path();
+    let records = ordered(dir);
+    let mut holds = Holds::default();
+    let (authority, reason) = ("counsel".to_owned(), "case 9".to_owned());
+    holds.place(Hold { name: "case-9".into(), from_ns: 0, to_ns: u64::MAX, authority, reason }).unwrap();
+    holds.store(dir).unwrap();
+    let kept = |why: Waiting| {
+        let opened = open_log(dir, Signed::Soon);
+        let waiting = records.iter().map(|record| (record.seq, why.clone())).collect();
+        assert_eq!(opened.recovery.erasures, Resumed { waiting, ..Resumed::default() });
+        opened.log.close(PATIENCE).unwrap();
+        assert_eq!((verify(dir).redacted, notices(&verify(dir), Class::ErasePending)), (0, 3));
+    };
+    kept(Waiting::Held("case-9".into()));
+    fs::write(dir.join("holds"), "not a hold").unwrap();
+    kept(Waiting::Holds);
+    fs::remove_file(dir.join("holds")).unwrap();
+    let alone = Lock::take_named(dir, ARCHIVE_LOCK).unwrap();
+    kept(Waiting::Archiving);
+    drop(alone);
+    let opened = open_log(dir, Signed::Soon);
+    assert_eq!(opened.recovery.erasures, Resumed { erased: seqs(&records), ..Resumed::default() });
+    opened.log.close(PATIENCE).unwrap();
+    assert_eq!((classes(&verify(dir)), verify(dir).redacted), (vec![], 3));
+}
+
+#[test]
+fn an_erasure_under_the_key_before_this_one_is_gone_on_with_and_under_an_unknown_one_is_not_forgotten() {
+    for known in [true, false] {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = folder.path();
+        let records = ordered(dir);
+        if !known {
+            fs::remove_file(dir.join("checkpoint.key")).unwrap();
+        }
+        let opened = open_by(dir, Signed::Soon, 4).unwrap();
+        let expected = if known {
+            Resumed { erased: seqs(&records), ..Resumed::default() }
+        } else {
+            let waiting = records.iter().map(|record| (record.seq, Waiting::UnknownKey)).collect();
+            Resumed { waiting, ..Resumed::default() }
+        };
+        assert_eq!(opened.recovery.erasures, expected);
+        assert_eq!(dir.join("erasing").exists(), !known);
+        opened.log.close(PATIENCE).unwrap();
+        let options = Options { keys: vec![key(), key_of(4)], ..options() };
+        let report = verify_dir(dir, &options, &mut |_| {}).unwrap();
+        assert_eq!((classes(&report), report.redacted), (vec![], if known { 3 } else { 0 }));
+    }
+}
