@@ -1,14 +1,13 @@
 //! Which erasures are in effect: ERASE records, and the CHECKPOINT records that make them count (FORMAT.md, "Erased
 //! records"). An ERASE that a crash left unsigned never counts, so nobody erases by adding bytes to a log's tail.
 
-use std::{collections::HashMap, fs, io, path::Path};
+use std::{collections::HashMap, io, path::Path};
 
 use super::{
-    folder::segment_name,
     note::{Checkpoint, CheckpointKey},
     record::{HEADER_BYTES, Hash, Header, stored_len},
     schema::{self, Kind},
-    stored::list_segments,
+    stored::{Stored, list_segments},
     walk::{Record, SegmentOpen, read_record},
 };
 
@@ -87,7 +86,7 @@ impl InEffect {
     pub(super) fn read(dir: &Path, from: u64, upto: Option<u64>, keys: &[CheckpointKey]) -> io::Result<Self> {
         let mut found = Self::default();
         for file in list_segments(dir)?.into_iter().filter(|file| file.index >= from) {
-            found.scan(&fs::read(dir.join(segment_name(file.index)))?, upto, keys);
+            found.scan(&Stored::open(dir, file.index)?.read()?, upto, keys);
         }
         Ok(found)
     }

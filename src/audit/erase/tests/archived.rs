@@ -36,6 +36,9 @@ fn a_body_in_an_archive_is_erased_and_the_archive_restores_the_rest() {
     opened.log.close(PATIENCE).unwrap();
     let report = verify(dir);
     assert_eq!((classes(&report), report.redacted), (vec![], 3), "{report:?}");
+    let mut tail = crate::audit::Tail::first(dir).unwrap().with_keys(&[key()]);
+    let shown = std::iter::from_fn(|| tail.next().unwrap()).filter(|entry| entry.erased.is_some());
+    assert_eq!(shown.count(), 3);
     // A start reads it, also from the beginning.
     fs::remove_file(dir.join("checkpoint.tree")).unwrap();
     let opened = open_log(dir, Signed::Soon);
