@@ -164,6 +164,7 @@ impl Eraser {
             .collect();
         let active = self.watch.status().segment;
         let mut wanted = Wanted { erasable: Vec::new(), erased: Vec::new(), _alone: alone };
+        let mut in_effect: Option<InEffect> = None;
         for name in names {
             let place = match name {
                 RecordName::Seq(seq) => find_seq(&self.dir, *seq).map_err(io)?,
@@ -189,7 +190,18 @@ impl Eraser {
             }
             match state {
                 Ok(()) => wanted.erasable.push(Erasable { seq, body_digest, segment, offset, body_len }),
-                Err(Flaw::Erased) => wanted.erased.push(seq),
+                Err(Flaw::Erased) => {
+                    let found = match &in_effect {
+                        Some(found) => found,
+                        // Signatures are not looked at: they may be of the key before this one.
+                        None => in_effect.insert(InEffect::read(&self.dir, 0, None, &[]).map_err(io)?),
+                    };
+                    if found.of(seq, &body_digest).is_none() {
+                        let cause = "its body is zeros, and no ERASE that is in effect names it".to_owned();
+                        return Err(EraseError::Damaged { seq, cause });
+                    }
+                    wanted.erased.push(seq);
+                }
                 Err(flaw) => return Err(EraseError::Damaged { seq, cause: flaw.to_string() }),
             }
         }

@@ -152,6 +152,12 @@ fn zeros_that_no_authority_ordered_are_an_altered_body_in_every_mode() {
         );
         assert_eq!(report.redacted, 2);
     }
+    // Nor is it taken for erased by whoever is asked to erase it.
+    let opened = open_log(dir, Signed::Soon);
+    until(|| opened.log.status().signed_size > 0);
+    let refused = opened.log.eraser().unwrap().find(&[RecordName::Seq(forged.seq)]).unwrap_err();
+    assert!(matches!(&refused, EraseError::Damaged { seq, .. } if *seq == forged.seq), "{refused}");
+    drop(opened);
     // Nor is it exported, nor shown as erased.
     let source = Source { dir, keys: &[key()], size: None };
     let exported = export(&source, &Filter::default(), Format::JsonLines, &mut io::sink(), &mut |_, _| {});
