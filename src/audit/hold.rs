@@ -209,7 +209,7 @@ const HOLDS_FILE: &str = "holds";
 const HOLDS_MAX: usize = 1024;
 
 /// The longest name.
-const NAME_BYTES_MAX: usize = 64;
+pub const NAME_BYTES_MAX: usize = 64;
 
 /// The longest authority or reason: they go into a record.
 pub const WORDS_BYTES_MAX: usize = 1024;

@@ -5,6 +5,7 @@ use axum::extract::Request;
 use axum::http::{HeaderMap, header};
 
 use super::error::{ApiError, ErrorKind, shortened};
+use crate::audit::hold::is_said;
 use crate::json::{self, JsonError, Kind, Reader};
 
 /// Longest request body, in bytes. The largest useful request for one token, all its members at their limits, is about
@@ -146,6 +147,22 @@ fn whole_number(reader: &mut Reader<'_>, name: &str, unit: &str) -> Result<u64, 
         return Err(wrong());
     }
     reader.number()?.to_u64().ok_or_else(wrong)
+}
+
+/// Who answers for something, and why: both are needed, and say something.
+pub(super) fn said<T: AsRef<str>>(
+    authority: Option<T>,
+    reason: Option<T>,
+    members: &str,
+) -> Result<(T, T), ApiError> {
+    match (authority, reason) {
+        (Some(authority), Some(reason)) if is_said(authority.as_ref()) && is_said(reason.as_ref()) => {
+            Ok((authority, reason))
+        }
+        _ => {
+            Err(ApiError::invalid(format!("needed are: {members}; an authority and a reason say something")))
+        }
+    }
 }
 
 /// A JSON object of at most `bytes_max` bytes, as received.

@@ -15,10 +15,10 @@ use super::actions::{Peer, blocking, with_body};
 use super::body;
 use super::error::{ApiError, ErrorKind};
 use super::evidence;
+use super::retention;
 use super::state::Shared;
 use crate::audit::{
-    AdminEvent, EraseError, EraseEvent, Event, Phase, RecordName,
-    hold::{WORDS_BYTES_MAX, is_said},
+    AdminEvent, EraseError, EraseEvent, Event, Phase, RecordName, hold::WORDS_BYTES_MAX,
 };
 use crate::json;
 
@@ -54,6 +54,8 @@ async fn erase_records(shared: Arc<Shared>, peer: Peer, bytes: Vec<u8>) -> Resul
         let description = "nobody signs this log's checkpoints, and an erasure takes effect with one";
         return Err(ApiError::new(ErrorKind::NotFound, description));
     };
+    // From the look at the holds to the outcome no hold may be placed, and no segment leave.
+    let _custody = retention::custody(&shared).await?;
     // A verification that had read the end of the log would take what is erased meanwhile for damage.
     let Ok(_alone) = Arc::clone(&shared.verifications).try_acquire_owned() else {
         let description = "the log is being verified, or something else is being erased; nothing was erased, try again later";
@@ -126,12 +128,8 @@ fn read(bytes: &[u8]) -> Result<(Vec<RecordName>, String, String), ApiError> {
         }
         Ok(true)
     })?;
-    let (Some(records), Some(authority), Some(reason)) = (records, authority, reason) else {
-        return Err(ApiError::invalid(format!("all of these are needed: {MEMBERS}")));
-    };
-    if !is_said(authority) || !is_said(reason) {
-        return Err(ApiError::invalid("\"authority\" and \"reason\" must say something"));
-    }
+    let (authority, reason) = body::said(authority, reason, MEMBERS)?;
+    let records = records.ok_or_else(|| ApiError::invalid(format!("needed are: {MEMBERS}")))?;
     let names = records.iter().filter_map(|record| record.parse().ok()).collect();
     Ok((names, authority.to_owned(), reason.to_owned()))
 }

@@ -2,19 +2,20 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::{self, Extension, Request, State};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use super::actions::{Peer, blocking, run, with_body};
 use super::body;
 use super::error::{ApiError, ErrorKind};
 use super::evidence;
 use super::state::Shared;
-use crate::audit::hold::{ACTION_HOLD, ACTION_RELEASE, Hold, HoldError, Holds, WORDS_BYTES_MAX, is_said};
+use crate::audit::hold::{ACTION_HOLD, ACTION_RELEASE, Hold, HoldError, Holds, NAME_BYTES_MAX, WORDS_BYTES_MAX};
 use crate::audit::retire::Turn;
 use crate::audit::{AdminEvent, Event, Phase, hex};
 use crate::json;
@@ -33,11 +34,11 @@ pub struct RetireOrder {
 /// Retires a few segments; blocks. The error is in words.
 pub type Retire = Arc<dyn Fn(RetireOrder) -> Result<Turn, String> + Send + Sync>;
 
-/// Held by whoever places a hold, retires or erases: none of them may come between the steps of another.
+/// Held by whoever places a hold, retires, erases or destroys a key: none of them may come between the steps of another.
 pub type Custody = Arc<Mutex<()>>;
 
-/// Longest name of a hold.
-const NAME_BYTES_MAX: usize = 64;
+/// How long it is waited for: a turn of retirement archives a few segments and waits for a checkpoint.
+const CUSTODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 const HOLD_MEMBERS: &str = "name, from_ns, to_ns, authority, reason";
 
@@ -74,6 +75,14 @@ pub(super) async fn retire(
     run(&shared, retire_some(Arc::clone(&shared), bytes)).await
 }
 
+/// Waits until nobody else places a hold, retires or erases, and keeps them out.
+pub(super) async fn custody(shared: &Shared) -> Result<OwnedMutexGuard<()>, ApiError> {
+    tokio::time::timeout(CUSTODY_TIMEOUT, Arc::clone(&shared.custody).lock_owned()).await.map_err(|_| {
+        let description = "segments are being retired, or records erased; nothing was changed, try again later";
+        ApiError::new(ErrorKind::Overloaded, description)
+    })
+}
+
 async fn place(shared: Arc<Shared>, peer: Peer, bytes: Vec<u8>) -> Result<Response, ApiError> {
     let mut scratch = json::Scratch::default();
     let (mut name, mut from_ns, mut to_ns, mut authority, mut reason) = (None, None, None, None, None);
@@ -93,7 +102,7 @@ async fn place(shared: Arc<Shared>, peer: Peer, bytes: Vec<u8>) -> Result<Respon
         return Err(ApiError::invalid(format!("needed are: {HOLD_MEMBERS} (to_ns may be left out)")));
     };
     let hold = Hold { name, from_ns, to_ns: to_ns.unwrap_or(u64::MAX), authority, reason };
-    let _custody = shared.custody.lock().await;
+    let _custody = custody(&shared).await?;
     // In force before it is on record: a crash in between keeps too much.
     let (dir, placed) = (shared.own_log.dir.clone(), hold.clone());
     change(move || {
@@ -128,8 +137,8 @@ async fn end(shared: Arc<Shared>, peer: Peer, name: String, bytes: Vec<u8>) -> R
         }
         Ok(true)
     })?;
-    let (authority, reason) = said(authority, reason, RELEASE_MEMBERS)?;
-    let _custody = shared.custody.lock().await;
+    let (authority, reason) = body::said(authority, reason, RELEASE_MEMBERS)?;
+    let _custody = custody(&shared).await?;
     let (dir, named) = (shared.own_log.dir.clone(), name.clone());
     let holds = change(move || {
         let mut holds = Holds::load(&dir)?;
@@ -169,7 +178,7 @@ async fn retire_some(shared: Arc<Shared>, bytes: Vec<u8>) -> Result<Response, Ap
         }
         Ok(true)
     })?;
-    let (authority, reason) = said(authority, reason, RETIRE_MEMBERS)?;
+    let (authority, reason) = body::said(authority, reason, RETIRE_MEMBERS)?;
     let before_ns = before_ns.ok_or_else(|| ApiError::invalid(format!("needed are: {RETIRE_MEMBERS}")))?;
     let order = RetireOrder { before_ns, authority, reason };
     let retire = shared.retire.clone().ok_or_else(|| {
@@ -191,19 +200,6 @@ async fn retire_some(shared: Arc<Shared>, bytes: Vec<u8>) -> Result<Response, Ap
         .collect();
     let kept = turn.kept.map(|(segment, why)| json!({"segment": segment, "why": why.to_string()}));
     Ok(Json(json!({"retired": retired, "more": turn.more, "kept": kept})).into_response())
-}
-
-fn said(
-    authority: Option<String>,
-    reason: Option<String>,
-    members: &str,
-) -> Result<(String, String), ApiError> {
-    match (authority, reason) {
-        (Some(authority), Some(reason)) if is_said(&authority) && is_said(&reason) => Ok((authority, reason)),
-        _ => {
-            Err(ApiError::invalid(format!("needed are: {members}; an authority and a reason say something")))
-        }
-    }
 }
 
 /// Does something with the file of holds, away from the listener's thread.

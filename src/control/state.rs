@@ -59,7 +59,7 @@ pub struct State {
     pub own_log: OwnLog,
     /// Erases bodies from the audit log; `None` where nobody signs its checkpoints.
     pub eraser: Option<Eraser>,
-    /// Held while a hold is placed, or segments are retired.
+    /// Held while a hold is placed, segments are retired, bodies erased or a tag key is destroyed.
     pub custody: Custody,
     /// Retires old segments; `None` on a node that keeps them all.
     pub retire: Option<Retire>,

@@ -12,6 +12,7 @@ use super::actions::{Peer, blocking, run};
 use super::body;
 use super::error::{ApiError, ErrorKind};
 use super::evidence;
+use super::retention;
 use super::state::Shared;
 use crate::audit::{AuditError, ChangeEvent, Event, Phase};
 use crate::json;
@@ -70,18 +71,18 @@ async fn destroy_epoch(
     bytes: Vec<u8>,
 ) -> Result<Response, ApiError> {
     let mut scratch = json::Scratch::default();
-    let (mut authority, mut reason) = ("", "");
+    let (mut authority, mut reason) = (None, None);
     body::read_object(&bytes, &mut scratch, MEMBERS, |reader, name| {
         match name {
-            "authority" => authority = body::text(reader, name, AUTHORITY_BYTES_MAX)?,
-            "reason" => reason = body::text(reader, name, REASON_BYTES_MAX)?,
+            "authority" => authority = Some(body::text(reader, name, AUTHORITY_BYTES_MAX)?),
+            "reason" => reason = Some(body::text(reader, name, REASON_BYTES_MAX)?),
             _ => return Ok(false),
         }
         Ok(true)
     })?;
-    if authority.trim().is_empty() || reason.trim().is_empty() {
-        return Err(ApiError::invalid("say who answers for it (\"authority\") and why (\"reason\")"));
-    }
+    let (authority, reason) = body::said(authority, reason, MEMBERS)?;
+    // No hold may be placed between the look at them and the end of the key.
+    let _custody = retention::custody(&shared).await?;
     let _turn = shared.changing_tag_keys.lock().await;
     let tags = shared.tags.clone();
     blocking(move || tags.may_destroy(epoch)).await?.map_err(|error| not_changed(&error))?;

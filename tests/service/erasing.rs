@@ -116,3 +116,43 @@ fn an_authority_erases_and_the_log_says_so() {
     assert_eq!(node.terminate().code(), Some(0));
     assert_eq!((&report(&dir)["valid"], &report(&dir)["redacted"]), (&json!(true), &json!(75)));
 }
+
+#[test]
+fn no_hold_is_placed_and_no_key_destroyed_while_bodies_are_being_erased() {
+    let node = Edgate::start();
+    for i in 0..20 {
+        node.forward(&node.issuer.token(&format!("t{i}")));
+    }
+    let dir = node.audit_dir();
+    // Another epoch begins with another segment; so what stands in the first can be erased.
+    assert_eq!(node.post(node.control, "/v1/audit/tag-keys", &json!({})).status, 200);
+    node.forward(&node.issuer.token("later"));
+    let decided = decisions(&dir);
+    let id = decided[3]["id"].clone();
+    let order = json!({"records": [id], "authority": "privacy officer", "reason": "request 7"});
+    let hold = json!({"name": "case-7", "from_ns": 1, "authority": "counsel", "reason": "case 7"});
+    let words = json!({"authority": "privacy officer", "reason": "request 8"});
+    let list = dir.join("erasing");
+    std::thread::scope(|scope| {
+        let erased = scope.spawn(|| {
+            until("the erasure to be taken", || {
+                node.post(node.control, "/v1/audit/erasures", &order).status == 200
+            });
+        });
+        until("the erasure to begin", || list.exists() || erased.is_finished());
+        assert!(!erased.is_finished(), "a checkpoint takes longer than this look");
+        let destroyed = scope.spawn(|| {
+            let answer = node.post(node.control, "/v1/audit/tag-keys/1/destroy", &words).status;
+            (answer, list.exists())
+        });
+        let answer = node.post(node.control, "/v1/audit/holds", &hold);
+        assert_eq!((answer.status, list.exists()), (200, false), "the hold is answered behind the erasure");
+        let (status, erasing) = destroyed.join().unwrap();
+        assert!((status == 200 || status == 400) && !erasing, "{status}, still erasing: {erasing}");
+    });
+    // From now on everything is held.
+    let other = json!({"records": [decided[4]["id"]], "authority": "privacy officer", "reason": "request 9"});
+    let refused = node.post(node.control, "/v1/audit/erasures", &other);
+    assert_eq!(refused.status, 400);
+    assert_eq!(report(&dir)["redacted"], 1);
+}
