@@ -11,7 +11,10 @@ use serde::{Deserialize, Serialize};
 use super::{
     event::Phase,
     real::replace_file,
+    retire::each_record,
     schema::{self, Kind},
+    stored::{Stored, list_segments},
+    succeed::set_aside,
     walk::Record,
 };
 
@@ -108,6 +111,49 @@ impl Holds {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "a hold in it was made by another hand"));
         }
         Ok(Self(holds))
+    }
+
+    /// The holds in force on the log in `dir`: those that its file has, and those that its records place and do not release, as
+    /// far as they can be read. A damaged log holds too much rather than too little.
+    pub(super) fn in_force(dir: &Path) -> io::Result<Self> {
+        let (mut holds, mut log) = (Self::load(dir)?, Self::default());
+        for file in list_segments(dir)? {
+            each_record(&Stored::open(dir, file.index)?.read()?, |record| log.follow(record));
+        }
+        for hold in log.0 {
+            match holds.0.iter_mut().find(|other| other.name == hold.name) {
+                Some(other) => {
+                    other.from_ns = other.from_ns.min(hold.from_ns);
+                    other.to_ns = other.to_ns.max(hold.to_ns);
+                }
+                None => holds.0.push(hold),
+            }
+        }
+        Ok(holds)
+    }
+
+    /// The first hold in force on the log in `dir`, or beside it on one that was set aside.
+    pub(super) fn any(dir: &Path) -> io::Result<Option<Hold>> {
+        for dir in std::iter::once(dir.to_owned()).chain(set_aside(dir)?) {
+            if let Some(hold) = Self::load(&dir)?.0.into_iter().next() {
+                return Ok(Some(hold));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Ends a hold beside the log in `dir`, on those that were set aside: it came to their successor with them.
+    ///
+    /// # Errors
+    /// What the system refuses; then it holds there until it is released again.
+    pub fn release_aside(dir: &Path, name: &str) -> io::Result<()> {
+        for aside in set_aside(dir)? {
+            let mut holds = Self::load(&aside)?;
+            if holds.release(name).is_ok() {
+                holds.store(&aside)?;
+            }
+        }
+        Ok(())
     }
 
     /// Replaces the file in `dir` whole and durably.

@@ -16,7 +16,9 @@ use sha2::{Digest as _, Sha256};
 use super::{
     appender::Ack,
     error::AuditError,
+    event::{AdminEvent, Event, Phase},
     folder::Folder,
+    hold::{ACTION_HOLD, Holds},
     kept,
     note::CheckpointKey,
     open::{KEY_FILE, open_signed},
@@ -87,7 +89,7 @@ pub fn succeed(
         )));
     }
     let (digest, bytes) = digest_of_segments(dir).map_err(io("read the segments of"))?;
-    let aside = sibling(dir, &format!("damaged-{}", decision.time));
+    let aside = sibling(dir, &format!("{ASIDE}{}", decision.time));
     let name = aside.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
 
     if successor.exists() {
@@ -98,6 +100,9 @@ pub fn succeed(
     restrict(&successor).map_err(io("restrict the successor of"))?;
     // The same values keep the same tags, so that a search finds them on both sides of the break.
     tag_keys::copy(dir, &successor)?;
+    // What is held stays held: keys and archives of the damaged log are destroyed and retired from its successor.
+    let holds = Holds::in_force(dir).map_err(io("read the legal holds of"))?;
+    holds.store(&successor).map_err(io("write the legal holds of the successor of"))?;
     let begun = Settings { dir: successor.clone(), create: true, ..settings.clone() };
     let mut opened = open_signed(&begun, 0, signer)?;
     let appender = opened.appenders.last_mut().expect("the control plane's appender is always there");
@@ -112,7 +117,21 @@ pub fn succeed(
         body.texts(7, &[name]);
         body.text(8, decision.authority);
     })?;
-    appender.wait(id, Ack::Durable, PATIENCE)?;
+    let mut last = id;
+    for hold in holds.all() {
+        let (name, detail) = (&hold.name, hold.detail());
+        let event = AdminEvent {
+            phase: Phase::Done,
+            actor: "set-aside",
+            action: ACTION_HOLD,
+            target: name,
+            detail: &detail,
+            intent: None,
+        };
+        last = appender.append(&Event::Admin(event), Ack::Durable)?;
+        appender.submit();
+    }
+    appender.wait(last, Ack::Durable, PATIENCE)?;
     opened.log.close(PATIENCE)?;
 
     drop(lock);
@@ -185,10 +204,25 @@ fn sibling(dir: &Path, suffix: &str) -> PathBuf {
     dir.with_file_name(name)
 }
 
+/// The logs of this folder that were set aside.
+pub(super) fn set_aside(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut prefix = dir.file_name().unwrap_or_default().to_owned();
+    prefix.push(format!(".{ASIDE}"));
+    let named = |path: &PathBuf| {
+        path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(prefix.as_encoded_bytes()))
+    };
+    let folders = fs::read_dir(parent)?.map(|entry| entry.map(|entry| entry.path()));
+    folders.filter(|path| path.as_ref().map_or(true, named)).collect()
+}
+
 fn restrict(dir: &Path) -> io::Result<()> {
     use std::os::unix::fs::PermissionsExt as _;
     fs::set_permissions(dir, fs::Permissions::from_mode(0o700))
 }
+
+/// What stands between the folder's name and the time in the name of one that was set aside.
+const ASIDE: &str = "damaged-";
 
 /// How long the successor's first records may take to reach the disk.
 const PATIENCE: Duration = Duration::from_secs(30);

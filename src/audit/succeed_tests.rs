@@ -3,7 +3,9 @@
 use std::{fs, path::Path, time::Duration};
 
 use super::{
-    AuditError, Decision, Event, Settings, StopEvent, open,
+    AdminEvent, AuditError, Decision, Event, Phase, Settings, StopEvent,
+    hold::{ACTION_HOLD, Hold, Holds},
+    open,
     schema::{self, Kind},
     succeed,
     verify::{Class, Options, verify_dir},
@@ -121,5 +123,56 @@ fn a_decision_that_was_interrupted_is_completed_by_the_next_call() {
     fs::rename(&dir, folder.path().join("audit.successor")).unwrap();
     assert_eq!(succeed(&successor, &DECISION, None).unwrap(), None);
     let opened = open(&Settings { create: false, ..successor }, 1).unwrap();
+    opened.log.close(SECOND).unwrap();
+}
+
+#[test]
+fn what_is_held_stays_held_in_the_successor_and_on_its_record() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("audit");
+    log(&dir);
+    let hold = |name: &str| {
+        let (authority, reason) = ("counsel".to_owned(), "why".to_owned());
+        Hold { name: name.into(), from_ns: 1, to_ns: u64::MAX, authority, reason }
+    };
+    // One is in the file; of another only the log knows, for somebody lost its line.
+    let mut opened = open(&settings(&dir, "test.example/log"), 1).unwrap();
+    let detail = hold("case-8").detail();
+    let placed = AdminEvent {
+        phase: Phase::Done,
+        actor: "control:127.0.0.1",
+        action: ACTION_HOLD,
+        target: "case-8",
+        detail: &detail,
+        intent: None,
+    };
+    let id = opened.appenders[0].append(&Event::Admin(placed), Ack::Durable).unwrap();
+    opened.appenders[0].wait(id, Ack::Durable, SECOND).unwrap();
+    opened.log.close(SECOND).unwrap();
+    let mut holds = Holds::default();
+    holds.place(hold("case-7")).unwrap();
+    holds.store(&dir).unwrap();
+    damage(&dir);
+    let successor = settings(&dir, "test.example/log/2");
+    let aside = succeed(&successor, &DECISION, None).unwrap().unwrap().folder;
+
+    let names = |holds: &Holds| holds.all().iter().map(|hold| hold.name.clone()).collect::<Vec<_>>();
+    assert_eq!(names(&Holds::load(&dir).unwrap()), ["case-7", "case-8"]);
+    fs::remove_file(dir.join("holds")).unwrap();
+    let mut holds = Holds::in_force(&dir).unwrap();
+    assert_eq!(names(&holds), ["case-7", "case-8"], "the successor's own records say so");
+
+    // Also what was set aside keeps its keys as long as it is held.
+    let opened = open(&successor, 0).unwrap();
+    let tags = opened.log.tags();
+    tags.rotate().unwrap();
+    for name in ["case-7", "case-8"] {
+        holds.release(name).unwrap();
+    }
+    holds.store(&dir).unwrap();
+    assert!(matches!(tags.may_destroy(1), Err(AuditError::Held { name }) if name == "case-7"));
+    Holds::release_aside(&dir, "case-7").unwrap();
+    assert_eq!(Holds::load(&aside).unwrap(), Holds::default());
+    tags.may_destroy(1).unwrap();
     opened.log.close(SECOND).unwrap();
 }

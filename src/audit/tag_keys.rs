@@ -18,6 +18,7 @@ use super::{
     error::AuditError,
     real::replace_file,
     real::sync_folder,
+    succeed::set_aside,
     tag::{Tag, TagField, TagKey},
 };
 
@@ -160,18 +161,6 @@ fn overwrite(path: &Path, bytes: usize) -> io::Result<()> {
     file.write_all(&vec![0; bytes]).and_then(|()| file.sync_all())?;
     fs::remove_file(path)?;
     sync_folder(path.parent().unwrap_or(Path::new(".")))
-}
-
-/// The logs of this folder that were set aside (`succeed.rs`).
-fn set_aside(dir: &Path) -> io::Result<Vec<PathBuf>> {
-    let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut prefix = dir.file_name().unwrap_or_default().to_owned();
-    prefix.push(".damaged-");
-    let named = |path: &PathBuf| {
-        path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(prefix.as_encoded_bytes()))
-    };
-    let folders = fs::read_dir(parent)?.map(|entry| entry.map(|entry| entry.path()));
-    folders.filter(|path| path.as_ref().map_or(true, named)).collect()
 }
 
 /// The key file of an epoch.

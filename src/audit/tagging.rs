@@ -112,11 +112,11 @@ impl LogTags {
         if epoch == self.epoch() {
             return Err(AuditError::TagKeyInUse { epoch });
         }
-        // Whatever time it covers: a key is of a whole epoch, and its records may lie in archives.
-        let holds = Holds::load(&self.dir)
+        // Whatever time it covers: a key is of a whole epoch, and its records may lie in archives, or in logs set aside.
+        let hold = Holds::any(&self.dir)
             .map_err(|error| AuditError::io("read the legal holds of", &self.dir, error))?;
-        if let Some(hold) = holds.all().first() {
-            return Err(AuditError::Held { name: hold.name.clone() });
+        if let Some(hold) = hold {
+            return Err(AuditError::Held { name: hold.name });
         }
         match TagKeys::load(&self.dir)?.of(epoch) {
             Some(EpochKey::Kept(_)) => Ok(()),

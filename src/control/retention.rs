@@ -161,8 +161,12 @@ async fn end(shared: Arc<Shared>, peer: Peer, name: String, bytes: Vec<u8>) -> R
         .await
         .map_err(|error| evidence::unavailable(&error, "the hold stays in force: release it again"))?;
     // On record before it ends: a crash in between keeps too much.
-    let dir = shared.own_log.dir.clone();
-    change(move || store(&holds, &dir)).await?;
+    let (dir, named) = (shared.own_log.dir.clone(), name.clone());
+    change(move || {
+        Holds::release_aside(&dir, &named)?;
+        store(&holds, &dir)
+    })
+    .await?;
     Ok(Json(json!({"id": id.to_string(), "name": name})).into_response())
 }
 
