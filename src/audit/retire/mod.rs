@@ -188,17 +188,21 @@ impl Retirement {
         (means.record)(&events)?;
         for (archived, _) in due {
             means.folder.remove_stored(archived.segment).map_err(io("remove a retired segment"))?;
-            self.history.forget(archived.segment);
             turn.retired.push(archived);
         }
         Ok(turn)
     }
 
+    /// Reads what the log says, so that the turn behind it has little to read.
+    pub(super) fn catch_up(&mut self, folder: &Folder) -> io::Result<()> {
+        self.history.read(folder)
+    }
+
     /// Removes the files of segments that were retired when something came in between.
-    fn finish(&mut self, means: &Means<'_>, erasing: &BTreeSet<u64>) -> Result<(), RetireError> {
+    fn finish(&self, means: &Means<'_>, erasing: &BTreeSet<u64>) -> Result<(), RetireError> {
         let io = |what| move |source| RetireError::Io { what, source };
-        let mut pending = self.history.pending.clone();
-        pending.sort_by_key(|retired| retired.segment);
+        let files = means.folder.segments().map_err(io("list the segments"))?;
+        let pending = files.first().map(|first| self.history.pending(first.index)).unwrap_or_default();
         for Retired { segment, archive, first_wall_ns, last_wall_ns, seq, .. } in pending {
             let files = means.folder.segments().map_err(io("list the segments"))?;
             // Only the oldest: what remains has no hole. And not before a checkpoint covers the record, or if it came under a
@@ -213,7 +217,6 @@ impl Retirement {
                 return Err(RetireError::LostArchive { segment });
             }
             means.folder.remove_stored(segment).map_err(io("remove a retired segment"))?;
-            self.history.forget(segment);
         }
         Ok(())
     }
@@ -223,15 +226,11 @@ impl Retirement {
         if first == FIRST_SEGMENT {
             return Ok(Before { size: 0, hash: None, tree: CompactRange::new(0) });
         }
-        match &self.history.last {
-            Some(retired) if retired.segment + 1 == first => {
-                Ok(Before { size: retired.size, hash: Some(retired.hash), tree: retired.tree.clone() })
-            }
-            _ => {
-                let cause = "the segment before it is missing, and no RETIRE record says so".to_owned();
-                Err(RetireError::Broken { segment: first, cause })
-            }
-        }
+        let retired = self.history.retired(first - 1).ok_or_else(|| {
+            let cause = "the segment before it is missing, and no RETIRE record says so".to_owned();
+            RetireError::Broken { segment: first, cause }
+        })?;
+        Ok(Before { size: retired.size, hash: Some(retired.hash), tree: retired.tree.clone() })
     }
 
     fn kept(&self, means: &Means<'_>, index: u64, loaded: &Loaded, size: u64) -> Option<Kept> {

@@ -9,7 +9,7 @@ use crate::audit::{
     record::Hash,
     schema::{self, Kind},
     stored::Segments,
-    walk::{Depth, Record, Walk, or_erased},
+    walk::{Depth, Record, Walk, or_partly_erased},
 };
 
 /// A segment that an authority had removed, and everything before it: what the rest of the log continues.
@@ -77,14 +77,15 @@ pub(in crate::audit) fn find_retired(
     Ok(None)
 }
 
-/// Hands over the records of a segment, as far as they can be read.
-pub(in crate::audit) fn each_record(segment: &[u8], mut take: impl FnMut(&Record<'_>)) {
+/// Hands over the records of a segment, as far as they can be read; returns the offset behind the last.
+pub(in crate::audit) fn each_record(segment: &[u8], mut take: impl FnMut(&Record<'_>)) -> usize {
     let mut walk = Walk::new(segment, Depth::Headers);
     let mut offset = 0;
-    while let Ok(record) = or_erased(walk.read(offset), segment, offset) {
+    while let Ok(record) = or_partly_erased(walk.read(offset), segment, offset) {
         take(&record);
         offset = record.next;
     }
+    offset
 }
 
 /// The body of the event that [`Retired::read`] reads back.

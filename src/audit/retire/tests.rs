@@ -324,3 +324,39 @@ impl Medium for Flipping {
         self.0.free_bytes()
     }
 }
+
+#[test]
+fn a_hold_placed_when_a_retirement_was_interrupted_between_two_files_is_kept_and_the_log_is_not_broken() {
+    let (log, place) = (Sim::new(1), Sim::new(2));
+    let mut writer = grown(&log);
+    let original = read(&log);
+    turn(&mut Retirement::default(), &log, &place, &mut writer, &Holds::default(), u64::MAX).unwrap();
+    // As if the power went when two of four files were gone.
+    for (file, bytes) in &original[2..4] {
+        let name = segment_name(file.index);
+        log.create(&name).unwrap().write_at(bytes, 0).unwrap();
+        log.finish(&name, None).unwrap();
+    }
+    assert_eq!(indices(&log), [3, 4, 5, 6]);
+    let mut holds = Holds::default();
+    let (authority, reason) = ("counsel".to_owned(), "case 7".to_owned());
+    holds.place(Hold { name: "case-7".into(), from_ns: 0, to_ns: u64::MAX, authority, reason }).unwrap();
+    let mut retirement = Retirement::default();
+    let held = turn(&mut retirement, &log, &place, &mut writer, &holds, u64::MAX).unwrap();
+    assert_eq!((held.retired.len(), held.kept), (0, Some((3, Kept::Held("case-7".into())))));
+    let done = turn(&mut retirement, &log, &place, &mut writer, &Holds::default(), u64::MAX).unwrap();
+    assert_eq!((done.retired.len(), indices(&log)), (0, vec![5, 6]), "what was on record is finished");
+    assert_whole(&log, &place, &original, "finished");
+}
+
+#[test]
+fn damage_that_may_hide_a_hold_stops_retention() {
+    let (log, place) = (Sim::new(1), Sim::new(2));
+    let mut writer = grown(&log);
+    let at = memchr::memmem::find(&folder(&log).read(3).unwrap(), b"event ").unwrap();
+    log.corrupt(&segment_name(3), at);
+    let refused =
+        turn(&mut Retirement::default(), &log, &place, &mut writer, &Holds::default(), u64::MAX).unwrap_err();
+    assert!(refused.to_string().contains("segment 3 cannot be read behind offset"), "{refused}");
+    assert_eq!(indices(&log), [1, 2, 3, 4, 5, 6]);
+}
