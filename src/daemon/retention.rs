@@ -106,6 +106,8 @@ impl Keeping {
     }
 
     fn turn(&mut self, before_ns: u64, authority: &str, reason: &str) -> Result<Turn, String> {
+        // Holds wait for the turn, not for this; what cannot be read now, the turn reads again, and says so.
+        let _ = self.retainer.catch_up();
         let _custody = self.custody.blocking_lock();
         let turn = self
             .retainer

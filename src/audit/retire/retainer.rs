@@ -28,6 +28,16 @@ pub struct Retainer {
 }
 
 impl Retainer {
+    /// Reads what the log says about holds and retirements, which at first takes as long as reading all of it: nobody has to wait
+    /// for that.
+    ///
+    /// # Errors
+    /// What the system refuses.
+    pub fn catch_up(&mut self) -> Result<(), RetireError> {
+        let read = self.retirement.catch_up(&self.folder);
+        read.map_err(|source| RetireError::Io { what: "read the log", source })
+    }
+
     /// Retires a few of the segments that are due, with archives in `place`. Whoever places holds must not do so meanwhile.
     ///
     /// # Errors

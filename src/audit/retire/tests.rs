@@ -4,6 +4,7 @@ use super::*;
 use crate::audit::{
     archive::Archive,
     crash_tests::{clock, folder, settings},
+    disk::MediumFile as _,
     folder::{SegmentFile, archive_name, segment_name},
     hold::Hold,
     open::resume,
@@ -359,4 +360,20 @@ fn damage_that_may_hide_a_hold_stops_retention() {
         turn(&mut Retirement::default(), &log, &place, &mut writer, &Holds::default(), u64::MAX).unwrap_err();
     assert!(refused.to_string().contains("segment 3 cannot be read behind offset"), "{refused}");
     assert_eq!(indices(&log), [1, 2, 3, 4, 5, 6]);
+}
+
+#[test]
+fn what_was_read_before_a_turn_is_not_read_in_it() {
+    let (log, place) = (Sim::new(1), Sim::new(2));
+    let mut writer = grown(&log);
+    let mut retirement = Retirement::default();
+    retirement.catch_up(&folder(&log)).unwrap();
+    // Whoever reads it again stops here.
+    let at = memchr::memmem::find(&folder(&log).read(3).unwrap(), b"event ").unwrap();
+    log.corrupt(&segment_name(3), at);
+    let mut holds = Holds::default();
+    let (authority, reason) = ("counsel".to_owned(), "case 7".to_owned());
+    holds.place(Hold { name: "case-7".into(), from_ns: 0, to_ns: u64::MAX, authority, reason }).unwrap();
+    let held = turn(&mut retirement, &log, &place, &mut writer, &holds, u64::MAX).unwrap();
+    assert_eq!(held.kept, Some((1, Kept::Held("case-7".into()))));
 }
