@@ -119,9 +119,9 @@ pub enum EraseError {
         /// What it is.
         kind: String,
     },
-    /// The checkpoint did not come in time: the ERASE stands, and nothing was overwritten.
+    /// The checkpoint did not come in time: the ERASE stands, and nothing was overwritten so far.
     #[error(
-        "no checkpoint covers the ERASE records yet; nothing was overwritten: erase once more when checkpoints are signed again"
+        "no checkpoint covers the ERASE records yet; nothing was overwritten so far, and that may still take effect: erase once more when checkpoints are signed again, or the next start does, unless a hold is placed"
     )]
     NotSigned,
     /// There is no such record.

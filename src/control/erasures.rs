@@ -92,7 +92,9 @@ async fn erase_records(shared: Arc<Shared>, peer: Peer, bytes: Vec<u8>) -> Resul
     });
     let events: Vec<_> = std::iter::once(Event::Admin(intent)).chain(erases).collect();
     let ids = shared.evidence.record_all(&events).await;
-    let ids = ids.map_err(|error| evidence::unavailable(&error, "nothing was erased"))?;
+    let ids = ids.map_err(|error| {
+        evidence::unavailable(&error, "nothing was erased so far, and the order may still take effect at the next start")
+    })?;
     // The runtime is stopping: whatever was announced is for the next start.
     let overwritten = blocking(move || eraser.overwrite(&wanted, SIGNED_TIMEOUT)).await;
     let overwritten = overwritten.unwrap_or(Err(EraseError::NotSigned));
