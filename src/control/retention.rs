@@ -69,10 +69,10 @@ pub(super) async fn release(
 /// Retires a few segments; answers with what left, and whether there is more to do.
 pub(super) async fn retire(
     State(shared): State<Arc<Shared>>,
+    Extension(peer): Extension<Peer>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let bytes = body::receive_json(request).await?;
-    run(&shared, retire_some(Arc::clone(&shared), bytes)).await
+    with_body(shared, peer, request, retire_some).await
 }
 
 /// Waits until nobody else places a hold, retires or erases, and keeps them out.
@@ -170,7 +170,7 @@ async fn end(shared: Arc<Shared>, peer: Peer, name: String, bytes: Vec<u8>) -> R
     Ok(Json(json!({"id": id.to_string(), "name": name})).into_response())
 }
 
-async fn retire_some(shared: Arc<Shared>, bytes: Vec<u8>) -> Result<Response, ApiError> {
+async fn retire_some(shared: Arc<Shared>, peer: Peer, bytes: Vec<u8>) -> Result<Response, ApiError> {
     let mut scratch = json::Scratch::default();
     let (mut before_ns, mut authority, mut reason) = (None, None, None);
     body::read_object(&bytes, &mut scratch, RETIRE_MEMBERS, |reader, member| {
@@ -189,9 +189,29 @@ async fn retire_some(shared: Arc<Shared>, bytes: Vec<u8>) -> Result<Response, Ap
         let why = "nothing is retired here: audit.retention.destination names no folder for the archives";
         ApiError::new(ErrorKind::Conflict, why)
     })?;
-    let turn = blocking(move || retire(order))
-        .await?
-        .map_err(|problem| ApiError::new(ErrorKind::Conflict, problem))?;
+    let (actor, target) = (peer.actor(), format!("segments before {before_ns}"));
+    let detail = json!({"authority": order.authority, "reason": order.reason}).to_string();
+    let intent = AdminEvent {
+        phase: Phase::Intent,
+        actor: &actor,
+        action: "audit-retire",
+        target: &target,
+        detail: &detail,
+        intent: None,
+    };
+    // RETIRE records say what left; who ordered it, and what came of it, say these.
+    let asked = shared.evidence.record(&Event::Admin(intent)).await;
+    let asked = asked.map_err(|error| evidence::unavailable(&error, "nothing was retired"))?;
+    let done = blocking(move || retire(order)).await.unwrap_or_else(|_| Err("the node is stopping".to_owned()));
+    let came_of_it = match &done {
+        Ok(turn) => told(turn),
+        Err(problem) => problem.clone(),
+    };
+    let phase = if done.is_ok() { Phase::Done } else { Phase::Failed };
+    let outcome = AdminEvent { phase, detail: &came_of_it, intent: Some(asked), ..intent };
+    let recorded = shared.evidence.record(&Event::Admin(outcome)).await;
+    let turn = done.map_err(|problem| ApiError::new(ErrorKind::Conflict, problem))?;
+    recorded.map_err(|error| evidence::unavailable(&error, "what was retired has RETIRE records"))?;
     let retired: Vec<_> = turn
         .retired
         .iter()
@@ -204,6 +224,17 @@ async fn retire_some(shared: Arc<Shared>, bytes: Vec<u8>) -> Result<Response, Ap
         .collect();
     let kept = turn.kept.map(|(segment, why)| json!({"segment": segment, "why": why.to_string()}));
     Ok(Json(json!({"retired": retired, "more": turn.more, "kept": kept})).into_response())
+}
+
+/// What a turn came to, in words for the record.
+fn told(turn: &Turn) -> String {
+    let segments: Vec<_> = turn.retired.iter().map(|one| one.segment.to_string()).collect();
+    let retired =
+        if segments.is_empty() { "none".to_owned() } else { format!("segments {}", segments.join(", ")) };
+    match &turn.kept {
+        Some((segment, why)) => format!("retired: {retired}; segment {segment} stays: {why}"),
+        None => format!("retired: {retired}"),
+    }
 }
 
 /// Does something with the file of holds, away from the listener's thread.

@@ -51,6 +51,15 @@ fn a_hold_keeps_segments_and_after_its_release_they_are_retired_on_record() {
     let said = says(&refused);
     assert_eq!((&said["retired"], &said["kept"]["segment"]), (&json!([]), &json!(1)), "{said}");
     assert!(said["kept"]["why"].to_string().contains("case-7"), "{said}");
+    // Who asked, and what came of it, is on record.
+    let acts = edgate(&["audit", "tail", "--json", "--kind", "admin", "--dir", dir.to_str().unwrap()], b"");
+    let text = String::from_utf8(acts.stdout).unwrap();
+    let acts: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let outcome = &acts.last().unwrap()["body"];
+    assert_eq!((&outcome["action"], &outcome["actor"]), (&json!("audit-retire"), &json!("control:127.0.0.1")));
+    let detail = outcome["detail"].as_str().unwrap();
+    assert!(detail.contains("segment 1 stays") && detail.contains("case-7"), "{outcome}");
+    assert_eq!(acts[acts.len() - 2]["body"]["target"], outcome["target"]);
     // The same once more is the same; another of its name is refused.
     assert!(ask(&["hold", "case-7", "--from", "2020-01-01T00:00:00Z"]).status.success());
     assert_eq!(ask(&["hold", "case-7", "--from", "2021-01-01T00:00:00Z"]).status.code(), Some(2));
