@@ -112,6 +112,10 @@ impl LogTags {
         if epoch == self.epoch() {
             return Err(AuditError::TagKeyInUse { epoch });
         }
+        // A key may be there already that the next rotation takes up.
+        if epoch > self.epoch() {
+            return Err(AuditError::TagKeyMissing { path: key_path(&self.dir, epoch) });
+        }
         // Whatever time it covers: a key is of a whole epoch, and its records may lie in archives, or in logs set aside.
         let hold = Holds::any(&self.dir)
             .map_err(|error| AuditError::io("read the legal holds of", &self.dir, error))?;
