@@ -81,9 +81,9 @@ async fn record_run(shared: Arc<Shared>, peer: Peer, bytes: Vec<u8>) -> Result<R
     }
     let first_class = first_class.unwrap_or_default();
     let known = Class::ALL.iter().any(|class| class.name() == first_class);
-    if known != (breaks > 0) {
+    if (breaks > 0 && !known) || (breaks == 0 && !first_class.is_empty()) {
         return Err(ApiError::invalid(
-            "\"first_class\" must name the class of the first break where there are breaks",
+            "\"first_class\" must name the class of the first break where there are breaks, and nothing where there are none",
         ));
     }
     shared.own_log.check(origin, dir.map(Path::new))?;

@@ -346,6 +346,7 @@ fn a_verification_of_the_nodes_log_is_on_record_and_ends_as_it_would_without_a_n
     assert_eq!(with("mode", json!("deep")), 400);
     assert_eq!(with("breaks", json!(1)), 400);
     assert_eq!(with("first_class", json!("deleted")), 400);
+    assert_eq!(with("first_class", json!("whatever")), 400);
     assert_eq!(with("what", json!(1)), 400);
 
     // Damage is on record too, and the exit code is its own.
