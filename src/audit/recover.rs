@@ -191,10 +191,12 @@ fn walk(loaded: &[Loaded]) -> Walked {
     };
     for (position, segment) in loaded.iter().enumerate() {
         let mut offset = 0;
+        // Only bodies of segments that another written one follows are ever erased; elsewhere zeros are a torn record. Such a
+        // one is finished, but for the moment that its mode lets it be overwritten, in which the node may end.
+        let followed = loaded.get(position + 1).is_some_and(|next| next.bytes.starts_with(&MAGIC));
         loop {
-            // Only bodies of finished segments are ever erased; elsewhere zeros are a torn record.
             let found = match read_record(&segment.bytes, offset) {
-                found if segment.file.finished => or_partly_erased(found, &segment.bytes, offset),
+                found if segment.file.finished || followed => or_partly_erased(found, &segment.bytes, offset),
                 found => found,
             };
             let record = match found {

@@ -127,3 +127,20 @@ fn an_erasure_under_the_key_before_this_one_is_gone_on_with_and_under_an_unknown
         assert_eq!((classes(&report), report.redacted), (vec![], if known { 3 } else { 0 }));
     }
 }
+
+#[test]
+fn a_segment_that_a_kill_left_writable_is_still_one_whose_bodies_may_be_erased() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path();
+    let (mut opened, ids) = filled(dir, Signed::Soon);
+    let last = list_segments(dir).unwrap().into_iter().rfind(|file| file.finished).unwrap().index;
+    let late = *ids.iter().rev().find(|id| find_id(dir, **id).unwrap().unwrap().0 == last).unwrap();
+    let records = erase(&mut opened, &[RecordName::Id(late)]);
+    assert_eq!(records[0].segment, last);
+    drop(opened);
+    let path = dir.join(segment_name(last));
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    open_log(dir, Signed::Soon).log.close(PATIENCE).unwrap();
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o400);
+    assert_eq!((classes(&verify(dir)), verify(dir).redacted), (vec![], 1));
+}
