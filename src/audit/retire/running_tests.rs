@@ -7,10 +7,12 @@ use std::{
 
 use super::*;
 use crate::audit::{
-    Opened,
+    Ack, EraseEvent, Event, Opened, RecordId,
     folder::segment_name,
+    proof::find_id,
     running::{PATIENCE, Signed, classes, filled, key, key_of, open_by, options, until},
-    verify::{Options, verify_dir},
+    verify::{Class, Mode, Options, verify_dir},
+    walk::read_record,
 };
 
 /// A folder for the log, and one for its archives.
@@ -70,4 +72,32 @@ fn a_start_without_a_tree_names_the_segment_that_nobody_retired() {
     fs::remove_file(dir.join("checkpoint.tree")).unwrap();
     let refused = open_by(&dir, Signed::Soon, 3).map(drop).unwrap_err();
     assert!(matches!(refused, AuditError::Damaged { segment: 1, .. }), "{refused}");
+}
+
+#[test]
+fn what_an_erase_says_of_a_retired_record_is_judged_with_the_archives_at_hand() {
+    let parent = tempfile::tempdir().unwrap();
+    let (dir, place) = folders(parent.path());
+    let (mut opened, ids) = filled(&dir, Signed::Soon);
+    let seq = find_seq_of(&dir, ids[5]);
+    let erase = EraseEvent { seq, body_digest: &[7; 32], authority: "a", reason: "b" };
+    let appender = opened.appenders.last_mut().unwrap();
+    let id = appender.append(&Event::Erase(erase), Ack::Durable).unwrap();
+    appender.submit();
+    appender.wait(id, Ack::Durable, PATIENCE).unwrap();
+    assert!(retire(&opened, &place) > 1);
+    opened.log.close(PATIENCE).unwrap();
+    let alone = verify_dir(&dir, &options(), &mut |_| {}).unwrap();
+    assert_eq!(classes(&alone), [], "it is not there to be compared: {alone:?}");
+    for mode in [Mode::Full, Mode::Range { from: 0, to: 1 << 40 }] {
+        let with = Options { archives: Some(place.clone()), mode, ..options() };
+        let report = verify_dir(&dir, &with, &mut |_| {}).unwrap();
+        assert_eq!(classes(&report), [Class::BadErase], "{mode:?} {report:?}");
+    }
+}
+
+fn find_seq_of(dir: &Path, id: RecordId) -> u64 {
+    let (segment, offset) = find_id(dir, id).unwrap().unwrap();
+    let bytes = fs::read(dir.join(segment_name(segment))).unwrap();
+    read_record(&bytes, usize::try_from(offset).unwrap()).unwrap().header.seq
 }

@@ -1,16 +1,12 @@
 //! Erased records and ERASE records, as they are found, until both sides of each are known (FORMAT.md, "Erased records").
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    path::Path,
-};
+use std::collections::{BTreeMap, HashMap};
 
-use super::{Break, Class};
+use super::{Break, Class, files::first_seq_in};
 use crate::audit::{
     erased::{Erasure, InEffect},
-    proof::find_seq,
     record::{HEADER_BYTES, Hash, Header, stored_len},
-    stored,
+    stored::Segments,
     walk::{Flaw, is_partly_erased, is_redactable, read_record},
 };
 
@@ -177,20 +173,33 @@ fn place(class: Class, segment: u64, offset: u64, seq: u64, records: u64, detail
     Break { class, segment, offset, seq, records, detail }
 }
 
-/// Looks at records in a folder; those that are not there are left out.
+/// Looks at records, ascending, wherever their segments are; those that are not there are left out.
 ///
 /// # Errors
 /// When a segment cannot be read.
-pub(super) fn look_at(dir: &Path, wanted: &[u64]) -> std::io::Result<HashMap<u64, Target>> {
+pub(super) fn look_at(segments: Segments<'_>, wanted: &[u64]) -> std::io::Result<HashMap<u64, Target>> {
     let mut found = HashMap::new();
-    let mut at_hand: Option<(u64, Vec<u8>)> = None;
-    for seq in wanted {
-        let Some((segment, offset)) = find_seq(dir, *seq)? else { continue };
-        let (_, bytes) = match &mut at_hand {
-            Some(hand) if hand.0 == segment => hand,
-            _ => at_hand.insert((segment, stored::Stored::open(dir, segment)?.read()?)),
+    let files = if wanted.is_empty() { Vec::new() } else { segments.list()? };
+    let mut left = wanted;
+    while let Some(seq) = left.first() {
+        // The last segment that begins at or before it. Segments made ahead begin nowhere, and stand last.
+        let (mut low, mut high) = (0, files.len());
+        while low < high {
+            let middle = usize::midpoint(low, high);
+            match first_seq_in(&segments.open(files[middle].index)?)? {
+                Some(first) if first <= *seq => low = middle + 1,
+                _ => high = middle,
+            }
+        }
+        let next = match files.get(low) {
+            Some(next) => first_seq_in(&segments.open(next.index)?)?,
+            None => None,
         };
-        found.extend(target(segment, bytes, offset).map(|target| (*seq, target)));
+        let (here, behind) = left.split_at(left.partition_point(|seq| next.is_none_or(|next| *seq < next)));
+        if let Some(file) = low.checked_sub(1).map(|at| &files[at]) {
+            found.extend(look_in(file.index, &segments.open(file.index)?.read()?, here));
+        }
+        left = behind;
     }
     Ok(found)
 }

@@ -79,9 +79,18 @@ pub(in crate::audit) fn first_seq(dir: &Path, index: u64) -> io::Result<Option<u
     Ok(first_header(dir, index)?.map(|header| header.seq))
 }
 
+/// As [`first_seq`], of an opened segment.
+pub(super) fn first_seq_in(stored: &Stored) -> io::Result<Option<u64>> {
+    Ok(header_in(stored)?.map(|header| header.seq))
+}
+
 /// The header of a segment's first record, if it can be read.
 pub(in crate::audit) fn first_header(dir: &Path, index: u64) -> io::Result<Option<Header>> {
-    let start = Stored::open(dir, index)?.start(HEADER_BYTES)?;
+    header_in(&Stored::open(dir, index)?)
+}
+
+fn header_in(stored: &Stored) -> io::Result<Option<Header>> {
+    let start = stored.start(HEADER_BYTES)?;
     Ok(start.first_chunk().and_then(|header| Header::parse(header).ok()))
 }
 
