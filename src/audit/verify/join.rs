@@ -328,11 +328,10 @@ impl<'a> Join<'a> {
             self.broken(Class::AlteredBody, place.0, place.1, place.2, 1, detail);
             return;
         }
-        // Without a tree to compare with (a range, or a state too far back) the next checkpoint has to vouch.
+        // Without a tree to compare with (a range, or a state too far back) the next checkpoint has to vouch; but what was
+        // erased since was signed for.
         let Some(computed) = tree.and_then(CompactRange::root) else {
-            if matches!(self.options.mode, Mode::Range { .. }) {
-                self.erasures.in_effect.checkpoint(*seq, *size);
-            }
+            self.erasures.in_effect.checkpoint(*seq, *size);
             return;
         };
         if computed != *root {

@@ -89,6 +89,11 @@ fn key() -> (CheckpointKey, SigningKey) {
 
 /// A CHECKPOINT record of all there is.
 fn sign(sim: &Sim, writer: &mut Writer) -> io::Result<()> {
+    let (checkpoint, note, tree) = checkpoint(sim)?;
+    record_checkpoint(writer, &checkpoint, &note, &tree)
+}
+
+fn checkpoint(sim: &Sim) -> io::Result<(Checkpoint, String, CompactRange)> {
     let mut tree = CompactRange::new(0);
     for (_, bytes) in read_segments(sim)? {
         let mut offset = 0;
@@ -101,14 +106,37 @@ fn sign(sim: &Sim, writer: &mut Writer) -> io::Result<()> {
     let root = tree.root().unwrap();
     let checkpoint = Checkpoint { origin: named.name.clone(), size: tree.end(), root };
     let note = checkpoint.to_note(&named, &secret.sign(checkpoint.to_text().as_bytes()).to_bytes());
+    Ok((checkpoint, note, tree))
+}
+
+fn record_checkpoint(
+    writer: &mut Writer,
+    checkpoint: &Checkpoint,
+    note: &str,
+    tree: &CompactRange,
+) -> io::Result<()> {
     writer
         .append_own(Kind::Checkpoint, |body| {
             body.uint(1, checkpoint.size);
-            body.bytes(2, &root);
-            body.text_whole(3, &note);
+            body.bytes(2, &checkpoint.root);
+            body.text_whole(3, note);
             body.bytes(4, &tree.to_bytes());
         })
         .map_err(|failure| refused(&failure))
+}
+
+fn order(writer: &mut Writer, targets: &[Erasable]) -> io::Result<()> {
+    for record in targets {
+        writer
+            .append_own(Kind::Erase, |body| {
+                body.uint(1, record.seq);
+                body.bytes(2, &record.body_digest);
+                body.text(3, "the officer");
+                body.text(4, "case 7");
+            })
+            .map_err(|failure| refused(&failure))?;
+    }
+    Ok(())
 }
 
 fn targets(sim: &Sim) -> Vec<Erasable> {
@@ -124,16 +152,7 @@ fn erase(sim: &Sim, writer: &mut Writer, targets: &[Erasable]) -> io::Result<()>
         .map(|record| Erasing { segment: 1, seq: record.seq, body_digest: record.body_digest, from: 2 })
         .collect();
     folder.set_erasing(&list)?;
-    for record in targets {
-        writer
-            .append_own(Kind::Erase, |body| {
-                body.uint(1, record.seq);
-                body.bytes(2, &record.body_digest);
-                body.text(3, "the officer");
-                body.text(4, "case 7");
-            })
-            .map_err(|failure| refused(&failure))?;
-    }
+    order(writer, targets)?;
     flush(&folder, writer)?;
     sign(sim, writer)?;
     flush(&folder, writer)?;
@@ -217,4 +236,25 @@ fn a_writer_that_does_not_flush_its_zeros_is_caught() {
         report(&sim.after(Crash::Power)).redacted < 5
     });
     assert!(caught);
+}
+
+#[test]
+fn an_erasure_under_a_checkpoint_whose_record_came_two_segments_later_is_in_effect() {
+    let sim = Sim::new(7);
+    let mut writer = begun(&sim);
+    let targets = targets(&sim);
+    let folder = folder(&sim);
+    order(&mut writer, &targets).unwrap();
+    flush(&folder, &mut writer).unwrap();
+    // Signed here, and recorded when the log is two segments further.
+    let (checkpoint, note, tree) = checkpoint(&sim).unwrap();
+    for segment in 3..=5 {
+        writer.roll(folder.prepare(segment, settings().segment_bytes).unwrap(), 1).unwrap();
+        flush(&folder, &mut writer).unwrap();
+    }
+    record_checkpoint(&mut writer, &checkpoint, &note, &tree).unwrap();
+    flush(&folder, &mut writer).unwrap();
+    overwrite(&folder, &targets).unwrap();
+    let found = report(&sim.after(Crash::Power));
+    assert_eq!((found.breaks.as_slice(), found.redacted), (&[][..], 5), "{found:?}");
 }
