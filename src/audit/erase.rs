@@ -246,7 +246,9 @@ impl Eraser {
         let io = |source| AuditError::io("list what is erased in", &self.dir, source);
         let mut list = self.folder.erasing().map_err(io)?;
         for Erasable { seq, body_digest, segment, .. } in &wanted.erasable {
-            list.retain(|line| line.seq != *seq);
+            // An earlier order may be in effect already: this one must not hide it.
+            let earlier = list.iter().position(|line| line.seq == *seq).map(|at| list.swap_remove(at).from);
+            let from = earlier.map_or(from, |earlier| earlier.min(from));
             list.push(Erasing { segment: *segment, seq: *seq, body_digest: *body_digest, from });
         }
         Ok(self.folder.set_erasing(&list).map_err(io)?)

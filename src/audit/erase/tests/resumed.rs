@@ -144,3 +144,21 @@ fn a_segment_that_a_kill_left_writable_is_still_one_whose_bodies_may_be_erased()
     assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o400);
     assert_eq!((classes(&verify(dir)), verify(dir).redacted), (vec![], 1));
 }
+
+#[test]
+fn an_erasure_that_is_ordered_once_more_is_not_lost_when_the_second_order_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path();
+    let records = ordered(dir);
+    let alone = Lock::take_named(dir, ARCHIVE_LOCK).unwrap();
+    let opened = open_log(dir, Signed::Soon);
+    assert_eq!(opened.recovery.erasures.waiting.len(), 3);
+    drop(alone);
+    until(|| opened.log.status().signed_size > records[2].seq);
+    let eraser = opened.log.eraser().unwrap();
+    let wanted = eraser.find(&seqs(&records).into_iter().map(RecordName::Seq).collect::<Vec<_>>()).unwrap();
+    eraser.announce(&wanted).unwrap();
+    drop((opened, eraser, wanted));
+    let opened = open_log(dir, Signed::Soon);
+    assert_eq!(opened.recovery.erasures, Resumed { erased: seqs(&records), ..Resumed::default() });
+}
