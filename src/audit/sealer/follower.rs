@@ -162,10 +162,13 @@ impl Follower {
         if record.is_err() {
             // The record may lie behind the buffer, or may have been stored since the buffer was filled.
             self.fill(FOLLOW_BYTES)?;
-            let erased = matches!(read_record(&self.buffer, self.at), Err(Flaw::Erased)) && self.is_lawful();
             record = read_record(&self.buffer, self.at);
-            if erased {
-                record = or_erased(record, &self.buffer, self.at);
+            if let Err(Flaw::Erased) = record {
+                let lawful = self.is_lawful();
+                record = Err(Flaw::Erased);
+                if lawful {
+                    record = or_erased(record, &self.buffer, self.at);
+                }
             }
         }
         let (header, hash, next) = match record {
