@@ -8,7 +8,8 @@ use std::{
 use ed25519_dalek::{Signer as _, SigningKey};
 
 use super::{
-    Ack, AuditError, CheckpointKey, CheckpointSigner, DecisionEvent, Event, Opened, RecordId, Settings, open_signed,
+    Ack, AuditError, CheckpointKey, CheckpointSigner, DecisionEvent, Event, Opened, RecordId, Settings,
+    open_signed,
     verify::{Class, Options, Report, verify_dir},
 };
 use crate::decision::Decision;

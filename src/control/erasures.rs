@@ -17,9 +17,7 @@ use super::error::{ApiError, ErrorKind};
 use super::evidence;
 use super::retention;
 use super::state::Shared;
-use crate::audit::{
-    AdminEvent, EraseError, EraseEvent, Event, Phase, RecordName, hold::WORDS_BYTES_MAX,
-};
+use crate::audit::{AdminEvent, EraseError, EraseEvent, Event, Phase, RecordName, hold::WORDS_BYTES_MAX};
 use crate::json;
 
 /// Records of one call. More calls may follow.
@@ -93,7 +91,10 @@ async fn erase_records(shared: Arc<Shared>, peer: Peer, bytes: Vec<u8>) -> Resul
     let events: Vec<_> = std::iter::once(Event::Admin(intent)).chain(erases).collect();
     let ids = shared.evidence.record_all(&events).await;
     let ids = ids.map_err(|error| {
-        evidence::unavailable(&error, "nothing was erased so far, and the order may still take effect at the next start")
+        evidence::unavailable(
+            &error,
+            "nothing was erased so far, and the order may still take effect at the next start",
+        )
     })?;
     // The runtime is stopping: whatever was announced is for the next start.
     let overwritten = blocking(move || eraser.overwrite(&wanted, SIGNED_TIMEOUT)).await;
@@ -138,9 +139,7 @@ fn read(bytes: &[u8]) -> Result<(Vec<RecordName>, String, String), ApiError> {
 
 fn refused(error: &EraseError) -> ApiError {
     match error {
-        EraseError::Archiving => {
-            ApiError::new(ErrorKind::Overloaded, format!("{error}; nothing was erased"))
-        }
+        EraseError::Archiving => ApiError::new(ErrorKind::Overloaded, format!("{error}; nothing was erased")),
         EraseError::Damaged { .. }
         | EraseError::Held { .. }
         | EraseError::NotFinished(_)

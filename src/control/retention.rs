@@ -15,7 +15,9 @@ use super::body;
 use super::error::{ApiError, ErrorKind};
 use super::evidence;
 use super::state::Shared;
-use crate::audit::hold::{ACTION_HOLD, ACTION_RELEASE, Hold, HoldError, Holds, NAME_BYTES_MAX, WORDS_BYTES_MAX};
+use crate::audit::hold::{
+    ACTION_HOLD, ACTION_RELEASE, Hold, HoldError, Holds, NAME_BYTES_MAX, WORDS_BYTES_MAX,
+};
 use crate::audit::retire::Turn;
 use crate::audit::{AdminEvent, Event, Phase, hex};
 use crate::json;
@@ -78,7 +80,8 @@ pub(super) async fn retire(
 /// Waits until nobody else places a hold, retires or erases, and keeps them out.
 pub(super) async fn custody(shared: &Shared) -> Result<OwnedMutexGuard<()>, ApiError> {
     tokio::time::timeout(CUSTODY_TIMEOUT, Arc::clone(&shared.custody).lock_owned()).await.map_err(|_| {
-        let description = "segments are being retired, or records erased; nothing was changed, try again later";
+        let description =
+            "segments are being retired, or records erased; nothing was changed, try again later";
         ApiError::new(ErrorKind::Overloaded, description)
     })
 }
@@ -202,7 +205,8 @@ async fn retire_some(shared: Arc<Shared>, peer: Peer, bytes: Vec<u8>) -> Result<
     // RETIRE records say what left; who ordered it, and what came of it, say these.
     let asked = shared.evidence.record(&Event::Admin(intent)).await;
     let asked = asked.map_err(|error| evidence::unavailable(&error, "nothing was retired"))?;
-    let done = blocking(move || retire(order)).await.unwrap_or_else(|_| Err("the node is stopping".to_owned()));
+    let done =
+        blocking(move || retire(order)).await.unwrap_or_else(|_| Err("the node is stopping".to_owned()));
     let came_of_it = match &done {
         Ok(turn) => told(turn),
         Err(problem) => problem.clone(),

@@ -56,7 +56,10 @@ fn a_hold_keeps_segments_and_after_its_release_they_are_retired_on_record() {
     let text = String::from_utf8(acts.stdout).unwrap();
     let acts: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let outcome = &acts.last().unwrap()["body"];
-    assert_eq!((&outcome["action"], &outcome["actor"]), (&json!("audit-retire"), &json!("control:127.0.0.1")));
+    assert_eq!(
+        (&outcome["action"], &outcome["actor"]),
+        (&json!("audit-retire"), &json!("control:127.0.0.1"))
+    );
     let detail = outcome["detail"].as_str().unwrap();
     assert!(detail.contains("segment 1 stays") && detail.contains("case-7"), "{outcome}");
     assert_eq!(acts[acts.len() - 2]["body"]["target"], outcome["target"]);

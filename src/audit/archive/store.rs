@@ -166,8 +166,7 @@ impl Loaded {
         let stored = Stored::Archive(Archive::from_bytes(archive, self.index)?);
         let bytes = stored.read()?;
         let same = |span: Span| (span.records, span.last_hash) == (self.span.records, self.span.last_hash);
-        Ok(stored.damage().is_none()
-            && measure(&bytes, self.end, &mut |_| {}).is_ok_and(same))
+        Ok(stored.damage().is_none() && measure(&bytes, self.end, &mut |_| {}).is_ok_and(same))
     }
 
     fn archived(&self, archive: &[u8]) -> Archived {

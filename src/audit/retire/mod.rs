@@ -57,7 +57,9 @@ pub struct Turn {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Kept {
     /// Bodies in it are on the list of what is being erased: they must not leave in its archive.
-    #[error("an erasure of bodies in it is not ended: erase them once more, or the next start goes on with it")]
+    #[error(
+        "an erasure of bodies in it is not ended: erase them once more, or the next start goes on with it"
+    )]
     Erasing,
     /// A hold covers it.
     #[error("it is under the legal hold {0:?}")]

@@ -4,7 +4,6 @@ use super::*;
 use crate::audit::{
     archive::Archive,
     crash_tests::{clock, folder, settings},
-    disk::MediumFile as _,
     folder::{SegmentFile, archive_name, segment_name},
     hold::Hold,
     open::resume,

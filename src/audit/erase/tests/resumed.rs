@@ -39,7 +39,8 @@ fn a_list_that_names_a_segment_that_is_gone_stops_no_start() {
     assert_eq!(turn.retired[0].segment, 1);
     drop((opened, retainer));
     let line = Erasing { segment: 1, seq: records[0].seq, body_digest: records[0].body_digest, from: 2 };
-    let text = format!("{} {} {} {}\n", line.segment, line.seq, crate::audit::hex(&line.body_digest), line.from);
+    let text =
+        format!("{} {} {} {}\n", line.segment, line.seq, crate::audit::hex(&line.body_digest), line.from);
     fs::write(dir.join("erasing"), text).unwrap();
     let opened = open_log(&dir, Signed::Soon);
     assert_eq!(opened.recovery.erasures, Resumed { gone: vec![line.seq], ..Resumed::default() });
