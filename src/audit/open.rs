@@ -14,6 +14,7 @@ use crossbeam::channel::{Sender, bounded, unbounded};
 
 use super::{
     appender::{Appender, Shared},
+    archive::ARCHIVE_LOCK,
     clock::Clock,
     erase::{self, Eraser},
     error::{AuditError, FailureKind},
@@ -111,6 +112,7 @@ pub fn open_vouched(
         return Err(AuditError::NotFound { path: dir.clone() });
     }
     let lock = Lock::take(dir)?;
+    Lock::prepare(dir, ARCHIVE_LOCK)?;
     let created = list_segments(dir).map_err(io("list"))?.is_empty();
     if created && !settings.create {
         return Err(AuditError::NotFound { path: dir.clone() });

@@ -213,10 +213,10 @@ impl Lock {
         Self::take_named(folder, LOCK)
     }
 
-    /// As [`Self::take`], of a lock of another name.
-    pub(super) fn take_named(folder: &Path, name: &str) -> Result<Self, AuditError> {
+    /// Makes the file of a lock without taking it, so that it belongs to the folder's owner, whoever takes it first.
+    pub(super) fn prepare(folder: &Path, name: &str) -> Result<File, AuditError> {
         let path = folder.join(name);
-        let file = OpenOptions::new()
+        OpenOptions::new()
             .read(true)
             .write(true)
             .create(true)
@@ -224,12 +224,17 @@ impl Lock {
             .mode(0o600)
             .custom_flags(libc::O_NOFOLLOW)
             .open(&path)
-            .map_err(|error| AuditError::io("open the lock", &path, error))?;
+            .map_err(|error| AuditError::io("open the lock", &path, error))
+    }
+
+    /// As [`Self::take`], of a lock of another name.
+    pub(super) fn take_named(folder: &Path, name: &str) -> Result<Self, AuditError> {
+        let file = Self::prepare(folder, name)?;
         for _ in 0..LOCK_TRIES {
             match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => return Ok(Self { _file: file }),
                 Err(rustix::io::Errno::WOULDBLOCK) => std::thread::sleep(LOCK_PAUSE),
-                Err(error) => return Err(AuditError::io("lock", &path, error.into())),
+                Err(error) => return Err(AuditError::io("lock", &folder.join(name), error.into())),
             }
         }
         Err(AuditError::Locked { path: folder.to_owned() })

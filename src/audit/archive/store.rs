@@ -222,7 +222,11 @@ pub fn archive(
     done: &mut dyn FnMut(&Archived),
 ) -> Result<(), ArchiveError> {
     let place = out.unwrap_or(dir);
-    let _alone = Lock::take_named(dir, ARCHIVE_LOCK)?;
+    let _alone = match Lock::take_named(dir, ARCHIVE_LOCK) {
+        // Then nobody changes anything there.
+        Err(AuditError::Io { source, .. }) if source.kind() == io::ErrorKind::ReadOnlyFilesystem => None,
+        taken => Some(taken?),
+    };
     let elsewhere = place.canonicalize().ok() != dir.canonicalize().ok();
     let _lock = elsewhere.then(|| Lock::take_named(place, ARCHIVE_LOCK)).transpose()?;
     let folder = Folder::new(Box::new(RealMedium::new(dir, SinkKind::Pwrite)));
