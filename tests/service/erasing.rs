@@ -140,7 +140,6 @@ fn no_hold_is_placed_and_no_key_destroyed_while_bodies_are_being_erased() {
             });
         });
         until("the erasure to begin", || list.exists() || erased.is_finished());
-        assert!(!erased.is_finished(), "a checkpoint takes longer than this look");
         let destroyed = scope.spawn(|| {
             let answer = node.post(node.control, "/v1/audit/tag-keys/1/destroy", &words).status;
             (answer, list.exists())
