@@ -112,7 +112,6 @@ pub fn open_vouched(
         return Err(AuditError::NotFound { path: dir.clone() });
     }
     let lock = Lock::take(dir)?;
-    Lock::prepare(dir, ARCHIVE_LOCK)?;
     let created = list_segments(dir).map_err(io("list"))?.is_empty();
     if created && !settings.create {
         return Err(AuditError::NotFound { path: dir.clone() });
@@ -120,6 +119,7 @@ pub fn open_vouched(
     let keys = TagKeys::open(dir, created)?;
     let (tag_epoch, key) =
         keys.newest().ok_or_else(|| AuditError::TagKeyMissing { path: key_path(dir, FIRST_EPOCH) })?;
+    Lock::prepare(dir, ARCHIVE_LOCK)?;
     let tagging = Tagging::new(tag_epoch, key.clone());
     let sink = match settings.sink {
         Some(sink) => sink,

@@ -10,6 +10,8 @@ use ed25519_dalek::{Signer as _, SigningKey};
 use super::{
     Ack, AuditError, CheckpointKey, CheckpointSigner, DecisionEvent, Event, Opened, RecordId, Settings,
     open_signed,
+    retire::Order,
+    stored::list_segments,
     verify::{Class, Options, Report, verify_dir},
 };
 use crate::decision::Decision;
@@ -107,11 +109,28 @@ pub(super) fn filled(dir: &Path, signed: Signed) -> (Opened, Vec<RecordId>) {
     let ids = decide(&mut opened, DECISIONS);
     until(|| opened.log.status().signed_size > u64::from(DECISIONS));
     assert!(opened.log.status().segment > 2);
+    until(|| list_segments(dir).unwrap().iter().filter(|file| file.finished).count() > 1);
     if signed == Signed::Soon {
         return (opened, ids);
     }
     opened.log.close(PATIENCE).unwrap();
     (open_log(dir, signed), ids)
+}
+
+pub(super) const EVERYTHING: Order<'static> =
+    Order { before_ns: u64::MAX, authority: "policy", reason: "old" };
+
+/// Retires what can be; returns the first segment that is left.
+pub(super) fn retire(opened: &Opened, place: &Path) -> u64 {
+    let mut retainer = opened.log.retainer().unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        assert!(Instant::now() < deadline, "nothing is retired");
+        // The newest checkpoint may be on its way.
+        if let Some(last) = retainer.turn(place, &EVERYTHING).unwrap().retired.last() {
+            return last.segment + 1;
+        }
+    }
 }
 
 pub(super) fn options() -> Options {

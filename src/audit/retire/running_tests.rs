@@ -7,10 +7,10 @@ use std::{
 
 use super::*;
 use crate::audit::{
-    Ack, EraseEvent, Event, Opened, RecordId,
+    Ack, EraseEvent, Event, RecordId,
     folder::segment_name,
     proof::find_id,
-    running::{PATIENCE, Signed, classes, filled, key, key_of, open_by, options, until},
+    running::{PATIENCE, Signed, classes, filled, key, key_of, open_by, options, retire, until},
     verify::{Class, Mode, Options, verify_dir},
     walk::read_record,
 };
@@ -20,21 +20,6 @@ fn folders(parent: &Path) -> (PathBuf, PathBuf) {
     let (dir, place) = (parent.join("log"), parent.join("archives"));
     fs::create_dir(&place).unwrap();
     (dir, place)
-}
-
-const EVERYTHING: Order<'static> = Order { before_ns: u64::MAX, authority: "policy", reason: "old" };
-
-/// Retires what can be; returns the first segment that is left.
-fn retire(opened: &Opened, place: &Path) -> u64 {
-    let mut retainer = opened.log.retainer().unwrap();
-    let mut last = 0;
-    let deadline = std::time::Instant::now() + PATIENCE;
-    while last == 0 {
-        assert!(std::time::Instant::now() < deadline, "nothing is retired");
-        // The newest checkpoint may be on its way.
-        last = retainer.turn(place, &EVERYTHING).unwrap().retired.last().map_or(0, |one| one.segment);
-    }
-    last + 1
 }
 
 #[test]

@@ -4,7 +4,7 @@ use super::*;
 use crate::audit::{
     archive::archive,
     folder::{archive_draft, archive_name},
-    retire::Order,
+    running::EVERYTHING,
     stored::Stored,
 };
 
@@ -74,8 +74,7 @@ fn whoever_archives_retires_or_erases_is_alone() {
         assert!(refused.contains("in use"), "{refused}");
     }
     let mut retainer = opened.log.retainer().unwrap();
-    let everything = Order { before_ns: u64::MAX, authority: "a", reason: "b" };
-    let refused = retainer.turn(&place, &everything).unwrap_err().to_string();
+    let refused = retainer.turn(&place, &EVERYTHING).unwrap_err().to_string();
     assert!(refused.contains("in use"), "{refused}");
     drop(wanted);
     let _archiving = Lock::take_named(&dir, ARCHIVE_LOCK).unwrap();
