@@ -48,7 +48,8 @@ impl History {
                 Some(Kind::Retire) => self.follow_retirement(record),
                 _ => {}
             });
-            ended = Some((file.index, end as u64));
+            // What was not finished when it was listed may have grown since; it is read again.
+            ended = file.finished.then_some((file.index, end as u64));
         }
         self.retired.retain(|segment, _| *segment + 1 >= first.index);
         // What is not finished is read again.
