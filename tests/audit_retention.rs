@@ -3,21 +3,27 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
 
 use std::fs;
-use std::path::Path;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use ed25519_dalek::Signer as _;
+use edgate::audit::note::Checkpoint;
+use edgate::audit::proof::{ProveError, latest_signed, range, tree_at};
 use edgate::audit::retire::{Kept, Order, Retainer, Turn};
 use edgate::audit::verify::{Class, Options, verify_dir};
-use edgate::audit::{Ack, CheckpointKey, Event, Settings, StopEvent, Tail, open_signed};
+use edgate::audit::{Ack, CheckpointKey, Event, Settings, StopEvent, Tail, keep_anchor, open_signed};
+use edgate::witness::{Answer, Cosigner, KnownLog, Submitted, Submitter, Witness};
 use serde_json::Value;
 
 #[path = "support/logs.rs"]
 #[allow(dead_code, reason = "other tests use all of it")]
 mod logs;
 
-use logs::{json, signer};
+use logs::{json, signer, signing_key};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -277,4 +283,190 @@ fn without_a_place_or_a_signature_nothing_goes() {
     assert!(turn.retired.is_empty());
     assert_eq!(turn.kept.unwrap().1.to_string(), "no signed checkpoint covers it");
     assert_eq!(segments(&dir)[0], "0000000001.seg");
+}
+
+/// A closed log that begins behind retired segments.
+struct RetiredLog {
+    folder: tempfile::TempDir,
+    key: CheckpointKey,
+    /// The first record that is left.
+    first: u64,
+}
+
+impl RetiredLog {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let (dir, place) = (folder.path().join("log"), folder.path().join("archives"));
+        fs::create_dir(&place).unwrap();
+        let mut opened = open_signed(&settings(&dir), 1, Some(signer())).unwrap();
+        for n in 0..3000 {
+            let reason = format!("event {n}");
+            let id = opened.appenders[0]
+                .append(&Event::Stop(StopEvent { reason: &reason }), Ack::Recorded)
+                .unwrap();
+            if n % 100 == 99 {
+                opened.appenders[0].wait(id, Ack::Recorded, PATIENCE).unwrap();
+            }
+        }
+        opened.log.close(PATIENCE).unwrap();
+        let opened = open_signed(&settings(&dir), 1, Some(signer())).unwrap();
+        assert!(!retire_all(&mut opened.log.retainer().unwrap(), &place).is_empty());
+        opened.log.close(PATIENCE).unwrap();
+        let verifying_key = signing_key().verifying_key().to_bytes();
+        let first = Tail::first(&dir).unwrap().next().unwrap().unwrap().header.seq;
+        assert!(first > 100, "{first}");
+        Self { folder, key: CheckpointKey { name: "test.example/log".into(), verifying_key }, first }
+    }
+
+    fn dir(&self) -> PathBuf {
+        self.folder.path().join("log")
+    }
+
+    fn keys(&self) -> &[CheckpointKey] {
+        std::slice::from_ref(&self.key)
+    }
+
+    /// The latest checkpoint, and its note.
+    fn signed(&self) -> (Checkpoint, String) {
+        latest_signed(&self.dir(), self.keys()).unwrap().unwrap()
+    }
+
+    /// A note of this log's key.
+    fn note(&self, size: u64, root: [u8; 32]) -> String {
+        let checkpoint = Checkpoint { origin: self.key.name.clone(), size, root };
+        let signature = signing_key().sign(checkpoint.to_text().as_bytes()).to_bytes();
+        checkpoint.to_note(&self.key, &signature)
+    }
+
+    /// This log's side of a witness there.
+    fn submitter(&self, witness: &Cosigner, at: SocketAddr) -> Submitter {
+        let key = witness.key().clone();
+        let witness = Witness { key, url: format!("http://{at}"), timeout: PATIENCE };
+        Submitter::new(witness, &self.dir(), self.key.clone())
+    }
+
+    fn witness(&self) -> Cosigner {
+        let (key, dir) = (self.folder.path().join("w.key"), self.folder.path().join("memory"));
+        Cosigner::create(&key, &dir, "w.example").unwrap();
+        Cosigner::open(&key, &dir, "w.example", vec![KnownLog::of_key(self.key.clone())]).unwrap()
+    }
+}
+
+/// Answers submissions as `answer` does: status, type, text. Ends with the test's process.
+fn serve(answer: impl Fn(&[u8]) -> (u16, &'static str, String) + Send + 'static) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for mut client in listener.incoming().flatten() {
+            let (mut request, mut buffer) = (Vec::new(), [0; 4096]);
+            let body = loop {
+                let read = client.read(&mut buffer).unwrap_or(0);
+                request.extend_from_slice(&buffer[..read]);
+                let text = String::from_utf8_lossy(&request).to_ascii_lowercase();
+                let head = text.find("\r\n\r\n").map(|end| end + 4);
+                let len = text
+                    .split("content-length: ")
+                    .nth(1)
+                    .and_then(|rest| rest.lines().next()?.parse::<usize>().ok());
+                if let (Some(head), Some(len)) = (head, len)
+                    && request.len() >= head + len
+                {
+                    break request.split_off(head);
+                }
+                assert!(read > 0, "the request ended early: {text}");
+            };
+            let (status, kind, text) = answer(&body);
+            let head = format!(
+                "HTTP/1.1 {status} Said\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n",
+                text.len()
+            );
+            let _ = write!(client, "{head}Connection: close\r\n\r\n{text}");
+        }
+    });
+    at
+}
+
+const SIZE: &str = "text/x.tlog.size";
+
+#[test]
+fn below_what_is_left_no_tree_is_known_and_from_there_on_the_retire_record_has_it() {
+    let log = RetiredLog::new();
+    let (dir, first, (checkpoint, _)) = (log.dir(), log.first, log.signed());
+    let mut tree = tree_at(&dir, log.keys(), first).unwrap();
+    assert_eq!(tree.end(), first);
+    assert!(tree.merge(&range(&dir, first, checkpoint.size).unwrap()));
+    assert_eq!(tree.root(), Some(checkpoint.root));
+    assert_eq!(tree_at(&dir, log.keys(), checkpoint.size).unwrap().root(), Some(checkpoint.root));
+    let is_retired =
+        |error: ProveError| matches!(error, ProveError::Retired { first: begin, .. } if begin == first);
+    for size in [1, 5, first - 1] {
+        assert!(is_retired(tree_at(&dir, log.keys(), size).unwrap_err()), "{size}");
+        assert!(is_retired(range(&dir, 0, size).unwrap_err()), "{size}");
+    }
+    assert!(is_retired(range(&dir, 0, first).unwrap_err()));
+    // What no key of the log signed removes nothing.
+    assert!(matches!(tree_at(&dir, &[], first), Err(ProveError::Stored { .. })));
+    fs::remove_file(dir.join(&segments(&dir)[0])).unwrap();
+    let error = tree_at(&dir, log.keys(), first).unwrap_err();
+    assert!(matches!(error, ProveError::Stored { .. }), "{error}");
+}
+
+#[test]
+fn a_witness_that_names_a_size_that_was_retired_is_away_and_nothing_ends() {
+    let log = RetiredLog::new();
+    let (witness, note) = (log.witness(), log.signed().1);
+    for size in [1, 5, log.first - 1] {
+        let at = serve(move |_| (409, SIZE, format!("{size}\n")));
+        let said = log.submitter(&witness, at).submit(&note, None);
+        let Submitted::Away(cause) = said else { panic!("{size}: {said:?}") };
+        assert!(cause.contains("was retired"), "{cause}");
+    }
+    // From the size that is left a path leads on, and whoever does not take it contradicts itself.
+    let first = log.first;
+    let at = serve(move |_| (409, SIZE, format!("{first}\n")));
+    let said = log.submitter(&witness, at).submit(&note, None);
+    assert!(matches!(&said, Submitted::Away(cause) if cause.contains("contradicts itself")), "{said:?}");
+    // So it is where the node itself remembers only what was retired.
+    let key = witness.key();
+    let old = log.note(3, [7; 32]);
+    let at = serve(|_| (409, SIZE, "3\n".to_owned()));
+    keep_anchor(&log.dir(), key.id(), &cosigned(&log, 3, &old)).unwrap();
+    let said = log.submitter(&witness, at).submit(&note, None);
+    assert!(matches!(&said, Submitted::Away(cause) if cause.contains("was retired")), "{said:?}");
+}
+
+/// The note with a cosignature of the test's witness, whose key is in the folder.
+fn cosigned(log: &RetiredLog, size: u64, note: &str) -> String {
+    // Another witness of the same key, which has seen nothing.
+    let (key, dir) = (log.folder.path().join("w.key"), log.folder.path().join("other"));
+    fs::create_dir(&dir).unwrap();
+    let witness = Cosigner::open(&key, &dir, "w.example", vec![KnownLog::of_key(log.key.clone())]).unwrap();
+    assert_eq!(Checkpoint::read_unverified(note).unwrap().size, size);
+    match witness.add_checkpoint(format!("old 0\n\n{note}").as_bytes(), 7) {
+        Answer::Cosigned(line) => format!("{note}{line}"),
+        refused => panic!("{refused:?}"),
+    }
+}
+
+#[test]
+fn a_witness_that_is_new_behind_a_retirement_cosigns() {
+    let log = RetiredLog::new();
+    let (checkpoint, note) = log.signed();
+    let witness = log.witness();
+    let key = witness.key().clone();
+    let at = serve(move |body| match witness.add_checkpoint(body, 7) {
+        Answer::Cosigned(line) => (200, "text/plain", line),
+        refused => panic!("{refused:?}"),
+    });
+    let asked = Witness { key, url: format!("http://{at}"), timeout: PATIENCE };
+    let mut submitter = Submitter::new(asked, &log.dir(), log.key);
+    for _ in 0..2 {
+        match submitter.submit(&note, None) {
+            Submitted::Cosigned(anchored) => {
+                assert_eq!((anchored.checkpoint.size, anchored.forgot), (checkpoint.size, None));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(submitter.kept().unwrap().0, checkpoint);
 }

@@ -167,7 +167,7 @@ pub fn export(
         tag_epochs: BTreeSet::new(),
     };
     if let Some(first) = listed.first().filter(|first| first.index > FIRST_SEGMENT) {
-        let segments = Segments { dir, elsewhere: None };
+        let segments = Segments::of(dir);
         let retired = find_retired(segments, &listed, first.index - 1)
             .map_err(|error| AuditError::io("read a segment of", dir, error))?;
         let cause = "segments before it are not there, and no RETIRE record says so";

@@ -11,11 +11,10 @@ use serde::{Deserialize, Serialize};
 use super::{
     event::Phase,
     real::replace_file,
-    retire::each_record,
     schema::{self, Kind},
     stored::{Stored, list_segments},
     succeed::set_aside,
-    walk::Record,
+    walk::{Record, Records},
 };
 
 /// One hold in force.
@@ -118,7 +117,8 @@ impl Holds {
     pub(super) fn in_force(dir: &Path) -> io::Result<Self> {
         let (mut holds, mut log) = (Self::load(dir)?, Self::default());
         for file in list_segments(dir)? {
-            each_record(&Stored::open(dir, file.index)?.read()?, |record| log.follow(record));
+            let segment = Stored::open(dir, file.index)?.read()?;
+            Records::of(&segment).for_each(|record| log.follow(&record));
         }
         for hold in log.0 {
             match holds.0.iter_mut().find(|other| other.name == hold.name) {

@@ -7,6 +7,9 @@ use super::{
     disk::Listed,
     folder::{SegmentFile, archive_index, archive_name, segment_index, segment_name},
     real::list,
+    record::{HEADER_BYTES, Header},
+    schema::Kind,
+    walk::{Record, Records},
 };
 
 /// One segment, opened for reading.
@@ -69,6 +72,12 @@ impl Stored {
         Ok(start)
     }
 
+    /// The header of the first record, if it can be read.
+    pub(super) fn first_header(&self) -> io::Result<Option<Header>> {
+        let start = self.start(HEADER_BYTES)?;
+        Ok(start.first_chunk().and_then(|header| Header::parse(header).ok()))
+    }
+
     /// All of it.
     pub(super) fn read(&self) -> io::Result<Vec<u8>> {
         self.start(usize::try_from(self.len()?).map_err(io::Error::other)?)
@@ -90,7 +99,12 @@ pub(super) struct Segments<'a> {
     pub(super) elsewhere: Option<&'a Path>,
 }
 
-impl Segments<'_> {
+impl<'a> Segments<'a> {
+    /// Those of this folder alone.
+    pub(super) const fn of(dir: &'a Path) -> Self {
+        Self { dir, elsewhere: None }
+    }
+
     /// All of them, ascending by index.
     pub(super) fn list(&self) -> io::Result<Vec<SegmentFile>> {
         let mut found = BTreeMap::new();
@@ -105,6 +119,30 @@ impl Segments<'_> {
             (Err(error), Some(dir)) if error.kind() == io::ErrorKind::NotFound => Stored::open(dir, index),
             (opened, _) => opened,
         }
+    }
+
+    /// The last thing that `find` finds in a record of this kind before record `upto`. `files` are looked through from their
+    /// end, and no further than one that has it.
+    pub(super) fn last_of<T>(
+        &self,
+        files: &[SegmentFile],
+        upto: u64,
+        kind: Kind,
+        find: impl Fn(&Record<'_>) -> Option<T>,
+    ) -> io::Result<Option<T>> {
+        for file in files.iter().rev() {
+            let stored = self.open(file.index)?;
+            if stored.first_header()?.is_none_or(|first| first.seq >= upto) {
+                continue;
+            }
+            let segment = stored.read()?;
+            let records = Records::of(&segment).take_while(|record| record.header.seq < upto);
+            let records: Vec<_> = records.filter(|record| record.kind() == Some(kind)).collect();
+            if let Some(found) = records.iter().rev().find_map(&find) {
+                return Ok(Some(found));
+            }
+        }
+        Ok(None)
     }
 }
 

@@ -267,6 +267,48 @@ impl Ahead {
     }
 }
 
+/// The records of a segment from its start, as far as they can be read. One whose body was erased, or was about to be, is among
+/// them: see [`or_partly_erased`].
+pub(super) struct Records<'a> {
+    walk: Walk<'a>,
+    offset: usize,
+    flaw: Option<Flaw>,
+}
+
+impl<'a> Records<'a> {
+    /// Bodies are not hashed.
+    pub(super) fn of(segment: &'a [u8]) -> Self {
+        Self { walk: Walk::new(segment, Depth::Headers), offset: 0, flaw: None }
+    }
+
+    /// Where the next one stands, or would.
+    pub(super) const fn offset(&self) -> usize {
+        self.offset
+    }
+
+    /// Why no more come, once none does.
+    pub(super) const fn flaw(&self) -> Option<Flaw> {
+        self.flaw
+    }
+}
+
+impl<'a> Iterator for Records<'a> {
+    type Item = Record<'a>;
+
+    fn next(&mut self) -> Option<Record<'a>> {
+        match or_partly_erased(self.walk.read(self.offset), self.walk.segment, self.offset) {
+            Ok(record) => {
+                self.offset = record.next;
+                Some(record)
+            }
+            Err(flaw) => {
+                self.flaw = Some(flaw);
+                None
+            }
+        }
+    }
+}
+
 /// Records hashed together: enough to fill the lanes with bodies of a few lengths, and what they take stays in the
 /// first-level cache.
 const AHEAD_RECORDS: usize = 64;

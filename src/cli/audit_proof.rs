@@ -247,6 +247,7 @@ pub(super) fn failed(error: &ProveError) -> u8 {
             NoteError::Malformed => ProofClass::Malformed,
             NoteError::Unsigned => ProofClass::Unsigned,
             NoteError::WrongKey => ProofClass::WrongKey,
+        | ProveError::Retired { .. }
         }
         .exit_code(),
         ProveError::Rollback(_) => ProofClass::Rollback.exit_code(),

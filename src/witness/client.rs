@@ -2,13 +2,14 @@
 //!
 //! What is asked and what the answers mean is here; `courier.rs` is the thread that does it again and again.
 
+use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::audit::merkle::CompactRange;
 use crate::audit::note::Checkpoint;
-use crate::audit::proof::{ConsistencyProof, is_consistent, path_between, range, tree_at};
-use crate::audit::{CheckpointKey, Cosigned, WitnessKey, keep_anchor, kept_anchor};
+use crate::audit::proof::{ConsistencyProof, ProveError, is_consistent, path_between, range, tree_at};
+use crate::audit::{CheckpointKey, Cosigned, Hash, WitnessKey, keep_anchor, kept_anchor};
 use crate::https;
 
 /// A witness that is asked.
@@ -52,6 +53,8 @@ pub struct Submitter {
     dir: PathBuf,
     keys: Vec<CheckpointKey>,
     agent: ureq::Agent,
+    // What is kept of the witness beside the log. Read once: nobody else changes it while the log is held.
+    kept: OnceCell<Option<(Checkpoint, Cosigned)>>,
     // What the witness is believed to have cosigned last, and the tree of it; `None`: to be found out from what is kept.
     known: Option<CompactRange>,
 }
@@ -74,7 +77,7 @@ impl Submitter {
     #[must_use]
     pub fn new(witness: Witness, dir: &Path, key: CheckpointKey) -> Self {
         let agent = https::agent(witness.timeout);
-        Self { witness, dir: dir.to_owned(), keys: vec![key], agent, known: None }
+        Self { witness, dir: dir.to_owned(), keys: vec![key], agent, kept: OnceCell::new(), known: None }
     }
 
     /// The witness.
@@ -85,7 +88,11 @@ impl Submitter {
 
     /// When the witness cosigned the checkpoint that is kept of it, if one is.
     #[must_use]
-    pub fn kept(&self) -> Option<(Checkpoint, Cosigned)> {
+    pub fn kept(&self) -> Option<&(Checkpoint, Cosigned)> {
+        self.kept.get_or_init(|| self.read_kept()).as_ref()
+    }
+
+    fn read_kept(&self) -> Option<(Checkpoint, Cosigned)> {
         let note = kept_anchor(&self.dir, self.witness.key.id()).ok().flatten()?;
         let checkpoint = Checkpoint::open(&note, &self.keys).ok()?;
         let mut found = crate::audit::cosignatures(&note, std::slice::from_ref(&self.witness.key)).ok()?;
@@ -108,7 +115,11 @@ impl Submitter {
         let kept = self.kept().map_or(0, |(kept, _)| kept.size);
         let mut old = match self.known.take() {
             Some(tree) if tree.end() <= checkpoint.size => tree,
-            _ if kept <= checkpoint.size => self.tree(kept)?,
+            _ if kept <= checkpoint.size => match tree_at(&self.dir, &self.keys, kept) {
+                // From there nothing can be proven any more. It says itself what it has.
+                Err(ProveError::Retired { .. }) => CompactRange::new(0),
+                tree => tree.map_err(|error| error.to_string())?,
+            },
             _ => {
                 return Ok(Submitted::RolledBack(format!(
                     "{kept} records were cosigned, {} are signed now",
@@ -116,18 +127,11 @@ impl Submitter {
                 )));
             }
         };
-        let mut forgot = None;
         for _ in 0..EXCHANGES_MAX {
-            let since = match since {
-                Some(since) if since.begin() == old.end() && since.end() == checkpoint.size => since.clone(),
-                _ => range(&self.dir, old.end(), checkpoint.size).map_err(|error| error.to_string())?,
-            };
-            let mut new = old.clone();
-            let root = new.merge(&since).then(|| new.root()).flatten();
-            if root != Some(checkpoint.root) {
+            let (new, path) = self.continued(&old, since, checkpoint.size)?;
+            if new.root() != Some(checkpoint.root) {
                 return Err("the stored records are not those of our own checkpoint".to_owned());
             }
-            let path = path_between(&old, &since).ok_or("the path cannot be made")?;
             let old_root = old.root().unwrap_or_default();
             if !is_consistent(old.end(), checkpoint.size, &old_root, &checkpoint.root, &path) {
                 return Err("the path does not prove what it must".to_owned());
@@ -137,9 +141,11 @@ impl Submitter {
             match self.exchange(&proof.to_text())? {
                 Answer::Cosignatures(lines) => {
                     let (cosigned, line) = self.own_line(&checkpoint, &lines)?;
-                    let kept = format!("{note}{line}\n");
-                    keep_anchor(&self.dir, self.witness.key.id(), &kept)
+                    let anchor = format!("{note}{line}\n");
+                    keep_anchor(&self.dir, self.witness.key.id(), &anchor)
                         .map_err(|error| error.to_string())?;
+                    self.kept = OnceCell::from(Some((checkpoint.clone(), cosigned.clone())));
+                    let forgot = (old.end() < kept).then_some(kept);
                     self.known = Some(new);
                     return Ok(Submitted::Cosigned(Anchored { checkpoint, cosigned, line, forgot }));
                 }
@@ -170,12 +176,31 @@ impl Submitter {
                     return Err("the witness refuses the first checkpoint it sees".to_owned());
                 }
                 Answer::Conflict(theirs) => {
-                    forgot = (theirs < kept).then_some(kept);
-                    old = self.tree(theirs)?;
+                    let tree = self.tree(theirs);
+                    old = tree.map_err(|cause| format!("it has cosigned {theirs} records: {cause}"))?;
                 }
             }
         }
         Err("the witness names another size each time".to_owned())
+    }
+
+    /// The tree of `size` records, and the path from `old` to it.
+    fn continued(
+        &self,
+        old: &CompactRange,
+        since: Option<&CompactRange>,
+        size: u64,
+    ) -> Result<(CompactRange, Vec<Hash>), String> {
+        let at_hand = since.filter(|since| since.begin() == old.end() && since.end() == size);
+        let since = match at_hand {
+            Some(since) => since.clone(),
+            // Every tree continues the empty one, without a path; the first records may not be there any more.
+            None if old.end() == 0 => return Ok((self.tree(size)?, Vec::new())),
+            None => range(&self.dir, old.end(), size).map_err(|error| error.to_string())?,
+        };
+        let (mut new, path) = (old.clone(), path_between(old, &since).ok_or("the path cannot be made")?);
+        new.merge(&since);
+        Ok((new, path))
     }
 
     fn name(&self) -> &str {

@@ -82,8 +82,8 @@ impl Courier {
     ) -> std::io::Result<Self> {
         let kept = submitter.kept();
         let standing = Standing {
-            size: kept.as_ref().map_or(0, |(checkpoint, _)| checkpoint.size),
-            time: kept.as_ref().map_or(0, |(_, cosigned)| cosigned.time),
+            size: kept.map_or(0, |(checkpoint, _)| checkpoint.size),
+            time: kept.map_or(0, |(_, cosigned)| cosigned.time),
             ..Standing::default()
         };
         let name = submitter.witness().key.name.as_str().into();

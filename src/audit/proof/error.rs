@@ -51,6 +51,16 @@ pub enum ProveError {
         /// Records it covers.
         size: u64,
     },
+    /// The record stood in a segment that an authority had removed, and so did what its place in the tree is proven with.
+    #[error(
+        "record {seq} was retired, and the log begins with record {first}: the archive of its segment has it, and tiles that were made before prove it"
+    )]
+    Retired {
+        /// The record.
+        seq: u64,
+        /// The first record that is there.
+        first: u64,
+    },
     /// What was signed earlier is no beginning of what is there now.
     #[error("ROLLBACK: {0}")]
     Rollback(String),

@@ -5,15 +5,21 @@ use std::{io, path::Path};
 use super::error::ProveError;
 use crate::audit::{
     error::AuditError,
+    folder::SegmentFile,
     record::Hash,
-    stored::{Stored, list_segments},
+    recover::FIRST_SEGMENT,
+    retire::{Retired, find_retired},
+    stored::{Segments, Stored, list_segments},
     verify::{VerifyProgress, first_seq},
-    walk::{Depth, Record, Walk, or_erased},
+    walk::{Record, Records},
 };
 
 /// Hands over the records from `from` up to `upto`, and all those before `from` in the segment it stands in.
 ///
 /// Links are checked and header checksums, bodies are not hashed, and may have been erased: whoever looks at one body has to.
+///
+/// # Errors
+/// [`ProveError::Retired`] where the log begins behind `from`.
 pub(super) fn each_record(
     dir: &Path,
     from: u64,
@@ -23,8 +29,10 @@ pub(super) fn each_record(
 ) -> Result<(), ProveError> {
     let io = |source: io::Error| AuditError::io("read a segment of", dir, source);
     let mut files = list_segments(dir).map_err(io)?;
-    if files.is_empty() {
-        return Err(AuditError::NotFound { path: dir.to_owned() }.into());
+    let begin = begin_of(dir, &files)?;
+    if begin > from {
+        retired_before(Segments::of(dir), &files)?;
+        return Err(ProveError::Retired { seq: from, first: begin });
     }
     // The last segment that begins at or before the first record wanted, and those behind it.
     let mut start = 0;
@@ -46,37 +54,30 @@ pub(super) fn each_record(
     let mut ended = None;
     for file in files {
         let segment = Stored::open(dir, file.index).and_then(|stored| stored.read()).map_err(io)?;
-        let mut walk = Walk::new(&segment, Depth::Headers);
-        let mut offset = 0;
-        let flaw = loop {
+        let mut records = Records::of(&segment);
+        loop {
             if last.is_some_and(|(seq, _)| seq + 1 >= upto) {
                 return Ok(());
             }
-            let record = match or_erased(walk.read(offset), &segment, offset) {
-                Ok(record) => record,
-                Err(flaw) => break flaw,
-            };
+            let offset = records.offset() as u64;
+            let Some(record) = records.next() else { break };
             let continues = match last {
-                // Behind records that were retired the log begins later; what is wanted must be there all the same.
-                None => file.index == files[0].index && record.header.seq <= from,
+                None => record.header.seq <= from,
                 Some((seq, hash)) => record.header.seq == seq + 1 && record.header.prev_hash == hash,
             };
             if !continues {
-                let (segment, offset, cause) = ended.take().unwrap_or((
-                    file.index,
-                    offset as u64,
-                    format!("record {} does not continue the chain", record.header.seq),
-                ));
+                let cause = format!("record {} does not continue the chain", record.header.seq);
+                let (segment, offset, cause) = ended.take().unwrap_or((file.index, offset, cause));
                 return Err(ProveError::Stored { segment, offset, cause });
             }
             take(&record)?;
             last = Some((record.header.seq, record.hash));
-            offset = record.next;
             ended = None;
-        };
+        }
         // Segments made ahead are empty: the place is where the records ended.
-        if offset > 0 || ended.is_none() {
-            ended = Some((file.index, offset as u64, flaw.to_string()));
+        if records.offset() > 0 || ended.is_none() {
+            let cause = records.flaw().map(|flaw| flaw.to_string()).unwrap_or_default();
+            ended = Some((file.index, records.offset() as u64, cause));
         }
         bytes += file.bytes;
         progress(VerifyProgress { bytes, bytes_total });
@@ -85,6 +86,35 @@ pub(super) fn each_record(
     if wanted >= upto {
         return Ok(());
     }
-    let (segment, offset, cause) = ended.unwrap_or((files[0].index, 0, String::new()));
+    let (segment, offset, cause) = ended.unwrap_or_default();
     Err(ProveError::Stored { segment, offset, cause: format!("record {wanted} is missing: {cause}") })
+}
+
+/// The first record of the log whose segments are `files`, where that can be read.
+pub(super) fn begin_of(dir: &Path, files: &[SegmentFile]) -> Result<u64, ProveError> {
+    let Some(file) = files.first() else {
+        return Err(AuditError::NotFound { path: dir.to_owned() }.into());
+    };
+    let first = first_seq(dir, file.index);
+    Ok(first.map_err(|source| AuditError::io("read a segment of", dir, source))?.unwrap_or(0))
+}
+
+/// What the log says about the segments that are no longer there before `files`; `None` where it has all of them.
+///
+/// # Errors
+/// [`ProveError::Stored`] where it says nothing.
+pub(in crate::audit) fn retired_before(
+    log: Segments<'_>,
+    files: &[SegmentFile],
+) -> Result<Option<Retired>, ProveError> {
+    let first = files.first().filter(|file| file.index > FIRST_SEGMENT);
+    let Some(before) = first.map(|file| file.index - 1) else { return Ok(None) };
+    match find_retired(log, files, before) {
+        Ok(Some(retired)) => Ok(Some(retired)),
+        Ok(None) => {
+            let cause = "the segment is not there, and no RETIRE record says why".to_owned();
+            Err(ProveError::Stored { segment: before, offset: 0, cause })
+        }
+        Err(source) => Err(AuditError::io("read a segment of", log.dir, source).into()),
+    }
 }

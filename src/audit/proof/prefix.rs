@@ -1,34 +1,90 @@
-//! The tree over a log's first records, without reading it all: the CHECKPOINT records state it now and then.
+//! The tree over a log's first records, without reading it all: the CHECKPOINT records state it now and then, and the RETIRE
+//! record where the log begins behind what was removed.
 //!
 //! What a CHECKPOINT states, a key signed; from there on the tree is recomputed. So a start can hold the log against an anchor
 //! at the price of the records of about a second; that nothing before was rewritten by someone who has the key,
 //! `edgate audit verify` tells.
 
-use std::{io, path::Path};
+use std::path::Path;
 
-use super::{consistency_path, error::ProveError, leaves::each_record};
+use super::{
+    consistency_path,
+    error::ProveError,
+    leaves::{begin_of, each_record, retired_before},
+};
 use crate::audit::{
     error::AuditError,
+    folder::SegmentFile,
     merkle::CompactRange,
     note::{Checkpoint, CheckpointKey},
     record::Hash,
     schema::{self, Kind},
-    stored::{Stored, list_segments},
-    verify::first_seq,
-    walk::{Depth, Record, Walk},
+    stored::{Segments, list_segments},
+    verify::published_note,
+    walk::Record,
 };
 
 /// The tree over the first `size` records of the log in `dir`.
 ///
 /// # Errors
-/// When they are not there, or are no chain.
+/// [`ProveError::Retired`] where the log begins behind them; and when they are not there, or are no chain.
 pub fn tree_at(dir: &Path, keys: &[CheckpointKey], size: u64) -> Result<CompactRange, ProveError> {
-    let mut tree = nearest_signed(dir, keys, size)
-        .map_err(|error| AuditError::io("read a segment of", dir, error))?
-        .unwrap_or_else(|| CompactRange::new(0));
+    if size == 0 {
+        return Ok(CompactRange::new(0));
+    }
+    let io = |error| AuditError::io("read a segment of", dir, error);
+    let files = list_segments(dir).map_err(io)?;
+    let first = begin_of(dir, &files)?;
+    // From a tree that ends before the first record that is there nothing leads on.
+    let stated =
+        |record: &Record<'_>| signed_tree(record, keys).filter(|tree| (first..=size).contains(&tree.end()));
+    let nearest = Segments::of(dir).last_of(&files, size, Kind::Checkpoint, stated).map_err(io)?;
+    let mut tree = match nearest {
+        Some(tree) => tree,
+        None => tree_before(dir, &files, keys)?,
+    };
+    if tree.end() > size {
+        return Err(ProveError::Retired { seq: size - 1, first });
+    }
     let rest = range(dir, tree.end(), size)?;
     assert!(tree.merge(&rest), "the rest begins where the tree ends");
     Ok(tree)
+}
+
+/// The tree over what stood before the first of `files`. That it was removed counts only under a signature.
+fn tree_before(
+    dir: &Path,
+    files: &[SegmentFile],
+    keys: &[CheckpointKey],
+) -> Result<CompactRange, ProveError> {
+    let Some(retired) = retired_before(Segments::of(dir), files)? else { return Ok(CompactRange::new(0)) };
+    let signed = latest_signed(dir, keys)?;
+    if signed.is_none_or(|(checkpoint, _)| checkpoint.size <= retired.seq) {
+        let cause =
+            format!("the segment is not there, and no checkpoint covers the RETIRE record {}", retired.seq);
+        return Err(ProveError::Stored { segment: retired.segment, offset: 0, cause });
+    }
+    Ok(retired.tree)
+}
+
+/// The latest state of the log in `dir` that one of `keys` signed, and the note that says so: the one published beside the
+/// log, or that of its last CHECKPOINT record.
+///
+/// # Errors
+/// What the system refuses.
+pub fn latest_signed(dir: &Path, keys: &[CheckpointKey]) -> Result<Option<(Checkpoint, String)>, AuditError> {
+    let open = |note: &str| Some((Checkpoint::open(note, keys).ok()?, note.to_owned()));
+    let published =
+        published_note(dir).map_err(|error| AuditError::io("read the checkpoint of", dir, error))?;
+    let published = published.and_then(|note| open(&note));
+    let recorded = |record: &Record<'_>| {
+        let body = record.read_body().ok()?;
+        open(schema::text(&body, 3)?)
+    };
+    let io = |error| AuditError::io("read a segment of", dir, error);
+    let files = list_segments(dir).map_err(io)?;
+    let recorded = Segments::of(dir).last_of(&files, u64::MAX, Kind::Checkpoint, recorded).map_err(io)?;
+    Ok(recorded.into_iter().chain(published).max_by_key(|(checkpoint, _)| checkpoint.size))
 }
 
 /// The range over the records from `from` up to `to`.
@@ -61,33 +117,7 @@ pub fn path_between(old: &CompactRange, since: &CompactRange) -> Option<Vec<Hash
         .collect()
 }
 
-/// The tree of the last signed CHECKPOINT of at most `size` records that stands before record `size`.
-fn nearest_signed(dir: &Path, keys: &[CheckpointKey], size: u64) -> io::Result<Option<CompactRange>> {
-    let files = list_segments(dir)?;
-    let mut found = None;
-    for file in files.iter().rev() {
-        if first_seq(dir, file.index)?.is_none_or(|first| first >= size) {
-            continue;
-        }
-        let segment = Stored::open(dir, file.index)?.read()?;
-        let mut walk = Walk::new(&segment, Depth::Headers);
-        let mut offset = 0;
-        while let Ok(record) = walk.read(offset) {
-            if record.header.seq >= size {
-                break;
-            }
-            if record.kind() == Some(Kind::Checkpoint) {
-                found = signed_tree(&record, keys).filter(|tree| tree.end() <= size).or(found);
-            }
-            offset = record.next;
-        }
-        if found.is_some() {
-            break;
-        }
-    }
-    Ok(found)
-}
-
+/// What a CHECKPOINT record that one of `keys` signed states.
 fn signed_tree(record: &Record<'_>, keys: &[CheckpointKey]) -> Option<CompactRange> {
     let body = record.read_body().ok()?;
     let tree = CompactRange::from_bytes(schema::uint(&body, 1)?, schema::bytes(&body, 4)?)?;

@@ -2,12 +2,12 @@
 
 use std::{collections::BTreeMap, io};
 
-use super::statement::{Retired, each_record};
+use super::statement::Retired;
 use crate::audit::{
     folder::Folder,
     hold::Holds,
     schema::Kind,
-    walk::{Record, SegmentOpen, read_record},
+    walk::{Record, Records, SegmentOpen, read_record},
 };
 
 /// What was read of a log.
@@ -43,13 +43,16 @@ impl History {
                 let cause = format!("segment {segment} cannot be read behind offset {end}");
                 return Err(io::Error::new(io::ErrorKind::InvalidData, cause));
             }
-            let end = each_record(&bytes, |record| match record.kind() {
-                Some(Kind::Admin) => self.follow_holds(record, file.index),
-                Some(Kind::Retire) => self.follow_retirement(record),
-                _ => {}
-            });
+            let mut records = Records::of(&bytes);
+            for record in records.by_ref() {
+                match record.kind() {
+                    Some(Kind::Admin) => self.follow_holds(&record, file.index),
+                    Some(Kind::Retire) => self.follow_retirement(&record),
+                    _ => {}
+                }
+            }
             // What was not finished when it was listed may have grown since; it is read again.
-            ended = file.finished.then_some((file.index, end as u64));
+            ended = file.finished.then_some((file.index, records.offset() as u64));
         }
         self.retired.retain(|segment, _| *segment + 1 >= first.index);
         // What is not finished is read again.

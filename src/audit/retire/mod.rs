@@ -17,7 +17,7 @@ use std::{collections::BTreeSet, io};
 
 use history::History;
 pub use retainer::Retainer;
-pub(super) use statement::{Retired, each_record, find_retired};
+pub(super) use statement::{Retired, find_retired};
 
 use super::{
     archive::{ArchiveError, Archived, LoadError, Loaded, StoreError, archivable},

@@ -9,7 +9,7 @@ use crate::audit::{
     record::Hash,
     schema::{self, Kind},
     stored::Segments,
-    walk::{Depth, Record, Walk, or_partly_erased},
+    walk::Record,
 };
 
 /// A segment that an authority had removed, and everything before it: what the rest of the log continues.
@@ -64,28 +64,8 @@ pub(in crate::audit) fn find_retired(
     files: &[SegmentFile],
     segment: u64,
 ) -> io::Result<Option<Retired>> {
-    for file in files.iter().rev() {
-        let bytes = segments.open(file.index)?.read()?;
-        let mut found = None;
-        each_record(&bytes, |record| {
-            found = Retired::read(record).filter(|retired| retired.segment == segment).or(found.take());
-        });
-        if found.is_some() {
-            return Ok(found);
-        }
-    }
-    Ok(None)
-}
-
-/// Hands over the records of a segment, as far as they can be read; returns the offset behind the last.
-pub(in crate::audit) fn each_record(segment: &[u8], mut take: impl FnMut(&Record<'_>)) -> usize {
-    let mut walk = Walk::new(segment, Depth::Headers);
-    let mut offset = 0;
-    while let Ok(record) = or_partly_erased(walk.read(offset), segment, offset) {
-        take(&record);
-        offset = record.next;
-    }
-    offset
+    let of_it = |retired: &Retired| retired.segment == segment;
+    segments.last_of(files, u64::MAX, Kind::Retire, |record| Retired::read(record).filter(of_it))
 }
 
 /// The body of the event that [`Retired::read`] reads back.

@@ -10,7 +10,7 @@ use super::{
 use crate::audit::{
     archive::Damage,
     folder::SegmentFile,
-    record::{HEADER_BYTES, Header},
+    record::Header,
     recover::FIRST_SEGMENT,
     retire::{Retired, find_retired},
     sealer::CHECKPOINT_FILE,
@@ -81,17 +81,12 @@ pub(in crate::audit) fn first_seq(dir: &Path, index: u64) -> io::Result<Option<u
 
 /// As [`first_seq`], of an opened segment.
 pub(super) fn first_seq_in(stored: &Stored) -> io::Result<Option<u64>> {
-    Ok(header_in(stored)?.map(|header| header.seq))
+    Ok(stored.first_header()?.map(|header| header.seq))
 }
 
 /// The header of a segment's first record, if it can be read.
 pub(in crate::audit) fn first_header(dir: &Path, index: u64) -> io::Result<Option<Header>> {
-    header_in(&Stored::open(dir, index)?)
-}
-
-fn header_in(stored: &Stored) -> io::Result<Option<Header>> {
-    let start = stored.start(HEADER_BYTES)?;
-    Ok(start.first_chunk().and_then(|header| Header::parse(header).ok()))
+    Stored::open(dir, index)?.first_header()
 }
 
 /// More than a SEGMENT_OPEN record takes.

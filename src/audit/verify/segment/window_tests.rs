@@ -23,7 +23,7 @@ use crate::audit::{
 /// Both reports on the segments of `dir`, and how many of them the window gave up.
 fn both(dir: &Path, options: &Options) -> (Report, Report, usize) {
     let files = list_segments(dir).unwrap();
-    let segments = Segments { dir, elsewhere: None };
+    let segments = Segments::of(dir);
     let mut window = Window::new(stored_len(BODY_BYTES_MAX));
     let mut joins = [Join::new(options, &files, None), Join::new(options, &files, None)];
     let mut given_up = 0;
