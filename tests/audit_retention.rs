@@ -15,7 +15,9 @@ use edgate::audit::note::Checkpoint;
 use edgate::audit::proof::{ProveError, latest_signed, range, tree_at};
 use edgate::audit::retire::{Kept, Order, Retainer, Turn};
 use edgate::audit::verify::{Class, Options, verify_dir};
-use edgate::audit::{Ack, CheckpointKey, Event, Settings, StopEvent, Tail, keep_anchor, open_signed};
+use edgate::audit::{
+    Ack, AuditError, CheckpointKey, Event, PassedOver, Settings, StopEvent, Tail, keep_anchor, open_signed,
+};
 use edgate::witness::{Answer, Cosigner, KnownLog, Submitted, Submitter, Witness};
 use serde_json::Value;
 
@@ -446,6 +448,24 @@ fn cosigned(log: &RetiredLog, size: u64, note: &str) -> String {
         Answer::Cosigned(line) => format!("{note}{line}"),
         refused => panic!("{refused:?}"),
     }
+}
+
+#[test]
+fn an_anchor_of_what_was_retired_is_passed_over_by_name_and_any_other_counts() {
+    let log = RetiredLog::new();
+    let (dir, first) = (log.dir(), log.first);
+    let root = tree_at(&dir, log.keys(), first).unwrap().root().unwrap();
+    fs::write(dir.join("gone.anchor"), log.note(7, [7; 32])).unwrap();
+    fs::write(dir.join("edge.anchor"), log.note(first, root)).unwrap();
+    let opened = open_signed(&settings(&dir), 1, Some(signer())).unwrap();
+    assert_eq!(opened.recovery.passed_over, [PassedOver { name: "gone.anchor".into(), size: 7 }]);
+    opened.log.close(PATIENCE).unwrap();
+    fs::write(dir.join("edge.anchor"), log.note(first, [7; 32])).unwrap();
+    let refused = open_signed(&settings(&dir), 1, Some(signer())).err().unwrap();
+    assert!(
+        matches!(&refused, AuditError::RolledBack { cause, .. } if cause.contains("edge.anchor")),
+        "{refused}"
+    );
 }
 
 #[test]

@@ -68,11 +68,20 @@ pub(super) fn mark_rolled_back(dir: &Path, cause: &str) -> io::Result<()> {
     replace_file(dir, ROLLBACK, format!("{cause}\n").as_bytes())
 }
 
-/// Holds a log of `size` records against everything that is kept beside it.
+/// An anchor that a log cannot be held against any more: it ends among records that were retired since.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PassedOver {
+    /// The file.
+    pub name: String,
+    /// Records it was signed for.
+    pub size: u64,
+}
+
+/// Holds a log of `size` records against everything that is kept beside it; what it cannot be held against is named.
 ///
 /// # Errors
 /// [`AuditError::RolledBack`], and [`AuditError::Anchor`] for an anchor that cannot be believed.
-pub(super) fn vouch(dir: &Path, keys: &[CheckpointKey], size: u64) -> Result<(), AuditError> {
+pub(super) fn vouch(dir: &Path, keys: &[CheckpointKey], size: u64) -> Result<Vec<PassedOver>, AuditError> {
     let io = |error| AuditError::io("read what is kept in", dir, error);
     let rolled_back = |cause: String| AuditError::RolledBack { path: dir.to_owned(), cause };
     if let Some(cause) = note_in(&dir.join(ROLLBACK)).map_err(io)? {
@@ -87,6 +96,7 @@ pub(super) fn vouch(dir: &Path, keys: &[CheckpointKey], size: u64) -> Result<(),
     if let Some(name) = names.get(ANCHORS_MAX) {
         return Err(distrusted(name, format!("there are more than {ANCHORS_MAX}")));
     }
+    let mut passed_over = Vec::new();
     for name in &names {
         let note = note_in(&dir.join(name)).map_err(io)?.unwrap_or_default();
         let checkpoint =
@@ -99,6 +109,11 @@ pub(super) fn vouch(dir: &Path, keys: &[CheckpointKey], size: u64) -> Result<(),
         }
         let found = match tree_at(dir, keys, checkpoint.size) {
             Ok(tree) => tree.root(),
+            // What was signed there went lawfully, on record; what is left continues it, or `audit verify` says where not.
+            Err(ProveError::Retired { .. }) => {
+                passed_over.push(PassedOver { name: name.clone(), size: checkpoint.size });
+                continue;
+            }
             Err(ProveError::Audit(error)) => return Err(error),
             Err(error) => return Err(rolled_back(format!("it does not reach what {name} says: {error}"))),
         };
@@ -109,7 +124,7 @@ pub(super) fn vouch(dir: &Path, keys: &[CheckpointKey], size: u64) -> Result<(),
             )));
         }
     }
-    Ok(())
+    Ok(passed_over)
 }
 
 fn anchor_name(id: [u8; 4]) -> String {

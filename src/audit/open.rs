@@ -132,11 +132,11 @@ pub fn open_vouched(
         (signer, key)
     });
     // What was signed is compared before anything is written: a log that was rolled back stays as it was found.
-    let mut follower = None;
+    let (mut follower, mut passed_over) = (None, Vec::new());
     let (writer, mut recovery) = resume_if(&folder, settings, tag_epoch, clock, &mut |size| {
         follower = signer.as_ref().map(|(_, key)| Follower::resume(dir, key, size)).transpose()?;
         let Some((_, key)) = signer.as_ref().filter(|_| !created) else { return Ok(()) };
-        kept::vouch(dir, std::slice::from_ref(key), size)?;
+        passed_over = kept::vouch(dir, std::slice::from_ref(key), size)?;
         outside(dir).inspect_err(|error| {
             if let AuditError::RolledBack { cause, .. } = error {
                 // Without it the next start asks again, and is told the same.
@@ -144,7 +144,7 @@ pub fn open_vouched(
             }
         })
     })?;
-    recovery.created = created;
+    (recovery.created, recovery.passed_over) = (created, passed_over);
     if let Some((_, key)) = &signer {
         recovery.erasures = erase::resume(&folder, dir, key).map_err(io("go on with the erasures of"))?;
     }

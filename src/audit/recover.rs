@@ -14,6 +14,7 @@ use super::{
     erased::InEffect,
     error::AuditError,
     folder::{Folder, SegmentFile, segment_name},
+    kept::PassedOver,
     record::{ALIGNMENT, CORE_SEQUENCER, Hash, MAGIC},
     schema::{self, Kind},
     tag_keys::key_path,
@@ -34,6 +35,8 @@ pub struct Recovery {
     pub torn: Vec<Torn>,
     /// Erasures that were under way when the log stopped.
     pub erasures: Resumed,
+    /// Anchors that the log could not be held against.
+    pub passed_over: Vec<PassedOver>,
 }
 
 /// Bytes behind the last valid record, copied to `quarantine/`.

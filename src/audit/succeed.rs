@@ -165,7 +165,7 @@ fn damage_of(dir: &Path) -> Result<(String, Damage), AuditError> {
         let mut own = options.keys.iter().filter(|key| key.name == report.origin);
         own.try_for_each(|key| {
             Follower::resume(dir, key, size)?;
-            kept::vouch(dir, std::slice::from_ref(key), size)
+            kept::vouch(dir, std::slice::from_ref(key), size).map(|_| ())
         })
     };
     match would_resume(&folder, dir, &mut vouch) {

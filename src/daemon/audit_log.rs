@@ -5,8 +5,8 @@ use signal_hook::consts::SIGTERM;
 
 use super::{RECORD_TIMEOUT, StartError, keys};
 use crate::audit::{
-    self, Ack, AdminEvent, Appender, Decision, Event, OnFailure, Phase, Recovery, Resumed, SetAside,
-    StartEvent, Torn,
+    self, Ack, AdminEvent, Appender, Decision, Event, OnFailure, PassedOver, Phase, Recovery, Resumed,
+    SetAside, StartEvent, Torn,
 };
 use crate::config::{self, Config};
 
@@ -79,6 +79,13 @@ pub(super) fn record_erasures(recorder: &mut Appender, recovery: &Recovery) -> R
 }
 
 pub(super) fn report_recovery(recovery: &Recovery) {
+    for PassedOver { name, size } in &recovery.passed_over {
+        tracing::warn!(
+            anchor = name,
+            size,
+            "the records that this anchor was signed for were retired: the log was not held against it"
+        );
+    }
     if recovery.clean || recovery.created {
         tracing::info!(records = recovery.size, "audit log open");
         return;
