@@ -25,7 +25,7 @@ use super::{
     real::Lock,
     record::{HASHED_BYTES, HEADER_BYTES, Hash, Header, stored_len},
     schema::Kind,
-    stored::Stored,
+    stored::{Segments, Stored},
     verify::note_in,
     walk::{Flaw, SECTOR_BYTES, is_partly_erased, is_redactable, read_record},
 };
@@ -167,8 +167,8 @@ impl Eraser {
         let mut in_effect: Option<InEffect> = None;
         for name in names {
             let place = match name {
-                RecordName::Seq(seq) => find_seq(&self.dir, *seq).map_err(io)?,
-                RecordName::Id(id) => find_id(&self.dir, *id).map_err(|error| match error {
+                RecordName::Seq(seq) => find_seq(Segments::of(&self.dir), *seq).map_err(io)?,
+                RecordName::Id(id) => find_id(Segments::of(&self.dir), *id).map_err(|error| match error {
                     ProveError::Audit(error) => error,
                     other => io(io::Error::other(other)),
                 })?,

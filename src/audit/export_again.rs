@@ -13,6 +13,7 @@ use super::{
     record::{Hash, Header},
     rows,
     schema::{self, Kind},
+    stored::Segments,
     tail::Tail,
 };
 
@@ -77,7 +78,7 @@ pub fn compare(
 /// The digest that the EXPORT record of this id states; `None` if there is no such record.
 #[must_use]
 pub fn recorded_digest(source: &Source<'_>, id: RecordId) -> Option<Hash> {
-    let found = find_record(source.dir, id).ok()?;
+    let found = find_record(Segments::of(source.dir), id).ok()?;
     digest_of(&found.header, &found.body?)
 }
 

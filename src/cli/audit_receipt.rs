@@ -35,12 +35,15 @@ pub(super) struct VerifyReceiptArguments {
     /// The log's folder: the whole log is verified, and must hold the record that was promised.
     #[arg(long, value_name = "DIR", conflicts_with = "proof")]
     dir: Option<PathBuf>,
+    /// A folder with archives of segments that the log has no longer: with them it is looked at from its beginning.
+    #[arg(long, value_name = "FOLDER", requires = "dir")]
+    archives: Option<PathBuf>,
     #[command(flatten)]
     output: Output,
 }
 
 const HELP: &str = "Exit codes: 0 genuine, and kept where --proof or --dir were given; 2 could not run; 9 bad-signature; 10 wrong-key; \
-11 wrong-origin; 21 cut-short; 23 malformed; 25 rollback: the log does not hold what it promised; 27 wrong-record; else that of \
+11 wrong-origin; 17 unchecked: it may be among records that were retired, see --archives; 21 cut-short; 23 malformed; 25 rollback: the log does not hold what it promised; 27 wrong-record; else that of \
 the proof (`verify-proof --help`) or of the log (`verify --help`).";
 
 pub(super) fn run(arguments: &VerifyReceiptArguments) -> u8 {
@@ -106,15 +109,16 @@ fn check(arguments: &VerifyReceiptArguments) -> Result<Value, Problem> {
             Some(proven.header.seq)
         }
         (None, Some(dir)) => {
-            let options = Options { origin: Some(receipt.origin.clone()), keys, ..Options::default() };
+            let archives = arguments.archives.clone();
+            let options =
+                Options { origin: Some(receipt.origin.clone()), keys, archives, ..Options::default() };
             let report = with_bar(arguments.output.json, |progress| verify_dir(dir, &options, progress));
             let report = report.map_err(|error| Problem::Input(error.to_string()))?;
             if let Some(first) = report.breaks.first() {
                 return Err(Problem::Log { detail: first.to_string(), exit_code: report.exit_code() });
             }
-            let found =
-                receipt.find_in(dir).map_err(|error: ProveError| Problem::Input(error.to_string()))?;
-            Some(found?)
+            let found = receipt.find_in(dir, arguments.archives.as_deref());
+            Some(found.map_err(|error: ProveError| Problem::Input(error.to_string()))??)
         }
         (None, None) => None,
     };

@@ -48,7 +48,7 @@ fn an_answer_carries_a_receipt_that_the_log_keeps_and_a_cut_log_does_not() {
         node.kill();
         let dir = node.audit_dir();
         for receipt in &receipts {
-            receipt.find_in(&dir).unwrap().expect("the record is in the log");
+            receipt.find_in(&dir, None).unwrap().expect("the record is in the log");
         }
 
         // A stranger with the answer, the key and a copy of the log.
@@ -74,7 +74,7 @@ fn an_answer_carries_a_receipt_that_the_log_keeps_and_a_cut_log_does_not() {
         fs::write(cut.join("0000000002.seg"), &bytes[..begin_of(&bytes, last)]).unwrap();
         let convicted = check(&["--dir", cut.to_str().unwrap()]);
         assert_ne!(convicted.status.code(), Some(0), "{convicted:?}");
-        assert_eq!(receipts[2].find_in(&cut).unwrap().unwrap_err().class.name(), "rollback");
+        assert_eq!(receipts[2].find_in(&cut, None).unwrap().unwrap_err().class.name(), "rollback");
     }
 }
 

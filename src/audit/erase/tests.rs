@@ -217,7 +217,7 @@ fn an_erase_that_names_what_it_cannot_is_a_break_of_its_own() {
     order(&mut opened, &[(1 << 40, [7; 32])]);
     // In its own segment: the decision is there, and the next ERASE says so of it.
     let late = *decide(&mut opened, 1).last().unwrap();
-    let (segment, offset) = find_id(dir, late).unwrap().unwrap();
+    let (segment, offset) = find_id(Segments::of(dir), late).unwrap().unwrap();
     let (header, _) = opened.log.eraser().unwrap().read(segment, offset).unwrap().unwrap();
     order(&mut opened, &[(header.seq, header.body_digest)]);
     opened.log.close(PATIENCE).unwrap();

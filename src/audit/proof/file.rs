@@ -114,6 +114,8 @@ classes! {
     }
 }
 
+        /// It cannot be told: what would show it was retired and is not at hand.
+        Unchecked = "unchecked", 17;
 impl ProofClass {
     pub(in crate::audit) fn refuse(self, detail: impl fmt::Display) -> Refusal {
         Refusal { class: self, detail: detail.to_string() }

@@ -3,15 +3,14 @@
 //! The records of one appender stand in the order of their numbers, so segments are chosen by halving, and only the
 //! headers of one segment are walked through.
 
-use std::{io, path::Path};
+use std::io;
 
 use super::error::ProveError;
 use crate::audit::{
     error::AuditError,
     id::RecordId,
     record::{BODY_BYTES_MAX, HEADER_BYTES, Header, stored_len},
-    stored::{Stored, list_segments},
-    verify::first_seq,
+    stored::Segments,
     walk::{SegmentOpen, or_erased, read_record},
 };
 
@@ -25,40 +24,40 @@ pub(in crate::audit) struct Found {
     pub(in crate::audit) body: Option<Vec<u8>>,
 }
 
-/// Where record `seq` stands in the log in `dir`: segment and offset, if it is there.
-pub(in crate::audit) fn find_seq(dir: &Path, seq: u64) -> io::Result<Option<(u64, u64)>> {
-    let files = list_segments(dir)?;
+/// Where record `seq` stands: segment and offset, if it is there.
+pub(in crate::audit) fn find_seq(log: Segments<'_>, seq: u64) -> io::Result<Option<(u64, u64)>> {
+    let files = log.list()?;
     // The last segment that begins at or before it. Segments made ahead begin nowhere, and stand last.
     let (mut low, mut high) = (0, files.len());
     while low < high {
         let middle = usize::midpoint(low, high);
-        match first_seq(dir, files[middle].index)? {
+        match first_seq(log, files[middle].index)? {
             Some(first) if first <= seq => low = middle + 1,
             _ => high = middle,
         }
     }
     let Some(file) = low.checked_sub(1).map(|at| &files[at]) else { return Ok(None) };
-    let found = first_of(dir, file.index, |header| header.seq >= seq)?;
+    let found = first_of(log, file.index, |header| header.seq >= seq)?;
     Ok(found.filter(|(_, header)| header.seq == seq).map(|(offset, _)| (file.index, offset)))
 }
 
-/// Finds the record of `id` in the log in `dir`.
-pub(in crate::audit) fn find_record(dir: &Path, id: RecordId) -> Result<Found, ProveError> {
-    let unknown = || ProveError::UnknownRecord { id, dir: dir.to_owned() };
-    let (segment, offset) = find_id(dir, id)?.ok_or_else(unknown)?;
-    read_found(dir, segment, offset)
+/// Finds the record of `id`.
+pub(in crate::audit) fn find_record(log: Segments<'_>, id: RecordId) -> Result<Found, ProveError> {
+    let unknown = || ProveError::UnknownRecord { id, dir: log.dir.to_owned() };
+    let (segment, offset) = find_id(log, id)?.ok_or_else(unknown)?;
+    read_found(log, segment, offset)
 }
 
-/// Where the record of `id` stands in the log in `dir`: segment and offset, if it is there.
-pub(in crate::audit) fn find_id(dir: &Path, id: RecordId) -> Result<Option<(u64, u64)>, ProveError> {
-    let io = |source: io::Error| ProveError::Audit(AuditError::io("read a segment of", dir, source));
-    let files = list_segments(dir).map_err(io)?;
+/// Where the record of `id` stands: segment and offset, if it is there.
+pub(in crate::audit) fn find_id(log: Segments<'_>, id: RecordId) -> Result<Option<(u64, u64)>, ProveError> {
+    let io = |source: io::Error| ProveError::Audit(AuditError::io("read a segment of", log.dir, source));
+    let files = log.list().map_err(io)?;
     if files.is_empty() {
-        return Err(AuditError::NotFound { path: dir.to_owned() }.into());
+        return Err(AuditError::NotFound { path: log.dir.to_owned() }.into());
     }
     let mut segments = Vec::new();
     for file in files {
-        if boot_of(dir, file.index).map_err(io)? == Some(id.boot) {
+        if boot_of(log, file.index).map_err(io)? == Some(id.boot) {
             segments.push(file.index);
         }
     }
@@ -73,7 +72,7 @@ pub(in crate::audit) fn find_id(dir: &Path, id: RecordId) -> Result<Option<(u64,
         let middle = usize::midpoint(begin, high);
         let mut first = None;
         for (at, segment) in segments.iter().enumerate().take(high).skip(middle) {
-            let found = first_of(dir, *segment, |header| header.core == id.core).map_err(io)?;
+            let found = first_of(log, *segment, |header| header.core == id.core).map_err(io)?;
             if let Some((_, header)) = found {
                 first = Some((at, header.core_seq));
                 break;
@@ -86,14 +85,15 @@ pub(in crate::audit) fn find_id(dir: &Path, id: RecordId) -> Result<Option<(u64,
     }
     let Some(segment) = low.map(|low| segments[low]) else { return Ok(None) };
     let wanted = |header: &Header| header.core == id.core && header.core_seq == id.core_seq;
-    let found = first_of(dir, segment, wanted).map_err(io)?;
+    let found = first_of(log, segment, wanted).map_err(io)?;
     Ok(found.map(|(offset, _)| (segment, offset)))
 }
 
 /// Reads a record whole and checks it in itself.
-fn read_found(dir: &Path, segment: u64, offset: u64) -> Result<Found, ProveError> {
+fn read_found(log: Segments<'_>, segment: u64, offset: u64) -> Result<Found, ProveError> {
     let mut bytes = vec![0; HEADER_BYTES];
-    let len = Stored::open(dir, segment)
+    let len = log
+        .open(segment)
         .and_then(|stored| {
             stored.read_at(&mut bytes, offset)?;
             let header = bytes.first_chunk().map(Header::parse);
@@ -101,7 +101,7 @@ fn read_found(dir: &Path, segment: u64, offset: u64) -> Result<Found, ProveError
             bytes.resize(stored_len(body_len), 0);
             stored.read_at(&mut bytes, offset)
         })
-        .map_err(|error| AuditError::io("read a segment of", dir, error))?;
+        .map_err(|error| AuditError::io("read a segment of", log.dir, error))?;
     bytes.truncate(len);
     // Whether it is erased by right is for a verification to say: what is proven here is the header.
     let record = or_erased(read_record(&bytes, 0), &bytes, 0).map_err(|flaw| ProveError::Stored {
@@ -113,15 +113,24 @@ fn read_found(dir: &Path, segment: u64, offset: u64) -> Result<Found, ProveError
     Ok(Found { segment, offset, header: record.header, hash: record.hash, body })
 }
 
+/// The number of a segment's first record; `None` if nothing was written to it.
+fn first_seq(log: Segments<'_>, segment: u64) -> io::Result<Option<u64>> {
+    Ok(log.open(segment)?.first_header()?.map(|header| header.seq))
+}
+
 /// The boot a segment was written in; `None` if nothing was written to it.
-fn boot_of(dir: &Path, segment: u64) -> io::Result<Option<u64>> {
-    let start = Stored::open(dir, segment)?.start(OPEN_BYTES)?;
+fn boot_of(log: Segments<'_>, segment: u64) -> io::Result<Option<u64>> {
+    let start = log.open(segment)?.start(OPEN_BYTES)?;
     Ok(read_record(&start, 0).ok().and_then(|record| Some(SegmentOpen::read(&record)?.boot)))
 }
 
 /// The first record of a segment that `wanted` wants, by its header alone.
-fn first_of(dir: &Path, segment: u64, wanted: impl Fn(&Header) -> bool) -> io::Result<Option<(u64, Header)>> {
-    let stored = Stored::open(dir, segment)?;
+fn first_of(
+    log: Segments<'_>,
+    segment: u64,
+    wanted: impl Fn(&Header) -> bool,
+) -> io::Result<Option<(u64, Header)>> {
+    let stored = log.open(segment)?;
     let mut buffer = vec![0; READ_BYTES];
     let (mut start, mut len, mut at) = (0, 0, 0);
     loop {

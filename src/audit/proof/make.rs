@@ -22,6 +22,7 @@ use crate::audit::{
     note::{Checkpoint, CheckpointKey},
     record::{HASHED_BYTES, Hash},
     sealer::CHECKPOINT_FILE,
+    stored::Segments,
     verify::VerifyProgress,
 };
 
@@ -57,7 +58,7 @@ impl Prover<'_> {
         progress: &mut dyn FnMut(VerifyProgress),
     ) -> Result<InclusionProof, ProveError> {
         // The record first: a running node may sign it in between.
-        let found = find_record(self.dir, id)?;
+        let found = find_record(Segments::of(self.dir), id)?;
         let mut proofs = self.inclusions_of(vec![found], &mut self.state()?, with_body, progress)?;
         Ok(proofs.pop().expect("a proof per record"))
     }
@@ -84,7 +85,8 @@ impl Prover<'_> {
         with_body: bool,
         progress: &mut dyn FnMut(VerifyProgress),
     ) -> Result<Vec<InclusionProof>, ProveError> {
-        let found = ids.iter().map(|id| find_record(self.dir, *id)).collect::<Result<_, _>>()?;
+        let found =
+            ids.iter().map(|id| find_record(Segments::of(self.dir), *id)).collect::<Result<_, _>>()?;
         self.inclusions_of(found, state, with_body, progress)
     }
 

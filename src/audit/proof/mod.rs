@@ -35,7 +35,7 @@ pub use file::{
 pub(super) use find::{find_id, find_record, find_seq};
 pub use make::Prover;
 pub use prefix::{latest_signed, path_between, range, tree_at};
-pub(super) use {file::open_note, make::State};
+pub(super) use {file::open_note, leaves::retired_before, make::State};
 
 /// The runs whose heads prove that leaf `index` is in the tree of `size` leaves, from the leaf's sibling up
 /// (RFC 6962 §2.1.1, `PATH`). Every other leaf is in exactly one of them.

@@ -8,8 +8,12 @@ use super::{
     root_of,
 };
 use crate::audit::{
-    proof::{Expected, ProofClass, ProveError, ProvenRecord, Refusal, find_record},
+    error::AuditError,
+    folder::SegmentFile,
+    proof::{Expected, ProofClass, ProveError, ProvenRecord, Refusal, find_record, retired_before},
     record::Header,
+    retire::Retired,
+    stored::Segments,
 };
 
 impl Receipt {
@@ -67,15 +71,26 @@ impl Receipt {
         self.compare(&proven.header)
     }
 
-    /// Looks the record up in the log in `dir`, which was verified by the caller. Answers its `seq`.
+    /// Looks the record up in the log in `dir`, which was verified by the caller, with the archives in `archives` if
+    /// they are given. Answers its `seq`.
     ///
     /// # Errors
     /// [`ProofClass::Rollback`] when it is not there, or is another: the log was cut or rewritten, or the copy is older
-    /// than the receipt. Else why the log cannot be read.
-    pub fn find_in(&self, dir: &Path) -> Result<Result<u64, Refusal>, ProveError> {
-        let header = match find_record(dir, self.id) {
+    /// than the receipt. [`ProofClass::Unchecked`] when it may be among the records that were retired. Else why the log
+    /// cannot be read.
+    pub fn find_in(&self, dir: &Path, archives: Option<&Path>) -> Result<Result<u64, Refusal>, ProveError> {
+        let log = Segments { dir, elsewhere: archives };
+        let header = match find_record(log, self.id) {
             Ok(found) => found.header,
             Err(ProveError::UnknownRecord { .. }) => {
+                let retired = retired_before(log, &list(log)?)?;
+                if let Some(retired) = retired.filter(|retired| self.may_be_among(retired)) {
+                    let detail = format!(
+                        "cannot tell: the first {} records were retired, and {} may be one of them; their archives show it (--archives)",
+                        retired.size, self.id
+                    );
+                    return Ok(Err(Refusal { class: ProofClass::Unchecked, detail }));
+                }
                 let detail = format!(
                     "the log has no record {}, which it promised: it was cut or rewritten, or this copy was made before",
                     self.id
@@ -85,6 +100,12 @@ impl Receipt {
             Err(error) => return Err(error),
         };
         Ok(self.compare(&header).map(|()| header.seq))
+    }
+
+    /// Whether the record may be one that was retired: none of those is younger than the last of them, and a record is
+    /// promised soon after it was made.
+    fn may_be_among(&self, retired: &Retired) -> bool {
+        self.signed_at <= retired.last_wall_ns / 1_000_000_000 + LIFE_S
     }
 
     fn compare(&self, header: &Header) -> Result<(), Refusal> {
@@ -98,4 +119,8 @@ impl Receipt {
         }
         Ok(())
     }
+}
+
+fn list(log: Segments<'_>) -> Result<Vec<SegmentFile>, AuditError> {
+    log.list().map_err(|source| AuditError::io("list the segments of", log.dir, source))
 }

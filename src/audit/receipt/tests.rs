@@ -8,7 +8,7 @@ use super::{key::LIFE_S, *};
 use crate::{
     audit::{
         Ack, CheckpointKey, CheckpointSigner, Event, Opened, Settings, StopEvent, open_signed,
-        proof::Expected, record::Header,
+        proof::Expected, record::Header, retire::Order,
     },
     decision::UnixSeconds,
 };
@@ -215,7 +215,7 @@ fn a_log_holds_what_it_promised_and_a_log_without_it_is_convicted() {
     let (kept, cut) = (folder.path().join("kept"), folder.path().join("cut"));
     let promised = log_with_receipts(&kept, 3);
     for receipt in &promised {
-        receipt.find_in(&kept).unwrap().expect("the record is there");
+        receipt.find_in(&kept, None).unwrap().expect("the record is there");
     }
     // The same log at the same boot, without the last of them: another log could not know the first.
     std::fs::create_dir(&cut).unwrap();
@@ -230,12 +230,12 @@ fn a_log_holds_what_it_promised_and_a_log_without_it_is_convicted() {
         at = record.next;
     }
     std::fs::write(cut.join(segment), &bytes[..ends[0]]).unwrap();
-    promised[1].find_in(&cut).unwrap().expect("what is before the cut is there");
-    let refusal = promised[2].find_in(&cut).unwrap().unwrap_err();
+    promised[1].find_in(&cut, None).unwrap().expect("what is before the cut is there");
+    let refusal = promised[2].find_in(&cut, None).unwrap().unwrap_err();
     assert_eq!(refusal.class, ProofClass::Rollback, "{refusal}");
 
     let other = Receipt { body_digest: [1; 32], ..promised[0].clone() };
-    assert_eq!(other.find_in(&kept).unwrap().unwrap_err().class, ProofClass::Rollback);
+    assert_eq!(other.find_in(&kept, None).unwrap().unwrap_err().class, ProofClass::Rollback);
 }
 
 #[test]
@@ -244,4 +244,53 @@ fn a_log_that_gives_no_receipts_says_so() {
     let settings = Settings { create: true, ..Settings::new(folder.path(), verifier().name) };
     let opened = crate::audit::open(&settings, 1).unwrap();
     assert!(opened.appenders[0].begin_receipts(1, UnixSeconds(NOW)).is_none());
+}
+
+/// Fills a few segments behind what is there and has the first ones retired.
+fn retire_first(dir: &Path, place: &Path) {
+    let settings = Settings {
+        segment_bytes: 160 * 1024,
+        checkpoint_interval: Duration::from_millis(20),
+        unflushed_age_max: PATIENCE,
+        ..Settings::new(dir, verifier().name)
+    };
+    let signer = CheckpointSigner {
+        verifying_key: verifier().verifying_key,
+        sign: Box::new(|message| Ok(checkpoint_key().sign(message).to_bytes())),
+    };
+    let mut opened = open_signed(&settings, 1, Some(signer)).unwrap();
+    let appender = &mut opened.appenders[0];
+    for n in 1..=1500 {
+        let id = appender.append(&Event::Stop(StopEvent { reason: "later" }), Ack::Recorded).unwrap();
+        if n % 100 == 0 {
+            appender.wait(id, Ack::Recorded, PATIENCE).unwrap();
+        }
+    }
+    let mut retainer = opened.log.retainer().unwrap();
+    let order = Order { before_ns: u64::MAX, authority: "records office", reason: "old" };
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while retainer.turn(place, &order).unwrap().retired.is_empty() {
+        assert!(std::time::Instant::now() < deadline, "nothing was retired");
+    }
+    opened.log.close(PATIENCE).unwrap();
+}
+
+#[test]
+fn a_promise_about_a_record_that_was_retired_is_no_rollback_and_its_archive_shows_it_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let (dir, place) = (folder.path().join("log"), folder.path().join("archives"));
+    std::fs::create_dir(&place).unwrap();
+    let promised = log_with_receipts(&dir, 3);
+    let seq = promised[1].find_in(&dir, None).unwrap().unwrap();
+    retire_first(&dir, &place);
+    let refusal = promised[1].find_in(&dir, None).unwrap().unwrap_err();
+    assert_eq!((refusal.class, refusal.class.exit_code()), (ProofClass::Unchecked, 17), "{refusal}");
+    assert_eq!(promised[1].find_in(&dir, Some(&place)).unwrap(), Ok(seq));
+    // With everything at hand, what is missing is missing.
+    let never = Receipt { id: RecordId { core_seq: 1 << 40, ..promised[1].id }, ..promised[1].clone() };
+    let class = |receipt: &Receipt, archives| receipt.find_in(&dir, archives).unwrap().unwrap_err().class;
+    assert_eq!(class(&never, Some(place.as_path())), ProofClass::Rollback);
+    // And what was promised long after the last record that was retired is not among those.
+    let later = Receipt { signed_at: promised[1].signed_at + 2 * LIFE_S, ..never };
+    assert_eq!(class(&later, None), ProofClass::Rollback);
 }
