@@ -29,6 +29,8 @@ impl Pair {
     /// Both run; `audit` are further settings.
     fn new(audit: &str) -> Self {
         let mut node = Edgate::start();
+        // A log that never had a checkpoint cannot be asked about.
+        until("it has a checkpoint", || node.audit_dir().join("checkpoint").exists());
         node.kill();
         let log = fs::read_to_string(node.audit_dir().join("checkpoint.key")).unwrap();
         let log = CheckpointKey::from_text(&log).unwrap();
@@ -139,6 +141,35 @@ fn a_node_restored_from_yesterdays_image_is_refused_as_rolled_back() {
     );
     assert_eq!(decided.status.code(), Some(0), "{decided:?}");
     assert!(String::from_utf8_lossy(&decided.stdout).contains("rolled back"), "{decided:?}");
+}
+
+/// An old image without what would show its age, and nobody to ask: refused, and convicted once there is.
+#[test]
+fn a_node_whose_checkpoint_was_taken_away_is_asked_about_all_the_same() {
+    let mut pair = Pair::new("");
+    pair.anchored();
+    let (audit, image) = (pair.node.audit_dir(), pair.node.audit_dir().with_file_name("image"));
+    pair.node.kill();
+    copy(&audit, &image);
+    pair.node.restart();
+    pair.anchored();
+    pair.node.kill();
+    copy(&image, &audit);
+    for entry in fs::read_dir(&audit).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap();
+        if name.starts_with("checkpoint") || name.ends_with(".anchor") {
+            fs::remove_file(path).unwrap();
+        }
+    }
+    let at = pair.stop_witness();
+    let (code, said) = pair.node.refuses_to_start();
+    assert_eq!(code, Some(70), "{said}");
+    assert!(said.contains("no word from witness w.example"), "{said}");
+    pair.start_witness(&at);
+    let (code, said) = pair.node.refuses_to_start();
+    assert_eq!(code, Some(70), "{said}");
+    assert!(said.contains("was rolled back: witness w.example has cosigned"), "{said}");
 }
 
 /// A kept anchor alone convicts: the segments are yesterday's, the anchors today's.

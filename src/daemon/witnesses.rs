@@ -7,7 +7,7 @@ use tokio::sync::watch;
 
 use super::anchors::Anchors;
 use super::{StartError, now};
-use crate::audit::verify::published_note;
+use crate::audit::proof::latest_signed;
 use crate::audit::{AnchorEvent, AuditError, CheckpointKey, Log, WitnessKey};
 use crate::config::{self, Config, OnWitnessAway};
 use crate::control::{Dependency, Witnessing};
@@ -17,6 +17,8 @@ use crate::witness::{Anchored, Courier, StandingReader, Submitted, Submitter, Wi
 /// The witnesses of the configuration.
 pub(super) struct Witnesses {
     submitters: Vec<Submitter>,
+    // The log's own.
+    key: CheckpointKey,
     on_away: OnWitnessAway,
 }
 
@@ -32,21 +34,24 @@ impl Witnesses {
             Ok(Submitter::new(witness, &config.audit.dir, own.clone()))
         };
         let submitters = config.audit.witnesses.iter().map(submitter).collect::<Result<_, StartError>>()?;
-        Ok(Self { submitters, on_away: config.audit.on_witness_away })
+        Ok(Self { submitters, key: own, on_away: config.audit.on_witness_away })
     }
 
     /// Asks every witness whether this is the log that it saw; one word is enough, and one word against it is, too.
     pub(super) fn ask(&mut self, dir: &Path) -> Result<(), AuditError> {
-        let note = published_note(dir).map_err(|source| AuditError::Io {
-            what: "read the checkpoint of",
-            path: dir.to_owned(),
-            source,
-        })?;
-        let Some(note) = note else { return Ok(()) };
+        if self.submitters.is_empty() {
+            return Ok(());
+        }
+        // The published one may have been taken away, so that nobody is asked.
+        let signed = latest_signed(dir, std::slice::from_ref(&self.key))?;
         let (mut heard, mut away) = (false, None);
         for submitter in &mut self.submitters {
             let witness = submitter.witness().key.name.clone();
-            match submitter.submit(&note, None) {
+            let submitted = match &signed {
+                Some((_, note)) => submitter.submit(note, None),
+                None => Submitted::Away("the log has no checkpoint to ask about, and had one".to_owned()),
+            };
+            match submitted {
                 Submitted::Cosigned(anchored) => {
                     tracing::info!(witness, size = anchored.checkpoint.size, "the witness knows this log");
                     heard = true;
