@@ -38,7 +38,8 @@ struct Watched {
 struct Seen {
     latest: Option<Checkpoint>,
     day: u64,
-    requests: u32,
+    // On that day.
+    remembered: u32,
 }
 
 /// What a client is told.
@@ -124,7 +125,7 @@ impl Cosigner {
             let log = watched.entry(origin).or_insert_with(|| Watched {
                 keys: Vec::new(),
                 per_day,
-                seen: Mutex::new(Seen { latest: None, day: 0, requests: 0 }),
+                seen: Mutex::new(Seen { latest: None, day: 0, remembered: 0 }),
             });
             // A log that changed its key has two.
             log.keys.push(key);
@@ -176,7 +177,6 @@ impl Cosigner {
         let signed = request.authenticate(&log.keys).map_err(Answer::Refused)?;
         let checkpoint = signed.checkpoint();
         let mut seen = log.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        seen.count(now, log.per_day)?;
         if let Err(refusal) = signed.continues(seen.latest.as_ref()) {
             drop(seen);
             self.tell(&signed, &refusal, body);
@@ -187,6 +187,7 @@ impl Cosigner {
             self.kept.replace(&checkpoint.origin, signed.note()).map_err(|error| {
                 let origin = &checkpoint.origin;
                 tracing::error!(%origin, %error, "cannot remember a checkpoint; it is not cosigned");
+            seen.may_grow(now, log.per_day)?;
                 Answer::Unavailable
             })?;
             seen.latest = Some(checkpoint.clone());
@@ -194,6 +195,8 @@ impl Cosigner {
         drop(seen);
         Ok(signed)
     }
+            // Whoever has nothing new uses nothing up, so that nobody can replay what the log published in its stead.
+            seen.remembered = seen.remembered.saturating_add(1);
 
     fn cosign(&self, checkpoint: &Checkpoint, now: u64) -> Answer {
         let message = WitnessKey::message(checkpoint, now);
@@ -226,15 +229,15 @@ impl Cosigner {
 }
 
 impl Seen {
-    fn count(&mut self, now: u64, per_day: Option<u32>) -> Result<(), Answer> {
+    /// Whether another checkpoint may be remembered today.
+    fn may_grow(&mut self, now: u64, per_day: Option<u32>) -> Result<(), Answer> {
         if now / DAY_S != self.day {
-            (self.day, self.requests) = (now / DAY_S, 0);
+            (self.day, self.remembered) = (now / DAY_S, 0);
         }
-        if per_day.is_some_and(|per_day| self.requests >= per_day) {
-            return Err(Answer::TooMany);
+        match per_day {
+            Some(per_day) if self.remembered >= per_day => Err(Answer::TooMany),
+            _ => Ok(()),
         }
-        self.requests = self.requests.saturating_add(1);
-        Ok(())
     }
 }
 

@@ -320,8 +320,15 @@ fn a_list_of_logs_has_one_form() {
         (list.replace("origin some log", "origin a.example/log"), 8),
         (list.replace(&other, &other.replace("b.example", "c.example")), 8),
         (list.replacen("vkey", "key", 1), 4),
+    // Nor does whoever replays what it published: the first one, the last one, or one that was refused.
+    for _ in 0..9 {
+        assert_eq!(outcome(log, &witness, &log.request(0, 1)), Err(409));
+        assert_eq!(outcome(log, &witness, &log.request(1, 1)), Ok(1));
+        assert_eq!(outcome(log, &witness, &log.request(0, 2)), Err(409));
+    }
         (format!("logs/v0\nvkey {key}\n"), 2),
     ] {
+    assert_eq!(outcome(log, &witness, &log.request(2, 2)), Ok(2), "what it has it says again");
         assert_eq!(parse_list(&wrong).unwrap_err().line, line, "{wrong}");
     }
 }
