@@ -5,7 +5,7 @@
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use ed25519_dalek::{Signature, VerifyingKey};
 
-use super::note::{Checkpoint, NoteError, key_from_text, key_id, key_text, signature_line};
+use super::note::{Checkpoint, NoteError, NoteSignature, UnverifiedNote, key_from_text, key_id, key_text};
 
 /// A key that a witness cosigns with.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,11 +65,8 @@ impl WitnessKey {
     /// # Errors
     /// [`NoteError::BadSignature`] if it is of this key and does not verify.
     pub fn check(&self, checkpoint: &Checkpoint, line: &str) -> Result<Option<Cosigned>, NoteError> {
-        let Some((name, id, signature)) = signature_line(line) else { return Ok(None) };
-        if name != self.name || id != self.id() {
-            return Ok(None);
-        }
-        self.check_signature(checkpoint, &signature).map(Some)
+        let own = NoteSignature::parse(line).filter(|one| one.name == self.name && one.id == self.id());
+        own.map(|one| self.check_signature(checkpoint, &one.signature)).transpose()
     }
 
     fn check_signature(&self, checkpoint: &Checkpoint, signature: &[u8]) -> Result<Cosigned, NoteError> {
@@ -91,11 +88,11 @@ impl WitnessKey {
 /// # Errors
 /// [`NoteError::BadSignature`] if one of theirs does not verify, [`NoteError::Malformed`] for what is no checkpoint.
 pub fn cosignatures(note: &str, witnesses: &[WitnessKey]) -> Result<Vec<Cosigned>, NoteError> {
-    let (checkpoint, signatures) = Checkpoint::read(note)?;
+    let note = UnverifiedNote::parse(note)?;
     let mut found = Vec::new();
-    for (name, id, signature) in &signatures {
+    for NoteSignature { name, id, signature } in &note.signatures {
         if let Some(key) = witnesses.iter().find(|key| key.name == *name && key.id() == *id) {
-            found.push(key.check_signature(&checkpoint, signature)?);
+            found.push(key.check_signature(note.checkpoint(), signature)?);
         }
     }
     Ok(found)
@@ -148,8 +145,8 @@ mod tests {
             "{message}"
         );
         let line = line(1, &checkpoint(), 0x6418_50cb);
-        let (name, id, signature) = signature_line(line.trim_end()).unwrap();
-        assert_eq!((name, id), ("witness.example/w1", witness(1).1.id()));
+        let NoteSignature { name, id, signature } = NoteSignature::parse(line.trim_end()).unwrap();
+        assert_eq!((name.as_str(), id), ("witness.example/w1", witness(1).1.id()));
         assert_eq!((signature.len(), &signature[..8]), (72, &[0, 0, 0, 0, 0x64, 0x18, 0x50, 0xcb][..]));
     }
 

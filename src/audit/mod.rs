@@ -106,7 +106,7 @@ pub use kept::{Conviction, PassedOver, keep_anchor, kept_anchor};
 pub use note::{CheckpointKey, NoteError};
 pub use open::{Log, LogWatch, Opened, open, open_signed, open_vouched};
 pub use outlet::{Published, Subscription, Taken};
-pub(crate) use real::Lock;
+pub(crate) use real::{Lock, sync_folder};
 pub use real::{SinkKind, replace_file, sink_for};
 pub use record::Hash;
 pub use recover::{Recovery, Torn};

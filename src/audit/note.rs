@@ -65,27 +65,16 @@ impl Checkpoint {
     /// # Errors
     /// [`NoteError`]; a note is never accepted without a signature.
     pub fn open(note: &str, keys: &[CheckpointKey]) -> Result<Self, NoteError> {
-        let (checkpoint, signatures) = Self::read(note)?;
-        let text = checkpoint.to_text();
-        if signatures.is_empty() {
-            return Err(NoteError::Unsigned);
-        }
-        for (name, id, signature) in &signatures {
-            let Some(key) = keys.iter().find(|key| key.name == *name && key.id() == *id) else { continue };
-            let verifies = VerifyingKey::from_bytes(&key.verifying_key).is_ok_and(|key| {
-                Signature::from_slice(signature)
-                    .is_ok_and(|signature| key.verify_strict(text.as_bytes(), &signature).is_ok())
-            });
-            return if verifies { Ok(checkpoint) } else { Err(NoteError::BadSignature) };
-        }
-        Err(NoteError::WrongKey)
+        let note = UnverifiedNote::parse(note)?;
+        note.verify(keys)?;
+        Ok(note.checkpoint)
     }
 
     /// Whose signatures stand below a note, by name and key id; none of them is checked. Nobody's for what is no note.
     #[must_use]
     pub fn signers(note: &str) -> Vec<(String, [u8; 4])> {
-        let signatures = Self::read(note).map_or_else(|_| Vec::new(), |(_, signatures)| signatures);
-        signatures.into_iter().map(|(name, id, _)| (name.to_owned(), id)).collect()
+        let signatures = UnverifiedNote::parse(note).map(|note| note.signatures).unwrap_or_default();
+        signatures.into_iter().map(|one| (one.name, one.id)).collect()
     }
 
     /// Reads a note without checking its signatures.
@@ -93,11 +82,33 @@ impl Checkpoint {
     /// # Errors
     /// [`NoteError::Malformed`].
     pub fn read_unverified(note: &str) -> Result<Self, NoteError> {
-        Self::read(note).map(|(checkpoint, _)| checkpoint)
+        UnverifiedNote::parse(note).map(|note| note.checkpoint)
     }
+}
 
-    /// Reads a note, and all its signatures, unchecked.
-    pub(super) fn read(note: &str) -> Result<(Self, Vec<NoteSignature<'_>>), NoteError> {
+/// A note as read: what it says, and who it says signed that. None of it is checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnverifiedNote {
+    checkpoint: Checkpoint,
+    pub(super) signatures: Vec<NoteSignature>,
+}
+
+/// A signature line: of another key it may be of any kind and length, such as a witness's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct NoteSignature {
+    /// The key's name.
+    pub(super) name: String,
+    /// The key's id.
+    pub(super) id: [u8; 4],
+    pub(super) signature: Vec<u8>,
+}
+
+impl UnverifiedNote {
+    /// Reads a note.
+    ///
+    /// # Errors
+    /// [`NoteError::Malformed`].
+    pub fn parse(note: &str) -> Result<Self, NoteError> {
         let (text, signatures) = note.split_once("\n\n").ok_or(NoteError::Malformed)?;
         let mut lines = text.split('\n');
         let (Some(origin), Some(size), Some(root), None) =
@@ -105,7 +116,7 @@ impl Checkpoint {
         else {
             return Err(NoteError::Malformed);
         };
-        let checkpoint = Self {
+        let checkpoint = Checkpoint {
             origin: origin.to_owned(),
             size: size.parse().map_err(|_| NoteError::Malformed)?,
             root: STANDARD
@@ -122,20 +133,50 @@ impl Checkpoint {
         let signatures = signatures
             .split('\n')
             .filter(|line| !line.is_empty())
-            .map(|line| signature_line(line).ok_or(NoteError::Malformed))
+            .map(|line| NoteSignature::parse(line).ok_or(NoteError::Malformed))
             .collect::<Result<_, _>>()?;
-        Ok((checkpoint, signatures))
+        Ok(Self { checkpoint, signatures })
+    }
+
+    /// What it says.
+    #[must_use]
+    pub const fn checkpoint(&self) -> &Checkpoint {
+        &self.checkpoint
+    }
+
+    /// Checks that a key of `keys` signed it; yields the note with that signature alone.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`].
+    pub fn verify(&self, keys: &[CheckpointKey]) -> Result<String, NoteError> {
+        let text = self.checkpoint.to_text();
+        if self.signatures.is_empty() {
+            return Err(NoteError::Unsigned);
+        }
+        for NoteSignature { name, id, signature } in &self.signatures {
+            let Some(key) = keys.iter().find(|key| key.name == *name && key.id() == *id) else { continue };
+            let signature: &[u8; 64] =
+                signature.as_slice().try_into().map_err(|_| NoteError::BadSignature)?;
+            let verifying = VerifyingKey::from_bytes(&key.verifying_key);
+            return match verifying.and_then(|verifying| {
+                verifying.verify_strict(text.as_bytes(), &Signature::from_bytes(signature))
+            }) {
+                Ok(()) => Ok(self.checkpoint.to_note(key, signature)),
+                Err(_) => Err(NoteError::BadSignature),
+            };
+        }
+        Err(NoteError::WrongKey)
     }
 }
 
-/// Name and id of the key, and the signature: of another key it may be of any kind and length, such as a witness's.
-pub(super) type NoteSignature<'a> = (&'a str, [u8; 4], Vec<u8>);
-
-pub(super) fn signature_line(line: &str) -> Option<NoteSignature<'_>> {
-    let (name, encoded) = line.strip_prefix("\u{2014} ")?.split_once(' ')?;
-    let bytes = STANDARD.decode(encoded).ok()?;
-    let (id, signature) = bytes.split_first_chunk::<4>()?;
-    (!name.is_empty() && !signature.is_empty()).then(|| (name, *id, signature.to_vec()))
+impl NoteSignature {
+    pub(super) fn parse(line: &str) -> Option<Self> {
+        let (name, encoded) = line.strip_prefix("\u{2014} ")?.split_once(' ')?;
+        let bytes = STANDARD.decode(encoded).ok()?;
+        let (id, signature) = bytes.split_first_chunk::<4>()?;
+        let (name, signature) = (name.to_owned(), signature.to_vec());
+        (!name.is_empty() && !signature.is_empty()).then_some(Self { name, id: *id, signature })
+    }
 }
 
 impl CheckpointKey {

@@ -1,6 +1,7 @@
 //! A witness: what it remembers of each log, and the key it cosigns with.
 
 use std::collections::HashMap;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -8,9 +9,9 @@ use std::time::{Duration, Instant};
 use edgate_hsm::{HsmError, Purpose, Signer, SoftwareKey};
 
 use super::judge::{Refusal, Request, Signed};
-use super::kept::Kept;
+use super::kept::{Fork, Kept};
 use super::list::KnownLog;
-use crate::audit::note::{Checkpoint, NoteError};
+use crate::audit::note::{Checkpoint, NoteError, UnverifiedNote};
 use crate::audit::{AuditError, CheckpointKey, WitnessKey};
 
 /// How long one cosignature may take.
@@ -79,7 +80,7 @@ pub enum CosignerError {
         /// On which path.
         path: PathBuf,
         /// The system's answer.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// The key cannot be used.
     #[error("{0}")]
@@ -178,25 +179,28 @@ impl Cosigner {
         let checkpoint = signed.checkpoint();
         let mut seen = log.seen.lock().unwrap_or_else(PoisonError::into_inner);
         if let Err(refusal) = signed.continues(seen.latest.as_ref()) {
-            drop(seen);
-            self.tell(&signed, &refusal, body);
+            // Under the lock: what is remembered is still the other half of the evidence.
+            match &seen.latest {
+                Some(latest) if signed.contradicts(latest) => self.keep_fork(log, latest, &signed),
+                _ => tell(&signed, &refusal),
+            }
             return Err(Answer::Refused(refusal));
         }
         if seen.latest.as_ref() != Some(checkpoint) {
+            seen.may_grow(now, log.per_day)?;
             // Should this fail half-way the file may hold the new checkpoint. It was not cosigned, so both are true.
             self.kept.replace(&checkpoint.origin, signed.note()).map_err(|error| {
                 let origin = &checkpoint.origin;
                 tracing::error!(%origin, %error, "cannot remember a checkpoint; it is not cosigned");
-            seen.may_grow(now, log.per_day)?;
                 Answer::Unavailable
             })?;
             seen.latest = Some(checkpoint.clone());
+            // Whoever has nothing new uses nothing up, so that nobody can replay what the log published in its stead.
+            seen.remembered = seen.remembered.saturating_add(1);
         }
         drop(seen);
         Ok(signed)
     }
-            // Whoever has nothing new uses nothing up, so that nobody can replay what the log published in its stead.
-            seen.remembered = seen.remembered.saturating_add(1);
 
     fn cosign(&self, checkpoint: &Checkpoint, now: u64) -> Answer {
         let message = WitnessKey::message(checkpoint, now);
@@ -209,22 +213,36 @@ impl Cosigner {
         }
     }
 
-    /// Says, once per request, what a log's own signature shows of it.
-    fn tell(&self, signed: &Signed, refusal: &Refusal, body: &[u8]) {
-        let Checkpoint { origin, size, .. } = signed.checkpoint();
-        if signed.convicts(refusal) {
-            match self.kept.keep_fork(body) {
-                Ok(path) => {
-                    let path = path.display();
-                    tracing::error!(%origin, size, %path, "FORK: the log signed two tree heads of this size");
-                }
-                Err(error) => {
-                    tracing::error!(%origin, size, %error, "FORK: the log signed two tree heads of this size");
-                }
+    /// Keeps the two tree heads of one size that a log signed, and says so.
+    fn keep_fork(&self, log: &Watched, latest: &Checkpoint, signed: &Signed) {
+        let Checkpoint { origin, size, .. } = latest;
+        let remembered = self.kept.load(origin).and_then(|note| {
+            let note = UnverifiedNote::parse(note.as_deref().unwrap_or_default());
+            let note = note.ok().filter(|note| note.checkpoint() == latest);
+            let note = note.and_then(|note| note.verify(&log.keys).ok());
+            note.ok_or_else(|| io::Error::other("what was remembered is not there any more"))
+        });
+        match remembered.and_then(|remembered| self.kept.keep_fork(origin, &remembered, signed.note())) {
+            Ok(Fork { path, is_new: true }) => {
+                let path = path.display();
+                tracing::error!(%origin, size, %path, "FORK: the log signed two tree heads of this size; both are kept");
             }
-        } else if matches!(refusal, Refusal::Inconsistent { .. }) {
-            tracing::warn!(%origin, size, "a checkpoint that its log signed is not shown to continue the last one");
+            Ok(Fork { path, is_new: false }) => {
+                let path = path.display();
+                tracing::error!(%origin, size, %path, "FORK: the log signed two tree heads of this size; not kept, an earlier pair is");
+            }
+            Err(error) => {
+                tracing::error!(%origin, size, %error, "FORK: the log signed two tree heads of this size; they could not be kept");
+            }
         }
+    }
+}
+
+/// Says what a log's own signature shows of it.
+fn tell(signed: &Signed, refusal: &Refusal) {
+    let Checkpoint { origin, size, .. } = signed.checkpoint();
+    if matches!(refusal, Refusal::Inconsistent { .. }) {
+        tracing::warn!(%origin, size, "a checkpoint that its log signed is not shown to continue the last one");
     }
 }
 

@@ -2,9 +2,9 @@
 
 use sha2::{Digest as _, Sha256};
 
-use crate::audit::CheckpointKey;
-use crate::audit::note::{Checkpoint, NoteError};
+use crate::audit::note::{Checkpoint, NoteError, UnverifiedNote};
 use crate::audit::proof::{ConsistencyProof, is_consistent};
+use crate::audit::{CheckpointKey, Hash};
 
 /// tlog-witness: a client must not send more lines of a consistency proof.
 pub const PATH_LINES_MAX: usize = 63;
@@ -12,13 +12,17 @@ pub const PATH_LINES_MAX: usize = 63;
 /// A request that can be read. Nothing it says is checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
-    proof: ConsistencyProof,
-    checkpoint: Checkpoint,
+    old_size: u64,
+    path: Vec<Hash>,
+    note: UnverifiedNote,
 }
 
 /// A checkpoint that one of its log's keys signed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Signed(Request);
+pub struct Signed {
+    request: Request,
+    note: String,
+}
 
 /// Why a checkpoint is not cosigned.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -68,29 +72,29 @@ impl Request {
     /// # Errors
     /// [`Refusal::Malformed`].
     pub fn parse(body: &[u8]) -> Result<Self, Refusal> {
-        let proof =
+        let ConsistencyProof { old_size, path, note } =
             ConsistencyProof::parse(body).map_err(|refusal| Refusal::Malformed(refusal.to_string()))?;
-        if proof.path.len() > PATH_LINES_MAX {
+        if path.len() > PATH_LINES_MAX {
             let detail = format!("the proof has more than {PATH_LINES_MAX} lines");
             return Err(Refusal::Malformed(detail));
         }
         // Each line ends, the last one too.
-        if !proof.note.ends_with('\n') {
+        if !note.ends_with('\n') {
             return Err(Refusal::Malformed("the checkpoint is cut short".to_owned()));
         }
-        let checkpoint = Checkpoint::read_unverified(&proof.note)
+        let note = UnverifiedNote::parse(&note)
             .map_err(|error| Refusal::Malformed(format!("checkpoint: {error}")))?;
-        if proof.old_size > checkpoint.size {
-            let detail = format!("old size {} of a checkpoint of {}", proof.old_size, checkpoint.size);
-            return Err(Refusal::Malformed(detail));
+        let size = note.checkpoint().size;
+        if old_size > size {
+            return Err(Refusal::Malformed(format!("old size {old_size} of a checkpoint of {size}")));
         }
-        Ok(Self { proof, checkpoint })
+        Ok(Self { old_size, path, note })
     }
 
     /// The log that it says it is of.
     #[must_use]
     pub fn origin(&self) -> &str {
-        &self.checkpoint.origin
+        &self.note.checkpoint().origin
     }
 
     /// Checks that one of `keys`, which are those of [`Self::origin`], signed it; other signatures say nothing.
@@ -98,8 +102,8 @@ impl Request {
     /// # Errors
     /// [`Refusal::NotSigned`].
     pub fn authenticate(self, keys: &[CheckpointKey]) -> Result<Signed, Refusal> {
-        Checkpoint::open(&self.proof.note, keys).map_err(Refusal::NotSigned)?;
-        Ok(Signed(self))
+        let note = self.note.verify(keys).map_err(Refusal::NotSigned)?;
+        Ok(Signed { request: self, note })
     }
 }
 
@@ -107,13 +111,13 @@ impl Signed {
     /// The checkpoint.
     #[must_use]
     pub const fn checkpoint(&self) -> &Checkpoint {
-        &self.0.checkpoint
+        self.request.note.checkpoint()
     }
 
-    /// The same as the log signed it.
+    /// The same with the log's signature, and none of others that came with it.
     #[must_use]
     pub fn note(&self) -> &str {
-        &self.0.proof.note
+        &self.note
     }
 
     /// Whether it continues `latest`, the last checkpoint cosigned of this log, if there was one.
@@ -121,21 +125,22 @@ impl Signed {
     /// # Errors
     /// [`Refusal::Conflict`] or [`Refusal::Inconsistent`].
     pub fn continues(&self, latest: Option<&Checkpoint>) -> Result<(), Refusal> {
-        let Request { proof, checkpoint } = &self.0;
+        let (Request { old_size, path, .. }, checkpoint) = (&self.request, self.checkpoint());
         let empty: [u8; 32] = Sha256::digest([]).into();
         let (size, root) = latest.map_or((0, empty), |latest| (latest.size, latest.root));
-        if proof.old_size != size || (checkpoint.size == size && checkpoint.root != root) {
+        if *old_size != size || (checkpoint.size == size && checkpoint.root != root) {
             return Err(Refusal::Conflict { size });
         }
-        if !is_consistent(size, checkpoint.size, &root, &checkpoint.root, &proof.path) {
+        if !is_consistent(size, checkpoint.size, &root, &checkpoint.root, path) {
             return Err(Refusal::Inconsistent { old: size, new: checkpoint.size });
         }
         Ok(())
     }
 
-    /// Whether a refusal of it shows that the log was forked: its key signed what cannot both be true.
+    /// Whether it shows beside `latest` that the log was forked: its key signed what cannot both be true.
     #[must_use]
-    pub fn convicts(&self, refusal: &Refusal) -> bool {
-        matches!(refusal, Refusal::Conflict { size } if *size == self.0.checkpoint.size && self.0.proof.old_size == *size)
+    pub fn contradicts(&self, latest: &Checkpoint) -> bool {
+        let Checkpoint { size, root, .. } = self.checkpoint();
+        *size == latest.size && *root != latest.root
     }
 }

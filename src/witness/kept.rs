@@ -10,18 +10,23 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
 
-use crate::audit::{Lock, hex, replace_file};
+use crate::audit::{Lock, hex, replace_file, sync_folder};
 
 use super::cosigner::CosignerError;
 
 /// The longest file: the longest request.
 const KEPT_BYTES_MAX: u64 = 128 * 1024;
 
-/// Requests that show a fork and are kept, in all.
-const FORKS_KEPT_MAX: usize = 64;
-
-/// Where they are.
+/// Where forks are kept.
 const FORKS: &str = "forks";
+
+/// Two tree heads of one size that a log signed: evidence.
+pub(super) struct Fork {
+    /// The second of the two files; the first has the same name and ends with `.remembered`.
+    pub(super) path: PathBuf,
+    /// Whether these are they; else an earlier pair of this log was there already.
+    pub(super) is_new: bool,
+}
 
 /// The folder. Held by one process at a time.
 pub(super) struct Kept {
@@ -32,7 +37,11 @@ pub(super) struct Kept {
 impl Kept {
     /// Makes the folder.
     pub(super) fn create(dir: &Path) -> io::Result<()> {
-        fs::DirBuilder::new().mode(0o700).create(dir)
+        fs::DirBuilder::new().mode(0o700).create(dir)?;
+        match dir.parent() {
+            Some(parent) if parent != Path::new("") => sync_folder(parent),
+            _ => sync_folder(Path::new(".")),
+        }
     }
 
     /// Takes the folder, which must be there: a witness that begins with an empty memory would cosign what it must not.
@@ -60,18 +69,22 @@ impl Kept {
         replace_file(&self.dir, &name(origin), note.as_bytes())
     }
 
-    /// Keeps a request that shows that a log was forked, as evidence; the first ones only.
-    pub(super) fn keep_fork(&self, request: &[u8]) -> io::Result<PathBuf> {
+    /// Keeps the note that is remembered of a log and one that contradicts it; the first pair of each log only, so that
+    /// nobody fills the disk. Durable when this returns.
+    pub(super) fn keep_fork(&self, origin: &str, remembered: &str, refused: &str) -> io::Result<Fork> {
         let dir = self.dir.join(FORKS);
         if !dir.is_dir() {
             Self::create(&dir)?;
         }
-        let name = hex(&Sha256::digest(request));
-        let path = dir.join(&name);
-        if !path.exists() && fs::read_dir(&dir)?.count() < FORKS_KEPT_MAX {
-            replace_file(&dir, &name, request)?;
+        let log = hex(&Sha256::digest(origin));
+        let (first, second) = (format!("{log}.remembered"), format!("{log}.refused"));
+        let path = dir.join(&second);
+        let is_new = !path.exists();
+        if is_new {
+            replace_file(&dir, &first, remembered.as_bytes())?;
+            replace_file(&dir, &second, refused.as_bytes())?;
         }
-        Ok(path)
+        Ok(Fork { path, is_new })
     }
 
     pub(super) fn path(&self, origin: &str) -> PathBuf {

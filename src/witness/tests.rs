@@ -170,10 +170,52 @@ fn every_answer_is_the_one_that_the_specification_names() {
     assert_eq!(outcome(log, &witness, &fork.request(10, 10)), Err(409), "another root of the same size");
     assert_eq!(outcome(log, &witness, &fork.request(10, 20)), Err(422), "does not continue it");
     assert_eq!(outcome(log, &witness, &log.request(10, 20)), Ok(20), "the true log goes on");
-    let forks: Vec<_> = fs::read_dir(setting.dir().join("forks")).unwrap().collect();
-    assert_eq!(forks.len(), 1, "two heads of one size convict the log and are kept");
-    let kept = fs::read(forks[0].as_ref().unwrap().path()).unwrap();
-    assert_eq!(kept, fork.request(10, 10));
+    let kept = forks(&setting);
+    assert_eq!(
+        kept,
+        [fork.note(&fork.checkpoint(10)), log.note(&log.checkpoint(10))],
+        "they convict the log"
+    );
+}
+
+/// The notes that are kept as evidence, the refused ones first.
+fn forks(setting: &Setting) -> Vec<String> {
+    let Ok(entries) = fs::read_dir(setting.dir().join("forks")) else { return Vec::new() };
+    let mut paths: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
+    paths.sort_by_key(|path| path.extension().is_some_and(|end| end == "remembered"));
+    paths.iter().map(|path| fs::read_to_string(path).unwrap()).collect()
+}
+
+#[test]
+fn both_heads_of_a_fork_are_kept_once_for_each_log_and_nothing_that_came_with_them() {
+    let setting = Setting::new();
+    let (one, two) = (setting.log.clone(), TestLog::new("b.example/log", 2, 200));
+    let witness = setting.open_with(vec![one.known(), two.known()]).unwrap();
+    let with_more =
+        |body: Vec<u8>, n: usize| [body, format!("\u{2014} x{n} AAAAAAAA\n").into_bytes()].concat();
+    let fork = |log: &TestLog, at: usize| {
+        let mut fork = log.clone();
+        fork.leaves[at][0] ^= 1;
+        fork
+    };
+    assert_eq!(outcome(&one, &witness, &with_more(one.request(0, 10), 1)), Ok(10));
+    // Whoever has one fork can write as many lines below it as they like. Which old size it names makes no difference.
+    for n in 0..70 {
+        let old = if n == 0 { 0 } else { 10 };
+        assert_eq!(outcome(&one, &witness, &with_more(fork(&one, 3).request(old, 10), n)), Err(409));
+    }
+    assert_eq!(outcome(&one, &witness, &fork(&one, 4).request(10, 10)), Err(409));
+    let of_one = [fork(&one, 3).note(&fork(&one, 3).checkpoint(10)), one.note(&one.checkpoint(10))];
+    assert_eq!(forks(&setting), of_one);
+    // What is remembered goes on, the evidence stays; and another log's is not kept out by it.
+    assert_eq!(outcome(&one, &witness, &one.request(10, 20)), Ok(20));
+    assert_eq!(outcome(&two, &witness, &two.request(0, 10)), Ok(10));
+    assert_eq!(outcome(&two, &witness, &fork(&two, 3).request(10, 10)), Err(409));
+    let kept = forks(&setting);
+    assert!(kept.len() == 4 && of_one.iter().all(|note| kept.contains(note)), "{kept:?}");
+    for note in kept {
+        assert!(Checkpoint::open(&note, &[one.key(), two.key()]).is_ok_and(|head| head.size == 10), "{note}");
+    }
 }
 
 #[test]
@@ -278,8 +320,15 @@ fn a_log_that_submits_too_often_waits_for_tomorrow() {
     // Whoever has not the log's key uses nothing up.
     let stranger = TestLog { signing: SigningKey::from_bytes(&[9; 32]), ..log.clone() };
     assert_eq!(outcome(log, &witness, &stranger.request(1, 2)), Err(403));
+    // Nor does whoever replays what it published: the first one, the last one, or one that was refused.
+    for _ in 0..9 {
+        assert_eq!(outcome(log, &witness, &log.request(0, 1)), Err(409));
+        assert_eq!(outcome(log, &witness, &log.request(1, 1)), Ok(1));
+        assert_eq!(outcome(log, &witness, &log.request(0, 2)), Err(409));
+    }
     assert_eq!(outcome(log, &witness, &log.request(1, 2)), Ok(2));
     assert_eq!(outcome(log, &witness, &log.request(2, 3)), Err(429));
+    assert_eq!(outcome(log, &witness, &log.request(2, 2)), Ok(2), "what it has it says again");
     let tomorrow = witness.add_checkpoint(&log.request(2, 3), NOW + 86_400);
     assert!(matches!(tomorrow, Answer::Cosigned(_)), "{tomorrow:?}");
 }
@@ -320,15 +369,8 @@ fn a_list_of_logs_has_one_form() {
         (list.replace("origin some log", "origin a.example/log"), 8),
         (list.replace(&other, &other.replace("b.example", "c.example")), 8),
         (list.replacen("vkey", "key", 1), 4),
-    // Nor does whoever replays what it published: the first one, the last one, or one that was refused.
-    for _ in 0..9 {
-        assert_eq!(outcome(log, &witness, &log.request(0, 1)), Err(409));
-        assert_eq!(outcome(log, &witness, &log.request(1, 1)), Ok(1));
-        assert_eq!(outcome(log, &witness, &log.request(0, 2)), Err(409));
-    }
         (format!("logs/v0\nvkey {key}\n"), 2),
     ] {
-    assert_eq!(outcome(log, &witness, &log.request(2, 2)), Ok(2), "what it has it says again");
         assert_eq!(parse_list(&wrong).unwrap_err().line, line, "{wrong}");
     }
 }
