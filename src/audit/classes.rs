@@ -1,5 +1,7 @@
 //! Kinds of reasons, with names and exit codes that never change.
 
+use super::{note::NoteError, proof::ProofClass, verify::Class};
+
 /// Declares an enum of them: variant, name, exit code, meaning, each once.
 macro_rules! classes {
     (
@@ -40,3 +42,21 @@ macro_rules! classes {
 }
 
 pub(super) use classes;
+
+/// What is wrong with a note has one name, in whichever list of classes.
+macro_rules! name_note_errors {
+    ($($class:ident),+) => {
+        $(impl From<NoteError> for $class {
+            fn from(error: NoteError) -> Self {
+                match error {
+                    NoteError::BadSignature => Self::BadSignature,
+                    NoteError::Malformed => Self::Malformed,
+                    NoteError::Unsigned => Self::Unsigned,
+                    NoteError::WrongKey => Self::WrongKey,
+                }
+            }
+        })+
+    };
+}
+
+name_note_errors!(Class, ProofClass);

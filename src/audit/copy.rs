@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use super::{
     copy_line::{CopiedCheckpoint, CopyLine, Row},
     merkle::{CompactRange, GrowingRange},
-    note::{Checkpoint, CheckpointKey, NoteError},
+    note::{Checkpoint, CheckpointKey},
     record::Hash,
     verify::Class,
 };
@@ -116,14 +116,7 @@ impl Copy {
     fn checkpoint(&mut self, seq: u64, copied: &CopiedCheckpoint) {
         let checkpoint = match Checkpoint::open(&copied.note, &self.keys) {
             Ok(checkpoint) => checkpoint,
-            Err(error) => {
-                let class = match error {
-                    NoteError::Unsigned => Class::Unsigned,
-                    NoteError::WrongKey => Class::WrongKey,
-                    _ => Class::BadSignature,
-                };
-                return self.broken(class, seq, 1, format!("its checkpoint: {error}"));
-            }
+            Err(error) => return self.broken(error.into(), seq, 1, format!("its checkpoint: {error}")),
         };
         if self.report.origin.is_empty() {
             self.report.origin.clone_from(&checkpoint.origin);

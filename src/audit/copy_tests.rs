@@ -163,7 +163,7 @@ fn whatever_is_done_to_a_copy_has_a_name() {
 
     let checkpoint = lines.iter().position(|line| line.contains("\"checkpoint\":")).unwrap();
     let report = altered(checkpoint, &|object| drop(object.insert("checkpoint".into(), "bm90ZQ==".into())));
-    assert_eq!(first(&report), (Class::BadSignature, checkpoint as u64));
+    assert_eq!(first(&report), (Class::Malformed, checkpoint as u64));
     let mut other = Copy::new(vec![CheckpointKey { verifying_key: [9; 32], ..key() }]);
     lines.iter().for_each(|line| other.line(line.as_bytes()));
     assert_eq!(other.finish().breaks[0].class, Class::WrongKey);

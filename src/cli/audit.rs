@@ -170,7 +170,7 @@ pub(super) fn parse_range(text: &str) -> Result<(u64, u64), String> {
 
 const EXIT_CODES: &str = "Exit codes, by the class of the first break: 0 whole; 1 altered-header, altered-body; 2 could not \
 run; 3 deleted; 4 inserted; 5 reordered; 6 duplicate; 7 missing-segment; 8 torn-unacknowledged; 9 bad-signature; 10 wrong-key; \
-11 wrong-origin; 12 unsigned; 13 unsealed; 14 rewritten; 15 truncated; 17 unchecked, 23 malformed: an anchor; 19 bad-erase; 25 rollback.";
+11 wrong-origin; 12 unsigned; 13 unsealed; 14 rewritten; 15 truncated; 17 unchecked: an anchor; 19 bad-erase; 23 malformed; 25 rollback.";
 
 /// Breaks shown to a person; `--json` shows all.
 const BREAKS_SHOWN: usize = 20;

@@ -11,7 +11,7 @@ use crate::audit::proof::{
     Expected, PROOF_BYTES_MAX, ProofClass, ProveError, Prover, Refusal, export_tiles, verify_consistency,
     verify_inclusion,
 };
-use crate::audit::{CheckpointKey, NoteError, RecordId, hex};
+use crate::audit::{CheckpointKey, RecordId, hex};
 
 use super::audit::{checkpoint_keys, with_bar};
 use super::{EXIT_FAILURE, EXIT_INPUT, EXIT_NO, EXIT_YES, Output, complain, print_line};
@@ -242,14 +242,7 @@ pub(super) fn failed(error: &ProveError) -> u8 {
     complain(error);
     match error {
         ProveError::Audit(_) | ProveError::HoldsALog { .. } | ProveError::NoCheckpoint { .. } => EXIT_INPUT,
-        ProveError::Checkpoint { cause, .. } => match cause {
-            NoteError::BadSignature => ProofClass::BadSignature,
-            NoteError::Malformed => ProofClass::Malformed,
-            NoteError::Unsigned => ProofClass::Unsigned,
-            NoteError::WrongKey => ProofClass::WrongKey,
-        | ProveError::Retired { .. }
-        }
-        .exit_code(),
+        ProveError::Checkpoint { cause, .. } => ProofClass::from(*cause).exit_code(),
         ProveError::Rollback(_) => ProofClass::Rollback.exit_code(),
         ProveError::WrongOrigin { .. } => ProofClass::WrongOrigin.exit_code(),
         ProveError::BodyErased { .. }

@@ -14,7 +14,7 @@ use crate::audit::{
     classes::classes,
     hex::hex,
     id::RecordId,
-    note::{Checkpoint, CheckpointKey, NoteError},
+    note::{Checkpoint, CheckpointKey, NoteError, UnverifiedNote},
     record::{BODY_BYTES_MAX, HASHED_BYTES, HEADER_BYTES, Hash, Header, event_hash},
     schema::{self, Kind},
     tail::{body_json, time},
@@ -305,11 +305,12 @@ pub(in crate::audit) fn open_note(note: &str, expected: &Expected<'_>) -> Result
     if signatures.lines().any(str::is_empty) {
         return Err(ProofClass::Malformed.refuse("an empty line stands among the signatures"));
     }
-    let malformed = |error: NoteError| ProofClass::Malformed.refuse(format!("checkpoint: {error}"));
-    let origin = Checkpoint::read_unverified(note).map_err(malformed)?.origin;
+    let refused = |error: NoteError| ProofClass::from(error).refuse(format!("checkpoint: {error}"));
+    let note = UnverifiedNote::parse(note).map_err(refused)?;
+    let origin = &note.checkpoint().origin;
     let known = match expected.origin {
-        Some(expected) => origin == expected,
-        None => expected.keys.iter().any(|key| key.name == origin),
+        Some(expected) => origin.as_str() == expected,
+        None => expected.keys.iter().any(|key| key.name == *origin),
     };
     if !known {
         let named: Vec<_> = expected.keys.iter().map(|key| key.name.as_str()).collect();
@@ -318,18 +319,14 @@ pub(in crate::audit) fn open_note(note: &str, expected: &Expected<'_>) -> Result
             ProofClass::WrongOrigin.refuse(format!("the checkpoint is of {origin:?}, not of {wanted}"))
         );
     }
-    let keys: Vec<_> =
-        expected.keys.iter().filter(|key| expected.origin.is_some() || key.name == origin).cloned().collect();
-    Checkpoint::open(note, &keys).map_err(|error| match error {
-        NoteError::BadSignature => {
-            ProofClass::BadSignature.refuse("the checkpoint's signature does not verify")
-        }
-        NoteError::Unsigned => ProofClass::Unsigned.refuse("the checkpoint has no signature"),
-        NoteError::WrongKey => {
-            ProofClass::WrongKey.refuse("the checkpoint is not signed by a key that was given")
-        }
-        NoteError::Malformed => malformed(error),
-    })
+    let keys: Vec<_> = expected
+        .keys
+        .iter()
+        .filter(|key| expected.origin.is_some() || key.name == *origin)
+        .cloned()
+        .collect();
+    note.verify(&keys).map_err(refused)?;
+    Ok(note.checkpoint().clone())
 }
 
 /// The text of a proof that begins with `title`.

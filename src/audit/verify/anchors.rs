@@ -76,7 +76,7 @@ impl Anchor {
         known: &Known<'_>,
         verdict: &mut AnchorVerdict,
     ) -> Result<(), (Class, u64, String)> {
-        let refuse = |error: NoteError| (class_of(error), 0, error.to_string());
+        let refuse = |error: NoteError| (error.into(), 0, error.to_string());
         let checkpoint = Checkpoint::open(&self.note, &options.keys).map_err(refuse)?;
         let Checkpoint { origin, size, root } = verdict.checkpoint.insert(checkpoint);
         if origin != known.origin {
@@ -101,14 +101,5 @@ impl Anchor {
                 Err((Class::Unchecked, *size, detail))
             }
         }
-    }
-}
-
-fn class_of(error: NoteError) -> Class {
-    match error {
-        NoteError::BadSignature => Class::BadSignature,
-        NoteError::Malformed => Class::Malformed,
-        NoteError::Unsigned => Class::Unsigned,
-        NoteError::WrongKey => Class::WrongKey,
     }
 }

@@ -12,7 +12,7 @@ use super::{
 use crate::audit::{
     folder::SegmentFile,
     merkle::CompactRange,
-    note::{Checkpoint, NoteError},
+    note::Checkpoint,
     record::Hash,
     recover::FIRST_SEGMENT,
     retire::Retired,
@@ -311,8 +311,7 @@ impl<'a> Join<'a> {
         let signed = match signed {
             Ok(signed) => signed,
             Err(error) => {
-                let class = if error == NoteError::WrongKey { Class::WrongKey } else { Class::BadSignature };
-                self.broken(class, place.0, place.1, place.2, 1, error.to_string());
+                self.broken(error.into(), place.0, place.1, place.2, 1, error.to_string());
                 return;
             }
         };

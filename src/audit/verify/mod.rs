@@ -228,13 +228,13 @@ classes! {
         MissingSegment = "missing-segment", 7;
         /// Bytes of a crash behind the last record: never acknowledged. A notice, until recovery has dealt with them.
         TornUnacknowledged = "torn-unacknowledged", 8;
-        /// A signature does not verify, or is missing.
+        /// A signature does not verify.
         BadSignature = "bad-signature", 9;
         /// A checkpoint is signed by a key that is not ours.
         WrongKey = "wrong-key", 10;
         /// A segment or checkpoint belongs to another log.
         WrongOrigin = "wrong-origin", 11;
-        /// Nothing is signed, or the tail is unsigned for longer than allowed.
+        /// A checkpoint has no signature, nothing is signed, or the tail is unsigned for longer than allowed.
         Unsigned = "unsigned", 12;
         /// A segment that should end with a seal does not.
         Unsealed = "unsealed", 13;
@@ -248,7 +248,7 @@ classes! {
         Retired = "retired", 18;
         /// An anchor could not be compared with the log.
         Unchecked = "unchecked", 17;
-        /// An anchor is no checkpoint.
+        /// What should be a checkpoint is none.
         Malformed = "malformed", 23;
         /// The log is shorter than, or another than, what an anchor says of it.
         Rollback = "rollback", 25;

@@ -275,10 +275,10 @@ fn stripped_and_foreign_signatures_fail() {
     let note = fs::read_to_string(folder.path().join("checkpoint")).unwrap();
     let (text, _) = note.split_once("\n\n").unwrap();
     fs::write(folder.path().join("checkpoint"), format!("{text}\n\n")).unwrap();
-    assert_eq!(verify(folder.path()).breaks[0].class, Class::BadSignature);
-    // Bytes that are no text: an unreadable signature is not an absent one.
+    assert_eq!(verify(folder.path()).breaks[0].class, Class::Unsigned);
+    // Bytes that are no text: an unreadable note is not an absent one.
     fs::write(folder.path().join("checkpoint"), b"\xff").unwrap();
-    assert_eq!(verify(folder.path()).breaks[0].class, Class::BadSignature);
+    assert_eq!(verify(folder.path()).breaks[0].class, Class::Malformed);
 }
 
 #[test]

@@ -98,8 +98,8 @@ cases! {
     "origin-changed", "everything hashed again under another name", [WrongOrigin], forging::other_origin;
     "checkpoints-removed", "everything hashed again without any checkpoint", [Unsigned], forging::without_checkpoints;
     "signed-by-another", "everything hashed again, every checkpoint signed by another key", [WrongKey], forging::signed_by_another;
-    "signature-stripped", "the published checkpoint without its signature", [BadSignature], signatures::stripped;
-    "record-signature-stripped", "a CHECKPOINT without its signature, all behind it hashed again", [BadSignature], signatures::stripped_in_the_log;
+    "signature-stripped", "the published checkpoint without its signature", [Unsigned], signatures::stripped;
+    "record-signature-stripped", "a CHECKPOINT without its signature, all behind it hashed again", [Unsigned], signatures::stripped_in_the_log;
     "signature-bit", "one bit of the published signature", [BadSignature], signatures::bit;
     "signature-downgraded", "the published signature called one of another kind", [WrongKey], signatures::downgraded;
     "published-by-another", "the published checkpoint signed by another key", [WrongKey], signatures::by_another;

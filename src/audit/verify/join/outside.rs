@@ -2,7 +2,7 @@
 
 use super::{Class, Join};
 use crate::audit::{
-    note::{Checkpoint, NoteError},
+    note::Checkpoint,
     sealer::CHECKPOINT_FILE,
     verify::{Mode, anchors},
 };
@@ -40,8 +40,7 @@ impl Join<'_> {
         let size = self.report.size;
         match opened {
             Err(error) => {
-                let class = if error == NoteError::WrongKey { Class::WrongKey } else { Class::BadSignature };
-                self.broken(class, 0, 0, size, 0, format!("file {CHECKPOINT_FILE}: {error}"));
+                self.broken(error.into(), 0, 0, size, 0, format!("file {CHECKPOINT_FILE}: {error}"));
             }
             // A running log may have been signed beyond what we were told to look at.
             Ok(published) if published.size > size && !self.stopped => {
