@@ -433,6 +433,15 @@ fn decisions_are_held_to_their_names_and_to_the_one_checkpoint() {
     assert_eq!(forger.rewritten(&name(&one), |text| text.replacen("index 5", "index 6", 1)), "wrong-index");
     assert_eq!(forger.rewritten(&name(&one), |text| text.replacen("extra ", "extra AA", 1)), "malformed");
     let id = setting.ids[3];
+    // No record has its boot in it: under another one the same record would count twice.
+    let twin = RecordId { boot: id.boot ^ 1, ..id }.to_string();
+    assert_eq!(
+        forger.refused(|members, _| {
+            let proof = members[&name(&one)].clone();
+            members.insert(name(&twin), proof);
+        }),
+        "member-extra"
+    );
     let other = RecordId { core_seq: id.core_seq + 1, ..id }.to_string();
     assert_eq!(
         forger.refused(|members, _| {
@@ -537,7 +546,13 @@ fn a_witness_that_is_asked_for_must_have_cosigned() {
         code == Some(0) && said["not_checked"].to_string().contains("signature of witness.example/w1"),
         "{said}"
     );
-    for asked in [&["--witness", &two][..], &["--witness", &one, "--witness", &two]] {
+    // A key that the witness of this name changes to is asked for by itself.
+    let next = WitnessKey { name: "witness.example/w1".into(), verifying_key: [9; 32] }.to_text();
+    for asked in [
+        &["--witness", &two][..],
+        &["--witness", &one, "--witness", &two],
+        &["--witness", &one, "--witness", &next],
+    ] {
         let (code, said) = check(&bundle, asked);
         assert_eq!((code, &said["class"]), (Some(34), &"unwitnessed".into()), "{said}");
     }

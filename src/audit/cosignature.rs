@@ -21,6 +21,8 @@ pub struct WitnessKey {
 pub struct Cosigned {
     /// The witness's name.
     pub witness: String,
+    /// The id of the key it cosigned with: of one name a witness may have two, while it changes from one to the other.
+    pub key_id: [u8; 4],
     /// When it cosigned, by its own clock: seconds since 1970.
     pub time: u64,
 }
@@ -76,7 +78,7 @@ impl WitnessKey {
             let signature = Signature::from_slice(signature).ok()?;
             let key = VerifyingKey::from_bytes(&self.verifying_key).ok()?;
             key.verify_strict(Self::message(checkpoint, time).as_bytes(), &signature).ok()?;
-            Some(Cosigned { witness: self.name.clone(), time })
+            Some(Cosigned { witness: self.name.clone(), key_id: self.id(), time })
         };
         verified().ok_or(NoteError::BadSignature)
     }

@@ -214,7 +214,7 @@ pub(super) fn verify(arguments: &VerifyBundleArguments) -> u8 {
     if let Some(since) = &verified.since {
         print_line(format_args!("since        {} records, which this log continues", since.size));
     }
-    for Cosigned { witness, time } in &verified.cosigned {
+    for Cosigned { witness, time, .. } in &verified.cosigned {
         print_line(format_args!(
             "cosigned     by {} at {time} s since 1970, by its clock",
             witness.escape_debug()

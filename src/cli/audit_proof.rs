@@ -8,8 +8,8 @@ use clap::Args;
 use serde_json::json;
 
 use crate::audit::proof::{
-    Expected, PROOF_BYTES_MAX, ProofClass, ProveError, Prover, Refusal, export_tiles, verify_consistency,
-    verify_inclusion,
+    Expected, PROOF_BYTES_MAX, ProofClass, ProveError, ProvenGrowth, Prover, Refusal, export_tiles,
+    verify_consistency, verify_inclusion,
 };
 use crate::audit::{CheckpointKey, RecordId, hex};
 
@@ -162,7 +162,7 @@ pub(super) fn verify_proof(arguments: &VerifyProofArguments) -> u8 {
     let expected = Expected { keys: &keys, origin: arguments.origin.as_deref(), id: arguments.id };
     let json = arguments.output.json;
     let checked = match old {
-        Some(old) => verify_consistency(&file, &old, &expected).map(|(old, new)| {
+        Some(old) => verify_consistency(&file, &old, &expected).map(|ProvenGrowth { old, new, .. }| {
             if json {
                 print_line(json!({
                     "valid": true, "origin": new.origin, "old_size": old.size, "size": new.size,
@@ -247,6 +247,7 @@ pub(super) fn failed(error: &ProveError) -> u8 {
         ProveError::WrongOrigin { .. } => ProofClass::WrongOrigin.exit_code(),
         ProveError::BodyErased { .. }
         | ProveError::NotCovered { .. }
+        | ProveError::Retired { .. }
         | ProveError::Stored { .. }
         | ProveError::Tile { .. }
         | ProveError::UnknownRecord { .. }

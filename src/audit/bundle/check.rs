@@ -17,8 +17,8 @@ use crate::audit::{
     folder::{SegmentFile, segment_index, segment_name},
     note::{Checkpoint, CheckpointKey},
     proof::{
-        ConsistencyProof, Expected, InclusionProof, PROOF_BYTES_MAX, ProofClass, ProvenRecord, is_consistent,
-        open_note, verify_consistency, verify_inclusion,
+        ConsistencyProof, Expected, PROOF_BYTES_MAX, ProofClass, ProvenRecord, is_consistent, open_note,
+        verify_consistency, verify_inclusion,
     },
     record::Hash,
     recover::FIRST_SEGMENT,
@@ -222,11 +222,10 @@ impl Check<'_> {
         let old = self.members.text(SINCE)?;
         let proof = self.members.text(SINCE_PROOF)?;
         let refused = refused(SINCE_PROOF);
-        let (old, _) =
+        let proven =
             verify_consistency(proof.as_bytes(), old.as_bytes(), &self.expected).map_err(&refused)?;
-        let stated = ConsistencyProof::parse(proof.as_bytes()).map_err(&refused)?;
-        same_note(SINCE_PROOF, &stated.note, note)?;
-        Ok(Some(old))
+        same_note(SINCE_PROOF, &proven.note, note)?;
+        Ok(Some(proven.old))
     }
 
     /// Whether the bundle's log continues what the checker has kept.
@@ -358,12 +357,12 @@ impl Check<'_> {
             let name = format!("{STAMPS}{size}{}", stamp_files::NOTE_END);
             let stamped = self.members.text(&name)?;
             let refused = refused(&name);
-            let (old, _) =
+            let proven =
                 verify_consistency(proof.as_bytes(), stamped.as_bytes(), &self.expected).map_err(&refused)?;
-            same_note(&name, &ConsistencyProof::parse(proof.as_bytes()).map_err(&refused)?.note, note)?;
+            same_note(&name, &proven.note, note)?;
             let name = format!("{STAMPS}{size}{}", stamp_files::TOKEN_END);
             let token = self.members.read(&name, TOKEN_BYTES_MAX as u64)?;
-            if old.size != size {
+            if proven.old.size != size {
                 return Err(BundleClass::Proof(ProofClass::WrongIndex).at(&name, "it is about another size"));
             }
             let Some(authorities) = trust.authorities else {
@@ -395,11 +394,19 @@ impl Check<'_> {
             let file = self.members.read(name, PROOF_BYTES_MAX as u64)?;
             let expected = Expected { id: Some(id), ..self.expected };
             let proven = verify_inclusion(&file, &expected).map_err(refused(name))?;
-            same_note(name, &InclusionProof::parse(&file).map_err(refused(name))?.note, note)?;
+            same_note(name, &proven.note, note)?;
             decisions.push((name.to_owned(), proven));
         }
         decisions.sort_by_key(|(_, proven)| proven.header.seq);
-        Ok(decisions)
+        // The boot of an id is in no record: one record has as many ids as anybody likes.
+        let twice = decisions.windows(2).find(|pair| pair[0].1.header.seq == pair[1].1.header.seq);
+        match twice {
+            Some([first, (name, proven)]) => {
+                let detail = format!("it shows record {}, and so does {}", proven.header.seq, first.0);
+                Err(BundleClass::MemberExtra.at(name, detail))
+            }
+            _ => Ok(decisions),
+        }
     }
 }
 
@@ -409,9 +416,12 @@ fn cosigned(note: &str, witnesses: &[WitnessKey]) -> Result<Vec<Cosigned>, Check
         BundleClass::Proof(ProofClass::BadSignature)
             .at(CHECKPOINT, format!("a witness's cosignature: {error}"))
     })?;
-    match witnesses.iter().find(|key| cosigned.iter().all(|one| one.witness != key.name)) {
+    let signed = |key: &WitnessKey| cosigned.iter().any(|one| one.key_id == key.id());
+    match witnesses.iter().find(|key| !signed(key)) {
         Some(missing) => {
-            Err(BundleClass::Unwitnessed.at(CHECKPOINT, format!("{} did not cosign it", missing.name)))
+            let key_id = u32::from_be_bytes(missing.id());
+            let detail = format!("{} (key {key_id:08x}) did not cosign it", missing.name);
+            Err(BundleClass::Unwitnessed.at(CHECKPOINT, detail))
         }
         None => Ok(cosigned),
     }

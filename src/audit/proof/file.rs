@@ -70,6 +70,19 @@ pub struct ProvenRecord {
     pub header: Header,
     /// The record's body, if it was shown.
     pub body: Option<Vec<u8>>,
+    /// The checkpoint as it was signed.
+    pub note: String,
+}
+
+/// What a consistency proof established.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProvenGrowth {
+    /// The older state.
+    pub old: Checkpoint,
+    /// The newer one, which continues it.
+    pub new: Checkpoint,
+    /// The newer one as it was signed.
+    pub note: String,
 }
 
 /// Why a proof proves nothing.
@@ -101,6 +114,8 @@ classes! {
         NotIncluded = "not-included", 24;
         /// What was signed before is gone from the log, or is another.
         Rollback = "rollback", 25;
+        /// It cannot be told: what would show it was retired and is not at hand.
+        Unchecked = "unchecked", 17;
         /// The checkpoint has no signature.
         Unsigned = "unsigned", 12;
         /// The index is not that of the record, or the old size not that of the older checkpoint.
@@ -114,8 +129,6 @@ classes! {
     }
 }
 
-        /// It cannot be told: what would show it was retired and is not at hand.
-        Unchecked = "unchecked", 17;
 impl ProofClass {
     pub(in crate::audit) fn refuse(self, detail: impl fmt::Display) -> Refusal {
         Refusal { class: self, detail: detail.to_string() }
@@ -247,7 +260,7 @@ pub fn verify_inclusion(file: &[u8], expected: &Expected<'_>) -> Result<ProvenRe
         let (core, core_seq) = (header.core, header.core_seq);
         return Err(ProofClass::WrongRecord.refuse(format!("it is for id …-{core:x}-{core_seq:x}, not {id}")));
     }
-    Ok(ProvenRecord { checkpoint, hash, header, body: proof.body })
+    Ok(ProvenRecord { checkpoint, hash, header, body: proof.body, note: proof.note })
 }
 
 /// Checks a proof file for two states of a log, of which `old_note` is the older; returns both.
@@ -259,7 +272,7 @@ pub fn verify_consistency(
     file: &[u8],
     old_note: &[u8],
     expected: &Expected<'_>,
-) -> Result<(Checkpoint, Checkpoint), Refusal> {
+) -> Result<ProvenGrowth, Refusal> {
     let in_old = |refusal: Refusal| refusal.class.refuse(format!("the older checkpoint: {}", refusal.detail));
     let old = std::str::from_utf8(old_note)
         .map_err(|_| ProofClass::Malformed.refuse("it is not text"))
@@ -288,7 +301,7 @@ pub fn verify_consistency(
         let detail = format!("the path does not lead from {} records to {}", old.size, new.size);
         return Err(ProofClass::Inconsistent.refuse(detail));
     }
-    Ok((old, new))
+    Ok(ProvenGrowth { old, new, note: proof.note })
 }
 
 /// Reads a checkpoint and checks whose it is and who signed it.

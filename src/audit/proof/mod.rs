@@ -29,8 +29,8 @@ pub use error::ProveError;
 pub(super) use error::{read_checkpoint, same_log_continued};
 pub use export::{Exported, export_tiles};
 pub use file::{
-    ConsistencyProof, Expected, InclusionProof, PROOF_BYTES_MAX, ProofClass, ProvenRecord, Refusal,
-    verify_consistency, verify_inclusion,
+    ConsistencyProof, Expected, InclusionProof, PROOF_BYTES_MAX, ProofClass, ProvenGrowth, ProvenRecord,
+    Refusal, verify_consistency, verify_inclusion,
 };
 pub(super) use find::{find_id, find_record, find_seq};
 pub use make::Prover;

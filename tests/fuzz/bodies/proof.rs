@@ -7,7 +7,7 @@ use edgate::audit::CheckpointKey;
 use edgate::audit::merkle::CompactRange;
 use edgate::audit::note::Checkpoint;
 use edgate::audit::proof::{
-    ConsistencyProof, Expected, InclusionProof, consistency_path, inclusion_path, verify_consistency,
+    ConsistencyProof, Expected, InclusionProof, ProvenGrowth, consistency_path, inclusion_path, verify_consistency,
     verify_inclusion,
 };
 use edgate::audit::receipt::Receipt;
@@ -39,7 +39,9 @@ pub fn audit_proof(input: &[u8]) {
         }
         assert!(Receipt::open(text, &expected).is_err(), "this log promised nothing");
     }
-    if let Ok((old, new)) = verify_consistency(input, log.note(OLD_SIZE).as_bytes(), &expected) {
+    if let Ok(ProvenGrowth { old, new, .. }) =
+        verify_consistency(input, log.note(OLD_SIZE).as_bytes(), &expected)
+    {
         assert_eq!((old.size, new.size, new.root), (OLD_SIZE, SIZE, log.root(SIZE)));
     }
 }
