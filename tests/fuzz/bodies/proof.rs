@@ -7,8 +7,8 @@ use edgate::audit::CheckpointKey;
 use edgate::audit::merkle::CompactRange;
 use edgate::audit::note::Checkpoint;
 use edgate::audit::proof::{
-    ConsistencyProof, Expected, InclusionProof, ProvenGrowth, consistency_path, inclusion_path, verify_consistency,
-    verify_inclusion,
+    ConsistencyProof, Expected, InclusionProof, ProvenGrowth, consistency_path, inclusion_path,
+    verify_consistency, verify_inclusion,
 };
 use edgate::audit::receipt::Receipt;
 use edgate::audit::record::{HASHED_BYTES, Hash, Header, event_hash};
