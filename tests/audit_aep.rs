@@ -50,6 +50,7 @@ fn decide(dir: &Path) {
         decision,
         issuer: "own",
         kid: "k",
+        tenant: "",
         subject: None,
         jti: None,
         expires: None,

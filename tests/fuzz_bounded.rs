@@ -205,6 +205,7 @@ bounded! {
     a_proof_has_one_spelling_and_proves_only_what_was_signed: "audit_proof", 6_000;
     a_header_of_a_record_is_read_as_it_was_written: "audit_record", 10_000;
     a_log_is_recovered_whole_or_not_at_all: "audit_recovery", 300;
+    a_wrapped_key_has_one_spelling_and_one_name: "audit_sealed_key", 6_000;
     a_stored_tree_is_read_as_it_was_written: "audit_tree", 10_000;
     claims_are_decided_as_a_slow_reading_of_the_rules_decides: "claims", 6_000;
     a_token_has_one_spelling: "compact_jws", 10_000;

@@ -12,6 +12,8 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use ed25519_dalek::{Signer as _, SigningKey};
+use edgate::audit::sealed::Sealing;
+use edgate::audit::tag::TagField;
 use edgate::audit::verify::{Options, Report, verify_dir};
 use edgate::audit::{
     Ack, CheckpointKey, CheckpointSigner, DecisionEvent, EraseEvent, Event, RecordName, Settings, hex,
@@ -112,6 +114,12 @@ fn erased() -> Image {
             flush_interval: Duration::from_millis(2),
             checkpoint_interval: Duration::from_millis(2),
             create: true,
+            // Who was sealed for is nothing to a verifier.
+            sealing: Some(Sealing {
+                fields: vec![TagField::Subject],
+                openers: vec!["x25519:hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=".parse().unwrap()],
+                tenants: vec!["acme".to_owned()],
+            }),
             ..Settings::new(dir.path(), ORIGIN)
         };
         open_signed(&settings, 1, Some(signer)).unwrap()
@@ -175,8 +183,9 @@ fn erased() -> Image {
     let files: Vec<(String, Vec<u8>)> = fs::read_dir(dir.path())
         .unwrap()
         .map(|entry| entry.unwrap())
-        .map(|entry| (entry.file_name().into_string().unwrap(), fs::read(entry.path()).unwrap()))
+        .map(|entry| (entry.file_name().into_string().unwrap(), entry.path()))
         .filter(|(name, _)| name.ends_with(".seg") || name == "checkpoint")
+        .map(|(name, path)| (name, fs::read(path).unwrap()))
         .collect();
     let files: Vec<(&str, &[u8])> = files.iter().map(|(name, bytes)| (&**name, &**bytes)).collect();
     Image::new(&files)

@@ -28,6 +28,7 @@ use super::{
     receipt::{ReceiptBatch, ReceiptKey, SignedReceipts},
     record::{FLAG_CRITICAL, FLAG_REDACTABLE},
     schema::Kind,
+    sealed::{KeysInUse, Seals},
     tag::OpenTags,
     tagging::Tagging,
     writer::Stamp,
@@ -50,6 +51,8 @@ pub struct Appender {
     // The batch being filled; moved out by `submit`. All its tags are of one epoch.
     draft: Draft,
     tag_epoch: u64,
+    // Values sealed so far, by which no nonce is used twice.
+    sealed: u64,
     // Whether someone waits for its records to be durable.
     durable: bool,
     // The last `core_seq` given out, to events and to lost events alike.
@@ -86,6 +89,7 @@ pub(super) struct Shared {
     pub(super) shards: usize,
     pub(super) doorbell: Doorbell,
     pub(super) tagging: Tagging,
+    pub(super) sealing: KeysInUse,
     gate: AtomicU8,
     // Why it is shut: several restrictions may hold at once; the failure that is for good stands first.
     failures: Mutex<Vec<AuditFailure>>,
@@ -109,7 +113,18 @@ impl Appender {
     pub(super) fn new(shared: Arc<Shared>, core: u16) -> Self {
         let (tag_epoch, key) = shared.tagging.current();
         let draft = Draft::new(key);
-        Self { shared, core, draft, tag_epoch, durable: false, core_seq: 0, records: 0, bytes: 0, lost: None }
+        Self {
+            shared,
+            core,
+            draft,
+            tag_epoch,
+            sealed: 0,
+            durable: false,
+            core_seq: 0,
+            records: 0,
+            bytes: 0,
+            lost: None,
+        }
     }
 
     /// Encodes `event` into the current batch and returns its id. It is hashed and handed over by [`Self::submit`].
@@ -125,7 +140,17 @@ impl Appender {
         {
             return Err(AuditError::BatchTooLong { len: batch.items.len() });
         }
-        self.append_with(event.kind(), event.epoch(), ack, |out, tags| body::encode(event, tags, out))
+        let ring = self.shared.sealing.load();
+        let mut seals = Seals::new(ring.as_deref(), event.kind(), self.sealed);
+        let appended = self.append_with(event.kind(), event.epoch(), ack, |out, tags, id| {
+            seals.name(id);
+            body::encode(event, tags, &mut seals, out);
+        });
+        self.sealed = seals.count();
+        if appended.is_ok() && seals.missed() {
+            self.shared.sealing.count_unsealed();
+        }
+        appended
     }
 
     /// Appends a record whose body `fill` writes; for the log's own threads.
@@ -134,7 +159,7 @@ impl Appender {
         kind: Kind,
         fill: impl FnOnce(&mut Body<'_>),
     ) -> Result<RecordId, AuditError> {
-        self.append_with(kind, 0, Ack::Recorded, |out, _| {
+        self.append_with(kind, 0, Ack::Recorded, |out, _, _| {
             let mut body = Body::begin(out);
             fill(&mut body);
             body.end();
@@ -146,7 +171,7 @@ impl Appender {
         kind: Kind,
         epoch: u32,
         ack: Ack,
-        encode: impl FnOnce(&mut Vec<u8>, &mut OpenTags),
+        encode: impl FnOnce(&mut Vec<u8>, &mut OpenTags, RecordId),
     ) -> Result<RecordId, AuditError> {
         if let Err(error) = self.admit() {
             self.count_lost(&error);
@@ -164,7 +189,11 @@ impl Appender {
             | if kind.is_redactable() { FLAG_REDACTABLE } else { 0 };
         self.push(kind, flags, epoch, encode).map_err(|len| AuditError::BodyTooLong { len })?;
         self.durable |= ack == Ack::Durable;
-        Ok(RecordId { boot: self.shared.boot, core: self.core, core_seq: self.core_seq })
+        Ok(self.id(self.core_seq))
+    }
+
+    fn id(&self, core_seq: u64) -> RecordId {
+        RecordId { boot: self.shared.boot, core: self.core, core_seq }
     }
 
     /// Hashes the batch and hands it over. Call it once per batch; an empty batch costs nothing.
@@ -236,7 +265,7 @@ impl Appender {
     #[must_use]
     pub fn peek_id(&self) -> RecordId {
         let gap = u64::from(self.lost.is_some());
-        RecordId { boot: self.shared.boot, core: self.core, core_seq: self.core_seq + gap + 1 }
+        self.id(self.core_seq + gap + 1)
     }
 
     /// Blocks the calling thread until `id` is safe; for callers that have nothing else to do. Submits first.
@@ -301,7 +330,7 @@ impl Appender {
 
     fn push_gap(&mut self, lost: &Lost) {
         let milliseconds = u64::try_from(lost.since.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let gap = self.push(Kind::Gap, FLAG_CRITICAL, 0, |out, _| {
+        let gap = self.push(Kind::Gap, FLAG_CRITICAL, 0, |out, _, _| {
             let mut body = Body::begin(out);
             body.uint(1, lost.first_core_seq);
             body.uint(2, lost.events);
@@ -321,9 +350,11 @@ impl Appender {
         kind: Kind,
         flags: u16,
         epoch: u32,
-        encode: impl FnOnce(&mut Vec<u8>, &mut OpenTags),
+        encode: impl FnOnce(&mut Vec<u8>, &mut OpenTags, RecordId),
     ) -> Result<(), usize> {
         let (core, core_seq) = (self.core, self.core_seq + 1);
+        let id = self.id(core_seq);
+        let encode = |out: &mut Vec<u8>, tags: &mut OpenTags| encode(out, tags, id);
         let stored = self.draft.push(encode, &Stamp { kind, flags, core, core_seq, epoch })?;
         self.core_seq = core_seq;
         self.records += 1;
@@ -344,6 +375,7 @@ impl Shared {
         Self {
             boot,
             tagging,
+            sealing: KeysInUse::default(),
             lanes: (0..lanes).map(|_| CachePadded::new(Lane::new(events_max))).collect(),
             shards,
             doorbell: Doorbell::default(),

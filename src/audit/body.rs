@@ -6,23 +6,26 @@ use super::{
         ExportEvent, IssueEvent, KID_BYTES_MAX, RevokeEvent, StartEvent, VerifyRunEvent,
     },
     id::RecordId,
+    record::BODY_BYTES_MAX,
+    schema::{SEALED, UNSEALED},
+    sealed::{Seals, Values},
     short,
     tag::{OpenTags, TAG_BYTES, TagField},
 };
 
 /// Appends the body of `event` to `out`.
-pub(super) fn encode(event: &Event<'_>, tags: &mut OpenTags, out: &mut Vec<u8>) {
+pub(super) fn encode(event: &Event<'_>, tags: &mut OpenTags, seals: &mut Seals<'_>, out: &mut Vec<u8>) {
     let mut map = Body::begin(out);
     let body = &mut map;
     match event {
         Event::Admin(event) => admin(body, event),
         Event::Anchor(event) => anchor(body, event),
         Event::ConfigChange(event) | Event::KeyChange(event) | Event::KeyRotate(event) => change(body, event),
-        Event::Decision(event) => decision(body, event, tags),
-        Event::DecisionBatch(event) => batch(body, event, tags),
+        Event::Decision(event) => decision(body, event, tags, seals),
+        Event::DecisionBatch(event) => batch(body, event, tags, seals),
         Event::Erase(event) => erase(body, event),
         Event::Export(event) => export(body, event),
-        Event::Issue(event) => issue(body, event, tags),
+        Event::Issue(event) => issue(body, event, tags, seals),
         Event::Retire(event) => event.encode(body),
         Event::Revoke(event) => revoke(body, event, tags),
         Event::Start(event) => start(body, event),
@@ -34,7 +37,7 @@ pub(super) fn encode(event: &Event<'_>, tags: &mut OpenTags, out: &mut Vec<u8>) 
     map.end();
 }
 
-fn decision(body: &mut Body<'_>, event: &DecisionEvent<'_>, tags: &mut OpenTags) {
+fn decision(body: &mut Body<'_>, event: &DecisionEvent<'_>, tags: &mut OpenTags, seals: &mut Seals<'_>) {
     body.uint(1, u64::from(event.surface));
     body.uint(2, u64::from(event.decision.code()));
     body.text_if(3, event.issuer);
@@ -48,9 +51,11 @@ fn decision(body: &mut Body<'_>, event: &DecisionEvent<'_>, tags: &mut OpenTags)
     body.uint_if(11, event.expires.map(|at| at.0));
     body.text_if(12, event.caller);
     body.true_if(14, event.stale);
+    let values = Values { subject: event.subject, jti: event.jti, client: event.client };
+    body.seal(seals, 0, event.tenant, values, BODY_BYTES_MAX);
 }
 
-fn batch(body: &mut Body<'_>, event: &BatchEvent<'_>, tags: &mut OpenTags) {
+fn batch(body: &mut Body<'_>, event: &BatchEvent<'_>, tags: &mut OpenTags, seals: &mut Seals<'_>) {
     body.uint(1, u64::from(event.surface));
     body.text_if(5, event.tenant);
     client(body, 8, tags, event.client);
@@ -59,12 +64,23 @@ fn batch(body: &mut Body<'_>, event: &BatchEvent<'_>, tags: &mut OpenTags) {
     body.text_if(12, event.caller);
     body.key(13);
     head(body.out, ARRAY, event.items.len() as u64);
-    for item in event.items {
-        batch_item(body.out, item, tags);
+    for (number, item) in (1u16..).zip(event.items) {
+        // What is sealed gives way to the decisions that follow.
+        let following = (event.items.len() + 1 - usize::from(number)) * ITEM_BYTES_MAX + FRAME_BYTES_MAX;
+        let taken = body.out.len() - body.head + following;
+        batch_item(body.out, item, tags, seals, number, BODY_BYTES_MAX.saturating_sub(taken));
     }
+    body.seal(seals, 0, event.tenant, Values { client: event.client, ..Values::default() }, BODY_BYTES_MAX);
 }
 
-fn batch_item(out: &mut Vec<u8>, item: &BatchItem<'_>, tags: &mut OpenTags) {
+fn batch_item(
+    out: &mut Vec<u8>,
+    item: &BatchItem<'_>,
+    tags: &mut OpenTags,
+    seals: &mut Seals<'_>,
+    number: u16,
+    room: usize,
+) {
     let mut body = Body::begin(out);
     body.uint(2, u64::from(item.decision.code()));
     body.text_if(3, cut(item.issuer, ITEM_TEXT_BYTES_MAX));
@@ -73,10 +89,12 @@ fn batch_item(out: &mut Vec<u8>, item: &BatchItem<'_>, tags: &mut OpenTags) {
     body.tag_if(7, tags, TagField::Jti, item.jti);
     body.uint_if(11, item.expires.map(|at| at.0));
     body.true_if(14, item.stale);
+    let values = Values { subject: item.subject, jti: item.jti, client: None };
+    body.seal(seals, number, item.tenant, values, room);
     body.end();
 }
 
-fn issue(body: &mut Body<'_>, event: &IssueEvent<'_>, tags: &mut OpenTags) {
+fn issue(body: &mut Body<'_>, event: &IssueEvent<'_>, tags: &mut OpenTags, seals: &mut Seals<'_>) {
     body.uint(1, event.phase.code());
     body.text(2, event.actor);
     body.text(3, event.issuer);
@@ -93,6 +111,8 @@ fn issue(body: &mut Body<'_>, event: &IssueEvent<'_>, tags: &mut OpenTags) {
     }
     body.intent(11, event.intent);
     body.text_if(12, event.failure.unwrap_or(""));
+    let values = Values { subject: Some(event.subject), jti: Some(event.jti), client: None };
+    body.seal(seals, 0, event.tenant, values, BODY_BYTES_MAX);
 }
 
 fn revoke(body: &mut Body<'_>, event: &RevokeEvent<'_>, tags: &mut OpenTags) {
@@ -260,6 +280,18 @@ impl<'a> Body<'a> {
         tags.leave(field, value, self.out);
     }
 
+    /// Seals these values, or says why they are not; nothing where nothing is sealed.
+    fn seal(&mut self, seals: &mut Seals<'_>, item: u16, tenant: &str, mut values: Values<'_>, room: usize) {
+        match seals.plan(tenant, &mut values, room) {
+            None => {}
+            Some(Ok(planned)) => {
+                self.key_and_head(SEALED, BYTES, planned.bytes() as u64);
+                seals.seal(&planned, &values, SEALED, item, self.out);
+            }
+            Some(Err(why)) => self.text(UNSEALED, why),
+        }
+    }
+
     fn intent(&mut self, key: u8, intent: Option<RecordId>) {
         if let Some(id) = intent {
             self.text(key, &id.to_string());
@@ -355,6 +387,18 @@ const TEXT_BYTES_MAX: usize = 1024;
 
 /// The longest text inside one sub-decision: 256 of them must fit a body.
 const ITEM_TEXT_BYTES_MAX: usize = 64;
+
+/// A sub-decision without what is sealed: two such texts, two tags, numbers, and why nothing is sealed.
+const ITEM_BYTES_MAX: usize = 2 * (ITEM_TEXT_BYTES_MAX + 3) + 2 * (TAG_BYTES + 2) + 30;
+
+/// What stands behind the sub-decisions: the address, sealed.
+const FRAME_BYTES_MAX: usize = 128;
+
+const _: () = assert!(
+    super::event::BATCH_ITEMS_MAX * ITEM_BYTES_MAX + FRAME_BYTES_MAX + 2 * (TEXT_BYTES_MAX + 3) + 100
+        < BODY_BYTES_MAX,
+    "a call about many tokens fits whatever is sealed"
+);
 
 #[cfg(test)]
 mod tests {

@@ -6,6 +6,7 @@ use super::*;
 use crate::audit::{
     BATCH_ITEMS_MAX, BatchEvent, BatchItem, DecisionEvent, Event, IssueEvent, Phase, StopEvent, body, cbor,
     schema::{self, Kind},
+    sealed::Seals,
     tag::TagField,
 };
 use crate::decision::{Decision, UnixSeconds};
@@ -16,7 +17,7 @@ fn key() -> Arc<TagKey> {
 
 fn push(draft: &mut Draft, event: &Event<'_>, core_seq: u64) -> Result<usize, usize> {
     let stamp = Stamp { kind: event.kind(), flags: 2, core: 3, core_seq, epoch: event.epoch() };
-    draft.push(|out, tags| body::encode(event, tags, out), &stamp)
+    draft.push(|out, tags| body::encode(event, tags, &mut Seals::none(), out), &stamp)
 }
 
 fn decision<'a>(subject: &'a str, jti: &'a str, client: u8) -> DecisionEvent<'a> {
@@ -128,6 +129,7 @@ fn a_call_about_many_tokens_has_the_tags_of_all() {
         decision: Decision::Accepted,
         issuer: "i",
         kid: "k",
+        tenant: "",
         subject: Some("one"),
         jti: Some(id),
         expires: None,

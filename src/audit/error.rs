@@ -128,6 +128,20 @@ pub enum AuditError {
         /// Why it gave no answer.
         cause: String,
     },
+    /// The keys of a day that is not over, or not over for long enough.
+    #[error("values are sealed under the keys of {day}: keys are destroyed from the next day (UTC) on")]
+    SealedKeyInUse {
+        /// The day.
+        day: String,
+    },
+    /// There is no key of this tenant and day.
+    #[error("there is no sealed key of tenant {tenant:?} and {day}: none was made, or it was destroyed")]
+    SealedKeyMissing {
+        /// The tenant.
+        tenant: String,
+        /// The day.
+        day: String,
+    },
     /// The settings contradict themselves.
     #[error("audit settings: {0}")]
     Settings(String),

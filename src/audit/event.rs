@@ -78,11 +78,11 @@ pub struct DecisionEvent<'a> {
     pub tenant: &'a str,
     /// The caller's configured name (not a secret); empty when callers do not authenticate.
     pub caller: &'a str,
-    /// `sub`. Stored only as a keyed tag.
+    /// `sub`. Stored as a keyed tag, and sealed where the settings ask for it.
     pub subject: Option<&'a str>,
-    /// `jti`. Stored only as a keyed tag.
+    /// `jti`. Stored as a keyed tag, and sealed where the settings ask for it.
     pub jti: Option<&'a str>,
-    /// The client's address. Stored only as a keyed tag.
+    /// The client's address. Stored as a keyed tag, and sealed where the settings ask for it.
     pub client: Option<IpAddr>,
     /// The policy epoch the decision was made under.
     pub policy_epoch: u32,
@@ -105,7 +105,7 @@ pub struct BatchEvent<'a> {
     pub tenant: &'a str,
     /// The caller's configured name; empty when callers do not authenticate.
     pub caller: &'a str,
-    /// The client's address. Stored only as a keyed tag.
+    /// The client's address. Stored as a keyed tag, and sealed where the settings ask for it.
     pub client: Option<IpAddr>,
     /// The policy epoch the decisions were made under.
     pub policy_epoch: u32,
@@ -126,9 +126,11 @@ pub struct BatchItem<'a> {
     pub issuer: &'a str,
     /// The `kid` of the token's header.
     pub kid: &'a str,
-    /// `sub`. Stored only as a keyed tag.
+    /// The tenant, under whose key values are sealed; empty when none was found. Not stored.
+    pub tenant: &'a str,
+    /// `sub`. Stored as a keyed tag, and sealed where the settings ask for it.
     pub subject: Option<&'a str>,
-    /// `jti`. Stored only as a keyed tag.
+    /// `jti`. Stored as a keyed tag, and sealed where the settings ask for it.
     pub jti: Option<&'a str>,
     /// `exp` of a token whose signature verified.
     pub expires: Option<UnixSeconds>,
@@ -149,9 +151,9 @@ pub struct IssueEvent<'a> {
     pub kid: &'a str,
     /// The tenant.
     pub tenant: &'a str,
-    /// `sub`. Stored only as a keyed tag.
+    /// `sub`. Stored as a keyed tag, and sealed where the settings ask for it.
     pub subject: &'a str,
-    /// `jti`. Stored only as a keyed tag.
+    /// `jti`. Stored as a keyed tag, and sealed where the settings ask for it.
     pub jti: &'a str,
     /// `iat`.
     pub issued_at: UnixSeconds,

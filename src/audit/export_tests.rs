@@ -40,6 +40,7 @@ fn filled(dir: &Path) {
         decision,
         issuer: "agents",
         kid: "k9",
+        tenant: "",
         subject: None,
         jti: None,
         expires: None,

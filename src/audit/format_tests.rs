@@ -10,6 +10,7 @@ use super::{
     hex::hex,
     record::{HEADER_BYTES, event_hash},
     schema::{Class, Field, Kind, Shape},
+    sealed::{self, Seals},
     sim::Sim,
     tag::{OpenTags, TagKey},
     walk::{genesis_hash, read_record},
@@ -21,6 +22,7 @@ fn format_page_says_what_the_code_does() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/audit/FORMAT.md");
     let page = fs::read_to_string(&path).unwrap();
     let wanted = replace(&replace(&page, "kinds", &kinds()), "example", &example());
+    let wanted = replace(&wanted, "sealed", &sealed::example());
     if std::env::var_os("EDGATE_WRITE_FORMAT").is_some() {
         fs::write(&path, &wanted).unwrap();
     }
@@ -86,7 +88,7 @@ fn example() -> String {
     let mut writer = Writer::begin(identity, clock, head, None, prepared).unwrap();
     let mut batch = vec![0; HEADER_BYTES];
     let mut tags = OpenTags::new(Arc::new(TagKey::new(&[0; 32])));
-    body::encode(&Event::Stop(StopEvent { reason: "bye" }), &mut tags, &mut batch);
+    body::encode(&Event::Stop(StopEvent { reason: "bye" }), &mut tags, &mut Seals::none(), &mut batch);
     finish_record(&mut batch, 0, &Stamp { kind: Kind::Stop, flags: 1, core: 0, core_seq: 1, epoch: 0 });
     writer.append(&mut batch).unwrap();
     let bytes = folder.read(1).unwrap_or_else(|error| panic!("{}: {error}", segment_name(1)));

@@ -14,6 +14,7 @@
 //! - [`proof`]: what shows a stranger one record, or that one state of the log continues another.
 //! - [`Eraser`]: bodies dropped by an authority; `erased.rs` says which orders count.
 //! - [`hold`]: what nobody may retire or erase.
+//! - [`sealed`]: values that only named openers can read, together.
 //! - [`receipt`]: what a client keeps of an answer, to show later that its record was promised.
 //! - [`summary`]: its figures, for people.
 //! - FORMAT.md: every byte.
@@ -51,6 +52,7 @@ pub mod hold;
 mod id;
 mod keeper;
 mod kept;
+mod log_watch;
 mod map;
 pub mod merkle;
 pub mod note;
@@ -66,6 +68,7 @@ mod recover;
 pub mod retire;
 mod rows;
 pub mod schema;
+pub mod sealed;
 mod sealer;
 mod sequencer;
 mod settings;
@@ -103,8 +106,10 @@ pub use hex::{hex, unhex, unhex_exact};
 pub use id::{RECORD_ID_TEXT_MAX, RecordId, RecordIdError, RecordIdText};
 pub use keeper::DiskState;
 pub use kept::{Conviction, PassedOver, keep_anchor, kept_anchor};
+pub use kept::{Conviction, keep_anchor, kept_anchor};
+pub use log_watch::LogWatch;
 pub use note::{CheckpointKey, NoteError};
-pub use open::{Log, LogWatch, Opened, open, open_signed, open_vouched};
+pub use open::{Log, Opened, open, open_signed, open_vouched};
 pub use outlet::{Published, Subscription, Taken};
 pub(crate) use real::{Lock, sync_folder};
 pub use real::{SinkKind, replace_file, sink_for};

@@ -21,6 +21,7 @@ use super::{
     folder::Folder,
     keeper::{EMERGENCY_BYTES, Keeper},
     kept::{self, Conviction},
+    log_watch::LogWatch,
     map::MAP_SINK,
     note::CheckpointKey,
     outlet::{Outlets, Subscription},
@@ -29,6 +30,7 @@ use super::{
     recover::{Expected, Recovery, Resume, Vouch, digest_of, recover},
     retire::{Retainer, Retirement},
     schema::Kind,
+    sealed::{KeyMaker, SealedKeys, resume_destroying},
     sealer::{Cadence, CheckpointSigner, Follower, Sealer},
     sequencer::{Sequencer, Stop, run_flusher},
     settings::{OnFailure, Settings},
@@ -55,6 +57,8 @@ pub struct Log {
     progress: Arc<Progress>,
     folder: Arc<Folder>,
     stop: Sender<Stop>,
+    // Dropped to have the keys of what is sealed forgotten.
+    sealing_stop: Option<Sender<()>>,
     // Dropped to let the sealer finish, once the other threads have ended.
     sealer_stop: Option<Sender<()>>,
     threads: Vec<JoinHandle<()>>,
@@ -121,6 +125,7 @@ pub fn open_vouched(
         keys.newest().ok_or_else(|| AuditError::TagKeyMissing { path: key_path(dir, FIRST_EPOCH) })?;
     Lock::prepare(dir, ARCHIVE_LOCK)?;
     let tagging = Tagging::new(tag_epoch, key.clone());
+    resume_destroying(dir)?;
     let sink = match settings.sink {
         Some(sink) => sink,
         None => sink_for(dir).map_err(io("ask for the file system of"))?.0,
@@ -268,6 +273,7 @@ fn start(settings: &Settings, shards: u16, parts: Parts) -> Result<Opened, Audit
     let (rolled_out, rolled_in) = unbounded();
     let (stop_out, stop_in) = bounded(1);
     let next_index = writer.segment() + 1;
+    let maker = KeyMaker::begin(settings, writer.log_id(), &shared)?;
     let sequencer = Sequencer {
         shared: Arc::clone(&shared),
         progress: Arc::clone(&progress),
@@ -284,8 +290,9 @@ fn start(settings: &Settings, shards: u16, parts: Parts) -> Result<Opened, Audit
         progress: Arc::clone(&progress),
         folder: Arc::clone(&folder),
         stop: stop_out,
+        sealing_stop: None,
         sealer_stop: None,
-        threads: Vec::with_capacity(3),
+        threads: Vec::with_capacity(4),
         sealer: None,
         outlets: Arc::default(),
         on_failure: settings.on_failure,
@@ -296,6 +303,11 @@ fn start(settings: &Settings, shards: u16, parts: Parts) -> Result<Opened, Audit
     let spawn = |name: &str, body: Box<dyn FnOnce() + Send>| {
         std::thread::Builder::new().name(name.to_owned()).spawn(body).map_err(io("start a thread for"))
     };
+    if let Some(maker) = maker {
+        let (stop, stopped) = bounded(0);
+        log.sealing_stop = Some(stop);
+        log.threads.push(spawn("audit-sealed", Box::new(move || maker.run(&stopped)))?);
+    }
     log.threads.push(spawn("audit-seq", Box::new(move || sequencer.run()))?);
     let (shared_flush, progress_flush) = (Arc::clone(&shared), Arc::clone(&progress));
     log.threads.push(spawn(
@@ -353,13 +365,19 @@ impl Log {
     /// A way to look at the log that may outlive it, for metrics and readiness.
     #[must_use]
     pub fn watch(&self) -> LogWatch {
-        LogWatch { shared: Arc::clone(&self.shared), progress: Arc::clone(&self.progress) }
+        LogWatch::new(Arc::clone(&self.shared), Arc::clone(&self.progress))
     }
 
     /// A way to change the keys of the tags.
     #[must_use]
     pub fn tags(&self) -> LogTags {
         LogTags::new(Arc::clone(&self.shared), self.dir.clone())
+    }
+
+    /// The keys of what is sealed.
+    #[must_use]
+    pub fn sealed_keys(&self) -> SealedKeys {
+        SealedKeys::new(Arc::clone(&self.shared), self.dir.clone())
     }
 
     /// The checkpoints that are published from now on.
@@ -427,6 +445,7 @@ impl Log {
     pub fn close(mut self, timeout: Duration) -> Result<(), AuditError> {
         let deadline = Instant::now() + timeout;
         let _ = self.stop.send(Stop::Close);
+        self.sealing_stop = None;
         self.shared.doorbell.ring();
         let ended = wait_for(&self.threads, deadline);
         // The sealer ends last: it signs what the others left.
@@ -447,31 +466,12 @@ impl Log {
     }
 }
 
-/// Sees how a log is, and can do nothing to it. Cheap to clone.
-#[derive(Clone)]
-pub struct LogWatch {
-    shared: Arc<Shared>,
-    progress: Arc<Progress>,
-}
-
-impl LogWatch {
-    /// A look at the log.
-    #[must_use]
-    pub fn status(&self) -> Status {
-        self.progress.status(self.shared.failure())
-    }
-
-    /// Records that a CHECKPOINT record of this boot covers, which is durable itself.
-    pub(super) fn vouched_size(&self) -> u64 {
-        self.progress.vouched_size()
-    }
-}
-
 impl Drop for Log {
     fn drop(&mut self) {
         // A closed log's threads have ended; the channel then has no receiver.
         let _ = self.stop.try_send(Stop::Abandon);
         self.shared.doorbell.ring();
+        self.sealing_stop = None;
         self.sealer_stop = None;
         self.threads.extend(self.sealer.take());
         for thread in self.threads.drain(..) {

@@ -11,6 +11,7 @@ use super::{
     open::resume,
     real::RealMedium,
     recover::{Expected, recover},
+    sealed::Seals,
     sha256::Hasher,
     tag::TagKey,
     tag_keys::FIRST_EPOCH,
@@ -74,7 +75,9 @@ pub fn lay_out(events: &[Event<'_>]) -> Vec<u8> {
     let mut draft = Draft::new(Arc::new(TagKey::new(&[0; 32])));
     for (event, core_seq) in events.iter().zip(1..) {
         let stamp = Stamp { kind: event.kind(), flags: 0, core: 0, core_seq, epoch: event.epoch() };
-        draft.push(|out, tags| body::encode(event, tags, out), &stamp).expect("the body fits");
+        draft
+            .push(|out, tags| body::encode(event, tags, &mut Seals::none(), out), &stamp)
+            .expect("the body fits");
     }
     draft.take(Vec::new())
 }

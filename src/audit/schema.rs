@@ -57,7 +57,7 @@ pub enum Class {
     Public,
     /// A keyed tag of a value that is stored nowhere.
     Tag,
-    /// Encrypted under a key that can be destroyed (no field yet).
+    /// Encrypted under a key that can be destroyed: see `sealed/`.
     Sealed,
 }
 
@@ -103,6 +103,19 @@ const fn may(key: u64, name: &'static str, shape: Shape) -> Field {
 
 const fn tag(key: u64, name: &'static str) -> Field {
     Field { key, name, shape: Shape::Bytes(Some(super::tag::TAG_BYTES)), class: Class::Tag, required: false }
+}
+
+/// The keys of what is sealed in a record or an item, and of why it is not.
+pub(super) const SEALED: u8 = 15;
+pub(super) const UNSEALED: u8 = 16;
+
+const fn sealed() -> Field {
+    let key = SEALED as u64;
+    Field { key, name: "sealed", shape: Shape::Bytes(None), class: Class::Sealed, required: false }
+}
+
+const fn unsealed() -> Field {
+    may(UNSEALED as u64, "unsealed", Shape::Text)
 }
 
 const DIGEST: Shape = Shape::Bytes(Some(32));
@@ -241,6 +254,8 @@ kinds! {
         may(11, "expires", Shape::Uint),
         may(12, "caller", Shape::Text),
         may(14, "stale", Shape::Bool),
+        sealed(),
+        unsealed(),
     ];
     /// One call decided many tokens.
     DecisionBatch = 33, "decision_batch", &[
@@ -251,6 +266,8 @@ kinds! {
         must(10, "latency_us", Shape::Uint),
         may(12, "caller", Shape::Text),
         must(13, "items", Shape::Items(BATCH_ITEM)),
+        sealed(),
+        unsealed(),
     ];
     /// A token was issued (or is about to be, or was not).
     Issue = 34, "issue", &[
@@ -266,6 +283,8 @@ kinds! {
         must(10, "scope", Shape::Texts),
         may(11, "intent", Shape::Text),
         may(12, "failure", Shape::Text),
+        sealed(),
+        unsealed(),
     ];
     /// Something was revoked.
     Revoke = 35, "revoke", &[
@@ -316,6 +335,8 @@ const BATCH_ITEM: &[Field] = &[
     tag(7, "jti"),
     may(11, "expires", Shape::Uint),
     may(14, "stale", Shape::Bool),
+    sealed(),
+    unsealed(),
 ];
 
 const CHANGE: &[Field] = &[

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use super::{error::AuditError, real::SinkKind, sequencer::SEGMENT_BYTES_MIN};
+use super::{error::AuditError, real::SinkKind, sealed::Sealing, sequencer::SEGMENT_BYTES_MIN};
 
 /// How a log is kept.
 #[derive(Debug, Clone)]
@@ -32,6 +32,8 @@ pub struct Settings {
     pub unsigned_age_max: Duration,
     /// Whether receipts are given to those who ask for them; needs a checkpoint signer.
     pub receipts: bool,
+    /// Which values are sealed, and for whom; none by default.
+    pub sealing: Option<Sealing>,
     /// What the callers do when an event cannot be recorded. The log only carries the setting.
     pub on_failure: OnFailure,
     /// When the disk counts as low, scarce and full.
@@ -59,6 +61,7 @@ impl Settings {
             checkpoint_idle: Duration::from_secs(60),
             unsigned_age_max: Duration::from_secs(600),
             receipts: false,
+            sealing: None,
             on_failure: OnFailure::Deny,
             watermarks: Watermarks::default(),
             sink: None,
@@ -94,7 +97,7 @@ impl Settings {
         if self.queue_events < 4 || self.queue_events > QUEUE_EVENTS_MAX {
             return refuse(format!("queue_events {} is not in 4..={QUEUE_EVENTS_MAX}", self.queue_events));
         }
-        Ok(())
+        self.sealing.as_ref().map_or(Ok(()), Sealing::check)
     }
 }
 

@@ -26,6 +26,7 @@ use super::{
     record::Hash,
     recover::would_resume,
     schema::Kind,
+    sealed,
     sealer::{CheckpointSigner, Follower},
     settings::Settings,
     stored::{Stored, list_segments},
@@ -103,6 +104,8 @@ pub fn succeed(
     // What is held stays held: keys and archives of the damaged log are destroyed and retired from its successor.
     let holds = Holds::in_force(dir).map_err(io("read the legal holds of"))?;
     holds.store(&successor).map_err(io("write the legal holds of the successor of"))?;
+    // So that a key that is destroyed is destroyed on both sides.
+    sealed::copy(dir, &successor)?;
     let begun = Settings { dir: successor.clone(), create: true, ..settings.clone() };
     let mut opened = open_signed(&begun, 0, signer)?;
     let appender = opened.appenders.last_mut().expect("the control plane's appender is always there");

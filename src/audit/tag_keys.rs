@@ -156,7 +156,7 @@ fn mark(dir: &Path, epoch: u64, record: &str) -> io::Result<()> {
 }
 
 /// Overwrites a file, for what that is worth on the disk at hand, and removes it.
-fn overwrite(path: &Path, bytes: usize) -> io::Result<()> {
+pub(super) fn overwrite(path: &Path, bytes: usize) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).custom_flags(libc::O_NOFOLLOW).open(path)?;
     file.write_all(&vec![0; bytes]).and_then(|()| file.sync_all())?;
     fs::remove_file(path)?;

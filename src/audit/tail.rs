@@ -20,7 +20,7 @@ use super::{
     note::CheckpointKey,
     record::{CORE_SEQUENCER, Hash, Header, stored_len},
     rows,
-    schema::{self, Body, BodyError, Kind},
+    schema::{self, Body, BodyError, Class, Kind},
     stored::{Stored, list_segments},
     verify::first_seq,
     walk::{Ahead, Depth, Flaw, SegmentOpen, or_erased},
@@ -310,7 +310,10 @@ impl Entry {
             Err(error) => return format!("[{error}]"),
         };
         let shown = body.iter().map(|(field, value)| {
-            let shown = decision_name(field.name, value).map_or_else(|| plain(value), str::to_owned);
+            let shown = match (field.class, value) {
+                (Class::Sealed, Value::Bytes(bytes)) => format!("[{} bytes]", bytes.len()),
+                _ => decision_name(field.name, value).map_or_else(|| plain(value), str::to_owned),
+            };
             format!("{}={shown}", field.name)
         });
         shown.collect::<Vec<_>>().join(" ")

@@ -280,6 +280,7 @@ fn every_kind_of_event_fits_its_schema() {
         decision: Decision::Accepted,
         issuer: &long,
         kid: &long,
+        tenant: "",
         subject: Some("s"),
         jti: Some("j"),
         expires: Some(UnixSeconds(u64::MAX)),
@@ -353,7 +354,7 @@ fn every_kind_of_event_fits_its_schema() {
         Event::VerifyRun(run),
     ] {
         let mut bytes = Vec::new();
-        body::encode(&event, &mut tags, &mut bytes);
+        body::encode(&event, &mut tags, &mut sealed::Seals::none(), &mut bytes);
         tags.fill(&mut bytes);
         let code = event.kind().code();
         assert!(bytes.len() <= record::BODY_BYTES_MAX, "{event:?}");

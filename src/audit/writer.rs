@@ -155,6 +155,10 @@ impl Writer {
         self.active.index
     }
 
+    pub(super) fn log_id(&self) -> [u8; 16] {
+        self.identity.log_id
+    }
+
     pub(super) fn boot(&self) -> u64 {
         self.identity.boot
     }

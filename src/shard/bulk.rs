@@ -76,6 +76,7 @@ impl Bulk {
                 decision: item.decision,
                 issuer: item.issuer.map_or("", |issuer| &policy.profiles[usize::from(issuer.0)].name),
                 kid: text(&item.kid),
+                tenant: item.issuer.map_or("", |issuer| &policy.profiles[usize::from(issuer.0)].tenant),
                 subject: item.subject.as_ref().map(text),
                 jti: item.jti.as_ref().map(text),
                 expires: item.expires,

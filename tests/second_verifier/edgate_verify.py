@@ -141,7 +141,7 @@ def schemas():
 
 def fields(text):
     found = []
-    for key, optional, shape in re.findall(r"(\d+) \w+(\??) (array of \{.*?\}|array of text|uint|text|bool|bytes(?:\[\d+\])?)", text):
+    for key, optional, shape in re.findall(r"(\d+) \w+(\??) (array of \{.*?\}|array of text|uint|text|bool|bytes sealed|bytes(?:\[\d+\])?)", text):
         found.append((int(key), shape, bool(optional)))
     return found
 
@@ -151,6 +151,8 @@ def fits(value, shape):
         return type(value) is list and all(type(item) is dict and has_schema(item, fields(shape[10:])) for item in value)
     if shape.startswith("bytes["):
         return type(value) is bytes and len(value) == int(shape[6:-1])
+    if shape == "bytes sealed":  # key id, nonce, tag, and 1 to 64 times 32 bytes
+        return type(value) is bytes and len(value) in range(44 + 32, 44 + 32 * 64 + 1, 32)
     if shape == "array of text":
         return type(value) is list and all(type(item) is str for item in value)
     return type(value) is {"uint": int, "text": str, "bool": bool, "bytes": bytes}[shape]

@@ -1,7 +1,10 @@
 //! A body held against its schema: checked without keeping anything of it, or read.
 
-use super::super::cbor::{CborError, Reader, Value};
-use super::{Body, BodyError, Field, Shape, fields_of};
+use super::super::{
+    cbor::{CborError, Reader, Value},
+    sealed::is_sealed_len,
+};
+use super::{Body, BodyError, Class, Field, Shape, fields_of};
 
 /// Checks a body against its schema without keeping anything of it: no allocation, for the walk over a whole log.
 ///
@@ -132,7 +135,9 @@ fn value<'a, V: Kept<'a>>(reader: &mut Reader<'a>, field: &'static Field) -> Res
         (Shape::Bool, Some(MAJOR_SIMPLE)) => V::bool(reader.bool()?),
         (Shape::Bytes(len), Some(MAJOR_BYTES)) => {
             let bytes = reader.string()?;
-            if len.is_some_and(|len| len != bytes.len()) {
+            if len.is_some_and(|len| len != bytes.len())
+                || field.class == Class::Sealed && !is_sealed_len(bytes.len())
+            {
                 return Err(wrong);
             }
             V::bytes(bytes)

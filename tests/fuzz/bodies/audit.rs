@@ -6,8 +6,10 @@ use edgate::audit::merkle::CompactRange;
 use edgate::audit::note::Checkpoint;
 use edgate::audit::record::{self, BODY_BYTES_MAX, HASHED_BYTES, HEADER_BYTES, Header, Link};
 use edgate::audit::schema::{self, Kind};
+use edgate::audit::sealed::WrappedKey;
 use edgate::audit::{CheckpointKey, RECORD_ID_TEXT_MAX, RecordId};
 use minicbor::Encoder;
+use sha2::{Digest as _, Sha256};
 
 /// One spelling for each body: what is read, encoded again, gives the same bytes, and another library reads it too.
 ///
@@ -38,6 +40,15 @@ pub fn audit_body(input: &[u8]) {
     assert!(keys.eq(entries.iter().map(|(key, value)| (*key, value))), "a field was lost");
     let there = |wanted: u64| entries.iter().any(|(key, _)| *key == wanted);
     assert!(kind.fields().iter().all(|field| !field.required || there(field.key)), "a field is missing");
+}
+
+/// The file of a wrapped key has one spelling, and its name is of that spelling.
+pub fn audit_sealed_key(input: &[u8]) {
+    let Ok(key) = WrappedKey::parse(input) else { return };
+    assert_eq!(key.to_text().as_bytes(), input, "a second spelling was accepted");
+    let digest = Sha256::digest(input);
+    assert!(edgate::audit::hex(&digest).starts_with(&key.id().to_string()));
+    assert!((1..=8).contains(&key.openers().len()) && !key.tenant().contains(char::is_control));
 }
 
 fn encode(value: &Value<'_>, out: &mut Vec<u8>) {
