@@ -19,6 +19,7 @@ mod progress;
 mod release;
 mod retention;
 mod revocation;
+mod sealing;
 mod shards;
 mod softhsm;
 mod start_error;
@@ -111,6 +112,7 @@ pub fn check(config: &Config) -> Result<String, StartError> {
         return Err(AuditError::NotFound { path: config.audit.dir.clone() }.into());
     }
     audit_settings(config, false).check()?;
+    sealing::of(config)?;
     // Which key the log has makes no difference to what is checked here.
     Witnesses::of(config, [0; 32])?;
     timestamps::check(config)?;
@@ -231,7 +233,7 @@ impl Daemon {
         let mirrored = mirror::targets(&config.audit.mirror);
         let mut witnesses = Witnesses::of(config, checkpoint.verifying_key)?;
         timestamps::check(config)?;
-        let settings = audit_settings(config, false);
+        let settings = audit::Settings { sealing: sealing::of(config)?, ..audit_settings(config, false) };
         let rings = shards + mirrored + 3;
         let opened = audit::open_vouched(&settings, rings, Some(checkpoint), &mut |dir| witnesses.ask(dir))?;
         report_recovery(&opened.recovery);
@@ -303,6 +305,7 @@ impl Daemon {
             metrics,
             readings(&log.watch())
                 .into_iter()
+                .chain(sealing::readings(&log.watch()))
                 .chain(witnesses::readings(&couriers.standings()))
                 .chain(care.readings())
                 .chain(of_redis)

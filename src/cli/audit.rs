@@ -26,7 +26,8 @@ use super::audit_verify_mirror::{self, VerifyMirrorArguments};
 use super::verify_record::{RecordArguments, Recorded};
 use super::{
     EXIT_FAILURE, EXIT_INPUT, EXIT_NO, EXIT_YES, Output, audit_aep, audit_bundle, audit_proof, audit_receipt,
-    audit_retention, audit_tag, audit_tag_keys, audit_timestamp, audit_witness, complain, print_line,
+    audit_retention, audit_sealed, audit_tag, audit_tag_keys, audit_timestamp, audit_witness, complain,
+    print_line,
 };
 
 /// What can be done with a log.
@@ -50,6 +51,11 @@ pub(super) enum AuditCommand {
     RotateTagKey(audit_tag_keys::RotateArguments),
     /// Destroy the tag key of an epoch that is over: whose its tags are can then never be said again. Mass erasure.
     DestroyTagKey(audit_tag_keys::DestroyArguments),
+    /// Open the sealed values of a record, with the private keys of all openers; the log says that it was done.
+    Open(audit_sealed::OpenArguments),
+    /// Make openers' keys, and destroy the keys of what is sealed.
+    #[command(subcommand)]
+    Sealed(audit_sealed::SealedCommand),
     /// Hold records of a time: nobody retires or erases them until the hold is released.
     Hold(audit_retention::HoldArguments),
     /// Release a hold.
@@ -181,6 +187,8 @@ pub(super) fn run(command: &AuditCommand) -> u8 {
         AuditCommand::RotateTagKey(arguments) => audit_tag_keys::rotate(arguments),
         AuditCommand::DestroyTagKey(arguments) => audit_tag_keys::destroy(arguments),
         AuditCommand::Tag(arguments) => audit_tag::run(arguments),
+        AuditCommand::Open(arguments) => audit_sealed::open(arguments),
+        AuditCommand::Sealed(command) => audit_sealed::run(command),
         AuditCommand::Tail(arguments) => tail(arguments).unwrap_or_else(|error| {
             complain(error);
             EXIT_INPUT

@@ -17,6 +17,7 @@ mod audit_proof;
 mod audit_receipt;
 mod audit_report;
 mod audit_retention;
+mod audit_sealed;
 mod audit_tag;
 mod audit_tag_keys;
 mod audit_timestamp;

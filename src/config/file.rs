@@ -12,6 +12,7 @@ use super::issuers::{IssuerTable, check_issuers};
 use super::mirror::MirrorTable;
 use super::retention::RetentionTable;
 use super::revocation::RevocationTable;
+use super::sealed::SealedTable;
 use super::status_list::check_status_list;
 use super::timestamp::TimestampTable;
 use super::transmitters::check_issuers_exist;
@@ -123,6 +124,7 @@ struct AuditTable {
     receipts: bool,
     mirror: Option<MirrorTable>,
     timestamp: Option<TimestampTable>,
+    sealed: Option<SealedTable>,
 }
 
 #[derive(Deserialize)]
@@ -356,6 +358,7 @@ impl AuditTable {
             admin_ack_timeout: millis("audit.admin_ack_timeout_ms", self.admin_ack_timeout_ms, 100, 60_000)?,
             receipts: self.receipts,
             mirror: self.mirror.map(MirrorTable::check).transpose()?.unwrap_or_default(),
+            sealed: self.sealed.map(SealedTable::check).transpose()?,
         })
     }
 }

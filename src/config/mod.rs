@@ -11,6 +11,7 @@ mod issuers;
 mod mirror;
 mod retention;
 mod revocation;
+mod sealed;
 mod status_list;
 mod timestamp;
 mod transmitters;
@@ -27,6 +28,7 @@ pub use hsm::{Hsm, KeyPlace};
 pub use mirror::{HostPort, Mirror, Receiver, Syslog};
 pub use retention::Retention;
 pub use revocation::{OnStale, Redis, RedisServers, Revocation, RevocationRules, SecretSource};
+pub use sealed::{Sealed, SealedField};
 pub use status_list::StatusList;
 pub use timestamp::Timestamp;
 pub use transmitters::Transmitter;
@@ -170,6 +172,8 @@ pub struct Audit {
     pub receipts: bool,
     /// Where it is mirrored to: `audit.mirror`.
     pub mirror: Mirror,
+    /// Which values it holds for named openers: `audit.sealed`.
+    pub sealed: Option<Sealed>,
 }
 
 /// What becomes of a decision that cannot be recorded.

@@ -27,6 +27,7 @@ mod reports;
 mod retention;
 mod revocations;
 mod revoke;
+mod sealed;
 mod server;
 mod state;
 mod status_lists;

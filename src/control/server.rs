@@ -25,6 +25,7 @@ use super::observe;
 use super::reports;
 use super::retention;
 use super::revocations;
+use super::sealed;
 use super::state::{ACTIONS_MAX, Shared, State};
 use super::status_lists;
 use super::tag_keys;
@@ -100,8 +101,10 @@ fn router(shared: Arc<Shared>, local: SocketAddr) -> Router {
         .route("/v1/audit/holds/{name}/release", post(retention::release))
         .route("/v1/audit/retire", post(retention::retire))
         .route("/v1/audit/lookups", post(lookups::record))
+        .route("/v1/audit/openings", post(sealed::opening))
         .route("/v1/audit/reports", post(reports::record))
         .route("/v1/audit/verify-runs", post(verify_runs::record))
+        .route("/v1/audit/sealed-keys/destroy", post(sealed::destroy))
         .route("/v1/audit/tag-keys", post(tag_keys::rotate))
         .route("/v1/audit/tag-keys/{epoch}/destroy", post(tag_keys::destroy))
         .route("/v1/audit/verify-chain", get(observe::verify_chain))

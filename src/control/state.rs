@@ -18,6 +18,7 @@ use super::lookups::{LOOKUP_INTERVAL, LOOKUPS_AT_ONCE};
 use super::retention::{Custody, Retire};
 use super::status_lists::{Published, StatusListPolicy};
 use super::verify_runs::OwnLog;
+use crate::audit::sealed::SealedKeys;
 use crate::audit::{Appender, Eraser, LogTags};
 use crate::cluster::{Publisher, StatusReader};
 use crate::decision::{Decision, UnixSeconds};
@@ -51,6 +52,8 @@ pub struct State {
     pub appender: Appender,
     /// Changes the keys of that log's tags.
     pub tags: LogTags,
+    /// Destroys the keys of what is sealed in it.
+    pub sealed_keys: SealedKeys,
     /// What an action waits for besides the disk; `None`: nothing.
     pub witnessing: Option<Witnessing>,
     /// Verifies the audit log; blocks, on a thread made for it.
@@ -205,6 +208,7 @@ pub(super) struct Shared {
     pub(super) published: Published,
     pub(super) evidence: Evidence,
     pub(super) tags: LogTags,
+    pub(super) sealed_keys: SealedKeys,
     /// Held while a key of the tags is changed.
     pub(super) changing_tag_keys: tokio::sync::Mutex<()>,
     pub(super) verify_chain: Arc<dyn Fn() -> Result<ChainReport, String> + Send + Sync>,
@@ -249,6 +253,7 @@ impl Shared {
             stopping: watch::Sender::new(false),
             evidence: Evidence::start(appender, state.witnessing),
             tags: state.tags,
+            sealed_keys: state.sealed_keys,
             changing_tag_keys: tokio::sync::Mutex::new(()),
             verify_chain: state.verify_chain,
             own_log: state.own_log,

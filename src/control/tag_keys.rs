@@ -18,8 +18,8 @@ use crate::audit::{AuditError, ChangeEvent, Event, Phase};
 use crate::json;
 
 /// Longest name of whoever answers for a destruction, and longest reason: both go into one text of a record.
-const AUTHORITY_BYTES_MAX: usize = 256;
-const REASON_BYTES_MAX: usize = 512;
+pub(super) const AUTHORITY_BYTES_MAX: usize = 256;
+pub(super) const REASON_BYTES_MAX: usize = 512;
 
 const MEMBERS: &str = "authority, reason";
 
@@ -101,12 +101,12 @@ fn rotation(change: ChangeEvent<'_>) -> Event<'_> {
     Event::KeyRotate(change)
 }
 
-fn destruction(change: ChangeEvent<'_>) -> Event<'_> {
+pub(super) fn destruction(change: ChangeEvent<'_>) -> Event<'_> {
     Event::KeyChange(change)
 }
 
 /// Records the intent, does it with the intent's id, and records what came of it; the id of that record.
-async fn on_record(
+pub(super) async fn on_record(
     shared: &Shared,
     change: ChangeEvent<'_>,
     event: fn(ChangeEvent<'_>) -> Event<'_>,
@@ -126,11 +126,13 @@ async fn on_record(
     Ok(id.to_string())
 }
 
-fn not_changed(error: &AuditError) -> ApiError {
+pub(super) fn not_changed(error: &AuditError) -> ApiError {
     match error {
-        AuditError::Held { .. } | AuditError::TagKeyInUse { .. } | AuditError::TagKeyDestroyed { .. } => {
-            ApiError::invalid(error.to_string())
-        }
+        AuditError::Held { .. }
+        | AuditError::SealedKeyInUse { .. }
+        | AuditError::TagKeyInUse { .. }
+        | AuditError::TagKeyDestroyed { .. } => ApiError::invalid(error.to_string()),
+        AuditError::SealedKeyMissing { .. } => ApiError::new(ErrorKind::NotFound, error.to_string()),
         AuditError::TagKeyMissing { .. } => {
             ApiError::new(ErrorKind::NotFound, "there is no key of this epoch")
         }

@@ -154,6 +154,7 @@ impl Ingredients<'_> {
             announce,
             appender,
             tags: log.tags(),
+            sealed_keys: log.sealed_keys(),
             witnessing: couriers.witnessing(config, log),
             verify_chain: Arc::new(move || verify_chain(&dir, &watch)),
             custody,

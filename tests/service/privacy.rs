@@ -301,3 +301,115 @@ fn who_was_who_is_forgotten_with_the_key_of_an_epoch() {
     let verified = edgate(&["audit", "verify", "--dir", dir.to_str().unwrap(), "--allow-unsigned"], b"");
     assert!(verified.status.success(), "{verified:?}");
 }
+
+#[test]
+fn sealed_values_are_opened_by_all_openers_on_record_and_go_with_the_keys_of_their_day() {
+    let private = tempfile::tempdir().unwrap();
+    let [first, second] = ["a", "b"].map(|name| private.path().join(name).to_str().unwrap().to_owned());
+    let openers = [&first, &second].map(|path| {
+        let made = edgate(&["audit", "sealed", "keygen", "--json", "--out", path], b"");
+        assert!(made.status.success(), "{made:?}");
+        lines(&made)[0]["public"].as_str().unwrap().to_owned()
+    });
+    // One as text, one as a file.
+    let public = private.path().join("b.pub");
+    std::fs::write(&public, format!("{}\n", openers[1])).unwrap();
+    let sealed = format!(
+        "[audit.sealed]\nfields = [\"subject\", \"client\"]\nopeners = [{:?}, {:?}]",
+        openers[0],
+        public.to_str().unwrap()
+    );
+    let mut node = Edgate::start_with("shards = 2", &sealed);
+    let token = alice(&node, "jti-marker");
+    let id = node.verify(&json!({"token": token})).json()["decision_id"].as_str().unwrap().to_owned();
+    let many = node.verify(&json!({"tokens": [token, node.issuer.token("other")]})).json();
+    let many = many["decision_id"].as_str().unwrap().to_owned();
+    let asked = json!({"agent_id": "agent-marker", "scope": ["orders.create"], "ttl": 120});
+    assert_eq!(node.post(node.control, "/v1/tokens", &asked).status, 201);
+    let (dir, control) = (node.audit_dir(), format!("http://{}", node.control));
+    let open = |id: &str, keys: &[&str], more: &[&str]| {
+        let keys: Vec<&str> = keys.iter().flat_map(|key| ["--opener-key", key]).collect();
+        let what = ["audit", "open", id, "--json", "--dir", dir.to_str().unwrap(), "--control", &control];
+        edgate(&[&what[..], &keys, more].concat(), b"")
+    };
+
+    let alone = open(&id, &[&first], &[]);
+    assert_eq!((alone.status.code(), alone.stdout.len()), (Some(2), 0), "{alone:?}");
+    let said = String::from_utf8(alone.stderr).unwrap();
+    assert!(said.contains("all openers are needed") && said.contains(&openers[1]), "{said}");
+    let opened = open(&id, &[&second, &first], &[]);
+    assert!(opened.status.success(), "{opened:?}");
+    let values = lines(&opened).remove(0);
+    assert_eq!((&values["id"], &values["kind"]), (&json!(id), &json!("decision")));
+    let value = &values["values"][0];
+    assert_eq!((&value["subject"], &value["client"]), (&json!(ALICE), &json!("127.0.0.1")));
+    assert_eq!((&value["tenant"], &value["jti"]), (&json!("acme"), &Value::Null), "only what is configured");
+    let items = lines(&open(&many, &[&first, &second], &[])).remove(0);
+    assert_eq!((&items["values"][0]["item"], &items["values"][0]["subject"]), (&json!(1), &json!(ALICE)));
+
+    // The log said so before anything was shown, and says nothing of whom.
+    let tail = edgate(&["audit", "tail", "--kind", "admin", "--json", "--dir", dir.to_str().unwrap()], b"");
+    let openings = lines(&tail);
+    assert_eq!(openings.len(), 2);
+    assert_eq!(openings[0]["id"], values["record"]);
+    let body = &openings[0]["body"];
+    assert_eq!((&body["action"], &body["target"]), (&json!("sealed_open"), &json!(id)));
+    let detail = body["detail"].as_str().unwrap();
+    assert!(openers.iter().all(|opener| detail.contains(opener)), "{detail}");
+    for folder in [dir.clone(), dir.join("sealed-keys")] {
+        for entry in std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+            let Ok(bytes) = std::fs::read(&entry) else { continue };
+            for value in [ALICE, "marker"] {
+                let there = bytes.windows(value.len()).any(|window| window == value.as_bytes());
+                assert!(!there, "{value} in {}", entry.display());
+            }
+        }
+    }
+    assert!(node.metric("audit_unsealed").abs() < 0.5);
+
+    // Keys of today are in use; those of a day that is over go, on record.
+    let (today, key) = (value["day"].as_str().unwrap().to_owned(), value["key"].as_str().unwrap());
+    let path = dir.join("sealed-keys").join(format!("{today}.{key}.key"));
+    let text = std::fs::read_to_string(&path).unwrap();
+    assert!(text.contains("\ntenant acme\n"), "{text}");
+    let old = text.replace(&today, "2020-02-29");
+    let digest = <sha2::Sha256 as sha2::Digest>::digest(&old);
+    let digest: String = digest[..16].iter().map(|byte| format!("{byte:02x}")).collect();
+    let old_path = path.with_file_name(format!("2020-02-29.{digest}.key"));
+    std::fs::write(&old_path, old).unwrap();
+    let destroy = |day: &str| {
+        let what =
+            ["audit", "sealed", "destroy", "--tenant", "acme", "--day", day, "--authority", "ticket 9"];
+        edgate(&[&what[..], &["--reason", "end of retention", "--json", "--control", &control]].concat(), b"")
+    };
+    assert_eq!(destroy(&today).status.code(), Some(2), "in use");
+    assert_eq!(destroy("2020-03-01").status.code(), Some(2), "no such key");
+    let destroyed = destroy("2020-02-29");
+    assert!(destroyed.status.success(), "{destroyed:?}");
+    assert!(!old_path.exists());
+    let marker = std::fs::read_to_string(old_path.with_extension("destroyed")).unwrap();
+    let dir_text = dir.to_str().unwrap().to_owned();
+    let changes =
+        lines(&edgate(&["audit", "tail", "--kind", "key_change", "--json", "--dir", &dir_text], b""));
+    assert_eq!(changes[0]["id"], marker.trim());
+    assert_eq!(changes[1]["body"]["what"], "audit.sealed_key, tenant \"acme\", 2020-02-29");
+    assert_eq!(changes[1]["body"]["after"], "destroyed by ticket 9: end of retention");
+
+    // Without the node nothing is opened but on a copy; with the key goes the name.
+    node.kill();
+    let refused = open(&id, &[&first, &second], &[]);
+    assert_eq!((refused.status.code(), refused.stdout.len()), (Some(69), 0), "{refused:?}");
+    let unrecorded = open(&id, &[&first, &second], &["--unrecorded"]);
+    assert_eq!(lines(&unrecorded)[0]["values"][0]["subject"], ALICE);
+    std::fs::remove_file(&path).unwrap();
+    let lost = open(&id, &[&first, &second], &["--unrecorded"]);
+    assert_eq!(lost.status.code(), Some(2));
+    assert!(String::from_utf8(lost.stderr).unwrap().contains("LOST"));
+    std::fs::write(path.with_extension("destroyed"), &marker).unwrap();
+    let redacted = open(&id, &[&first, &second], &["--unrecorded"]);
+    assert_eq!(redacted.status.code(), Some(1));
+    let said = String::from_utf8(redacted.stderr).unwrap();
+    assert!(said.contains("redacted, authorised") && said.contains(marker.trim()), "{said}");
+    let verified = edgate(&["audit", "verify", "--dir", &dir_text, "--allow-unsigned"], b"");
+    assert!(verified.status.success(), "{verified:?}");
+}

@@ -6,12 +6,7 @@ use jiff::civil::Date;
 
 use super::{day_of, folder, folder::Named, second_of};
 use crate::audit::{
-    appender::Shared,
-    error::AuditError,
-    hold::Holds,
-    id::RecordId,
-    succeed::set_aside,
-    tag_keys::overwrite,
+    appender::Shared, error::AuditError, hold::Holds, id::RecordId, succeed::set_aside, tag_keys::overwrite,
 };
 
 /// The sealed keys of a running log. Its calls block on the disk.

@@ -32,7 +32,9 @@ impl<'a> SealedValue<'a> {
 /// Whether a sealed value can have so many bytes.
 #[must_use]
 pub(in crate::audit) const fn is_sealed_len(len: usize) -> bool {
-    len > OVERHEAD_BYTES && len - OVERHEAD_BYTES <= CLEAR_BYTES_MAX && (len - OVERHEAD_BYTES).is_multiple_of(PAD_BYTES)
+    len > OVERHEAD_BYTES
+        && len - OVERHEAD_BYTES <= CLEAR_BYTES_MAX
+        && (len - OVERHEAD_BYTES).is_multiple_of(PAD_BYTES)
 }
 
 /// Where a value stands, so that it means nothing elsewhere: the additional data of its encryption.

@@ -67,7 +67,7 @@ impl Node {
             ..audit::Settings::new(dir.join("audit"), "edgate.test/node1")
         };
         let audit::Opened { mut appenders, log, .. } = audit::open(&settings, 0).unwrap();
-        let (appender, tags) = (appenders.pop().unwrap(), log.tags());
+        let (appender, keys) = (appenders.pop().unwrap(), (log.tags(), log.sealed_keys()));
         let view = Arc::new(View::new(b"a seed for tests", 86_400, Freshness::authoritative(Instant::now())));
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
@@ -78,7 +78,7 @@ impl Node {
         let serve = async move {
             let store = Store::open(&path, OpenMode::Create).await.unwrap();
             fill_view(&store, &shared_view, NOW, |_| {}).await.unwrap();
-            let mut state = state(signer, store.clone(), shared_view, appender, tags);
+            let mut state = state(signer, store.clone(), shared_view, appender, keys);
             change(&mut state);
             let outcome = serve(listener, state, async { stopped.await.unwrap_or(()) }).await;
             store.close().await;
@@ -232,7 +232,7 @@ fn state(
     store: Store,
     view: Arc<View>,
     appender: audit::Appender,
-    tags: audit::LogTags,
+    (tags, sealed_keys): (audit::LogTags, audit::sealed::SealedKeys),
 ) -> State {
     let profile = |name: &str, issuer: &str, lifetime_s| Profile {
         leeway_s: LEEWAY_S,
@@ -269,6 +269,7 @@ fn state(
         view,
         appender,
         tags,
+        sealed_keys,
         eraser: None,
         witnessing: None,
         verify_chain: Arc::new(|| Ok(ChainReport { records: 7, head: "ab".repeat(32), first_break: None })),
