@@ -1,6 +1,6 @@
 //! What the audit log costs, each beside the primitive it is made of (issue "The audit log survives", Speed).
 //!
-//! `cargo bench -p edgate-bench --bench audit [-- lanes|append|sequencer|verify|export|recovery|durable]`.
+//! `cargo bench -p edgate-bench --bench audit [-- lanes|append|sealing|sequencer|verify|export|recovery|durable]`.
 //! The log lies in a temporary folder below `EDGATE_BENCH_DIR` (default: the system's). Numbers of acknowledgement
 //! and of bytes written are printed, since criterion measures neither percentiles nor `/proc/self/io`.
 
@@ -22,6 +22,8 @@ use edgate::audit::{
     export::{Filter, Format, Source, export as export_log},
     open,
     probe::{Probe, Together, lay_out, read_only, recover_only},
+    sealed::{OpenerSecret, Sealing},
+    tag::TagField,
     verify::{Options, verify_dir},
 };
 use edgate::verify::{Engine, Item, ItemKey, Tables, Verdict, Verifier};
@@ -173,6 +175,69 @@ fn append(_criterion: &mut Criterion) {
             Ratio::of(&shares)
         );
         log.close(PATIENCE).expect("closed");
+    }
+}
+
+/// What it costs the shard to seal a subject and an address in each decision: a log that does and one that does not, in turn.
+fn sealing(_criterion: &mut Criterion) {
+    if !wanted("sealing") {
+        return;
+    }
+    let keys = folder();
+    let openers =
+        ["a", "b"].map(|name| OpenerSecret::create(&keys.path().join(name)).expect("a key").public());
+    let dirs = [folder(), folder()];
+    let sealed = Sealing {
+        fields: vec![TagField::Subject, TagField::Client],
+        openers: openers.to_vec(),
+        tenants: vec!["acme".to_owned()],
+    };
+    let mut logs = [None, Some(sealed)]
+        .into_iter()
+        .zip(&dirs)
+        .map(|(sealing, dir)| open(&Settings { sealing, ..settings(dir.path()) }, 1).expect("a log"));
+    let (mut plain, mut sealed) = (logs.next().expect("two"), logs.next().expect("two"));
+    let subjects: Vec<String> = (0..1000).map(|n| format!("agent-{n:04}-{n:04}")).collect();
+    let turn = |opened: &mut Opened, at: usize| {
+        let events: Vec<_> = (at..at + TURN)
+            .map(|n| {
+                Event::Decision(DecisionEvent { subject: Some(&subjects[n % subjects.len()]), ..decision() })
+            })
+            .collect();
+        let appender = &mut opened.appenders[0];
+        let started = cpu_time(ClockId::ThreadCPUTime);
+        let mut last = None;
+        for event in &events {
+            last = Some(appender.append(black_box(event), Ack::Recorded).expect("room"));
+        }
+        appender.submit();
+        let taken = cpu_time(ClockId::ThreadCPUTime) - started;
+        appender.wait(last.expect("at least one"), Ack::Recorded, PATIENCE).expect("recorded");
+        taken.as_secs_f64() * 1e9 / TURN as f64
+    };
+    let (mut without, mut with) = (Vec::new(), Vec::new());
+    for round in 0..ROUNDS + 1 {
+        let (mut each_without, mut each_with) = (0.0, 0.0);
+        for n in 0..TURNS {
+            each_without += turn(&mut plain, n * TURN) / TURNS as f64;
+            each_with += turn(&mut sealed, n * TURN) / TURNS as f64;
+        }
+        if round > 0 {
+            without.push(each_without);
+            with.push(each_with);
+        }
+    }
+    let bytes = |opened: &Opened| opened.log.status().bytes as f64 / opened.log.status().size as f64;
+    println!(
+        "audit/sealing: {:.0} ns a decision, {:.0} ns with a subject and an address sealed; {:.0} and {:.0} bytes a record",
+        median(&without),
+        median(&with),
+        bytes(&plain),
+        bytes(&sealed)
+    );
+    assert_eq!(sealed.log.watch().unsealed(), 0);
+    for opened in [plain, sealed] {
+        opened.log.close(PATIENCE).expect("closed");
     }
 }
 
@@ -463,6 +528,6 @@ const BARE_WRITES: usize = 512;
 criterion_group! {
     name = benches;
     config = Criterion::default().warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(2));
-    targets = lanes, append, sequencer, verify, export, recovery, durable
+    targets = lanes, append, sealing, sequencer, verify, export, recovery, durable
 }
 criterion_main!(benches);
