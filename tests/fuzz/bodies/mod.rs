@@ -22,7 +22,6 @@ mod witness;
 
 pub use archives::{audit_archive, write_archives};
 pub use audit::{audit_body, audit_note, audit_record, audit_sealed_key, audit_tree, record_id};
-pub use audit::{audit_body, audit_note, audit_record, audit_tree, record_id};
 pub use bundle::{audit_bundle, write_bundles};
 pub use calls::{forward_auth, verify_call};
 pub use claims::claims;
