@@ -321,4 +321,19 @@ fn an_action_is_answered_once_a_witness_has_it_or_not_at_all() {
     let refused = revoke(&pair.node, "two");
     assert_eq!(refused.status, 503, "{}", refused.body);
     assert_eq!(refused.json()["error"], "witness_unavailable", "{}", refused.body);
+
+    // Nothing is begun that is not witnessed: the key stays the one it is, and a hold stays in force.
+    let asked = |path: &str, body: &serde_json::Value| {
+        let answer = pair.node.post(pair.node.control, path, body);
+        (answer.status, answer.json()["error"].as_str().map(str::to_owned))
+    };
+    let words = json!({"authority": "ticket 7", "reason": "test"});
+    let hold = json!({"name": "h", "from_ns": 0, "authority": "ticket 7", "reason": "test"});
+    let unwitnessed = (503, Some("witness_unavailable".to_owned()));
+    assert_eq!(asked("/v1/audit/tag-keys", &json!({})), unwitnessed);
+    assert!(!pair.node.audit_dir().join("tag.key.2").exists());
+    assert_eq!(asked("/v1/audit/holds", &hold), unwitnessed);
+    assert_eq!(asked("/v1/audit/holds/h/release", &words), unwitnessed);
+    let holds = std::fs::read_to_string(pair.node.audit_dir().join("holds")).unwrap();
+    assert!(holds.contains("ticket 7"), "{holds}");
 }

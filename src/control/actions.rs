@@ -106,7 +106,7 @@ pub(super) async fn put_on_record(
     struct OnRecord {
         id: String,
     }
-    let ids = shared.evidence.record_all(events).await;
+    let ids = shared.evidence.conclude(events).await;
     let ids = ids.map_err(|error| evidence::unavailable(&error, missing))?;
     let id = ids.first().map(ToString::to_string).unwrap_or_default();
     Ok(Json(OnRecord { id }).into_response())

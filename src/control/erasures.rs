@@ -89,7 +89,7 @@ async fn erase_records(shared: Arc<Shared>, peer: Peer, bytes: Vec<u8>) -> Resul
         Event::Erase(EraseEvent { seq, body_digest, authority: &authority, reason: &reason })
     });
     let events: Vec<_> = std::iter::once(Event::Admin(intent)).chain(erases).collect();
-    let ids = shared.evidence.record_all(&events).await;
+    let ids = shared.evidence.conclude(&events).await;
     let ids = ids.map_err(|error| {
         evidence::unavailable(
             &error,
@@ -106,14 +106,12 @@ async fn erase_records(shared: Arc<Shared>, peer: Peer, bytes: Vec<u8>) -> Resul
         intent: ids.first().copied(),
         ..intent
     };
-    let recorded = shared.evidence.record(&Event::Admin(outcome)).await;
+    let recorded = shared.evidence.conclude_one(&Event::Admin(outcome)).await;
     if let Err(error) = overwritten {
         tracing::error!(%error, "an erasure was not carried out; the next start, or erasing again, does it");
         return Err(refused(&error));
     }
-    let id = recorded.map_err(|error| {
-        evidence::unavailable(&error, "the bodies are erased, but that could not be recorded")
-    })?;
+    let id = recorded.map_err(|error| evidence::unavailable(&error, "the bodies are erased"))?;
     let erased = erasable.iter().map(|record| record.seq).collect();
     Ok(Json(Erased { id: Some(id.to_string()), erased, already_erased }).into_response())
 }

@@ -45,6 +45,12 @@ impl Evidence {
         Ok(ids[0])
     }
 
+    /// As [`Self::conclude`], for one event.
+    pub(super) async fn conclude_one(&self, event: &Event<'_>) -> Result<RecordId, AuditError> {
+        let ids = self.conclude(std::slice::from_ref(event)).await?;
+        Ok(ids[0])
+    }
+
     /// Records `events` in one batch and waits until all of them are durable. Where one is refused, those before it may
     /// be in the log, which the caller must not act on.
     pub(super) async fn record_all(&self, events: &[Event<'_>]) -> Result<Vec<RecordId>, AuditError> {
@@ -69,8 +75,8 @@ impl Evidence {
         }
     }
 
-    /// Records how an action ended, and waits until that is durable and, where the settings ask for it, under a checkpoint
-    /// that a witness cosigned.
+    /// Records how an action ended, or that one is ordered that cannot be taken back, and waits until that is durable and, where
+    /// the settings ask for it, under a checkpoint that a witness cosigned.
     pub(super) async fn conclude(&self, events: &[Event<'_>]) -> Result<Vec<RecordId>, AuditError> {
         let ids = self.record_all(events).await?;
         let Some(witnessing) = &self.witnessing else { return Ok(ids) };

@@ -45,5 +45,5 @@ async fn record_export(shared: Arc<Shared>, peer: Peer, bytes: Vec<u8>) -> Resul
         .ok_or_else(|| ApiError::invalid("\"sha256\" must be 64 hexadecimal digits, in lower case"))?;
     let actor = peer.actor();
     let export = ExportEvent { actor: &actor, filter, rows, digest: &digest };
-    put_on_record(&shared, &[Event::Export(export)], "the export is not on record").await
+    put_on_record(&shared, &[Event::Export(export)], "the export must not be used").await
 }

@@ -76,7 +76,7 @@ async fn record_lookup(shared: Arc<Shared>, peer: Peer, bytes: Vec<u8>) -> Resul
         Event::Admin(AdminEvent { phase, actor: &actor, action, target: field, detail, intent: None })
     };
     let events: Vec<_> = details.iter().map(|detail| event(detail)).collect();
-    put_on_record(&shared, &events, "the look-up is not on record").await
+    put_on_record(&shared, &events, "nothing may be shown of it").await
 }
 
 /// A tag has one spelling.

@@ -67,5 +67,5 @@ async fn record_report(shared: Arc<Shared>, peer: Peer, bytes: Vec<u8>) -> Resul
         detail: summary,
         intent: None,
     };
-    put_on_record(&shared, &[Event::Admin(event)], "the report is not on record").await
+    put_on_record(&shared, &[Event::Admin(event)], "the report stands without it").await
 }

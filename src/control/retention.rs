@@ -123,8 +123,8 @@ async fn place(shared: Arc<Shared>, peer: Peer, bytes: Vec<u8>) -> Result<Respon
         detail: &detail,
         intent: None,
     };
-    let id = shared.evidence.record(&Event::Admin(event)).await.map_err(|error| {
-        evidence::unavailable(&error, "the hold is in force, but not on record: place it again")
+    let id = shared.evidence.conclude_one(&Event::Admin(event)).await.map_err(|error| {
+        evidence::unavailable(&error, "the hold is in force; place it again, so that it is on record")
     })?;
     Ok(Json(json!({"id": id.to_string(), "name": hold.name})).into_response())
 }
@@ -160,7 +160,7 @@ async fn end(shared: Arc<Shared>, peer: Peer, name: String, bytes: Vec<u8>) -> R
     };
     let id = shared
         .evidence
-        .record(&Event::Admin(event))
+        .conclude_one(&Event::Admin(event))
         .await
         .map_err(|error| evidence::unavailable(&error, "the hold stays in force: release it again"))?;
     // On record before it ends: a crash in between keeps too much.
@@ -203,7 +203,7 @@ async fn retire_some(shared: Arc<Shared>, peer: Peer, bytes: Vec<u8>) -> Result<
         intent: None,
     };
     // RETIRE records say what left; who ordered it, and what came of it, say these.
-    let asked = shared.evidence.record(&Event::Admin(intent)).await;
+    let asked = shared.evidence.conclude_one(&Event::Admin(intent)).await;
     let asked = asked.map_err(|error| evidence::unavailable(&error, "nothing was retired"))?;
     let done =
         blocking(move || retire(order)).await.unwrap_or_else(|_| Err("the node is stopping".to_owned()));
@@ -213,7 +213,7 @@ async fn retire_some(shared: Arc<Shared>, peer: Peer, bytes: Vec<u8>) -> Result<
     };
     let phase = if done.is_ok() { Phase::Done } else { Phase::Failed };
     let outcome = AdminEvent { phase, detail: &came_of_it, intent: Some(asked), ..intent };
-    let recorded = shared.evidence.record(&Event::Admin(outcome)).await;
+    let recorded = shared.evidence.conclude_one(&Event::Admin(outcome)).await;
     let turn = done.map_err(|problem| ApiError::new(ErrorKind::Conflict, problem))?;
     recorded.map_err(|error| evidence::unavailable(&error, "what was retired has RETIRE records"))?;
     let retired: Vec<_> = turn

@@ -114,13 +114,13 @@ pub(super) async fn on_record(
 ) -> Result<String, ApiError> {
     let evidence = &shared.evidence;
     let intent = evidence
-        .record(&event(change))
+        .conclude_one(&event(change))
         .await
         .map_err(|error| evidence::unavailable(&error, "no key was changed"))?;
     let done = blocking(move || effect(intent)).await?;
     let phase = if done.is_ok() { Phase::Done } else { Phase::Failed };
     let outcome = ChangeEvent { phase, intent: Some(intent), ..change };
-    let recorded = evidence.record(&event(outcome)).await;
+    let recorded = evidence.conclude_one(&event(outcome)).await;
     done.map_err(|error| not_changed(&error))?;
     let id = recorded.map_err(|error| evidence::unavailable(&error, "the key was changed"))?;
     Ok(id.to_string())

@@ -89,5 +89,5 @@ async fn record_run(shared: Arc<Shared>, peer: Peer, bytes: Vec<u8>) -> Result<R
     shared.own_log.check(origin, dir.map(Path::new))?;
     let actor = peer.actor();
     let run = VerifyRunEvent { actor: &actor, mode, from_seq, records, breaks, first_class };
-    put_on_record(&shared, &[Event::VerifyRun(run)], "the verification is not on record").await
+    put_on_record(&shared, &[Event::VerifyRun(run)], "the verification stands without it").await
 }
