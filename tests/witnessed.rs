@@ -334,6 +334,6 @@ fn an_action_is_answered_once_a_witness_has_it_or_not_at_all() {
     assert!(!pair.node.audit_dir().join("tag.key.2").exists());
     assert_eq!(asked("/v1/audit/holds", &hold), unwitnessed);
     assert_eq!(asked("/v1/audit/holds/h/release", &words), unwitnessed);
-    let holds = std::fs::read_to_string(pair.node.audit_dir().join("holds")).unwrap();
+    let holds = fs::read_to_string(pair.node.audit_dir().join("holds")).unwrap();
     assert!(holds.contains("ticket 7"), "{holds}");
 }

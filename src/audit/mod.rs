@@ -106,7 +106,6 @@ pub use hex::{hex, unhex, unhex_exact};
 pub use id::{RECORD_ID_TEXT_MAX, RecordId, RecordIdError, RecordIdText};
 pub use keeper::DiskState;
 pub use kept::{Conviction, PassedOver, keep_anchor, kept_anchor};
-pub use kept::{Conviction, keep_anchor, kept_anchor};
 pub use log_watch::LogWatch;
 pub use note::{CheckpointKey, NoteError};
 pub use open::{Log, Opened, open, open_signed, open_vouched};

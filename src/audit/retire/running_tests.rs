@@ -11,6 +11,7 @@ use crate::audit::{
     folder::segment_name,
     proof::find_id,
     running::{PATIENCE, Signed, classes, filled, key, key_of, open_by, options, retire, until},
+    stored::Segments,
     verify::{Class, Mode, Options, verify_dir},
     walk::read_record,
 };
@@ -82,7 +83,7 @@ fn what_an_erase_says_of_a_retired_record_is_judged_with_the_archives_at_hand() 
 }
 
 fn find_seq_of(dir: &Path, id: RecordId) -> u64 {
-    let (segment, offset) = find_id(dir, id).unwrap().unwrap();
+    let (segment, offset) = find_id(Segments::of(dir), id).unwrap().unwrap();
     let bytes = fs::read(dir.join(segment_name(segment))).unwrap();
     read_record(&bytes, usize::try_from(offset).unwrap()).unwrap().header.seq
 }

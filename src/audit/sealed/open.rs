@@ -17,7 +17,7 @@ use crate::audit::{
     id::RecordId,
     proof::{ProveError, find_record},
     schema::{self, Field, Kind, Shape},
-    stored::Stored,
+    stored::{Segments, Stored},
     walk::{SegmentOpen, read_record},
 };
 
@@ -120,7 +120,7 @@ impl SealedRecord {
     /// # Errors
     /// [`OpenError`]; nothing is decrypted here.
     pub fn find(dir: &Path, keys: &Path, id: RecordId) -> Result<Self, OpenError> {
-        let found = find_record(dir, id)?;
+        let found = find_record(Segments::of(dir), id)?;
         let body = found.body.as_deref().ok_or(OpenError::Erased(id))?;
         let unreadable = |cause: String| {
             OpenError::Find(ProveError::Stored { segment: found.segment, offset: found.offset, cause })

@@ -302,7 +302,10 @@ fn without_the_setting_no_byte_of_a_record_changes_and_no_key_is_made() {
     let [with, without] = [Some(sealing), None].map(|sealing| {
         let folder = tempfile::tempdir().unwrap();
         let id = logged(folder.path(), sealing, &[Event::Decision(bare)])[0];
-        crate::audit::proof::find_record(folder.path(), id).unwrap().body.unwrap()
+        crate::audit::proof::find_record(crate::audit::stored::Segments::of(folder.path()), id)
+            .unwrap()
+            .body
+            .unwrap()
     });
     assert_eq!(with, without, "what is not sealed leaves no trace");
 }

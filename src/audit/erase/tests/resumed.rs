@@ -130,7 +130,8 @@ fn a_segment_that_a_kill_left_writable_is_still_one_whose_bodies_may_be_erased()
     let dir = folder.path();
     let (mut opened, ids) = filled(dir, Signed::Soon);
     let last = list_segments(dir).unwrap().into_iter().rfind(|file| file.finished).unwrap().index;
-    let late = *ids.iter().rev().find(|id| find_id(dir, **id).unwrap().unwrap().0 == last).unwrap();
+    let late =
+        *ids.iter().rev().find(|id| find_id(Segments::of(dir), **id).unwrap().unwrap().0 == last).unwrap();
     let records = erase(&mut opened, &[RecordName::Id(late)]);
     assert_eq!(records[0].segment, last);
     drop(opened);
