@@ -1,7 +1,7 @@
 //! The log on the simulated medium: crashes at every boundary, power cuts that keep any part of what was not synced,
 //! failing calls, and writers with a barrier deleted.
 //!
-//! The oracle of each run (reference/audit.md §4): every event acknowledged as durable is there, in order; after a
+//! The oracle of each run: every event acknowledged as durable is there, in order; after a
 //! mere kill every recorded one; the log verifies; the next start succeeds or refuses by name; nothing torn is
 //! silently dropped. `EDGATE_CRASH_SEEDS` sets how many seeds are run, `EDGATE_CRASH_SEED` repeats one.
 

@@ -87,7 +87,7 @@ fn shares_blocks(folder: &Path) -> bool {
 const BLOCK_BYTES: usize = 4096;
 
 /// `f_type` of statfs(2), the name, who keeps what is flushed, and whether segments may be mapped for writing, unless
-/// copies share blocks there. A map is used only where its failure modes were measured (reference/audit.md §2a).
+/// copies share blocks there. A map is used only where its failure modes were measured.
 const FILE_SYSTEMS: &[(i64, &str, KeptBy, SinkKind)] = &[
     (0xEF53, "ext4", KeptBy::Disk, SinkKind::Map),
     (0x5846_5342, "xfs", KeptBy::Disk, SinkKind::Map),

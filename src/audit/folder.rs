@@ -265,7 +265,7 @@ pub(super) struct Reserve {
 }
 
 /// Writes real zeros, one page per write: a large write makes large folios, and then every small store through the
-/// map costs a 2 MiB write to the device (reference/audit.md §2a).
+/// map costs a 2 MiB write to the device.
 fn zero(file: &dyn MediumFile, bytes: u64) -> io::Result<()> {
     file.allocate(bytes)?;
     let zeros = [0; PAGE_BYTES];

@@ -217,7 +217,7 @@ pub(super) const FLUSH_MIN: Duration = Duration::from_micros(5);
 const CELL_MIN: Duration = Duration::from_micros(30);
 
 /// How much faster a promise may be kept one way than the other. The drives that were compared stay below 5; one, of
-/// which it is suspected that it lies, has 33 (reference/audit.md §2b).
+/// which it is suspected that it lies, has 33.
 const FACTOR_MAX: f64 = 10.0;
 
 fn written(written: &Written) -> Finding {
