@@ -373,8 +373,7 @@ fn sealed_values_are_opened_by_all_openers_on_record_and_go_with_the_keys_of_the
     let text = std::fs::read_to_string(&path).unwrap();
     assert!(text.contains("\ntenant acme\n"), "{text}");
     let old = text.replace(&today, "2020-02-29");
-    let digest = Sha256::digest(&old);
-    let digest: String = digest[..16].iter().map(|byte| format!("{byte:02x}")).collect();
+    let digest = edgate::audit::hex(&Sha256::digest(&old)[..16]);
     let old_path = path.with_file_name(format!("2020-02-29.{digest}.key"));
     std::fs::write(&old_path, old).unwrap();
     let destroy = |day: &str| {
