@@ -286,7 +286,8 @@ impl Appender {
             if self.acknowledged(ack) >= id.core_seq {
                 return Ok(());
             }
-            if let Some(failure) = self.failure() {
+            // A stall ends with the flush that this waits for, or the deadline passes.
+            if let Some(failure) = self.failure().filter(|failure| failure.kind != FailureKind::Stalled) {
                 return Err(AuditError::Refused(failure));
             }
             let left = deadline.saturating_duration_since(Instant::now());
