@@ -588,6 +588,31 @@ fn keys_of_a_tenants_day_are_destroyed_here_and_beside_logs_that_were_set_aside(
 }
 
 #[test]
+fn archives_and_the_successor_of_a_log_that_was_set_aside_keep_the_keys() {
+    let parent = tempfile::tempdir().unwrap();
+    let dir = parent.path().join("log");
+    let secrets = openers();
+    let id = logged(&dir, Some(sealing(&secrets)), &[Event::Decision(decision("acme", "alice"))])[0];
+    for _ in 0..2 {
+        logged(&dir, None, &[Event::Stop(StopEvent { reason: "r" })]);
+    }
+    crate::audit::archive::archive(&dir, None, &[], &mut |_| {}).unwrap();
+    assert!(dir.join("0000000001.arc").exists() && !dir.join("0000000001.seg").exists());
+    let alice = |log: &Path, keys: &Path| {
+        let values = SealedRecord::find(log, keys, id).unwrap().open(&secrets).unwrap();
+        assert_eq!(values[0].clear.subject.as_deref(), Some("alice"));
+    };
+    alice(&dir, &dir);
+
+    fs::remove_file(dir.join("0000000002.arc")).unwrap();
+    let decided = crate::audit::Decision { authority: "ticket 7", reason: "lost", time: "20261129T000000Z" };
+    let successor = Settings { origin: format!("{ORIGIN}/2"), ..settings(&dir, None) };
+    let aside = crate::audit::succeed(&successor, &decided, None).unwrap().unwrap().folder;
+    assert_eq!(folder::list(&dir).unwrap(), folder::list(&aside).unwrap());
+    alice(&aside, &dir);
+}
+
+#[test]
 fn a_keys_file_has_one_spelling_and_binds_all_it_says() {
     let folder = tempfile::tempdir().unwrap();
     let secrets = openers();
