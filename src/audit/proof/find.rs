@@ -8,8 +8,9 @@ use std::io;
 use super::error::ProveError;
 use crate::audit::{
     error::AuditError,
+    folder::SegmentFile,
     id::RecordId,
-    record::{BODY_BYTES_MAX, HEADER_BYTES, Header, stored_len},
+    record::{HEADER_BYTES, Header, stored_len},
     stored::Segments,
     walk::{SegmentOpen, or_erased, read_record},
 };
@@ -55,12 +56,9 @@ pub(in crate::audit) fn find_id(log: Segments<'_>, id: RecordId) -> Result<Optio
     if files.is_empty() {
         return Err(AuditError::NotFound { path: log.dir.to_owned() }.into());
     }
-    let mut segments = Vec::new();
-    for file in files {
-        if boot_of(log, file.index).map_err(io)? == Some(id.boot) {
-            segments.push(file.index);
-        }
-    }
+    let boots = boots_of(log, &files).map_err(io)?;
+    let of_boot = files.iter().zip(&boots).filter(|(_, boot)| **boot == Some(id.boot));
+    let segments: Vec<u64> = of_boot.map(|(file, _)| file.index).collect();
     // Behind `high` the appender's numbers are above the one wanted, and in or before `low` they begin at or below it. An
     // appender that is silent for long makes this a walk through what is left, once.
     let (mut low, mut high) = (None, segments.len());
@@ -118,6 +116,28 @@ fn first_seq(log: Segments<'_>, segment: u64) -> io::Result<Option<u64>> {
     Ok(log.open(segment)?.first_header()?.map(|header| header.seq))
 }
 
+/// The boot of each segment. Those of one boot stand side by side, so where two have the same, those between have it too.
+fn boots_of(log: Segments<'_>, files: &[SegmentFile]) -> io::Result<Vec<Option<u64>>> {
+    let mut boots = vec![None; files.len()];
+    let Some(last) = files.len().checked_sub(1) else { return Ok(boots) };
+    boots[0] = boot_of(log, files[0].index)?;
+    boots[last] = boot_of(log, files[last].index)?;
+    // Runs whose ends are known.
+    let mut runs = vec![(0, last)];
+    while let Some((first, last)) = runs.pop() {
+        // What cannot be read, or is not written to, is no boot.
+        if boots[first].is_some() && boots[first] == boots[last] {
+            let boot = boots[first];
+            boots[first..=last].fill(boot);
+        } else if last - first > 1 {
+            let middle = usize::midpoint(first, last);
+            boots[middle] = boot_of(log, files[middle].index)?;
+            runs.extend([(first, middle), (middle, last)]);
+        }
+    }
+    Ok(boots)
+}
+
 /// The boot a segment was written in; `None` if nothing was written to it.
 fn boot_of(log: Segments<'_>, segment: u64) -> io::Result<Option<u64>> {
     let start = log.open(segment)?.start(OPEN_BYTES)?;
@@ -131,11 +151,15 @@ fn first_of(
     wanted: impl Fn(&Header) -> bool,
 ) -> io::Result<Option<(u64, Header)>> {
     let stored = log.open(segment)?;
-    let mut buffer = vec![0; READ_BYTES];
+    // Most often one of the first is wanted.
+    let mut buffer = vec![0; READ_BYTES_MIN];
     let (mut start, mut len, mut at) = (0, 0, 0);
     loop {
         if at + HEADER_BYTES > len {
             start += at as u64;
+            if start > 0 {
+                buffer.resize(READ_BYTES, 0);
+            }
             len = stored.read_at(&mut buffer, start)?;
             at = 0;
         }
@@ -151,6 +175,6 @@ fn first_of(
 /// More than a SEGMENT_OPEN record takes.
 const OPEN_BYTES: usize = 4096;
 
-/// Bytes of a segment read at a time.
+/// Bytes of a segment read at first, and at a time then.
+const READ_BYTES_MIN: usize = 16 * 1024;
 const READ_BYTES: usize = 1 << 20;
-const _: () = assert!(READ_BYTES > BODY_BYTES_MAX + HEADER_BYTES, "the next header is never far");
