@@ -263,7 +263,7 @@ impl Eraser {
     pub fn overwrite(&self, wanted: &Wanted, patience: Duration) -> Result<(), EraseError> {
         let records = &wanted.erasable;
         // Everything durable by now is at least every ERASE.
-        let ordered = self.watch.status().durable_size;
+        let ordered = self.watch.durable_to_be_signed();
         let deadline = Instant::now() + patience;
         while self.watch.vouched_size() < ordered {
             if Instant::now() >= deadline

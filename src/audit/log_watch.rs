@@ -37,6 +37,12 @@ impl LogWatch {
         self.shared.sealing.failure()
     }
 
+    /// How many records are durable now, all of which the next checkpoint will cover: for whoever waits for that.
+    #[must_use]
+    pub fn durable_to_be_signed(&self) -> u64 {
+        self.progress.durable_to_be_signed()
+    }
+
     /// Records that a CHECKPOINT record of this boot covers, which is durable itself.
     pub(super) fn vouched_size(&self) -> u64 {
         self.progress.vouched_size()

@@ -136,7 +136,8 @@ impl Sealer {
         }
         let since = signed_at.elapsed();
         let due = self.follower.news >= self.cadence.events
-            || (self.follower.news > 0 && since >= self.cadence.interval)
+            || (self.follower.news > 0 || self.progress.is_checkpoint_wanted())
+                && since >= self.cadence.interval
             || since >= self.cadence.idle;
         if !due || durable.size == 0 {
             return Ok(());

@@ -11,6 +11,7 @@ use crate::audit::{
     open, open_signed,
     record::Hash,
     recover_tests::{forge, records},
+    running::{Signed, decision, open_log, until},
     walk::{SegmentOpen, genesis_hash, read_record},
     writer::Head,
 };
@@ -57,6 +58,23 @@ fn vouched(dir: &Path, follower: &mut Follower, hash: Hash) -> Result<Follower, 
     follower.head.hash = hash;
     fs::write(dir.join(TREE_FILE), follower.to_text(&note)).unwrap();
     Follower::resume(dir, &key, size)
+}
+
+#[test]
+fn whoever_waits_gets_a_checkpoint_though_only_the_logs_own_records_are_new() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut opened = open_log(folder.path(), Signed::Soon);
+    let id = opened.appenders[0].append(&decision("one"), Ack::Durable).unwrap();
+    opened.appenders[0].wait(id, Ack::Durable, PATIENCE).unwrap();
+    let watch = opened.log.watch();
+    // The CHECKPOINT and its COMMIT stand behind what was signed, and nothing else comes.
+    until(|| {
+        let status = watch.status();
+        status.signed_size > 0 && status.durable_size > status.signed_size
+    });
+    let size = watch.durable_to_be_signed();
+    until(|| watch.status().signed_size >= size);
+    opened.log.close(PATIENCE).unwrap();
 }
 
 #[test]

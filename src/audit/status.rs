@@ -56,6 +56,8 @@ pub(super) struct Progress {
     commits: AtomicU64,
     durable: Mutex<Head>,
     signed_size: AtomicU64,
+    // Somebody waits until a checkpoint covers so many records.
+    wanted_size: AtomicU64,
     // Records covered by a CHECKPOINT record of this boot that is durable.
     vouched_size: AtomicU64,
     last_flush_ns: AtomicU64,
@@ -77,6 +79,7 @@ impl Progress {
             commits: AtomicU64::new(writer.commits()),
             durable: Mutex::new(writer.head()),
             signed_size: AtomicU64::new(0),
+            wanted_size: AtomicU64::new(0),
             vouched_size: AtomicU64::new(0),
             last_flush_ns: AtomicU64::new(0),
             prepare_error: Mutex::new(None),
@@ -127,6 +130,19 @@ impl Progress {
     /// The last record known to be flushed: always a COMMIT, or the seal of a closed log.
     pub(super) fn durable(&self) -> Head {
         *self.durable.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many records are durable now; the next checkpoint is not to leave out any of them. Without the wish none comes while
+    /// nothing but the log's own records are new, such as the CHECKPOINT that was a moment faster than this look.
+    pub(super) fn durable_to_be_signed(&self) -> u64 {
+        let size = self.durable().size;
+        self.wanted_size.fetch_max(size, Ordering::Relaxed);
+        size
+    }
+
+    /// Whether somebody waits for a checkpoint that is not there yet.
+    pub(super) fn is_checkpoint_wanted(&self) -> bool {
+        self.wanted_size.load(Ordering::Relaxed) > self.signed_size.load(Ordering::Relaxed)
     }
 
     pub(super) fn publish_signed(&self, size: u64) {

@@ -81,7 +81,7 @@ pub struct State {
 
 /// The word of a witness, which actions wait for.
 pub struct Witnessing {
-    /// How much of the log is on the disk.
+    /// How much of the log is on the disk, and is to be under the next checkpoint.
     pub durable: Box<dyn Fn() -> u64 + Send + Sync>,
     /// How much of it is under a checkpoint that a witness cosigned.
     pub witnessed: watch::Receiver<u64>,

@@ -115,7 +115,7 @@ impl Couriers {
     pub(super) fn witnessing(&self, config: &Config, log: &Log) -> Option<Witnessing> {
         let watch = log.watch();
         (config.audit.admin_ack == config::AdminAck::Witnessed).then(|| Witnessing {
-            durable: Box::new(move || watch.status().durable_size),
+            durable: Box::new(move || watch.durable_to_be_signed()),
             witnessed: self.size.clone(),
             timeout: config.audit.admin_ack_timeout,
         })

@@ -74,7 +74,7 @@ fn record(
     appender.submit();
     let Some(last) = last else { return Ok(()) };
     appender.wait(last, Ack::Durable, SIGNED_WAIT)?;
-    let size = progress.durable().size;
+    let size = progress.durable_to_be_signed();
     let deadline = Instant::now() + SIGNED_WAIT;
     while progress.status(None).signed_size < size {
         if let Some(failure) = appender.failure() {
