@@ -1,7 +1,9 @@
 //! Where the record of an id stands, without reading the whole log.
 //!
-//! The records of one appender stand in the order of their numbers, so segments are chosen by halving, and only the
-//! headers of one segment are walked through.
+//! The records of one appender stand in the order of their numbers, so segments are chosen by halving, and so is the place in
+//! one (`near.rs`); where that does not lead to it, the headers of the segment are walked through.
+
+mod near;
 
 use std::io;
 
@@ -83,8 +85,11 @@ pub(in crate::audit) fn find_id(log: Segments<'_>, id: RecordId) -> Result<Optio
     }
     let Some(segment) = low.map(|low| segments[low]) else { return Ok(None) };
     let wanted = |header: &Header| header.core == id.core && header.core_seq == id.core_seq;
-    let found = first_of(log, segment, wanted).map_err(io)?;
-    Ok(found.map(|(offset, _)| (segment, offset)))
+    let found = match near::find(log, segment, id.core, id.core_seq).map_err(io)? {
+        Some(offset) => Some(offset),
+        None => first_of(log, segment, wanted).map_err(io)?.map(|(offset, _)| offset),
+    };
+    Ok(found.map(|offset| (segment, offset)))
 }
 
 /// Reads a record whole and checks it in itself.
