@@ -128,7 +128,7 @@ fn map<'a, V: Kept<'a>>(
     }
 }
 
-#[inline]
+#[inline(always)]
 fn value<'a, V: Kept<'a>>(reader: &mut Reader<'a>, field: &'static Field) -> Result<V, BodyError> {
     let wrong = BodyError::WrongShape(field.name);
     Ok(match (field.shape, reader.major()) {
