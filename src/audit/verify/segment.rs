@@ -416,10 +416,12 @@ impl Scanner {
     fn note_kind(&mut self, kind: Kind, record: &Record<'_>, seq: u64, first: bool) {
         match kind {
             Kind::SegmentOpen => {
-                if !first || self.offset != 0 {
+                // What it says is said of the segment that it stands at the start of.
+                if first && self.offset == 0 {
+                    self.scan.open = SegmentOpen::read(record);
+                } else {
                     self.report(Class::Inserted, self.offset, seq, 1, "SEGMENT_OPEN inside a segment");
                 }
-                self.scan.open = SegmentOpen::read(record);
             }
             Kind::Commit if record.header.core == CORE_SEQUENCER => {
                 if let Ok(body) = record.read_body() {
