@@ -10,8 +10,9 @@ use std::process::{Command, Output};
 use std::time::Duration;
 
 use ed25519_dalek::{Signer as _, SigningKey};
+use edgate::audit::merkle::CompactRange;
 use edgate::audit::note::Checkpoint;
-use edgate::audit::proof::{Expected, ProofClass, Prover, verify_consistency, verify_inclusion};
+use edgate::audit::proof::{Expected, ProofClass, Prover, range, verify_consistency, verify_inclusion};
 use edgate::audit::{Ack, CheckpointKey, Event, RecordId, Settings, StopEvent, open_signed};
 use serde_json::Value;
 
@@ -706,4 +707,25 @@ fn every_id_of_a_log_is_found_whoever_wrote_between() {
     }
     let never = RecordId { core: 1, core_seq: 9, ..ids[0] };
     assert!(prover.inclusion(never, false, &mut |_| {}).is_err());
+}
+
+/// Whoever has just read the first records, all of them or some, gets the same proof without their being read again.
+#[test]
+fn a_proof_behind_what_was_read_is_the_proof() {
+    let setting = Setting::new();
+    let log = setting.log();
+    let ids = grow(&log, 150);
+    let keys = [key()];
+    let prover = Prover { dir: &log, tiles: None, keys: &keys };
+    for id in [ids[0], ids[40], ids[148], ids[149]] {
+        let proof = prover.inclusion(id, true, &mut |_| {}).unwrap();
+        for read in (0..=proof.index).chain([proof.index + 1, proof.index + 2]) {
+            let read = range(&log, 0, read).unwrap();
+            let again = prover.inclusion_behind(&read, id, &mut |_| {}).unwrap();
+            assert_eq!(again, proof, "{} behind {}", proof.index, read.end());
+        }
+    }
+    // What was read counts: the proof of another tree is none.
+    let wrong = CompactRange::from_bytes(4, &[7; 32]).unwrap();
+    assert!(prover.inclusion_behind(&wrong, ids[149], &mut |_| {}).is_err());
 }

@@ -85,12 +85,20 @@ pub struct Exported {
     pub size: u64,
     /// Event hash of the last of them.
     pub head: Hash,
-    /// Root of the tree over them.
-    pub root: Hash,
+    /// The tree over them.
+    pub tree: CompactRange,
     /// What there was in the time asked for, whatever else was asked.
     pub counts: Counts,
     /// Epochs of the tag key, of the records in that time.
     pub tag_epochs: BTreeSet<u64>,
+}
+
+impl Exported {
+    /// Root of the tree over what was read.
+    #[must_use]
+    pub fn root(&self) -> Hash {
+        self.tree.root().expect("the tree starts at record 0")
+    }
 }
 
 /// Records of a stretch of time. Sub-decisions of one call count one by one.
@@ -258,7 +266,7 @@ impl Pass<'_> {
         let Some(head) = self.head else {
             return Err(ExportError::Short { size: 0, wanted: 1 });
         };
-        let root = self.tree.range().and_then(CompactRange::root);
+        let tree = self.tree.range().filter(|tree| tree.begin() == 0).cloned();
         Ok(Exported {
             rows: self.rows,
             bytes: self.sink.bytes,
@@ -266,7 +274,7 @@ impl Pass<'_> {
             origin: self.origin.unwrap_or_default(),
             size: self.next,
             head,
-            root: root.expect("the tree starts at record 0"),
+            tree: tree.expect("the tree starts at record 0"),
             counts: self.counts,
             tag_epochs: self.tag_epochs,
         })

@@ -115,7 +115,7 @@ fn filters_are_what_a_look_at_every_row_says() {
             (expected, usize::try_from(expected).unwrap()),
             "{filter:?}"
         );
-        assert_eq!((one.size, one.root), (all.size, all.root));
+        assert_eq!((one.size, &one.tree), (all.size, &all.tree));
     }
 }
 

@@ -18,6 +18,7 @@ use super::export_manifest::{
 };
 use super::{EXIT_YES, Output, complain, print_line};
 use crate::audit::export::{Exported, Filter, Source, export};
+use crate::audit::merkle::CompactRange;
 use crate::audit::note::{Checkpoint, CheckpointKey};
 use crate::audit::proof::{ProveError, Prover};
 use crate::audit::schema::Kind;
@@ -158,7 +159,7 @@ pub(super) fn run(arguments: &ExportArguments) -> u8 {
             Ok(answer) => {
                 manifest["record"] = answer["id"].clone();
                 let id = answer["id"].as_str().and_then(|id| id.parse().ok());
-                match id.map(|id| signature(&arguments.dir, &keys, id)) {
+                match id.map(|id| signature(&arguments.dir, &keys, &exported.tree, id)) {
                     Some(Ok(proof)) => manifest["proof"] = proof.into(),
                     Some(Err(error)) => complain(format_args!("the manifest is not signed: {error}")),
                     None => {}
@@ -201,12 +202,18 @@ struct Made {
     keys: Vec<CheckpointKey>,
 }
 
-/// The proof that the log has this export on record, under a checkpoint, for which it waits.
-fn signature(dir: &Path, keys: &[CheckpointKey], id: RecordId) -> Result<String, ProveError> {
+/// The proof that the log has this export on record, under a checkpoint, for which it waits. `read` is the tree over what was
+/// exported.
+fn signature(
+    dir: &Path,
+    keys: &[CheckpointKey],
+    read: &CompactRange,
+    id: RecordId,
+) -> Result<String, ProveError> {
     let started = Instant::now();
     let prover = Prover { dir, tiles: None, keys };
     loop {
-        match prover.inclusion(id, true, &mut |_| {}) {
+        match prover.inclusion_behind(read, id, &mut |_| {}) {
             Err(ProveError::NotCovered { .. }) if started.elapsed() < SIGNED_TIMEOUT => {
                 thread::sleep(SIGNED_POLL);
             }
@@ -256,7 +263,7 @@ impl Signed {
     /// Compares what was read with what was signed.
     pub(super) fn check(&self, read: &Exported) -> Result<(), Problem> {
         match &self.checkpoint {
-            Some(signed) if signed.root != read.root || signed.origin != read.origin => {
+            Some(signed) if signed.root != read.root() || signed.origin != read.origin => {
                 let detail = "the records are not those that the checkpoint was signed for; `edgate audit verify` says more";
                 Err(Problem::Differs("rewritten", detail.to_owned()))
             }

@@ -161,7 +161,7 @@ fn verify(arguments: &VerifyExportArguments) -> Result<Verified, Problem> {
     if let Some(dir) = &arguments.dir {
         let source = Source { dir, keys: &keys, size: Some(size) };
         let again = export(&source, &filter, form.format(), &mut io::sink(), &mut |_, _| {})?;
-        if again.root != signed.root {
+        if again.root() != signed.root {
             return Err(Problem::Differs("rewritten", "the log is not the one that was signed".to_owned()));
         }
         if again.digest != found.digest || manifest["counts"] != counts_json(&again.counts) {

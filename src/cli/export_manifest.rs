@@ -74,7 +74,7 @@ impl Problem {
 }
 
 pub(super) fn manifest(form: Form, filter: &Filter, exported: &Exported, note: Option<&str>) -> Value {
-    let Exported { rows, bytes, digest, origin, size, head, root, counts, tag_epochs: _ } = exported;
+    let Exported { rows, bytes, digest, origin, size, head, tree: _, counts, tag_epochs: _ } = exported;
     json!({
         "edgate_export": MANIFEST_VERSION,
         "format": form.name(),
@@ -82,7 +82,7 @@ pub(super) fn manifest(form: Form, filter: &Filter, exported: &Exported, note: O
         "bytes": bytes,
         "sha256": hex(digest),
         "filter": filter_json(filter),
-        "log": {"origin": origin, "size": size, "head": hex(head), "root": hex(root)},
+        "log": {"origin": origin, "size": size, "head": hex(head), "root": hex(&exported.root())},
         "counts": counts_json(counts),
         "checkpoint": note,
         "record": null,

@@ -57,9 +57,34 @@ impl Prover<'_> {
         with_body: bool,
         progress: &mut dyn FnMut(VerifyProgress),
     ) -> Result<InclusionProof, ProveError> {
+        self.inclusion_of(id, None, with_body, progress)
+    }
+
+    /// As [`Self::inclusion`], with its body, of a record behind those that whoever asks has just read, whose tree is `read`:
+    /// they are not read again, and may have been retired.
+    ///
+    /// # Errors
+    /// As [`Self::inclusion`].
+    pub fn inclusion_behind(
+        &self,
+        read: &CompactRange,
+        id: RecordId,
+        progress: &mut dyn FnMut(VerifyProgress),
+    ) -> Result<InclusionProof, ProveError> {
+        self.inclusion_of(id, Some(read), true, progress)
+    }
+
+    fn inclusion_of(
+        &self,
+        id: RecordId,
+        read: Option<&CompactRange>,
+        with_body: bool,
+        progress: &mut dyn FnMut(VerifyProgress),
+    ) -> Result<InclusionProof, ProveError> {
         // The record first: a running node may sign it in between.
         let found = find_record(Segments::of(self.dir), id)?;
-        let mut proofs = self.inclusions_of(vec![found], &mut self.state()?, with_body, progress)?;
+        let read = read.filter(|read| found.header.seq >= read.end());
+        let mut proofs = self.inclusions_of(vec![found], &mut self.state()?, read, with_body, progress)?;
         Ok(proofs.pop().expect("a proof per record"))
     }
 
@@ -87,13 +112,14 @@ impl Prover<'_> {
     ) -> Result<Vec<InclusionProof>, ProveError> {
         let found =
             ids.iter().map(|id| find_record(Segments::of(self.dir), *id)).collect::<Result<_, _>>()?;
-        self.inclusions_of(found, state, with_body, progress)
+        self.inclusions_of(found, state, None, with_body, progress)
     }
 
     fn inclusions_of(
         &self,
         found: Vec<Found>,
         state: &mut State,
+        read: Option<&CompactRange>,
         with_body: bool,
         progress: &mut dyn FnMut(VerifyProgress),
     ) -> Result<Vec<InclusionProof>, ProveError> {
@@ -116,7 +142,7 @@ impl Prover<'_> {
             }
         }
         let runs: Vec<_> = found.iter().map(|found| inclusion_path(found.header.seq, size)).collect();
-        let mut heads = self.heads(state, &runs.concat(), progress)?.into_iter();
+        let mut heads = self.heads_behind(read, state, &runs.concat(), progress)?.into_iter();
         let mut proofs = Vec::with_capacity(found.len());
         for (Found { header, hash, body, .. }, runs) in found.into_iter().zip(runs) {
             let (index, path) = (header.seq, heads.by_ref().take(runs.len()).collect::<Vec<_>>());
@@ -167,22 +193,35 @@ impl Prover<'_> {
         runs: &[Range<u64>],
         progress: &mut dyn FnMut(VerifyProgress),
     ) -> Result<Vec<Hash>, ProveError> {
+        self.heads_behind(None, state, runs, progress)
+    }
+
+    fn heads_behind(
+        &self,
+        read: Option<&CompactRange>,
+        state: &mut State,
+        runs: &[Range<u64>],
+        progress: &mut dyn FnMut(VerifyProgress),
+    ) -> Result<Vec<Hash>, ProveError> {
         match &mut state.tree {
             Some(tree) => runs.iter().map(|run| tree.head(run)).collect(),
-            None => self.heads_of_segments(runs, state.checkpoint.size, progress),
+            None => self.heads_of_segments(read, runs, state.checkpoint.size, progress),
         }
     }
 
-    /// As [`Self::heads`]. Runs may overlap: the leaves are cut wherever one begins or ends, and each piece is hashed once.
+    /// As [`Self::heads`]. Runs may overlap: the leaves are cut wherever one begins or ends, and each piece is hashed once. A run
+    /// that begins among the leaves of `read` has to be a subtree, left of a leaf behind them.
     fn heads_of_segments(
         &self,
+        read: Option<&CompactRange>,
         runs: &[Range<u64>],
         size: u64,
         progress: &mut dyn FnMut(VerifyProgress),
     ) -> Result<Vec<Hash>, ProveError> {
+        let known = read.map_or(0, CompactRange::end);
         let mut bounds = BTreeMap::<u64, i64>::new();
-        for run in runs {
-            *bounds.entry(run.start).or_default() += 1;
+        for run in runs.iter().filter(|run| run.end > known) {
+            *bounds.entry(run.start.max(known)).or_default() += 1;
             *bounds.entry(run.end).or_default() -= 1;
         }
         let mut open = 0;
@@ -192,28 +231,31 @@ impl Prover<'_> {
             (open > 0).then_some(*start..*end)
         });
         let pieces: Vec<_> = pieces.collect();
-        let Some(first) = pieces.first() else { return Ok(Vec::new()) };
         let mut left = pieces.iter().peekable();
         let mut ranges = BTreeMap::new();
         let mut growing = GrowingRange::new();
-        each_record(self.dir, first.start, size, progress, |record| {
-            let seq = record.header.seq;
-            let Some(piece) = left.peek().filter(|piece| piece.contains(&seq)) else { return Ok(()) };
-            if piece.start == seq {
-                growing.set(Some(CompactRange::new(seq)));
-            }
-            growing.push(&record.hash);
-            if piece.end == seq + 1 {
-                ranges.extend(growing.range().map(|range| (piece.start, range.clone())));
-                left.next();
-            }
-            Ok(())
-        })?;
+        if let Some(first) = pieces.first() {
+            each_record(self.dir, first.start, size, progress, |record| {
+                let seq = record.header.seq;
+                let Some(piece) = left.peek().filter(|piece| piece.contains(&seq)) else { return Ok(()) };
+                if piece.start == seq {
+                    growing.set(Some(CompactRange::new(seq)));
+                }
+                growing.push(&record.hash);
+                if piece.end == seq + 1 {
+                    ranges.extend(growing.range().map(|range| (piece.start, range.clone())));
+                    left.next();
+                }
+                Ok(())
+            })?;
+        }
         let head = |run: &Range<u64>| {
-            let mut whole = CompactRange::new(run.start);
-            let joined = ranges.range(run.clone()).all(|(_, piece)| whole.merge(piece));
-            assert!(joined && whole.end() == run.end, "every record up to {size} was there");
-            whole.head().expect("a run of a path has leaves")
+            let begun = read.filter(|read| run.start < read.end());
+            let mut whole = begun.cloned().unwrap_or_else(|| CompactRange::new(run.start));
+            let joined =
+                ranges.range(whole.end()..run.end.max(whole.end())).all(|(_, piece)| whole.merge(piece));
+            assert!(joined && whole.end() >= run.end, "every record up to {size} was there");
+            whole.head_over(run).expect("a run of a path is a subtree, and has leaves")
         };
         Ok(runs.iter().map(head).collect())
     }
