@@ -121,6 +121,24 @@ impl<'a> Segments<'a> {
         }
     }
 
+    /// The number of a segment's first record; `None` if it cannot be read, as where nothing was written yet.
+    pub(super) fn first_seq(&self, index: u64) -> io::Result<Option<u64>> {
+        Ok(self.open(index)?.first_header()?.map(|header| header.seq))
+    }
+
+    /// How many of `files` begin at or before record `seq`. Segments made ahead begin nowhere, and stand last.
+    pub(super) fn begun_by(&self, files: &[SegmentFile], seq: u64) -> io::Result<usize> {
+        let (mut low, mut high) = (0, files.len());
+        while low < high {
+            let middle = usize::midpoint(low, high);
+            match self.first_seq(files[middle].index)? {
+                Some(first) if first <= seq => low = middle + 1,
+                _ => high = middle,
+            }
+        }
+        Ok(low)
+    }
+
     /// The last thing that `find` finds in a record of this kind before record `upto`. `files` are looked through from their
     /// end, and no further than one that has it.
     pub(super) fn last_of<T>(

@@ -21,8 +21,7 @@ use super::{
     record::{CORE_SEQUENCER, Hash, Header, stored_len},
     rows,
     schema::{self, Body, BodyError, Class, Kind},
-    stored::{Stored, list_segments},
-    verify::first_seq,
+    stored::{Segments, Stored, list_segments},
     walk::{Ahead, Depth, Flaw, SegmentOpen, or_erased},
 };
 use crate::decision::Decision;
@@ -119,7 +118,7 @@ impl Tail {
         let segments = list_segments(dir).map_err(io)?;
         let mut start = segments.first().ok_or_else(|| AuditError::NotFound { path: dir.to_owned() })?.index;
         for segment in &segments {
-            match first_seq(dir, segment.index) {
+            match Segments::of(dir).first_seq(segment.index) {
                 Ok(Some(first)) if first <= seq => start = segment.index,
                 // Written to later, or removed while we looked.
                 Ok(None) => {}

@@ -413,7 +413,7 @@ fn an_export_from_before_shows_what_was_erased_since_and_one_from_after_is_as_th
     erase(&mut opened, &names(&ids[5..7]));
     for ((filter, form), (was, old)) in asked.iter().zip(&before) {
         let (now, new) = made(filter, *form, Some(size));
-        assert_eq!((now.counts.redacted, now.root), (2, was.root));
+        assert_eq!((now.counts.redacted, now.root()), (2, was.root()));
         assert_eq!(was.rows - now.rows, if filter.tenant.is_some() { 2 } else { 0 });
         assert!(memchr::memmem::find(&new, b"person-5\"").is_none());
         let against = |rows: &[u8]| compare(&source, filter, *form, &mut &rows[..]).unwrap();

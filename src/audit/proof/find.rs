@@ -30,16 +30,8 @@ pub(in crate::audit) struct Found {
 /// Where record `seq` stands: segment and offset, if it is there.
 pub(in crate::audit) fn find_seq(log: Segments<'_>, seq: u64) -> io::Result<Option<(u64, u64)>> {
     let files = log.list()?;
-    // The last segment that begins at or before it. Segments made ahead begin nowhere, and stand last.
-    let (mut low, mut high) = (0, files.len());
-    while low < high {
-        let middle = usize::midpoint(low, high);
-        match first_seq(log, files[middle].index)? {
-            Some(first) if first <= seq => low = middle + 1,
-            _ => high = middle,
-        }
-    }
-    let Some(file) = low.checked_sub(1).map(|at| &files[at]) else { return Ok(None) };
+    let begun = log.begun_by(&files, seq)?;
+    let Some(file) = files[..begun].last() else { return Ok(None) };
     let found = first_of(log, file.index, |header| header.seq >= seq)?;
     Ok(found.filter(|(_, header)| header.seq == seq).map(|(offset, _)| (file.index, offset)))
 }
@@ -114,11 +106,6 @@ fn read_found(log: Segments<'_>, segment: u64, offset: u64) -> Result<Found, Pro
     })?;
     let body = (!record.erased).then(|| record.body.to_vec());
     Ok(Found { segment, offset, header: record.header, hash: record.hash, body })
-}
-
-/// The number of a segment's first record; `None` if nothing was written to it.
-fn first_seq(log: Segments<'_>, segment: u64) -> io::Result<Option<u64>> {
-    Ok(log.open(segment)?.first_header()?.map(|header| header.seq))
 }
 
 /// The boot of each segment. Those of one boot stand side by side, so where two have the same, those between have it too.

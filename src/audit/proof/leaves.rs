@@ -10,7 +10,7 @@ use crate::audit::{
     recover::FIRST_SEGMENT,
     retire::{Retired, find_retired},
     stored::{Segments, Stored, list_segments},
-    verify::{VerifyProgress, first_seq},
+    verify::VerifyProgress,
     walk::{Record, Records},
 };
 
@@ -37,7 +37,7 @@ pub(super) fn each_record(
     // The last segment that begins at or before the first record wanted, and those behind it.
     let mut start = 0;
     for (number, file) in files.iter().enumerate() {
-        match first_seq(dir, file.index).map_err(io)? {
+        match Segments::of(dir).first_seq(file.index).map_err(io)? {
             Some(first) if first <= from => start = number,
             Some(first) if first >= upto => {
                 files.truncate(number);
@@ -95,7 +95,7 @@ pub(super) fn begin_of(dir: &Path, files: &[SegmentFile]) -> Result<u64, ProveEr
     let Some(file) = files.first() else {
         return Err(AuditError::NotFound { path: dir.to_owned() }.into());
     };
-    let first = first_seq(dir, file.index);
+    let first = Segments::of(dir).first_seq(file.index);
     Ok(first.map_err(|source| AuditError::io("read a segment of", dir, source))?.unwrap_or(0))
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::{Break, Class, files::first_seq_in};
+use super::{Break, Class};
 use crate::audit::{
     erased::{Erasure, InEffect},
     record::{HEADER_BYTES, Hash, Header, stored_len},
@@ -182,21 +182,13 @@ pub(super) fn look_at(segments: Segments<'_>, wanted: &[u64]) -> std::io::Result
     let files = if wanted.is_empty() { Vec::new() } else { segments.list()? };
     let mut left = wanted;
     while let Some(seq) = left.first() {
-        // The last segment that begins at or before it. Segments made ahead begin nowhere, and stand last.
-        let (mut low, mut high) = (0, files.len());
-        while low < high {
-            let middle = usize::midpoint(low, high);
-            match first_seq_in(&segments.open(files[middle].index)?)? {
-                Some(first) if first <= *seq => low = middle + 1,
-                _ => high = middle,
-            }
-        }
-        let next = match files.get(low) {
-            Some(next) => first_seq_in(&segments.open(next.index)?)?,
+        let begun = segments.begun_by(&files, *seq)?;
+        let next = match files.get(begun) {
+            Some(next) => segments.first_seq(next.index)?,
             None => None,
         };
         let (here, behind) = left.split_at(left.partition_point(|seq| next.is_none_or(|next| *seq < next)));
-        if let Some(file) = low.checked_sub(1).map(|at| &files[at]) {
+        if let Some(file) = files[..begun].last() {
             found.extend(look_in(file.index, &segments.open(file.index)?.read()?, here));
         }
         left = behind;

@@ -74,16 +74,6 @@ pub(super) fn ending_before(segments: Segments<'_>, next: u64) -> io::Result<End
     Ok(Ending::stated_by(&start))
 }
 
-/// The `seq` of a segment's first record, if it can be read.
-pub(in crate::audit) fn first_seq(dir: &Path, index: u64) -> io::Result<Option<u64>> {
-    Ok(first_header(dir, index)?.map(|header| header.seq))
-}
-
-/// As [`first_seq`], of an opened segment.
-pub(super) fn first_seq_in(stored: &Stored) -> io::Result<Option<u64>> {
-    Ok(stored.first_header()?.map(|header| header.seq))
-}
-
 /// The header of a segment's first record, if it can be read.
 pub(in crate::audit) fn first_header(dir: &Path, index: u64) -> io::Result<Option<Header>> {
     Stored::open(dir, index)?.first_header()

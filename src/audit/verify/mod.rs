@@ -21,8 +21,8 @@ use std::{
 pub use anchors::{Anchor, AnchorVerdict};
 use erasures::look_at;
 pub use files::published_note;
-use files::{ends_as, first_seq_in, retired_before};
-pub(super) use files::{first_header, first_seq, note_in};
+use files::{ends_as, retired_before};
+pub(super) use files::{first_header, note_in};
 use join::Join;
 use parallel::scan_in_order;
 pub(super) use part::verify_part;
@@ -326,7 +326,7 @@ fn verify_once(
     if let Mode::Range { from, to } = options.mode {
         let first_seqs = files
             .iter()
-            .map(|file| first_seq_in(&segments.open(file.index)?))
+            .map(|file| segments.first_seq(file.index))
             .collect::<io::Result<Vec<_>>>()
             .map_err(io("read a segment of"))?;
         // A segment holds wanted records if it starts before `to` and the next one starts behind `from`.

@@ -8,7 +8,7 @@ use std::io;
 use crate::audit::{
     record::{ALIGNMENT, BODY_BYTES_MAX, HEADER_BYTES, MAGIC},
     stored::{Segments, Stored},
-    walk::{Record, or_erased, read_record},
+    walk::{Record, Records, or_erased, read_record},
 };
 
 /// The offset of an appender's record; `None` if it is not found this way.
@@ -25,17 +25,23 @@ pub(super) fn find(log: Segments<'_>, segment: u64, core: u16, core_seq: u64) ->
             high = middle;
             continue;
         };
-        match records(&window, begin).find(|(_, record)| record.header.core == core) {
-            Some((_, record)) if record.header.core_seq <= core_seq => low = middle + begin as u64,
+        match Records::of(&window[begin..]).find(|record| record.header.core == core) {
+            Some(record) if record.header.core_seq <= core_seq => low = middle + begin as u64,
             Some(_) => high = middle,
             // The appender was silent here: what is left is walked through.
             None => return Ok(None),
         }
     }
     read(&stored, low, &mut window)?;
-    let is_wanted = |record: &Record<'_>| (record.header.core, record.header.core_seq) == (core, core_seq);
-    let Some((at, _)) = records(&window, 0).find(|(_, record)| is_wanted(record)) else { return Ok(None) };
-    let offset = low + at as u64;
+    let mut records = Records::of(&window);
+    let mut offset = low;
+    loop {
+        match records.next() {
+            Some(Record { header, .. }) if (header.core, header.core_seq) == (core, core_seq) => break,
+            Some(_) => offset = low + records.offset() as u64,
+            None => return Ok(None),
+        }
+    }
     read(&stored, offset, &mut window)?;
     Ok(is_continued(&window).then_some(offset))
 }
@@ -55,25 +61,16 @@ fn first_record(window: &[u8]) -> Option<usize> {
     })
 }
 
-/// The records from `at` on, as far as they can be read.
-fn records(window: &[u8], mut at: usize) -> impl Iterator<Item = (usize, Record<'_>)> {
-    std::iter::from_fn(move || {
-        let record = or_erased(read_record(window, at), window, at).ok()?;
-        let begin = std::mem::replace(&mut at, record.next);
-        Some((begin, record))
-    })
-}
-
 /// Whether each record from the first on continues the one before, for longer than the longest body.
 fn is_continued(window: &[u8]) -> bool {
-    let mut end = 0;
-    let mut before = None;
-    for (_, record) in records(window, 0) {
+    let (mut records, mut before) = (Records::of(window), None);
+    for record in records.by_ref() {
         if before.is_some_and(|hash| hash != record.header.prev_hash) {
             return false;
         }
-        (before, end) = (Some(record.hash), record.next);
+        before = Some(record.hash);
     }
+    let end = records.offset();
     // Less is enough where the segment ends.
     end > BODY_BYTES_MAX + HEADER_BYTES || window[end..].iter().all(|byte| *byte == 0)
 }
