@@ -106,9 +106,14 @@ impl Authority {
 
     /// Makes a key and a certificate for it.
     fn certify(&self, name: &str, extensions: &str, from: &str, to: &str) {
+        self.request(name);
+        self.sign(name, extensions, &["-startdate", from, "-enddate", to]);
+    }
+
+    /// Makes a key, and asks for a certificate.
+    fn request(&self, name: &str) {
         self.configure(name, "sha256", "sha256");
-        let (key, request, certificate) =
-            (format!("{name}.key"), format!("{name}.csr"), format!("{name}.pem"));
+        let (key, request) = (format!("{name}.key"), format!("{name}.csr"));
         self.openssl(&[
             "req",
             "-config",
@@ -123,47 +128,20 @@ impl Authority {
             "-subj",
             &format!("/CN={name}"),
         ]);
-        self.openssl(&[
-            "ca",
-            "-batch",
-            "-notext",
-            "-config",
-            "tsa.cnf",
-            "-in",
-            &request,
-            "-out",
-            &certificate,
-            "-extensions",
-            extensions,
-            "-startdate",
-            from,
-            "-enddate",
-            to,
-        ]);
+    }
+
+    /// Signs a request with the root's key, unless `more` names another.
+    fn sign(&self, name: &str, extensions: &str, more: &[&str]) {
+        let (request, certificate) = (format!("{name}.csr"), format!("{name}.pem"));
+        let arguments = ["ca", "-batch", "-notext", "-config", "tsa.cnf", "-extensions", extensions];
+        self.openssl(&[&arguments[..], &["-in", &request, "-out", &certificate], more].concat());
     }
 
     /// As [`Self::certify`], but by another than the root; tokens made with it hold that one's certificate too.
     fn certify_below(&self, authority: &str, name: &str, extensions: &str) {
-        self.certify(name, extensions, "20200101000000Z", "20300101000000Z");
-        let [request, certificate] = [format!("{name}.csr"), format!("{name}.pem")];
+        self.request(name);
         let [above, key] = [format!("{authority}.pem"), format!("{authority}.key")];
-        self.openssl(&[
-            "ca",
-            "-batch",
-            "-notext",
-            "-config",
-            "tsa.cnf",
-            "-cert",
-            &above,
-            "-keyfile",
-            &key,
-            "-in",
-            &request,
-            "-out",
-            &certificate,
-            "-extensions",
-            extensions,
-        ]);
+        self.sign(name, extensions, &["-cert", &above, "-keyfile", &key]);
         let configuration = self.path(&format!("{name}.cnf"));
         let content = fs::read_to_string(&configuration).unwrap() + &format!("certs={above}\n");
         fs::write(configuration, content).unwrap();

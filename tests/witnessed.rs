@@ -9,7 +9,7 @@ mod support;
 mod witness;
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use edgate::audit::CheckpointKey;
 use serde_json::json;
@@ -65,6 +65,18 @@ impl Pair {
             .unwrap()
             .filter(|entry| entry.as_ref().unwrap().path().extension().is_some_and(|end| end == "anchor"))
             .count() as u64
+    }
+
+    /// Ends the node; its log's folder, and an older image of it. The witness has cosigned both.
+    fn outgrown(&mut self) -> (PathBuf, PathBuf) {
+        let (audit, image) = (self.node.audit_dir(), self.node.audit_dir().with_file_name("image"));
+        self.anchored();
+        self.node.kill();
+        copy(&audit, &image);
+        self.node.restart();
+        self.anchored();
+        self.node.kill();
+        (audit, image)
     }
 
     fn witness_state(&self) -> (u16, String) {
@@ -147,13 +159,7 @@ fn a_node_restored_from_yesterdays_image_is_refused_as_rolled_back() {
 #[test]
 fn a_node_whose_checkpoint_was_taken_away_is_asked_about_all_the_same() {
     let mut pair = Pair::new("");
-    pair.anchored();
-    let (audit, image) = (pair.node.audit_dir(), pair.node.audit_dir().with_file_name("image"));
-    pair.node.kill();
-    copy(&audit, &image);
-    pair.node.restart();
-    pair.anchored();
-    pair.node.kill();
+    let (audit, image) = pair.outgrown();
     copy(&image, &audit);
     for entry in fs::read_dir(&audit).unwrap() {
         let path = entry.unwrap().path();
@@ -176,13 +182,7 @@ fn a_node_whose_checkpoint_was_taken_away_is_asked_about_all_the_same() {
 #[test]
 fn a_start_holds_the_log_against_the_anchors_beside_it() {
     let mut pair = Pair::new("on_witness_away = \"serve\"");
-    pair.anchored();
-    let (audit, image) = (pair.node.audit_dir(), pair.node.audit_dir().with_file_name("image"));
-    pair.node.kill();
-    copy(&audit, &image);
-    pair.node.restart();
-    pair.anchored();
-    pair.node.kill();
+    let (audit, image) = pair.outgrown();
     pair.stop_witness();
     for entry in fs::read_dir(&audit).unwrap() {
         let path = entry.unwrap().path();
@@ -271,13 +271,7 @@ fn a_witness_that_forgot_what_it_cosigned_is_named_and_taught_again() {
 #[test]
 fn a_clone_that_the_witness_has_not_seen_is_shut_while_it_runs() {
     let mut pair = Pair::new("on_witness_away = \"serve\"\non_failure = \"allow_with_gap\"");
-    pair.anchored();
-    let (audit, clone) = (pair.node.audit_dir(), pair.node.audit_dir().with_file_name("clone"));
-    pair.node.kill();
-    copy(&audit, &clone);
-    pair.node.restart();
-    pair.anchored();
-    pair.node.kill();
+    let (audit, clone) = pair.outgrown();
     // The clone starts while the witness cannot be asked, and goes its own way.
     copy(&clone, &audit);
     pair.wire.set_mute(true);

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 use super::audit_drill::stop_flag;
-use super::verify_record::{RecordArguments, Recorded};
+use super::verify_record::{RecordArguments, Recorded, print_report};
 use super::{EXIT_FAILURE, EXIT_INPUT, EXIT_NO, EXIT_YES, Output, complain, print_line};
 use crate::audit::doctor::{
     Diagnosis, DoctorError, Latency, Measured, Promise, Signing, examine, judge, measure_signing, to_text,
@@ -121,10 +121,7 @@ fn report(
         Some(origin) => arguments.record.record_report(dir, origin, ("doctor", &diagnosis.sentence, &text)),
         None => Recorded::Nobody,
     };
-    let id = match &recorded {
-        Recorded::As(id) => Some(id.as_str()),
-        Recorded::Nobody | Recorded::Not => None,
-    };
+    let id = recorded.id();
     let digest = hex(&Sha256::digest(&text));
     if arguments.output.json {
         print_line(json!({
@@ -139,12 +136,7 @@ fn report(
             "record": id,
         }));
     } else {
-        print_line(text.trim_end());
-        print_line(format_args!("\nsha256    {digest}"));
-        match id {
-            Some(id) => print_line(format_args!("recorded  {id}, under the log's next checkpoint")),
-            None => print_line("not recorded: the log says nothing of this examination"),
-        }
+        print_report(&text, &digest, id, "examination");
     }
     if diagnosis.is_fit() { EXIT_YES } else { EXIT_NO }
 }

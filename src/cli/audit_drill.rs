@@ -14,7 +14,7 @@ use sha2::{Digest as _, Sha256};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::audit::checkpoint_keys;
-use super::verify_record::{RecordArguments, Recorded};
+use super::verify_record::{RecordArguments, print_report};
 use super::{EXIT_FAILURE, EXIT_INPUT, EXIT_NO, EXIT_YES, Output, complain, print_line};
 use crate::audit::drill::{CaseResult, Drill, DrillError, Outcome, Settings, drill};
 use crate::audit::hex;
@@ -130,10 +130,7 @@ fn report(arguments: &DrillArguments, shown: &Drill) -> u8 {
     }
     let recorded =
         arguments.record.record_report(&arguments.dir, &shown.origin, ("drill", &shown.summary(), &text));
-    let id = match &recorded {
-        Recorded::As(id) => Some(id.as_str()),
-        Recorded::Nobody | Recorded::Not => None,
-    };
+    let id = recorded.id();
     let digest = hex(&Sha256::digest(&text));
     if arguments.output.json {
         print_line(json!({
@@ -152,14 +149,7 @@ fn report(arguments: &DrillArguments, shown: &Drill) -> u8 {
             "record": id,
         }));
     } else {
-        print_line(text.trim_end());
-        print_line(format_args!("\nsha256    {digest}"));
-        match id {
-            Some(id) => {
-                print_line(format_args!("recorded  {id}, under the log's next checkpoint"));
-            }
-            None => print_line("not recorded: the log says nothing of this drill, so nobody signed for it"),
-        }
+        print_report(&text, &digest, id, "drill, so nobody signed for it");
         if shown.not_done() > 0 {
             print_line("some cases need a longer log, or more of it (--copy-mib)");
         }

@@ -4,7 +4,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::audit_export::parse_time;
-use super::control_client::{ClientError, Target, post, post_slowly, refuse};
+use super::control_client::{ClientError, Target, Words, post, post_slowly, refuse};
 use super::{EXIT_NO, EXIT_YES, Output, complain, print_line};
 
 #[derive(Debug, Args)]
@@ -56,17 +56,6 @@ pub(super) struct RetireArguments {
     target: Target,
     #[command(flatten)]
     output: Output,
-}
-
-/// Who answers for it.
-#[derive(Debug, Args)]
-struct Words {
-    /// Who answers for it: a person, a ticket.
-    #[arg(long, value_name = "NAME")]
-    authority: String,
-    /// Why.
-    #[arg(long, value_name = "TEXT")]
-    reason: String,
 }
 
 pub(super) fn hold(arguments: &HoldArguments) -> u8 {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use super::control_client::{ClientError, Target, post, refuse, text};
+use super::control_client::{ClientError, Target, Words, post, refuse, text};
 use super::{EXIT_INPUT, EXIT_NO, EXIT_YES, Output, complain, print_line};
 use crate::audit::RecordId;
 use crate::audit::sealed::{OpenError, OpenedValues, OpenerSecret, SealedRecord, parse_day};
@@ -63,12 +63,8 @@ pub(super) struct DestroyArguments {
     /// Of which day (UTC), YYYY-MM-DD; it must be over.
     #[arg(long, value_name = "DAY")]
     day: String,
-    /// Who answers for it: a person, a ticket.
-    #[arg(long, value_name = "NAME")]
-    authority: String,
-    /// Why.
-    #[arg(long, value_name = "TEXT")]
-    reason: String,
+    #[command(flatten)]
+    words: Words,
     #[command(flatten)]
     target: Target,
     #[command(flatten)]
@@ -104,8 +100,8 @@ fn destroy(arguments: &DestroyArguments) -> u8 {
         complain("a day is written YYYY-MM-DD");
         return EXIT_INPUT;
     }
-    let DestroyArguments { tenant, day, authority, reason, .. } = arguments;
-    let body = json!({"tenant": tenant, "day": day, "authority": authority, "reason": reason});
+    let DestroyArguments { tenant, day, words, .. } = arguments;
+    let body = json!({"tenant": tenant, "day": day, "authority": words.authority, "reason": words.reason});
     let answer = arguments.target.url().and_then(|url| post(&url, "/v1/audit/sealed-keys/destroy", &body));
     match answer {
         Ok(answer) if arguments.output.json => print_line(answer),

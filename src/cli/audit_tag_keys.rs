@@ -3,7 +3,7 @@
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::control_client::{ClientError, Target, post, refuse, text};
+use super::control_client::{ClientError, Target, Words, post, refuse, text};
 use super::{EXIT_YES, Output, print_line};
 
 #[derive(Debug, Args)]
@@ -18,12 +18,8 @@ pub(super) struct RotateArguments {
 pub(super) struct DestroyArguments {
     /// The epoch, which must be over: not the one that tags are made in now.
     epoch: u64,
-    /// Who answers for it: a person, a ticket.
-    #[arg(long, value_name = "NAME")]
-    authority: String,
-    /// Why.
-    #[arg(long, value_name = "TEXT")]
-    reason: String,
+    #[command(flatten)]
+    words: Words,
     #[command(flatten)]
     target: Target,
     #[command(flatten)]
@@ -39,7 +35,7 @@ pub(super) fn rotate(arguments: &RotateArguments) -> u8 {
 }
 
 pub(super) fn destroy(arguments: &DestroyArguments) -> u8 {
-    let body = json!({"authority": arguments.authority, "reason": arguments.reason});
+    let body = json!({"authority": arguments.words.authority, "reason": arguments.words.reason});
     let path = format!("/v1/audit/tag-keys/{}/destroy", arguments.epoch);
     let answer = arguments.target.url().and_then(|url| post(&url, &path, &body));
     tell(answer, &arguments.output, |answer| {

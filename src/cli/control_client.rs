@@ -25,6 +25,17 @@ pub(super) struct Target {
     config: Option<PathBuf>,
 }
 
+/// Who has something done that cannot be taken back, and why; both stand in the log.
+#[derive(Debug, Args)]
+pub(super) struct Words {
+    /// Who answers for it: a person, a ticket.
+    #[arg(long, value_name = "NAME")]
+    pub(super) authority: String,
+    /// Why.
+    #[arg(long, value_name = "TEXT")]
+    pub(super) reason: String,
+}
+
 /// What `edgate token issue` reads.
 #[derive(Debug, Args)]
 pub(super) struct IssueArguments {

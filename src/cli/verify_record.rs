@@ -7,8 +7,8 @@ use clap::Args;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-use super::complain;
 use super::control_client::{ClientError, Target, post};
+use super::{complain, print_line};
 use crate::audit::hex;
 use crate::audit::verify::{Options, Report};
 
@@ -30,6 +30,26 @@ pub(super) enum Recorded {
     Nobody,
     /// It does not, as was asked for or because the node could not.
     Not,
+}
+
+impl Recorded {
+    /// The record's name, if there is one.
+    pub(super) fn id(&self) -> Option<&str> {
+        match self {
+            Self::As(id) => Some(id),
+            Self::Nobody | Self::Not => None,
+        }
+    }
+}
+
+/// Prints a report for a person, its digest, and the record that has it; `unrecorded` says what it means that there is none.
+pub(super) fn print_report(text: &str, digest: &str, id: Option<&str>, unrecorded: &str) {
+    print_line(text.trim_end());
+    print_line(format_args!("\nsha256    {digest}"));
+    match id {
+        Some(id) => print_line(format_args!("recorded  {id}, under the log's next checkpoint")),
+        None => print_line(format_args!("not recorded: the log says nothing of this {unrecorded}")),
+    }
 }
 
 impl RecordArguments {

@@ -15,6 +15,7 @@ mod sealed;
 mod status_list;
 mod timestamp;
 mod transmitters;
+mod url;
 mod witness;
 
 use std::fmt;

@@ -7,6 +7,7 @@ use serde::Deserialize;
 
 use super::ConfigError;
 use super::file::{in_range, wrong};
+use super::url;
 
 /// A timestamp authority, and how often it is asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,7 +51,7 @@ const POLICY_BYTES_MAX: usize = 128;
 impl TimestampTable {
     pub(super) fn check(self) -> Result<Timestamp, ConfigError> {
         let Self { url, ca_file, crl_file, policy, interval_s } = self;
-        if !is_usable_url(&url) {
+        if url::parts(&url, "").is_none() {
             return Err(wrong(
                 "audit.timestamp.url",
                 format!("{url:?}"),
@@ -69,13 +70,6 @@ impl TimestampTable {
         let interval = in_range("audit.timestamp.interval_s", interval_s, INTERVAL_S_MIN, INTERVAL_S_MAX)?;
         Ok(Timestamp { url, ca_file, crl_file, policy, interval: Duration::from_secs(interval) })
     }
-}
-
-fn is_usable_url(url: &str) -> bool {
-    let plain = !url.contains(|c: char| c.is_whitespace() || c.is_control() || "@#\\".contains(c));
-    let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
-    let host = rest.and_then(|rest| rest.split(['/', '?']).next()).unwrap_or_default();
-    plain && !host.is_empty() && !host.starts_with(':') && url.len() <= 2048
 }
 
 /// X.660: the first number is 0 to 2, the second below 40 unless the first is 2; none has zeros in front.

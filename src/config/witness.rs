@@ -6,6 +6,7 @@ use serde::Deserialize;
 
 use super::ConfigError;
 use super::file::{in_range, not_empty, wrong};
+use super::url;
 
 /// The most witnesses: each has a thread.
 const WITNESSES_MAX: usize = 16;
@@ -102,16 +103,10 @@ pub(super) fn check_witnesses(tables: Vec<WitnessTable>, ack: AdminAck) -> Resul
 
 /// Over https, or over http to this machine.
 fn is_usable_url(url: &str) -> bool {
-    let plain = !url.contains(|c: char| c.is_whitespace() || c.is_control() || "@?#\\".contains(c));
-    let host = |rest: &str| rest.split('/').next().unwrap_or_default().to_owned();
-    let known = if let Some(rest) = url.strip_prefix("https://") {
-        !host(rest).is_empty() && !rest.starts_with(':')
-    } else {
-        let host = url.strip_prefix("http://").map(host).unwrap_or_default();
-        let name = host.rsplit_once(':').map_or(host.as_str(), |(name, port)| {
-            if port.bytes().all(|byte| byte.is_ascii_digit()) { name } else { &host }
+    url::parts(url, "?").is_some_and(|(secure, host)| {
+        let name = host.rsplit_once(':').map_or(host, |(name, port)| {
+            if port.bytes().all(|byte| byte.is_ascii_digit()) { name } else { host }
         });
-        matches!(name, "127.0.0.1" | "[::1]" | "localhost")
-    };
-    known && plain && url.len() <= 2048
+        secure || matches!(name, "127.0.0.1" | "[::1]" | "localhost")
+    })
 }

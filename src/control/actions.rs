@@ -95,19 +95,19 @@ fn stopping() -> ApiError {
     ApiError::new(ErrorKind::Overloaded, "the node is stopping")
 }
 
-/// Puts `events` on record as one whole, and answers with the name of the first: `edgate audit tail` shows it. `missing` says
-/// what is not on record where that cannot be.
+/// Puts `events` on record as one whole, and answers with the name of the first: `edgate audit tail` shows it. `consequence`
+/// says what follows where that cannot be.
 pub(super) async fn put_on_record(
     shared: &Shared,
     events: &[Event<'_>],
-    missing: &str,
+    consequence: &str,
 ) -> Result<Response, ApiError> {
     #[derive(Serialize)]
     struct OnRecord {
         id: String,
     }
     let ids = shared.evidence.conclude(events).await;
-    let ids = ids.map_err(|error| evidence::unavailable(&error, missing))?;
+    let ids = ids.map_err(|error| evidence::unavailable(&error, consequence))?;
     let id = ids.first().map(ToString::to_string).unwrap_or_default();
     Ok(Json(OnRecord { id }).into_response())
 }

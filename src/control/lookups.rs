@@ -60,16 +60,7 @@ async fn record_lookup(shared: Arc<Shared>, peer: Peer, bytes: Vec<u8>) -> Resul
     if TagField::from_name(field).is_none() {
         return Err(ApiError::invalid("\"field\" must be subject, jti, client or session"));
     }
-    shared.lookups.take(Instant::now()).map_err(|wait| {
-        tracing::warn!(uid, "look-ups in the audit log are refused: too many");
-        ApiError::later(
-            ErrorKind::TooManyLookups,
-            wait,
-            "too many look-ups; each of them is one person's trail",
-        )
-    })?;
-    // Whoever asks says which user they are: better than nothing, and no proof.
-    let actor = format!("{}, uid {uid}", peer.actor());
+    let actor = allowed(&shared, &peer, uid)?;
     let details: Vec<String> = tags.chunks(TAGS_IN_RECORD).map(|tags| tags.join(",")).collect();
     let event = |detail| {
         let (phase, action) = (Phase::Intent, "tag_lookup");
@@ -77,6 +68,20 @@ async fn record_lookup(shared: Arc<Shared>, peer: Peer, bytes: Vec<u8>) -> Resul
     };
     let events: Vec<_> = details.iter().map(|detail| event(detail)).collect();
     put_on_record(&shared, &events, "nothing may be shown of it").await
+}
+
+/// Takes one of the look-ups and openings that are allowed, and answers who makes it.
+pub(super) fn allowed(shared: &Shared, peer: &Peer, uid: u64) -> Result<String, ApiError> {
+    shared.lookups.take(Instant::now()).map_err(|wait| {
+        tracing::warn!(uid, "look-ups in the audit log and openings of sealed values are refused: too many");
+        ApiError::later(
+            ErrorKind::TooManyLookups,
+            wait,
+            "too many look-ups and openings; each of them is about a person",
+        )
+    })?;
+    // Whoever asks says which user they are: better than nothing, and no proof.
+    Ok(format!("{}, uid {uid}", peer.actor()))
 }
 
 /// A tag has one spelling.

@@ -5,7 +5,6 @@
 //! makes an opening with our command leave a trace.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use axum::Json;
 use axum::extract::{Extension, Request, State};
@@ -14,7 +13,8 @@ use serde::Serialize;
 
 use super::actions::{Peer, blocking, put_on_record, with_body};
 use super::body;
-use super::error::{ApiError, ErrorKind};
+use super::error::ApiError;
+use super::lookups::allowed;
 use super::retention;
 use super::state::Shared;
 use super::tag_keys::{AUTHORITY_BYTES_MAX, REASON_BYTES_MAX, destruction, not_changed, on_record};
@@ -65,16 +65,7 @@ async fn record_opening(shared: Arc<Shared>, peer: Peer, bytes: Vec<u8>) -> Resu
     };
     let record: RecordId =
         record.parse().map_err(|_| ApiError::invalid("\"record\" is no id of a record"))?;
-    shared.lookups.take(Instant::now()).map_err(|wait| {
-        tracing::warn!(uid, "openings of sealed values are refused: too many look-ups and openings");
-        ApiError::later(
-            ErrorKind::TooManyLookups,
-            wait,
-            "too many look-ups and openings; each of them is about a person",
-        )
-    })?;
-    // Whoever asks says which user they are: better than nothing, and no proof.
-    let actor = format!("{}, uid {uid}", peer.actor());
+    let actor = allowed(&shared, &peer, uid)?;
     let (target, detail) = (record.to_string(), openers.join(","));
     let event = Event::Admin(AdminEvent {
         phase: Phase::Intent,
