@@ -10,10 +10,10 @@ use sha2::{Digest as _, Sha256};
 use super::{Ending, Scan, Scanner};
 use crate::audit::{
     folder::SegmentFile,
-    record::{BODY_BYTES_MAX, Header, stored_len},
+    record::{BODY_BYTES_MAX, stored_len},
     stored::Stored,
     verify::Options,
-    walk::{Flaw, PrevEnd, Record, Walk, or_erased},
+    walk::{Flaw, PrevEnd, Walk, or_erased},
 };
 
 /// Memory for a part of a segment. Reads rather than maps: a file shortened under a map would kill the reader.
@@ -88,15 +88,21 @@ impl Scanner {
         let mut walk = Walk::new(bytes, self.depth);
         while !self.at_upto(upto) && self.offset - base < bytes.len() && self.wanted.is_none() {
             let at = self.offset - base;
-            let record = match or_erased(walk.read(at), bytes, at) {
+            let mut record = match or_erased(walk.read(at), bytes, at) {
                 Ok(record) => record,
                 Err(flaw) => return Ok(Some(flaw)),
             };
-            let Header { seq, prev_hash, .. } = record.header;
-            if self.scan.end.is_some_and(|end| end.size != seq || end.hash != prev_hash) {
+            let header = &record.header;
+            if self
+                .scan
+                .end
+                .as_ref()
+                .is_some_and(|end| end.size != header.seq || end.hash != header.prev_hash)
+            {
                 return Err(Misplaced);
             }
-            self.accept(&Record { next: base + record.next, ..record });
+            record.next += base;
+            self.accept(&record);
             if !self.scan.breaks.is_empty() {
                 return Err(Misplaced);
             }
