@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::sha256::hash_blocks;
+use super::sha256::{Block, continued, first_state, hash_blocks};
 
 /// A SHA-256 value: the hash of an event, a body digest, a tree node.
 pub type Hash = [u8; 32];
@@ -15,6 +15,12 @@ pub const HASHED_BYTES: usize = 116;
 
 /// Where the header holds the digest of the body.
 pub(super) const BODY_DIGEST: Range<usize> = 48..80;
+
+/// Where the header holds the event hash of the record before.
+const PREV_HASH: Range<usize> = 80..112;
+
+/// Bytes of the header in the first of the two blocks that are hashed; the block begins with the byte 0x00.
+const FIRST_BYTES: usize = 63;
 
 /// `EDG` and the format version. A record that was never written starts with four zeros instead.
 pub const MAGIC: [u8; 4] = *b"EDG\x01";
@@ -161,7 +167,7 @@ impl Header {
         bytes[38..40].copy_from_slice(&self.schema.to_le_bytes());
         bytes[40..48].copy_from_slice(&self.core_seq.to_le_bytes());
         bytes[BODY_DIGEST].copy_from_slice(&self.body_digest);
-        bytes[80..112].copy_from_slice(&self.prev_hash);
+        bytes[PREV_HASH].copy_from_slice(&self.prev_hash);
         bytes[112..116].copy_from_slice(&self.epoch.to_le_bytes());
         bytes[116..].fill(0);
     }
@@ -183,27 +189,66 @@ pub struct Link {
 /// # Panics
 /// When `record` is shorter than a header.
 pub fn chain(record: &mut [u8], link: Link, prev_hash: &Hash) -> Hash {
+    let mut block = [0; 64];
+    begin(record, link, &mut block);
+    end(record, &first_state(&block), prev_hash)
+}
+
+/// Begins to complete a record: enters its link and lays out, over zeros, the first of the two blocks that its event hash is made
+/// of. The record before has no part in it, so those of many records can be compressed together.
+///
+/// # Panics
+/// As [`chain`].
+pub(super) fn begin(record: &mut [u8], link: Link, block: &mut Block) {
+    let header = record.first_chunk_mut::<HEADER_BYTES>().expect("a record starts with a header");
+    lay_first(block, header);
+    // Into both: read back from the header right after it was entered there, the link would have to be waited for.
+    for (at, number) in [(8, link.seq), (16, link.wall_ns), (24, link.mono_ns)] {
+        let bytes = number.to_le_bytes();
+        header[at..at + 8].copy_from_slice(&bytes);
+        block[1 + at..1 + at + 8].copy_from_slice(&bytes);
+    }
+}
+
+/// Completes a record that [`begin`] began, `state` being the one after its first block; returns its event hash.
+///
+/// # Panics
+/// As [`chain`].
+pub(super) fn end(record: &mut [u8], state: &Hash, prev_hash: &Hash) -> Hash {
     let (header, body) =
         record.split_first_chunk_mut::<HEADER_BYTES>().expect("a record starts with a header");
-    header[8..16].copy_from_slice(&link.seq.to_le_bytes());
-    header[16..24].copy_from_slice(&link.wall_ns.to_le_bytes());
-    header[24..32].copy_from_slice(&link.mono_ns.to_le_bytes());
-    header[80..112].copy_from_slice(prev_hash);
+    let mut block = [0; 64];
+    lay_second(&mut block, header, prev_hash);
+    let hash = continued(state, std::slice::from_ref(&block));
+    header[PREV_HASH].copy_from_slice(prev_hash);
     let crc = checksum(header, body);
     header[116..120].copy_from_slice(&crc.to_le_bytes());
-    event_hash(header)
+    hash
 }
 
 /// `SHA-256(0x00 ‖ header[0..116))`: the link of the chain and the RFC 6962 leaf hash of the record.
 #[must_use]
 pub fn event_hash(header: &[u8; HEADER_BYTES]) -> Hash {
-    // 117 bytes and the padding of FIPS 180-4 §5.1.1 are exactly two blocks, so the blocks are laid out directly.
-    let mut blocks = [[0u8; 64]; 2];
-    let flat = blocks.as_flattened_mut();
-    flat[1..=HASHED_BYTES].copy_from_slice(&header[..HASHED_BYTES]);
-    flat[HASHED_BYTES + 1] = 0x80;
-    flat[120..128].copy_from_slice(&(8 * (HASHED_BYTES as u64 + 1)).to_be_bytes());
+    let mut blocks = [[0; 64]; 2];
+    lay_first(&mut blocks[0], header);
+    lay_second(&mut blocks[1], header, &field(header, PREV_HASH.start));
     hash_blocks(&blocks)
+}
+
+// 117 bytes and the padding of FIPS 180-4 §5.1.1 are exactly two blocks, so the blocks are laid out directly, over zeros.
+
+fn lay_first(block: &mut Block, header: &[u8; HEADER_BYTES]) {
+    block[1..].copy_from_slice(&header[..FIRST_BYTES]);
+}
+
+/// `prev_hash` is what the header holds, or will.
+fn lay_second(block: &mut Block, header: &[u8; HEADER_BYTES], prev_hash: &Hash) {
+    let at = |place: usize| place - FIRST_BYTES;
+    block[..at(PREV_HASH.start)].copy_from_slice(&header[FIRST_BYTES..PREV_HASH.start]);
+    block[at(PREV_HASH.start)..at(PREV_HASH.end)].copy_from_slice(prev_hash);
+    block[at(PREV_HASH.end)..at(HASHED_BYTES)].copy_from_slice(&header[PREV_HASH.end..HASHED_BYTES]);
+    block[at(HASHED_BYTES)] = 0x80;
+    block[56..].copy_from_slice(&(8 * (HASHED_BYTES as u64 + 1)).to_be_bytes());
 }
 
 /// CRC-32C of `header[0..116) ‖ body`: a quick test for torn records, never a proof of validity.
@@ -230,6 +275,7 @@ fn field<const N: usize>(bytes: &[u8; HEADER_BYTES], at: usize) -> [u8; N] {
 }
 
 const _: () = assert!(HASHED_BYTES + 1 + 1 + 8 <= 128, "the hashed bytes fit two SHA-256 blocks");
+const _: () = assert!(PREV_HASH.start >= FIRST_BYTES, "the first block does not depend on the record before");
 const _: () = assert!(HEADER_BYTES.is_multiple_of(ALIGNMENT));
 
 #[cfg(test)]

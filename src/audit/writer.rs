@@ -13,6 +13,7 @@ use super::{
     folder::Prepared,
     record::{self, CORE_SEQUENCER, FLAG_CRITICAL, HEADER_BYTES, Hash, Header, Link},
     schema::Kind,
+    sha256::FirstBlocks,
     walk::{PrevEnd, genesis_hash},
 };
 
@@ -54,6 +55,7 @@ pub(super) struct Writer {
     durable_size: u64,
     last_reading: Reading,
     bytes: u64,
+    firsts: FirstBlocks,
     scratch: Vec<u8>,
 }
 
@@ -127,6 +129,7 @@ impl Writer {
             durable_size: head.size,
             last_reading,
             bytes: 0,
+            firsts: FirstBlocks::new(),
             scratch: Vec::with_capacity(4096),
         };
         writer.open_segment(prev)?;
@@ -183,27 +186,39 @@ impl Writer {
     /// Takes records laid out by an appender (`header ‖ body ‖ padding`, back to back), completing them in place.
     pub(super) fn append(&mut self, batch: &mut [u8]) -> Result<Appended, AuditFailure> {
         let reading = self.read_clock()?;
-        let mut at = 0;
-        let mut records = 0;
-        let mut core_seq = None;
-        while at < batch.len() {
-            let body_len = u32::from_le_bytes(batch[at + 4..at + 8].try_into().expect("four bytes")) as usize;
-            let stored = record::stored_len(body_len);
-            if !self.has_room(at + stored) {
+        let mut appended = Appended { bytes: 0, records: 0, core_seq: None };
+        while let Some(core_seq) = self.link_some(batch, &mut appended, reading) {
+            appended.core_seq = Some(core_seq);
+        }
+        if appended.bytes > 0 {
+            self.store(&batch[..appended.bytes])?;
+        }
+        Ok(appended)
+    }
+
+    /// Completes the next records of `batch`, as many as are begun together and as there is room for; `core_seq` of the last.
+    fn link_some(&mut self, batch: &mut [u8], appended: &mut Appended, reading: Reading) -> Option<u64> {
+        let (mut end, mut seq) = (appended.bytes, self.head.size);
+        while end < batch.len() && seq < self.head.size + TOGETHER {
+            let stored = record::stored_len(body_len(&batch[end..]));
+            if !self.has_room(end + stored) {
                 break;
             }
-            let link = Link { seq: self.head.size, wall_ns: reading.wall_ns, mono_ns: reading.mono_ns };
-            self.head.hash =
-                record::chain(&mut batch[at..at + HEADER_BYTES + body_len], link, &self.head.hash);
-            self.head.size += 1;
-            core_seq = Some(u64::from_le_bytes(batch[at + 40..at + 48].try_into().expect("eight bytes")));
-            at += stored;
-            records += 1;
+            let link = Link { seq, wall_ns: reading.wall_ns, mono_ns: reading.mono_ns };
+            self.firsts.push_with(|block| record::begin(&mut batch[end..], link, block));
+            (end, seq) = (end + stored, seq + 1);
         }
-        if at > 0 {
-            self.store(&batch[..at])?;
+        let mut core_seq = None;
+        for state in self.firsts.take() {
+            let record = &mut batch[appended.bytes..];
+            let unpadded = HEADER_BYTES + body_len(record);
+            self.head.hash = record::end(&mut record[..unpadded], state, &self.head.hash);
+            core_seq = Some(u64::from_le_bytes(record[40..48].try_into().expect("eight bytes")));
+            appended.bytes += record::stored_len(unpadded - HEADER_BYTES);
         }
-        Ok(Appended { bytes: at, records, core_seq })
+        appended.records += seq - self.head.size;
+        self.head.size = seq;
+        core_seq
     }
 
     /// Appends a record of the sequencer's own; the caller has checked that there is room.
@@ -231,9 +246,9 @@ impl Writer {
         self.core_seq += 1;
         let (flags, core, core_seq) = (FLAG_CRITICAL, CORE_SEQUENCER, self.core_seq);
         finish_record(&mut scratch, 0, &Stamp { kind, flags, core, core_seq, epoch: 0 });
-        let body_len = u32::from_le_bytes(scratch[4..8].try_into().expect("four bytes")) as usize;
+        let unpadded = HEADER_BYTES + body_len(&scratch);
         let link = Link { seq: self.head.size, wall_ns: reading.wall_ns, mono_ns: reading.mono_ns };
-        self.head.hash = record::chain(&mut scratch[..HEADER_BYTES + body_len], link, &self.head.hash);
+        self.head.hash = record::chain(&mut scratch[..unpadded], link, &self.head.hash);
         self.head.size += 1;
         let stored = self.store(&scratch);
         self.scratch = scratch;
@@ -374,6 +389,11 @@ impl Active {
     }
 }
 
+/// The length that a record laid out by us states for its body.
+fn body_len(record: &[u8]) -> usize {
+    record::stored_body_len(record.first_chunk().expect("a record starts with a header"))
+}
+
 /// What whoever lays a record out knows of it, besides its body.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Stamp {
@@ -410,6 +430,9 @@ pub(super) fn lay_header(out: &mut Vec<u8>, start: usize, stamp: &Stamp, body_di
     header.write(out[start..].first_chunk_mut().expect("room for the header was left"));
     out.resize(start + record::stored_len(header.body_len as usize), 0);
 }
+
+/// Records begun together: their headers stay in the first-level cache until they are completed.
+const TOGETHER: u64 = 64;
 
 /// Room kept at the end of a segment for COMMIT, CLEAN_CLOSE and SEAL, each of at most 216 bytes.
 pub(super) const RESERVED_BYTES: u64 = 1024;

@@ -2,7 +2,7 @@
 //!
 //! One block takes 60 ns with the CPU's own SHA-256 instructions, because each waits for the one before; sixteen lanes
 //! of AVX-512 take a third of that per block (`avx512.rs`). Where there are too few messages for the lanes, or no lanes,
-//! the `sha2` crate does the work. The chain itself cannot ride: each link needs the one before.
+//! the `sha2` crate does the work. Of the chain only the first half of each link can ride: the second needs the link before.
 
 #[cfg(target_arch = "x86_64")]
 mod avx512;
@@ -142,6 +142,48 @@ impl Hasher {
     }
 }
 
+/// The first blocks of messages whose further ones are not known yet, compressed together.
+pub(super) struct FirstBlocks {
+    cpu: Option<Avx512>,
+    blocks: Vec<Block>,
+    states: Vec<Hash>,
+}
+
+impl FirstBlocks {
+    /// For the CPU at hand.
+    pub(super) fn new() -> Self {
+        Self::on(Avx512::detect())
+    }
+
+    fn on(cpu: Option<Avx512>) -> Self {
+        Self { cpu, blocks: Vec::new(), states: Vec::new() }
+    }
+
+    /// Adds the first block of a message, which `fill` writes over zeros: as in [`Hasher::push_with`].
+    #[inline]
+    pub(super) fn push_with(&mut self, fill: impl FnOnce(&mut Block)) {
+        self.blocks.push([0; 64]);
+        fill(self.blocks.last_mut().expect("one was added"));
+    }
+
+    /// The states after the blocks, in their order: what [`continued`] goes on from. Forgets the blocks.
+    pub(super) fn take(&mut self) -> &[Hash] {
+        self.states.clear();
+        for group in self.blocks.chunks(LANES) {
+            match self.cpu {
+                Some(cpu) if group.len() >= LANES_MIN => {
+                    let lanes =
+                        std::array::from_fn(|lane| group.get(lane).map_or(&[][..], std::slice::from_ref));
+                    self.states.extend_from_slice(&cpu.hashes(&lanes)[..group.len()]);
+                }
+                _ => self.states.extend(group.iter().map(first_state)),
+            }
+        }
+        self.blocks.clear();
+        &self.states
+    }
+}
+
 /// HMAC-SHA-256 (RFC 2104) of messages that fill one block each.
 #[derive(Clone)]
 pub(super) struct Macs {
@@ -232,8 +274,13 @@ pub(super) fn hash_blocks(blocks: &[Block]) -> Hash {
     state_bytes(&state)
 }
 
+/// The state after the first block of a message, as the bytes of a hash.
+pub(super) fn first_state(block: &Block) -> Hash {
+    hash_blocks(std::slice::from_ref(block))
+}
+
 /// The hash of a message whose first blocks lead to `state` and whose last ones are `rest`.
-fn continued(state: &Hash, rest: &[Block]) -> Hash {
+pub(super) fn continued(state: &Hash, rest: &[Block]) -> Hash {
     let (words, _) = state.as_chunks::<4>();
     let mut state = std::array::from_fn(|i| u32::from_be_bytes(words[i]));
     compress256(&mut state, rest);

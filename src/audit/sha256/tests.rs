@@ -139,6 +139,29 @@ fn random_messages_are_hashed_like_one_by_one() {
 }
 
 #[test]
+fn first_blocks_are_gone_on_from_like_whole_messages() {
+    let mut random = Random(6);
+    let cpus = [None].into_iter().chain(Avx512::detect().map(Some));
+    for mut firsts in cpus.map(FirstBlocks::on) {
+        for count in 0..=3 * LANES + 1 {
+            let messages: Vec<_> = (0..count).map(|_| random.message(117)).collect();
+            for message in &messages {
+                firsts.push_with(|block| block.copy_from_slice(&message[..64]));
+            }
+            let states = firsts.take().to_vec();
+            assert_eq!(states.len(), count);
+            for (message, state) in messages.iter().zip(&states) {
+                let mut last = [0; 64];
+                last[..53].copy_from_slice(&message[64..]);
+                last[53] = 0x80;
+                last[56..].copy_from_slice(&(117 * 8u64).to_be_bytes());
+                assert_eq!(continued(state, &[last]), expected(message), "among {count}");
+            }
+        }
+    }
+}
+
+#[test]
 fn macs_are_those_of_the_hmac_crate_for_any_number_and_length() {
     let mut random = Random(5);
     for count in 0..=2 * LANES + 1 {
