@@ -41,7 +41,8 @@ impl MapSink {
     pub(super) fn new(file: &File, bytes: usize) -> io::Result<Self> {
         // SAFETY: the directory lock makes this process the only writer of the folder, `MapSink` is the only map of
         // this file in it, and no code path shortens a segment before its `MapSink` is dropped. Whoever shortens the
-        // file from outside makes the next store raise SIGBUS, never a data race on Rust memory.
+        // file from outside makes the next store raise SIGBUS, never a data race on Rust memory. `write` alone changes the
+        // file by calls, and holds no reference into the map while it does.
         let map = unsafe { MmapOptions::new().len(bytes).populate().map_mut(file)? };
         // Without the right to lock memory (RLIMIT_MEMLOCK) the pages are merely likely to stay.
         let _ = map.lock();
