@@ -1,5 +1,6 @@
 //! What an operator does with a token: look into it, generate keys. Never done by a running service.
 
+mod ceremony;
 mod doctor;
 mod keygen;
 mod rate;
@@ -11,6 +12,7 @@ use std::time::{Duration, Instant};
 use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectClass};
 use cryptoki::session::Session;
 
+pub use ceremony::TRANSCRIPT_PREFIX;
 pub use doctor::{Finding, REPORT_PREFIX, Report, Verdict};
 pub use keygen::{GeneratedKey, KeyName};
 pub use rate::{Callers, SignPaths, pooled_rate};

@@ -127,7 +127,11 @@ impl Admin {
         Ok(self.sign_verified(key, &crate::pool::probe_message())?.0)
     }
 
-    fn sign_verified(&self, key: &Pkcs11Uri, message: &[u8]) -> Result<([u8; 32], [u8; 64]), HsmError> {
+    pub(super) fn sign_verified(
+        &self,
+        key: &Pkcs11Uri,
+        message: &[u8],
+    ) -> Result<([u8; 32], [u8; 64]), HsmError> {
         key.require_object()?;
         let inside = self.enter()?;
         let found = find_signing_key(&self.session, key, KeyRules::default())?;
