@@ -30,6 +30,10 @@ pub(super) enum HsmCommand {
     Selftest(TokenArguments),
     /// Measure signatures per second, bare and through the session pool.
     Bench(BenchArguments),
+    /// Work through a script of steps and leave a signed transcript: dry on SoftHSM, then for real.
+    Ceremony(super::hsm_ceremony::CeremonyArguments),
+    /// Check a ceremony's transcript, offline. Exit code 1 if it proves nothing.
+    VerifyTranscript(super::hsm_transcript::TranscriptArguments),
     /// Hand the PIN to a running node whose token waits for it (`pin_source = "operator:"`). Asks for it on the terminal, or
     /// reads one line of standard input; never an argument.
     Unlock(super::control_client::UnlockArguments),
@@ -101,6 +105,8 @@ pub(super) fn run(command: &HsmCommand) -> u8 {
         HsmCommand::List(arguments) => list(arguments),
         HsmCommand::Selftest(arguments) => selftest(arguments),
         HsmCommand::Bench(arguments) => bench(arguments),
+        HsmCommand::Ceremony(arguments) => super::hsm_ceremony::run(arguments),
+        HsmCommand::VerifyTranscript(arguments) => return super::hsm_transcript::run(arguments),
         HsmCommand::Unlock(arguments) => return super::control_client::unlock(arguments),
     };
     match outcome {
@@ -116,9 +122,18 @@ pub(super) fn run(command: &HsmCommand) -> u8 {
     }
 }
 
-enum Failure {
+pub(super) enum Failure {
     Hsm(HsmError),
     Input(String),
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Hsm(error) => error.fmt(f),
+            Self::Input(problem) => f.write_str(problem),
+        }
+    }
 }
 
 impl<E: Into<HsmError>> From<E> for Failure {

@@ -27,6 +27,8 @@ mod audit_witness;
 mod control_client;
 mod export_manifest;
 mod hsm;
+mod hsm_ceremony;
+mod hsm_transcript;
 mod inspect;
 mod report_page;
 mod report_svg;

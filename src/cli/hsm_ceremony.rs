@@ -1,0 +1,314 @@
+//! `edgate hsm ceremony`: a script of steps at a token, and the signed transcript of what was done.
+//!
+//! The script says what is done and is the same for the dry run and the real one. Module, serial and PIN source stand
+//! in a credentials file. Everything is checked before the first step, so that what stops early has changed nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use edgate_hsm::{Admin, KeyName, PinPolicy, PinSource, Pkcs11Uri, Purpose, UriRules, Verdict};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+
+use super::hsm::Failure;
+use super::{EXIT_FAILURE, EXIT_YES, complain, print_line};
+use crate::audit::hex;
+use crate::keys::thumbprint;
+
+#[derive(Debug, Args)]
+pub(super) struct CeremonyArguments {
+    /// The script (TOML).
+    script: PathBuf,
+    /// Module, token and PIN source (TOML); its PIN source never enters the transcript.
+    #[arg(long, value_name = "FILE")]
+    credentials: PathBuf,
+    /// Where the transcript is written; it must not exist.
+    #[arg(long, value_name = "FILE")]
+    transcript: PathBuf,
+    /// A rehearsal: refused at any token that is not SoftHSM's.
+    #[arg(long)]
+    dry_run: bool,
+    /// Take every confirmation as given; in a real run only if the script has `allow_yes = true`.
+    #[arg(long)]
+    yes: bool,
+    /// Folder that remembers rejected PINs; the service's own.
+    #[arg(long, default_value = "/var/lib/edgate")]
+    state: PathBuf,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Script {
+    title: String,
+    /// Label of the token.
+    token: String,
+    /// Label of the Ed25519 key that signs the transcript.
+    signer: String,
+    #[serde(default)]
+    allow_yes: bool,
+    steps: Vec<Step>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(tag = "do", rename_all = "lowercase", deny_unknown_fields)]
+enum Step {
+    /// Waits until somebody types `yes`.
+    Confirm { text: String },
+    /// Examines the token; failures in subjects of `accept` are let pass.
+    Doctor {
+        #[serde(default)]
+        accept: Vec<String>,
+    },
+    /// Compares attributes as read back.
+    Expect { key: String, attributes: BTreeMap<String, bool> },
+    /// Generates a key.
+    Keygen { purpose: String, name: String },
+    /// Has a key sign.
+    Selftest { key: String },
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Credentials {
+    module: PathBuf,
+    token: String,
+    pin_source: String,
+}
+
+pub(super) fn run(arguments: &CeremonyArguments) -> Result<u8, Failure> {
+    let (script, script_bytes): (Script, _) = load(&arguments.script)?;
+    let (credentials, _): (Credentials, _) = load(&arguments.credentials)?;
+    if arguments.yes && !arguments.dry_run && !script.allow_yes {
+        return Err(input("--yes is refused for a real run: the script does not have allow_yes = true"));
+    }
+    let names = script.steps.iter().map(Step::key_name).collect::<Result<Vec<_>, _>>()?;
+    let uri = Pkcs11Uri::parse(&credentials.token, UriRules::Production)?.token_only();
+    uri.require_token()?;
+    if uri.token.as_deref() != Some(&script.token) {
+        let found = uri.token.unwrap_or_default();
+        return Err(input(format!(
+            "the script is for token {:?}, the credentials name {found:?}",
+            script.token
+        )));
+    }
+    let source = PinSource::parse(&credentials.pin_source)
+        .ok_or_else(|| input("pin_source must be credential:NAME, file:/PATH or fd:NUMBER"))?;
+    let folder = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
+    let pin = PinPolicy { source, credentials: folder, guard_folder: arguments.state.clone() };
+    if arguments.transcript.exists() {
+        return Err(exists(&arguments.transcript));
+    }
+    let admin = Admin::open(&credentials.module, &uri, &pin)?;
+    let seen = &admin.token().uri;
+    if arguments.dry_run && seen.manufacturer.as_deref().is_none_or(|name| !name.contains("SoftHSM")) {
+        return Err(input(format!("--dry-run is for SoftHSM, and {seen} is not; nothing was done")));
+    }
+    check_keys(&admin, &script, &names)?;
+    let mut transcript = Transcript::create(&arguments.transcript)?;
+    transcript.write(json!({
+        "ceremony": 1, "title": script.title, "dry_run": arguments.dry_run, "steps": script.steps.len(),
+        "script_sha256": hex(&Sha256::digest(&script_bytes)), "token": seen.to_string(),
+        "module": credentials.module, "module_sha256": hex(&Sha256::digest(read(&credentials.module)?)),
+        "at": jiff::Timestamp::now().to_string(),
+    }))?;
+    let mut ceremony = Ceremony { admin: &admin, yes: arguments.yes };
+    for (index, (step, name)) in script.steps.iter().zip(&names).enumerate() {
+        let number = index + 1;
+        print_line(format_args!("step {number} of {}: {}", script.steps.len(), step.shown()));
+        let (result, detail, failure) = match ceremony.perform(step, name.as_ref()) {
+            Ok(detail) => ("done", detail, None),
+            Err(failure) => ("failed", json!(failure.to_string()), Some(failure)),
+        };
+        let at = jiff::Timestamp::now().to_string();
+        transcript.write(json!({
+            "step": number, "do": step.shown(), "result": result, "detail": detail, "at": at,
+        }))?;
+        if let Some(failure) = failure {
+            complain(format_args!(
+                "step {number} failed: {failure}. The {index} steps before it were done, their keys stay in the token, and {} \
+                 says so, unsigned. Find the cause, then go on with a script of the steps that are left and another transcript",
+                arguments.transcript.display()
+            ));
+            return Ok(EXIT_FAILURE);
+        }
+        print_line(format_args!("  {detail}"));
+    }
+    let (public_key, signature) = admin.sign_transcript(&named(&admin, &script.signer), &transcript.text)?;
+    transcript.write(json!({
+        "end": script.steps.len(), "signer": script.signer, "public_key": hex(&public_key), "signature": hex(&signature),
+    }))?;
+    print_line(format_args!(
+        "complete; {} is signed by {}",
+        arguments.transcript.display(),
+        hex(&public_key)
+    ));
+    Ok(EXIT_YES)
+}
+
+impl Step {
+    fn shown(&self) -> String {
+        match self {
+            Self::Confirm { text } => format!("confirm {text:?}"),
+            Self::Doctor { .. } => "doctor".to_owned(),
+            Self::Expect { key, .. } => format!("expect {key}"),
+            Self::Keygen { purpose, name } => format!("keygen edgate/{purpose}/{name}"),
+            Self::Selftest { key } => format!("selftest {key}"),
+        }
+    }
+
+    /// The name of the key that the step makes.
+    fn key_name(&self) -> Result<Option<KeyName>, Failure> {
+        let Self::Keygen { purpose, name } = self else { return Ok(None) };
+        let known = Purpose::from_name(purpose)
+            .ok_or_else(|| input(format!("script: unknown purpose {purpose:?}")))?;
+        let name = KeyName::new(known, name)
+            .ok_or_else(|| input(format!("script: name {name:?} must be 1 to 64 of A-Z a-z 0-9 . _ -")))?;
+        Ok(Some(name))
+    }
+}
+
+/// Every key that is to be made is not there, every other one is, or is made before.
+fn check_keys(admin: &Admin, script: &Script, names: &[Option<KeyName>]) -> Result<(), Failure> {
+    let mut there: BTreeSet<String> = admin.keys()?.into_iter().filter_map(|key| key.uri.object).collect();
+    for (step, name) in script.steps.iter().zip(names) {
+        match step {
+            Step::Keygen { .. } => {
+                let label = name.as_ref().map(KeyName::label).unwrap_or_default();
+                if !there.insert(label.clone()) {
+                    return Err(input(format!(
+                        "key {label} exists already and is never overwritten; nothing was done"
+                    )));
+                }
+            }
+            Step::Expect { key, .. } | Step::Selftest { key } => require(&there, key)?,
+            Step::Confirm { .. } | Step::Doctor { .. } => {}
+        }
+    }
+    require(&there, &script.signer)
+}
+
+fn require(there: &BTreeSet<String>, label: &str) -> Result<(), Failure> {
+    match there.contains(label) {
+        true => Ok(()),
+        false => Err(input(format!(
+            "key {label} is neither in the token nor made by an earlier step; nothing was done"
+        ))),
+    }
+}
+
+struct Ceremony<'a> {
+    admin: &'a Admin,
+    yes: bool,
+}
+
+impl Ceremony<'_> {
+    fn perform(&mut self, step: &Step, name: Option<&KeyName>) -> Result<Value, Failure> {
+        match (step, name) {
+            (Step::Keygen { .. }, Some(name)) => {
+                let made = self.admin.generate(name)?;
+                let attributes = self.admin.attributes(&made.uri)?;
+                Ok(json!({
+                    "uri": made.uri.to_string(), "attributes": attributes, "refused": made.refused,
+                    "public_key": made.public_key.map(|key| hex(&key)),
+                    "public_key_sha256": made.public_key.map(|key| hex(&Sha256::digest(key))),
+                    "thumbprint": made.public_key.map(|key| thumbprint(&key)),
+                }))
+            }
+            (Step::Confirm { .. }, _) if self.yes => Ok(json!("--yes")),
+            (Step::Confirm { .. }, _) => {
+                print_line("  type yes to go on");
+                let mut line = String::new();
+                std::io::stdin().read_line(&mut line).map_err(|error| input(error.to_string()))?;
+                if line.trim() == "yes" { Ok(json!("yes")) } else { Err(input("it was not confirmed")) }
+            }
+            (Step::Doctor { accept }, _) => self.doctor(accept),
+            (Step::Expect { key, attributes }, _) => {
+                let found = self.admin.attributes(&named(self.admin, key))?;
+                for (name, wanted) in attributes {
+                    if found.get(name.as_str()) != Some(wanted) {
+                        let found = found.get(name.as_str());
+                        return Err(input(format!("{name} of {key} is {found:?}, not {wanted}")));
+                    }
+                }
+                Ok(json!(found))
+            }
+            (Step::Selftest { key }, _) => {
+                let public_key = self.admin.selftest(&named(self.admin, key))?;
+                Ok(json!({"public_key": hex(&public_key), "thumbprint": thumbprint(&public_key)}))
+            }
+            (Step::Keygen { .. }, None) => unreachable!("every keygen step was given a name"),
+        }
+    }
+
+    fn doctor(&self, accept: &[String]) -> Result<Value, Failure> {
+        let report = self.admin.examine()?;
+        let failed = |subject: &str, verdict| {
+            verdict == Verdict::Fail && !accept.iter().any(|accepted| accepted == subject)
+        };
+        if let Some(finding) = report.findings.iter().find(|found| failed(found.subject, found.verdict)) {
+            return Err(input(format!("doctor: {}: {}", finding.subject, finding.detail)));
+        }
+        // A rate is another one each time.
+        let kept = report.findings.iter().filter(|finding| finding.subject != "rate");
+        let shown = kept.map(|found| {
+            json!({"subject": found.subject, "verdict": found.verdict.name(), "detail": found.detail})
+        });
+        Ok(shown.collect())
+    }
+}
+
+/// The transcript; each line is on the disk before the next step begins.
+struct Transcript {
+    file: File,
+    text: Vec<u8>,
+}
+
+impl Transcript {
+    fn create(path: &Path) -> Result<Self, Failure> {
+        let file = File::create_new(path).map_err(|error| match error.kind() {
+            std::io::ErrorKind::AlreadyExists => exists(path),
+            _ => input(format!("cannot create {}: {error}", path.display())),
+        })?;
+        Ok(Self { file, text: Vec::new() })
+    }
+
+    #[expect(clippy::needless_pass_by_value, reason = "called with json!")]
+    fn write(&mut self, line: Value) -> Result<(), Failure> {
+        let line = format!("{line}\n");
+        let written = self.file.write_all(line.as_bytes()).and_then(|()| self.file.sync_all());
+        written
+            .map_err(|error| input(format!("cannot write the transcript: {error}; the ceremony stops")))?;
+        self.text.extend_from_slice(line.as_bytes());
+        Ok(())
+    }
+}
+
+fn named(admin: &Admin, label: &str) -> Pkcs11Uri {
+    Pkcs11Uri { object: Some(label.to_owned()), ..admin.token().uri.token_only() }
+}
+
+fn load<T: DeserializeOwned>(path: &Path) -> Result<(T, Vec<u8>), Failure> {
+    let bytes = read(path)?;
+    let text = str::from_utf8(&bytes).map_err(|_| input(format!("{} is not UTF-8", path.display())))?;
+    // The message alone: the text around it may be a PIN in the wrong place.
+    let parsed = toml::from_str(text)
+        .map_err(|error| input(format!("{} cannot be used: {}", path.display(), error.message())))?;
+    Ok((parsed, bytes))
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, Failure> {
+    std::fs::read(path).map_err(|error| input(format!("cannot read {}: {error}", path.display())))
+}
+
+fn exists(path: &Path) -> Failure {
+    input(format!("transcript {} exists already and is never overwritten; nothing was done", path.display()))
+}
+
+fn input(problem: impl Into<String>) -> Failure {
+    Failure::Input(problem.into())
+}
