@@ -199,12 +199,21 @@ fn an_altered_cut_or_foreign_transcript_proves_nothing() {
         (text[..text.len() - 30].to_owned(), &*key, "its last line is cut"),
         (text.clone(), &"11".repeat(32), "signed by another key"),
         (text.replacen("\"end\":6", "\"end\":5", 1), &*key, "not as many as it says"),
+        (text.replacen("\"end\":6", "\"end\":6,\"note\":\"approved\"", 1), &*key, "its last line says more"),
     ];
     for (altered, key, why) in cases {
         fs::write(stage.path("altered.jsonl"), altered).unwrap();
         let (code, said) = verify(&stage.path("altered.jsonl"), key);
         assert!(code == Some(1) && said.contains(why), "{why}: {said}");
     }
+}
+
+#[test]
+fn the_script_that_is_shipped_can_be_rehearsed() {
+    let Some(stage) = Stage::new() else { return };
+    let script = include_str!("../packaging/ceremony.toml");
+    let output = stage.ceremony(script, "done.jsonl", &["--dry-run"], "yes\n");
+    assert!(output.status.success(), "{output:?}");
 }
 
 #[test]
@@ -215,6 +224,13 @@ fn what_cannot_be_done_is_refused_before_anything_is() {
     stage.refused(&SCRIPT.replace("token = \"edgate\"", "token = \"other\""), &[], "is for token \"other\"");
     let missing = SCRIPT.replace("signer = \"edgate/audit-checkpoint/2026\"", "signer = \"nobody\"");
     stage.refused(&missing, &[], "key nobody is neither in the token nor made");
+    let typo = SCRIPT.replace("sensitive = true, never", "sensetive = true, never");
+    stage.refused(&typo, &[], "unknown attribute \"sensetive\"");
+    let wrapping = SCRIPT.replace(
+        "\"selftest\"\nkey = \"edgate/audit-checkpoint/2026\"",
+        "\"selftest\"\nkey = \"edgate/wrapping/2026\"",
+    );
+    stage.refused(&wrapping, &[], "edgate/wrapping/2026 is no Ed25519 key");
     stage.refused(SCRIPT, &["--yes"], "--yes is refused for a real run");
 
     let allowed = format!("allow_yes = true\n{SCRIPT}");
@@ -234,7 +250,7 @@ fn a_ceremony_that_is_broken_off_says_where_and_is_not_signed() {
     let output = stage.ceremony(SCRIPT, "broken.jsonl", &[], "no\n");
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(70), "{said}");
-    assert!(said.contains("step 4 failed: it was not confirmed"), "{said}");
+    assert!(said.contains("it was not confirmed. 3 of 6 steps were done"), "{said}");
     let lines = stage.lines("broken.jsonl");
     assert_eq!(lines.last().unwrap()["result"], "failed");
     let (code, said) = verify(&stage.path("broken.jsonl"), &"11".repeat(32));

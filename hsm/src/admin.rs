@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectClass};
 use cryptoki::session::Session;
 
-pub use ceremony::TRANSCRIPT_PREFIX;
+pub use ceremony::{ATTRIBUTE_NAMES, TRANSCRIPT_PREFIX};
 pub use doctor::{Finding, REPORT_PREFIX, Report, Verdict};
 pub use keygen::{GeneratedKey, KeyName};
 pub use rate::{Callers, SignPaths, pooled_rate};

@@ -24,8 +24,8 @@ mod uri;
 mod wrapping;
 
 pub use admin::{
-    Admin, Callers, Finding, GeneratedKey, KeyName, KeySeen, REPORT_PREFIX, Report, SignPaths,
-    TRANSCRIPT_PREFIX, Verdict, pooled_rate, tokens,
+    ATTRIBUTE_NAMES, Admin, Callers, Finding, GeneratedKey, KeyName, KeySeen, REPORT_PREFIX, Report,
+    SignPaths, TRANSCRIPT_PREFIX, Verdict, pooled_rate, tokens,
 };
 pub use error::{EXIT_OPERATOR, HsmError};
 pub use pin::{PIN_BYTES_MAX, PinError, PinSource};

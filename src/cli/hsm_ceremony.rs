@@ -3,13 +3,15 @@
 //! The script says what is done and is the same for the dry run and the real one. Module, serial and PIN source stand
 //! in a credentials file. Everything is checked before the first step, so that what stops early has changed nothing.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use edgate_hsm::{Admin, KeyName, PinPolicy, PinSource, Pkcs11Uri, Purpose, UriRules, Verdict};
+use edgate_hsm::{
+    ATTRIBUTE_NAMES, Admin, KeyName, PinPolicy, PinSource, Pkcs11Uri, Purpose, UriRules, Verdict,
+};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -112,42 +114,26 @@ pub(super) fn run(arguments: &CeremonyArguments) -> Result<u8, Failure> {
     let mut transcript = Transcript::create(&arguments.transcript)?;
     transcript.write(json!({
         "ceremony": 1, "title": script.title, "dry_run": arguments.dry_run, "steps": script.steps.len(),
-        "script_sha256": hex(&Sha256::digest(&script_bytes)), "token": seen.to_string(),
+        "script_sha256": hex(&Sha256::digest(&script_bytes)), "token": seen.to_string(), "signer": script.signer,
         "module": credentials.module, "module_sha256": hex(&Sha256::digest(read(&credentials.module)?)),
         "at": jiff::Timestamp::now().to_string(),
     }))?;
-    let mut ceremony = Ceremony { admin: &admin, yes: arguments.yes };
-    for (index, (step, name)) in script.steps.iter().zip(&names).enumerate() {
-        let number = index + 1;
-        print_line(format_args!("step {number} of {}: {}", script.steps.len(), step.shown()));
-        let (result, detail, failure) = match ceremony.perform(step, name.as_ref()) {
-            Ok(detail) => ("done", detail, None),
-            Err(failure) => ("failed", json!(failure.to_string()), Some(failure)),
-        };
-        let at = jiff::Timestamp::now().to_string();
-        transcript.write(json!({
-            "step": number, "do": step.shown(), "result": result, "detail": detail, "at": at,
-        }))?;
-        if let Some(failure) = failure {
-            complain(format_args!(
-                "step {number} failed: {failure}. The {index} steps before it were done, their keys stay in the token, and {} \
-                 says so, unsigned. Find the cause, then go on with a script of the steps that are left and another transcript",
-                arguments.transcript.display()
-            ));
-            return Ok(EXIT_FAILURE);
+    let mut ceremony = Ceremony { admin: &admin, yes: arguments.yes, transcript, done: 0 };
+    let path = arguments.transcript.display();
+    match ceremony.work_through(&script, &names) {
+        Ok(public_key) => {
+            print_line(format_args!("complete; {path} is signed by {}", hex(&public_key)));
+            Ok(EXIT_YES)
         }
-        print_line(format_args!("  {detail}"));
+        Err(failure) => {
+            let (done, steps) = (ceremony.done, script.steps.len());
+            complain(format_args!(
+                "it stopped: {failure}. {done} of {steps} steps were done, keys made by them stay in the token, and {path} says so, \
+                 unsigned. Find the cause, then go on with a script of the steps that are left and another transcript"
+            ));
+            Ok(EXIT_FAILURE)
+        }
     }
-    let (public_key, signature) = admin.sign_transcript(&named(&admin, &script.signer), &transcript.text)?;
-    transcript.write(json!({
-        "end": script.steps.len(), "signer": script.signer, "public_key": hex(&public_key), "signature": hex(&signature),
-    }))?;
-    print_line(format_args!(
-        "complete; {} is signed by {}",
-        arguments.transcript.display(),
-        hex(&public_key)
-    ));
-    Ok(EXIT_YES)
 }
 
 impl Step {
@@ -172,41 +158,91 @@ impl Step {
     }
 }
 
-/// Every key that is to be made is not there, every other one is, or is made before.
+/// Every key that is to be made is not there; every other one is, or is made before, and signs where it has to.
 fn check_keys(admin: &Admin, script: &Script, names: &[Option<KeyName>]) -> Result<(), Failure> {
-    let mut there: BTreeSet<String> = admin.keys()?.into_iter().filter_map(|key| key.uri.object).collect();
+    // By label, whether the key signs.
+    let mut there: BTreeMap<String, bool> = BTreeMap::new();
+    for key in admin.keys()? {
+        if let Some(label) = key.uri.object {
+            *there.entry(label).or_default() |= key.algorithm == "ed25519";
+        }
+    }
     for (step, name) in script.steps.iter().zip(names) {
         match step {
-            Step::Keygen { .. } => {
+            Step::Keygen { purpose, .. } => {
                 let label = name.as_ref().map(KeyName::label).unwrap_or_default();
-                if !there.insert(label.clone()) {
+                if there.contains_key(&label) {
                     return Err(input(format!(
                         "key {label} exists already and is never overwritten; nothing was done"
                     )));
                 }
+                there.insert(label, purpose != Purpose::Wrapping.name());
             }
-            Step::Expect { key, .. } | Step::Selftest { key } => require(&there, key)?,
+            Step::Expect { key, attributes } => {
+                require(&there, key)?;
+                if let Some(unknown) =
+                    attributes.keys().find(|name| !ATTRIBUTE_NAMES.contains(&name.as_str()))
+                {
+                    let known = ATTRIBUTE_NAMES.join(", ");
+                    return Err(input(format!(
+                        "script: unknown attribute {unknown:?}; there are {known}; nothing was done"
+                    )));
+                }
+            }
+            Step::Selftest { key } => require_signing(&there, key)?,
             Step::Confirm { .. } | Step::Doctor { .. } => {}
         }
     }
-    require(&there, &script.signer)
+    require_signing(&there, &script.signer)
 }
 
-fn require(there: &BTreeSet<String>, label: &str) -> Result<(), Failure> {
-    match there.contains(label) {
+fn require(there: &BTreeMap<String, bool>, label: &str) -> Result<bool, Failure> {
+    there.get(label).copied().ok_or_else(|| {
+        input(format!("key {label} is neither in the token nor made by an earlier step; nothing was done"))
+    })
+}
+
+fn require_signing(there: &BTreeMap<String, bool>, label: &str) -> Result<(), Failure> {
+    match require(there, label)? {
         true => Ok(()),
-        false => Err(input(format!(
-            "key {label} is neither in the token nor made by an earlier step; nothing was done"
-        ))),
+        false => Err(input(format!("key {label} is no Ed25519 key and cannot sign; nothing was done"))),
     }
 }
 
 struct Ceremony<'a> {
     admin: &'a Admin,
     yes: bool,
+    transcript: Transcript,
+    done: usize,
 }
 
 impl Ceremony<'_> {
+    /// Does every step, each on the disk before the next one begins, and signs them; the public key that did.
+    fn work_through(&mut self, script: &Script, names: &[Option<KeyName>]) -> Result<[u8; 32], Failure> {
+        let steps = script.steps.len();
+        for (step, name) in script.steps.iter().zip(names) {
+            let number = self.done + 1;
+            print_line(format_args!("step {number} of {steps}: {}", step.shown()));
+            let outcome = self.perform(step, name.as_ref());
+            let (result, detail) = match &outcome {
+                Ok(detail) => ("done", detail.clone()),
+                Err(failure) => ("failed", json!(failure.to_string())),
+            };
+            let at = jiff::Timestamp::now().to_string();
+            self.transcript.write(json!({
+                "step": number, "do": step.shown(), "result": result, "detail": detail, "at": at,
+            }))?;
+            print_line(format_args!("  {}", outcome?));
+            self.done = number;
+        }
+        let signer = named(self.admin, &script.signer);
+        let (public_key, signature) = self.admin.sign_transcript(&signer, &self.transcript.text)?;
+        self.transcript.write(json!({
+            "end": steps, "public_key": hex(&public_key), "signature": hex(&signature),
+        }))?;
+        Ok(public_key)
+    }
+
     fn perform(&mut self, step: &Step, name: Option<&KeyName>) -> Result<Value, Failure> {
         match (step, name) {
             (Step::Keygen { .. }, Some(name)) => {
@@ -274,6 +310,11 @@ impl Transcript {
             std::io::ErrorKind::AlreadyExists => exists(path),
             _ => input(format!("cannot create {}: {error}", path.display())),
         })?;
+        // The name, too, has to be on the disk before anything is done.
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        File::open(folder)
+            .and_then(|folder| folder.sync_all())
+            .map_err(|error| input(format!("cannot sync {}: {error}", folder.display())))?;
         Ok(Self { file, text: Vec::new() })
     }
 
@@ -281,8 +322,7 @@ impl Transcript {
     fn write(&mut self, line: Value) -> Result<(), Failure> {
         let line = format!("{line}\n");
         let written = self.file.write_all(line.as_bytes()).and_then(|()| self.file.sync_all());
-        written
-            .map_err(|error| input(format!("cannot write the transcript: {error}; the ceremony stops")))?;
+        written.map_err(|error| input(format!("the transcript cannot be written: {error}")))?;
         self.text.extend_from_slice(line.as_bytes());
         Ok(())
     }

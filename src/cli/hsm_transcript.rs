@@ -44,6 +44,9 @@ pub(super) fn run(arguments: &TranscriptArguments) -> u8 {
     }
 }
 
+/// The last line: `end`, `public_key`, `signature`.
+const END_MEMBERS: usize = 3;
+
 /// The number of steps, and whether they were a rehearsal.
 fn check(text: &[u8], expected: &[u8; 32]) -> Result<(u64, bool), String> {
     let ended = text.strip_suffix(b"\n").ok_or("its last line is cut")?;
@@ -55,6 +58,9 @@ fn check(text: &[u8], expected: &[u8; 32]) -> Result<(u64, bool), String> {
         let step = end["step"].as_u64().unwrap_or(0);
         let how = if end["result"] == "failed" { "which failed" } else { "which was the last" };
         return Err(format!("the ceremony was broken off, or the file cut, at step {step}, {how}"));
+    }
+    if end.as_object().is_none_or(|members| members.len() != END_MEMBERS) {
+        return Err("its last line says more than an end and a signature, and is not signed".to_owned());
     }
     let member = |name: &str| end[name].as_str().unwrap_or_default();
     if unhex_exact::<32>(member("public_key")).as_ref() != Some(expected) {
@@ -70,7 +76,7 @@ fn check(text: &[u8], expected: &[u8; 32]) -> Result<(u64, bool), String> {
     let (Some(steps), Some(dry_run)) = (header["steps"].as_u64(), header["dry_run"].as_bool()) else {
         return Err("its first line is not a ceremony's".to_owned());
     };
-    // Not signed: what the last line says besides.
+    // What the last line says of the number is not signed.
     if lines.count() as u64 != steps || end["end"].as_u64() != Some(steps) {
         return Err("its steps are not as many as it says".to_owned());
     }

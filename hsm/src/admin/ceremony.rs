@@ -11,6 +11,20 @@ use crate::{HsmError, Pkcs11Uri};
 /// Begins what is signed of a transcript: neither a token's signing input nor a checkpoint has a NUL.
 pub const TRANSCRIPT_PREFIX: &[u8] = b"edgate-hsm ceremony\0";
 
+/// What [`Admin::attributes`] can tell of a key.
+pub const ATTRIBUTE_NAMES: [&str; 10] = [
+    "always_sensitive",
+    "copyable",
+    "decrypt",
+    "extractable",
+    "local",
+    "modifiable",
+    "never_extractable",
+    "private",
+    "sensitive",
+    "sign",
+];
+
 impl Admin {
     /// The attributes of the private or secret key that `key` names, as the token answers them now. What it does not
     /// answer is left out.
@@ -43,7 +57,7 @@ impl Admin {
             AttributeType::Sign,
         ];
         let answered = self.session.get_attributes(handle, &asked).map_err(CallError::from)?;
-        Ok(answered.into_iter().filter_map(named).collect())
+        Ok(answered.iter().filter_map(named).collect())
     }
 
     /// Signs a transcript with `key`; the public key and the signature, over [`TRANSCRIPT_PREFIX`] and the text.
@@ -55,18 +69,18 @@ impl Admin {
     }
 }
 
-fn named(attribute: Attribute) -> Option<(&'static str, bool)> {
+fn named(attribute: &Attribute) -> Option<(&'static str, bool)> {
     match attribute {
-        Attribute::AlwaysSensitive(value) => Some(("always_sensitive", value)),
-        Attribute::Copyable(value) => Some(("copyable", value)),
-        Attribute::Decrypt(value) => Some(("decrypt", value)),
-        Attribute::Extractable(value) => Some(("extractable", value)),
-        Attribute::Local(value) => Some(("local", value)),
-        Attribute::Modifiable(value) => Some(("modifiable", value)),
-        Attribute::NeverExtractable(value) => Some(("never_extractable", value)),
-        Attribute::Private(value) => Some(("private", value)),
-        Attribute::Sensitive(value) => Some(("sensitive", value)),
-        Attribute::Sign(value) => Some(("sign", value)),
+        Attribute::AlwaysSensitive(value) => Some(("always_sensitive", *value)),
+        Attribute::Copyable(value) => Some(("copyable", *value)),
+        Attribute::Decrypt(value) => Some(("decrypt", *value)),
+        Attribute::Extractable(value) => Some(("extractable", *value)),
+        Attribute::Local(value) => Some(("local", *value)),
+        Attribute::Modifiable(value) => Some(("modifiable", *value)),
+        Attribute::NeverExtractable(value) => Some(("never_extractable", *value)),
+        Attribute::Private(value) => Some(("private", *value)),
+        Attribute::Sensitive(value) => Some(("sensitive", *value)),
+        Attribute::Sign(value) => Some(("sign", *value)),
         // Not asked for.
         _ => None,
     }
