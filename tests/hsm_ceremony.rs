@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
 
+#[path = "support/softhsm.rs"]
+mod softhsm;
 #[path = "support/mod.rs"]
 mod support;
 
@@ -12,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
+use softhsm::make_token;
 use support::{EDGATE, have};
 
 const PIN: &str = "4711-edgate";
@@ -60,27 +63,11 @@ impl Stage {
             return None;
         }
         let stage = Self { dir: tempfile::tempdir().unwrap() };
-        fs::create_dir(stage.path("tokens")).unwrap();
-        let tokens = stage.path("tokens").display().to_string();
-        fs::write(
-            stage.path("softhsm2.conf"),
-            format!("directories.tokendir = {tokens}\nlog.level = ERROR\n"),
-        )
-        .unwrap();
+        let token = make_token(stage.dir.path(), PIN);
         fs::write(stage.path("pin"), PIN).unwrap();
         fs::set_permissions(stage.path("pin"), fs::Permissions::from_mode(0o600)).unwrap();
-        let made = stage
-            .command("softhsm2-util")
-            .args(["--init-token", "--free", "--label", "edgate", "--so-pin", "12345678", "--pin", PIN])
-            .output()
-            .unwrap();
-        assert!(made.status.success(), "{made:?}");
-        let shown = stage.command("softhsm2-util").arg("--show-slots").output().unwrap();
-        let shown = String::from_utf8(shown.stdout).unwrap();
-        let serials = shown.lines().filter_map(|line| line.trim().strip_prefix("Serial number:"));
-        let serial = serials.map(str::trim).find(|serial| !serial.is_empty()).unwrap();
         let credentials = format!(
-            "module = {:?}\ntoken = \"pkcs11:token=edgate;serial={serial}\"\npin_source = \"file:{}\"\n",
+            "module = {:?}\ntoken = \"{token}\"\npin_source = \"file:{}\"\n",
             edgate_hsm::installed_softhsm().unwrap(),
             stage.path("pin").display()
         );

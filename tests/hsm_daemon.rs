@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
 
+#[path = "support/softhsm.rs"]
+mod softhsm;
 #[path = "support/mod.rs"]
 mod support;
 
@@ -13,6 +15,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use softhsm::make_token;
 use support::{AUDIENCE, EDGATE, ISSUER, Issuer, PATIENCE, Response, exchange, have, listening, post, until};
 
 const PIN: &str = "4711-edgate";
@@ -38,29 +41,10 @@ impl Stage {
             false => real.clone(),
         };
         let dir = tempfile::tempdir().unwrap();
-        fs::create_dir(dir.path().join("tokens")).unwrap();
-        let tokens = dir.path().join("tokens").display().to_string();
-        let conf =
-            format!("directories.tokendir = {tokens}\nobjectstore.backend = file\nlog.level = ERROR\n");
-        fs::write(dir.path().join("softhsm2.conf"), conf).unwrap();
-        let stage = Self { dir, module, real, token: String::new(), issuer: Issuer::new(1) };
+        let token = make_token(dir.path(), PIN);
+        let stage = Self { dir, module, real, token, issuer: Issuer::new(1) };
         stage.write_pin(PIN);
-        let made = stage
-            .command("softhsm2-util")
-            .args(["--init-token", "--free", "--label", "edgate", "--so-pin", "12345678", "--pin", PIN])
-            .output()
-            .unwrap();
-        assert!(made.status.success(), "{made:?}");
-        let shown = stage.command("softhsm2-util").arg("--show-slots").output().unwrap();
-        let text = String::from_utf8(shown.stdout).unwrap();
-        let serial = text
-            .lines()
-            .filter_map(|line| line.trim().strip_prefix("Serial number:"))
-            .map(str::trim)
-            .find(|serial| !serial.is_empty())
-            .unwrap();
-        let token = format!("pkcs11:token=edgate;serial={serial}");
-        Some(Self { token, ..stage })
+        Some(stage)
     }
 
     fn path(&self, name: &str) -> PathBuf {
