@@ -28,6 +28,7 @@ pub mod archive;
 mod body;
 pub mod bundle;
 pub mod cbor;
+mod checksums;
 mod classes;
 mod clock;
 mod copy;

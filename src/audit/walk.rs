@@ -5,6 +5,7 @@ use std::{collections::VecDeque, fmt};
 use sha2::{Digest as _, Sha256};
 
 use super::{
+    checksums::Checksums,
     record::{self, HEADER_BYTES, Hash, Header, HeaderError},
     schema::{self, Kind},
     sha256::Hasher,
@@ -66,7 +67,8 @@ pub(super) fn read_record(segment: &[u8], offset: usize) -> Result<Record<'_>, F
 pub(super) fn read_record_to(segment: &[u8], offset: usize, depth: Depth) -> Result<Record<'_>, Flaw> {
     let frame = Frame::at(segment, offset)?;
     let digest = (depth == Depth::Bodies).then(|| Sha256::digest(frame.body).into());
-    frame.check(digest.as_ref(), || record::event_hash(frame.header_bytes))
+    let checksum = || record::checksum(frame.header_bytes, frame.body);
+    frame.check(digest.as_ref(), checksum, || record::event_hash(frame.header_bytes))
 }
 
 /// Where header, body and padding of a record lie.
@@ -98,7 +100,12 @@ impl<'a> Frame<'a> {
 
     /// `digest` is that of the body, where it is to be compared.
     #[inline]
-    fn check(&self, digest: Option<&Hash>, hash: impl FnOnce() -> Hash) -> Result<Record<'a>, Flaw> {
+    fn check(
+        &self,
+        digest: Option<&Hash>,
+        checksum: impl FnOnce() -> u32,
+        hash: impl FnOnce() -> Hash,
+    ) -> Result<Record<'a>, Flaw> {
         let Self { header_bytes, header, body, padding, next } = *self;
         if self.is_erased() {
             return Err(Flaw::Erased);
@@ -107,7 +114,7 @@ impl<'a> Frame<'a> {
         if digest.is_some_and(|digest| header_bytes[record::BODY_DIGEST] != *digest) {
             return Err(Flaw::Digest);
         }
-        if record::stored_checksum(header_bytes) != record::checksum(header_bytes, body) {
+        if record::stored_checksum(header_bytes) != checksum() {
             return Err(Flaw::Checksum);
         }
         if padding.iter().any(|byte| *byte != 0) {
@@ -198,15 +205,16 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// The hashes of records ahead, computed together.
+/// The hashes and checksums of records ahead, computed together.
 ///
-/// What it yields at an offset is what [`read_record_to`] yields there: a hash depends on nothing but the record's bytes.
+/// What it yields at an offset is what [`read_record_to`] yields there: they depend on nothing but the record's bytes.
 pub(super) struct Ahead {
     depth: Depth,
     // Where the records start whose hashes the hasher holds: two each, the event's and the body's, or the event's alone.
     offsets: VecDeque<usize>,
     hashed: usize,
     hasher: Hasher,
+    checksums: Checksums,
 }
 
 impl fmt::Debug for Ahead {
@@ -217,7 +225,13 @@ impl fmt::Debug for Ahead {
 
 impl Ahead {
     pub(super) fn new(depth: Depth) -> Self {
-        Self { depth, offsets: VecDeque::with_capacity(AHEAD_RECORDS), hashed: 0, hasher: Hasher::new() }
+        Self {
+            depth,
+            offsets: VecDeque::with_capacity(AHEAD_RECORDS),
+            hashed: 0,
+            hasher: Hasher::new(),
+            checksums: Checksums::new(),
+        }
     }
 
     /// What follows is read from other bytes.
@@ -235,9 +249,10 @@ impl Ahead {
         self.offsets.pop_front();
         let hashes = self.hasher.hashes();
         let at = self.hashed - self.offsets.len() - 1;
+        let checksum = || self.checksums.made()[at];
         match self.depth {
-            Depth::Bodies => frame.check(Some(&hashes[2 * at + 1]), || hashes[2 * at]),
-            Depth::Headers => frame.check(None, || hashes[at]),
+            Depth::Bodies => frame.check(Some(&hashes[2 * at + 1]), checksum, || hashes[2 * at]),
+            Depth::Headers => frame.check(None, checksum, || hashes[at]),
         }
     }
 
@@ -246,12 +261,8 @@ impl Ahead {
         self.hasher.clear();
         self.offsets.clear();
         let mut at = offset;
-        // What looks like a record is hashed; whether it is one, `read` says when it is its turn.
         while self.offsets.len() < AHEAD_RECORDS
-            && let Some((header, behind)) = segment.get(at..).and_then(<[u8]>::split_first_chunk)
-            && header[..record::MAGIC.len()] == record::MAGIC
-            && let Some(body) = behind.get(..record::stored_body_len(header))
-            && body.len() <= record::BODY_BYTES_MAX
+            && let Some((header, body)) = like_record(segment, at)
         {
             // As `record::event_hash`.
             self.hasher.push_with(record::HASHED_BYTES + 1, |bytes| {
@@ -265,7 +276,17 @@ impl Ahead {
         }
         self.hashed = self.offsets.len();
         self.hasher.finish();
+        self.checksums.of(self.offsets.iter().filter_map(|at| like_record(segment, *at)));
     }
+}
+
+/// Header and body of what looks like a record; whether it is one, [`Frame::check`] says when it is its turn.
+#[inline]
+fn like_record(segment: &[u8], offset: usize) -> Option<(&[u8; HEADER_BYTES], &[u8])> {
+    let (header, behind) = segment.get(offset..)?.split_first_chunk()?;
+    let body = behind.get(..record::stored_body_len(header))?;
+    (header[..record::MAGIC.len()] == record::MAGIC && body.len() <= record::BODY_BYTES_MAX)
+        .then_some((header, body))
 }
 
 /// The records of a segment from its start, as far as they can be read. One whose body was erased, or was about to be, is among

@@ -88,9 +88,14 @@ impl Scanner {
         let mut walk = Walk::new(bytes, self.depth);
         while !self.at_upto(upto) && self.offset - base < bytes.len() && self.wanted.is_none() {
             let at = self.offset - base;
-            let mut record = match or_erased(walk.read(at), bytes, at) {
+            // Read in place: a record is 200 bytes, and to move it takes as long as half of its checks.
+            let mut found = walk.read(at);
+            if found.is_err() {
+                found = or_erased(found, bytes, at);
+            }
+            let record = match &mut found {
                 Ok(record) => record,
-                Err(flaw) => return Ok(Some(flaw)),
+                Err(flaw) => return Ok(Some(*flaw)),
             };
             let header = &record.header;
             if self
@@ -102,7 +107,7 @@ impl Scanner {
                 return Err(Misplaced);
             }
             record.next += base;
-            self.accept(&record);
+            self.accept(record);
             if !self.scan.breaks.is_empty() {
                 return Err(Misplaced);
             }
