@@ -21,7 +21,7 @@ mod logs;
 use logs::{ORIGIN, grow, json, signing_key};
 
 fn key() -> CheckpointKey {
-    CheckpointKey { name: ORIGIN.into(), verifying_key: signing_key().verifying_key().to_bytes() }
+    CheckpointKey::new(ORIGIN, signing_key().verifying_key().to_bytes())
 }
 
 fn signed(origin: &str, size: u64, root: [u8; 32]) -> String {

@@ -24,7 +24,7 @@ use logs::{ORIGIN, change, grow, json, signer, signing_key};
 const PATIENCE: Duration = Duration::from_secs(30);
 
 fn key() -> CheckpointKey {
-    CheckpointKey { name: ORIGIN.into(), verifying_key: signing_key().verifying_key().to_bytes() }
+    CheckpointKey::new(ORIGIN, signing_key().verifying_key().to_bytes())
 }
 
 fn signed(origin: &str, size: u64, root: [u8; 32]) -> String {
@@ -597,10 +597,8 @@ fn each_reason_to_refuse_a_proof_has_its_class_and_exit_code() {
     let other_key = audit(&["verify-proof", text(&file), "--key", text(&stranger)]);
     assert_eq!(other_key.status.code(), Some(10), "{other_key:?}");
     // The key of one log does not sign for another, though both are known.
-    let second = CheckpointKey {
-        name: "other.example/log".into(),
-        verifying_key: SigningKey::from_bytes(&[4; 32]).verifying_key().to_bytes(),
-    };
+    let second =
+        CheckpointKey::new("other.example/log", SigningKey::from_bytes(&[4; 32]).verifying_key().to_bytes());
     let both = setting.write("both", format!("{}\n{}\n", key().to_text(), second.to_text()));
     let signed_for_other = proof[..note_at].to_owned() + &signed("other.example/log", size, [1; 32]);
     let crossed = setting.write("crossed", signed_for_other);

@@ -317,7 +317,7 @@ impl RetiredLog {
         let verifying_key = signing_key().verifying_key().to_bytes();
         let first = Tail::first(&dir).unwrap().next().unwrap().unwrap().header.seq;
         assert!(first > 100, "{first}");
-        Self { folder, key: CheckpointKey { name: "test.example/log".into(), verifying_key }, first }
+        Self { folder, key: CheckpointKey::new("test.example/log", verifying_key), first }
     }
 
     fn dir(&self) -> PathBuf {
@@ -344,7 +344,7 @@ impl RetiredLog {
     fn submitter(&self, witness: &Cosigner, at: SocketAddr) -> Submitter {
         let key = witness.key().clone();
         let witness = Witness { key, url: format!("http://{at}"), timeout: PATIENCE };
-        Submitter::new(witness, &self.dir(), self.key.clone())
+        Submitter::new(witness, &self.dir(), vec![self.key.clone()])
     }
 
     fn witness(&self) -> Cosigner {
@@ -479,7 +479,7 @@ fn a_witness_that_is_new_behind_a_retirement_cosigns() {
         refused => panic!("{refused:?}"),
     });
     let asked = Witness { key, url: format!("http://{at}"), timeout: PATIENCE };
-    let mut submitter = Submitter::new(asked, &log.dir(), log.key);
+    let mut submitter = Submitter::new(asked, &log.dir(), vec![log.key]);
     for _ in 0..2 {
         match submitter.submit(&note, None) {
             Submitted::Cosigned(anchored) => {

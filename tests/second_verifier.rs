@@ -79,7 +79,7 @@ impl Drop for Second {
 
 fn key() -> CheckpointKey {
     let verifying_key = SigningKey::from_bytes(&[3; 32]).verifying_key().to_bytes();
-    CheckpointKey { name: ORIGIN.to_owned(), verifying_key }
+    CheckpointKey::new(ORIGIN, verifying_key)
 }
 
 /// The sample logs of the fuzz bodies: closed in order, and as a killed process left it.

@@ -28,7 +28,7 @@ const ORIGIN: &str = "test.example/log";
 const EDGATE: &str = env!("CARGO_BIN_EXE_edgate");
 
 fn key() -> CheckpointKey {
-    CheckpointKey { name: ORIGIN.into(), verifying_key: signing_key().verifying_key().to_bytes() }
+    CheckpointKey::new(ORIGIN, signing_key().verifying_key().to_bytes())
 }
 
 /// Adds events to the log in `dir` and closes it; returns its checkpoint.

@@ -64,7 +64,7 @@ fn proofs(criterion: &mut Criterion) {
     };
     let (dir, tiles) = (folder.path().join("log"), folder.path().join("tiles"));
     let signing = SigningKey::from_bytes(&[3; 32]);
-    let keys = [CheckpointKey { name: ORIGIN.to_owned(), verifying_key: signing.verifying_key().to_bytes() }];
+    let keys = [CheckpointKey::new(ORIGIN, signing.verifying_key().to_bytes())];
     let ids = filled(&dir, &signing, records);
 
     let started = Instant::now();

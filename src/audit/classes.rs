@@ -52,7 +52,7 @@ macro_rules! name_note_errors {
                     NoteError::BadSignature => Self::BadSignature,
                     NoteError::Malformed => Self::Malformed,
                     NoteError::Unsigned => Self::Unsigned,
-                    NoteError::WrongKey => Self::WrongKey,
+                    NoteError::OutOfTurn | NoteError::WrongKey => Self::WrongKey,
                 }
             }
         })+

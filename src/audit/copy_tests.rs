@@ -16,7 +16,7 @@ fn signing() -> SigningKey {
 }
 
 fn key() -> CheckpointKey {
-    CheckpointKey { name: "copy.example/log".into(), verifying_key: signing().verifying_key().to_bytes() }
+    CheckpointKey::new("copy.example/log", signing().verifying_key().to_bytes())
 }
 
 /// A log that was signed several times.

@@ -133,7 +133,7 @@ mod tests {
 
     fn note() -> String {
         let log = SigningKey::from_bytes(&[7; 32]);
-        let key = CheckpointKey { name: checkpoint().origin, verifying_key: log.verifying_key().to_bytes() };
+        let key = CheckpointKey::new(checkpoint().origin, log.verifying_key().to_bytes());
         checkpoint().to_note(&key, &log.sign(checkpoint().to_text().as_bytes()).to_bytes())
     }
 
@@ -182,7 +182,7 @@ mod tests {
         let (_, key) = witness(1);
         assert_eq!(WitnessKey::from_text(&key.to_text()), Ok(key.clone()));
         assert_eq!(CheckpointKey::from_text(&key.to_text()), Err(NoteError::Malformed));
-        let log = CheckpointKey { name: key.name.clone(), verifying_key: key.verifying_key };
+        let log = CheckpointKey::new(key.name.clone(), key.verifying_key);
         assert_eq!(WitnessKey::from_text(&log.to_text()), Err(NoteError::Malformed));
         assert_ne!(log.id(), key.id());
     }

@@ -21,13 +21,11 @@ use super::{
     id::RecordId,
     log_watch::LogWatch,
     note::CheckpointKey,
-    open::KEY_FILE,
     proof::{ProveError, find_id, find_seq},
     real::Lock,
     record::{HASHED_BYTES, HEADER_BYTES, Hash, Header, stored_len},
     schema::Kind,
     stored::{Segments, Stored},
-    verify::note_in,
     walk::{Flaw, SECTOR_BYTES, is_partly_erased, is_redactable, read_record},
 };
 
@@ -332,7 +330,7 @@ pub enum Waiting {
 /// Goes on with the erasures that the list in the folder names, as far as an ERASE in effect does too and no hold was placed
 /// since. `key` is the log's, or its folder still names the one before it. Repeatable: a crash here leaves what was found, or
 /// less to do.
-pub(super) fn resume(folder: &Folder, dir: &Path, key: &CheckpointKey) -> io::Result<Resumed> {
+pub(super) fn resume(folder: &Folder, dir: &Path, keys: &[CheckpointKey]) -> io::Result<Resumed> {
     let list = folder.erasing()?;
     if list.is_empty() {
         return Ok(Resumed::default());
@@ -345,12 +343,7 @@ pub(super) fn resume(folder: &Folder, dir: &Path, key: &CheckpointKey) -> io::Re
         }
         Err(error) => return Err(io::Error::other(error)),
     };
-    let mut keys = vec![key.clone()];
-    if let Some(text) = note_in(&dir.join(KEY_FILE))? {
-        let named = text.lines().filter_map(|line| CheckpointKey::from_text(line).ok());
-        keys.extend(named.filter(|other| other.name == key.name));
-    }
-    resume_erasures(folder, Holds::load(dir).ok().as_ref(), &keys)
+    resume_erasures(folder, Holds::load(dir).ok().as_ref(), keys)
 }
 
 /// As [`resume`], with the holds, if they can be read; signatures are held against `keys`.

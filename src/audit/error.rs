@@ -6,6 +6,8 @@ use std::{
     sync::Arc,
 };
 
+use super::key_history::KeyHistoryError;
+
 /// Why a call on the log did not succeed.
 #[derive(Debug, thiserror::Error)]
 pub enum AuditError {
@@ -69,6 +71,34 @@ pub enum AuditError {
         path: PathBuf,
         /// Its permission bits.
         mode: u32,
+    },
+    /// What stands beside the log about its checkpoint keys cannot be believed.
+    #[error("{path}: {cause}; `edgate audit verify --key` with a key you trust tells what is left to be believed", path = path.display())]
+    KeyHistory {
+        /// The key file.
+        path: PathBuf,
+        /// What is wrong with it.
+        cause: KeyHistoryError,
+    },
+    /// The configured checkpoint key is not the one that the log's history ends with.
+    #[error(
+        "the log's checkpoint key is {current}, and it did not name the configured one, {configured}, as its successor: configure \
+         the log's key, start, and hand over with `edgate audit rotate-checkpoint-key`; if that key is lost, move {path} away: checkpoints \
+         from before then verify with the old key alone", path = path.display()
+    )]
+    CheckpointKeyUnknown {
+        /// The key file.
+        path: PathBuf,
+        /// The key that the history ends with, as text.
+        current: String,
+        /// The configured one.
+        configured: String,
+    },
+    /// The checkpoint key was not replaced.
+    #[error("the checkpoint key was not replaced: {cause}; the one before signs on")]
+    NotHandedOver {
+        /// Why.
+        cause: String,
     },
     /// Another process has the log open.
     #[error("{path} is in use by another process", path = path.display())]

@@ -2,6 +2,8 @@
 //!
 //! Signatures are Ed25519 (signature type 0x01). Types 0x02 (ECDSA P-256) and 0x06 (ML-DSA-44) are kept free.
 
+use std::ops::RangeInclusive;
+
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use ed25519_dalek::{Signature, VerifyingKey};
 use sha2::{Digest as _, Sha256};
@@ -26,6 +28,9 @@ pub struct CheckpointKey {
     pub name: String,
     /// 32 bytes of an Ed25519 verifying key.
     pub verifying_key: [u8; 32],
+    /// The sizes of the log that it may sign checkpoints of: all, or those between two handovers
+    /// ([`KeyHistory`](super::KeyHistory)).
+    pub sizes: RangeInclusive<u64>,
 }
 
 /// Why a note is not a checkpoint signed by a key we know.
@@ -37,6 +42,9 @@ pub enum NoteError {
     /// Not a checkpoint, or not in the one form it has.
     #[error("note is malformed")]
     Malformed,
+    /// A key signed it that was not the log's when the log had this size.
+    #[error("signed by a key of the log that it had before or after, not at this size")]
+    OutOfTurn,
     /// No signature line.
     #[error("signature is missing")]
     Unsigned,
@@ -55,9 +63,7 @@ impl Checkpoint {
     /// The signed note (signed-note: text, empty line, signature lines).
     #[must_use]
     pub fn to_note(&self, key: &CheckpointKey, signature: &[u8; 64]) -> String {
-        let mut signed = key.id().to_vec();
-        signed.extend_from_slice(signature);
-        format!("{}\n\u{2014} {} {}\n", self.to_text(), key.name, STANDARD.encode(signed))
+        format!("{}\n{}", self.to_text(), key.signature_line(signature))
     }
 
     /// Reads a note and checks that a key of `keys` signed it. Signatures of other keys say nothing (C2SP signed-note).
@@ -155,14 +161,15 @@ impl UnverifiedNote {
         }
         for NoteSignature { name, id, signature } in &self.signatures {
             let Some(key) = keys.iter().find(|key| key.name == *name && key.id() == *id) else { continue };
+            if !key.sizes.contains(&self.checkpoint.size) {
+                return Err(NoteError::OutOfTurn);
+            }
             let signature: &[u8; 64] =
                 signature.as_slice().try_into().map_err(|_| NoteError::BadSignature)?;
-            let verifying = VerifyingKey::from_bytes(&key.verifying_key);
-            return match verifying.and_then(|verifying| {
-                verifying.verify_strict(text.as_bytes(), &Signature::from_bytes(signature))
-            }) {
-                Ok(()) => Ok(self.checkpoint.to_note(key, signature)),
-                Err(_) => Err(NoteError::BadSignature),
+            return if is_signed(&key.verifying_key, text.as_bytes(), signature) {
+                Ok(self.checkpoint.to_note(key, signature))
+            } else {
+                Err(NoteError::BadSignature)
             };
         }
         Err(NoteError::WrongKey)
@@ -180,10 +187,26 @@ impl NoteSignature {
 }
 
 impl CheckpointKey {
+    /// A key that may sign checkpoints of every size.
+    #[must_use]
+    pub fn new(name: impl Into<String>, verifying_key: [u8; 32]) -> Self {
+        Self { name: name.into(), verifying_key, sizes: 0..=u64::MAX }
+    }
+
     /// The key id of signed-note: `SHA-256(name ‖ 0x0A ‖ 0x01 ‖ key)[..4]`.
     #[must_use]
     pub fn id(&self) -> [u8; 4] {
         key_id(&self.name, ED25519, &self.verifying_key)
+    }
+
+    /// Whether both are one key, whatever sizes they may sign.
+    pub(super) fn is(&self, other: &Self) -> bool {
+        (&self.name, &self.verifying_key) == (&other.name, &other.verifying_key)
+    }
+
+    /// A signature line of a note.
+    pub(super) fn signature_line(&self, signature: &[u8; 64]) -> String {
+        format!("\u{2014} {} {}\n", self.name, STANDARD.encode([&self.id()[..], signature].concat()))
     }
 
     /// The verifier key as one line of text (signed-note "vkey"): `name+id+base64(0x01 ‖ key)`.
@@ -198,8 +221,14 @@ impl CheckpointKey {
     /// [`NoteError::Malformed`], also when the id does not belong to the key.
     pub fn from_text(text: &str) -> Result<Self, NoteError> {
         let (name, verifying_key) = key_from_text(text, ED25519)?;
-        Ok(Self { name, verifying_key })
+        Ok(Self::new(name, verifying_key))
     }
+}
+
+/// Whether `signature` is one of `message` by this key, strictly (RFC 8032 with no key of small order).
+pub(super) fn is_signed(verifying_key: &[u8; 32], message: &[u8], signature: &[u8; 64]) -> bool {
+    VerifyingKey::from_bytes(verifying_key)
+        .is_ok_and(|key| key.verify_strict(message, &Signature::from_bytes(signature)).is_ok())
 }
 
 /// The key id of signed-note, for a key that signs as `kind` says.
@@ -244,10 +273,7 @@ mod tests {
 
     fn signed() -> (Checkpoint, CheckpointKey, String) {
         let signing = SigningKey::from_bytes(&[7; 32]);
-        let key = CheckpointKey {
-            name: "test.example/log".into(),
-            verifying_key: signing.verifying_key().to_bytes(),
-        };
+        let key = CheckpointKey::new("test.example/log", signing.verifying_key().to_bytes());
         let checkpoint = Checkpoint { origin: key.name.clone(), size: 42, root: [9; 32] };
         let note = checkpoint.to_note(&key, &signing.sign(checkpoint.to_text().as_bytes()).to_bytes());
         (checkpoint, key, note)
@@ -268,7 +294,7 @@ mod tests {
     #[test]
     fn a_key_needs_a_name_that_a_note_can_carry() {
         for name in ["", "a b", "a\u{a0}b", "a\tb", "a\nb", "a+b"] {
-            let text = CheckpointKey { name: name.into(), verifying_key: [1; 32] }.to_text();
+            let text = CheckpointKey::new(name, [1; 32]).to_text();
             assert_eq!(CheckpointKey::from_text(&text), Err(NoteError::Malformed), "{name:?}");
         }
     }

@@ -1,7 +1,6 @@
 //! Opening and closing a log: lock, recover, start the threads; drain, seal, stop them.
 
 use std::{
-    collections::VecDeque,
     fs, io,
     os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
@@ -21,17 +20,17 @@ use super::{
     folder::Folder,
     keeper::{EMERGENCY_BYTES, Keeper},
     kept::{self, Conviction},
+    key_history::KeyHistory,
     log_watch::LogWatch,
     map::MAP_SINK,
     note::CheckpointKey,
     outlet::{Outlets, Subscription},
-    real::{Lock, RealMedium, replace_file, sink_for},
-    receipt::Renewal,
+    real::{Lock, RealMedium, sink_for},
     recover::{Expected, Recovery, Resume, Vouch, digest_of, recover},
     retire::{Retainer, Retirement},
     schema::Kind,
     sealed::{KeyMaker, SealedKeys, resume_destroying},
-    sealer::{Cadence, CheckpointSigner, Follower, Sealer},
+    sealer::{CheckpointSigner, Follower, HandoverOrder, Handovers, Sealer, Signing},
     sequencer::{Sequencer, Stop, run_flusher},
     settings::{OnFailure, Settings},
     status::{Progress, Status},
@@ -59,6 +58,8 @@ pub struct Log {
     stop: Sender<Stop>,
     // Dropped to have the keys of what is sealed forgotten.
     sealing_stop: Option<Sender<()>>,
+    // Where the sealer is given another key.
+    handovers: Option<Sender<HandoverOrder>>,
     // Dropped to let the sealer finish, once the other threads have ended.
     sealer_stop: Option<Sender<()>>,
     threads: Vec<JoinHandle<()>>,
@@ -133,15 +134,18 @@ pub fn open_vouched(
     let folder = Arc::new(Folder::new(Box::new(RealMedium::new(dir, sink))));
     let clock = Clock::system();
     let signer = signer.map(|signer| {
-        let key = CheckpointKey { name: settings.origin.clone(), verifying_key: signer.verifying_key };
-        (signer, key)
+        let key = CheckpointKey::new(settings.origin.clone(), signer.verifying_key);
+        let history = KeyHistory::ending_with(dir, &key)?;
+        let keys = history.keys(&history.first).unwrap_or_default();
+        Ok::<_, AuditError>((Signing { signer, key, history }, keys))
     });
+    let signer = signer.transpose()?;
     // What was signed is compared before anything is written: a log that was rolled back stays as it was found.
     let (mut follower, mut passed_over) = (None, Vec::new());
     let (writer, mut recovery) = resume_if(&folder, settings, tag_epoch, clock, &mut |size| {
-        follower = signer.as_ref().map(|(_, key)| Follower::resume(dir, key, size)).transpose()?;
-        let Some((_, key)) = signer.as_ref().filter(|_| !created) else { return Ok(()) };
-        passed_over = kept::vouch(dir, std::slice::from_ref(key), size)?;
+        follower = signer.as_ref().map(|(_, keys)| Follower::resume(dir, keys, size)).transpose()?;
+        let Some((_, keys)) = signer.as_ref().filter(|_| !created) else { return Ok(()) };
+        passed_over = kept::vouch(dir, keys, size)?;
         outside(dir).inspect_err(|error| {
             if let AuditError::RolledBack { cause, .. } = error {
                 // Without it the next start asks again, and is told the same.
@@ -150,16 +154,15 @@ pub fn open_vouched(
         })
     })?;
     (recovery.created, recovery.passed_over) = (created, passed_over);
-    if let Some((_, key)) = &signer {
-        recovery.erasures = erase::resume(&folder, dir, key).map_err(io("go on with the erasures of"))?;
+    if let Some((_, keys)) = &signer {
+        recovery.erasures = erase::resume(&folder, dir, keys).map_err(io("go on with the erasures of"))?;
     }
     let sealing = signer
         .zip(follower)
-        .map(|((signer, key), mut follower)| {
+        .map(|((signing, _), mut follower)| {
             follower.begin(writer.genesis());
-            replace_file(dir, KEY_FILE, format!("{}\n", key.to_text()).as_bytes())
-                .map_err(io("publish the checkpoint key in"))?;
-            Ok((signer, key, follower))
+            signing.history.publish(dir).map_err(io("publish the checkpoint key in"))?;
+            Ok((signing, follower))
         })
         .transpose()?;
     start(settings, shards, Parts { folder, writer, tagging, lock, recovery, sealing })
@@ -172,7 +175,7 @@ struct Parts {
     tagging: Tagging,
     lock: Lock,
     recovery: Recovery,
-    sealing: Option<(CheckpointSigner, CheckpointKey, Follower)>,
+    sealing: Option<(Signing, Follower)>,
 }
 
 /// As [`resume_if`], for a log that nothing outside of it vouches for.
@@ -292,6 +295,7 @@ fn start(settings: &Settings, shards: u16, parts: Parts) -> Result<Opened, Audit
         stop: stop_out,
         sealing_stop: None,
         sealer_stop: None,
+        handovers: None,
         threads: Vec::with_capacity(4),
         sealer: None,
         outlets: Arc::default(),
@@ -328,27 +332,18 @@ fn start(settings: &Settings, shards: u16, parts: Parts) -> Result<Opened, Audit
         reserve: Some(reserve),
     };
     log.threads.push(spawn("audit-keep", Box::new(move || keeper.run()))?);
-    if let Some((signer, key, follower)) = sealing {
+    if let Some((signing, follower)) = sealing {
         let (stop_out, stop_in) = bounded(0);
-        let sealer = Sealer {
-            shared: Arc::clone(&shared),
-            progress,
-            appender: Appender::new(Arc::clone(&shared), shards + 1),
-            signer,
-            key,
-            cadence: Cadence {
-                interval: settings.checkpoint_interval,
-                events: settings.checkpoint_events,
-                idle: settings.checkpoint_idle,
-                unsigned_age_max: settings.unsigned_age_max,
-            },
-            follower,
-            receipts: settings.receipts.then(|| Renewal::new(shared.boot)),
-            recording: VecDeque::new(),
-            outlets: Arc::clone(&log.outlets),
-            stop: stop_in,
-        };
+        let (handovers_out, handovers_in) = bounded(1);
+        let sealer = Sealer::new(
+            settings,
+            (Arc::clone(&shared), progress, Appender::new(Arc::clone(&shared), shards + 1)),
+            (signing, follower),
+            Arc::clone(&log.outlets),
+            (handovers_in, stop_in),
+        );
         log.sealer_stop = Some(stop_out);
+        log.handovers = Some(handovers_out);
         log.sealer = Some(spawn("audit-seal", Box::new(move || sealer.run()))?);
     }
     let appenders = (0..=shards).map(|core| Appender::new(Arc::clone(&shared), core)).collect();
@@ -409,6 +404,12 @@ impl Log {
             "the file system is {file_system}: a store into a map could need space there and end the process; \
              ext4, or XFS made with reflink=0, allows the map"
         ))
+    }
+
+    /// What replaces the checkpoint key of this log; `None` where nobody signs.
+    #[must_use]
+    pub fn handovers(&self) -> Option<Handovers> {
+        self.handovers.clone().map(|orders| Handovers::new(orders, self.dir.clone()))
     }
 
     /// Erases bodies; `None` for a log whose checkpoints nobody signs, where no ERASE takes effect.
@@ -491,9 +492,6 @@ fn wait_for(threads: &[JoinHandle<()>], deadline: Instant) -> bool {
     }
     true
 }
-
-/// The verifying key of the checkpoints, as signed-note text, for `audit verify` on this machine.
-pub(super) const KEY_FILE: &str = "checkpoint.key";
 
 /// A start leaves room for events in the smallest segment, whatever it found.
 const RECOVERY_RECORDS_MAX: usize = 16;

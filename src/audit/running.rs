@@ -8,7 +8,9 @@ use std::{
 use ed25519_dalek::{Signer as _, SigningKey};
 
 use super::{
-    Ack, AuditError, CheckpointKey, CheckpointSigner, DecisionEvent, Event, Opened, RecordId, Settings,
+    Ack, AuditError, CheckpointKey, CheckpointSigner, DecisionEvent, Event, Handover, Opened, RecordId,
+    Settings,
+    note::Checkpoint,
     open_signed,
     retire::Order,
     stored::list_segments,
@@ -38,7 +40,6 @@ pub(super) fn open_log(dir: &Path, signed: Signed) -> Opened {
 
 /// As [`open_log`], with the key of this number.
 pub(super) fn open_by(dir: &Path, signed: Signed, key: u8) -> Result<Opened, AuditError> {
-    let key = SigningKey::from_bytes(&[key; 32]);
     let often = if signed == Signed::Soon { Duration::from_millis(4) } else { Duration::from_secs(3600) };
     let settings = Settings {
         segment_bytes: 136 * 1024,
@@ -48,11 +49,29 @@ pub(super) fn open_by(dir: &Path, signed: Signed, key: u8) -> Result<Opened, Aud
         create: true,
         ..Settings::new(dir, ORIGIN)
     };
-    let signer = CheckpointSigner {
+    open_signed(&settings, 1, Some(signer_of(key)))
+}
+
+/// Signs with the key of this number.
+pub(super) fn signer_of(number: u8) -> CheckpointSigner {
+    let key = SigningKey::from_bytes(&[number; 32]);
+    CheckpointSigner {
         verifying_key: key.verifying_key().to_bytes(),
         sign: Box::new(move |message| Ok(key.sign(message).to_bytes())),
-    };
-    open_signed(&settings, 1, Some(signer))
+    }
+}
+
+/// The key of one number gives way to another's at this size.
+pub(super) fn handover(old: u8, new: u8, size: u64) -> Handover {
+    let checkpoint = Checkpoint { origin: ORIGIN.into(), size, root: [5; 32] };
+    let keys = [key_of(old), key_of(new)];
+    let text = Handover::text(&checkpoint, &keys[0], &keys[1]);
+    let signatures = [old, new].map(|number| sign(number, &text));
+    Handover::new(&checkpoint, keys.each_ref(), signatures.each_ref()).unwrap()
+}
+
+pub(super) fn sign(number: u8, text: &str) -> [u8; 64] {
+    SigningKey::from_bytes(&[number; 32]).sign(text.as_bytes()).to_bytes()
 }
 
 pub(super) fn key() -> CheckpointKey {
@@ -61,7 +80,7 @@ pub(super) fn key() -> CheckpointKey {
 
 pub(super) fn key_of(number: u8) -> CheckpointKey {
     let verifying_key = SigningKey::from_bytes(&[number; 32]).verifying_key().to_bytes();
-    CheckpointKey { name: ORIGIN.into(), verifying_key }
+    CheckpointKey::new(ORIGIN, verifying_key)
 }
 
 pub(super) fn decision(subject: &str) -> Event<'_> {

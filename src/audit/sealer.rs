@@ -5,6 +5,7 @@
 //! hashing and storing is found here, before a signature makes it permanent (CT log Yeti 2022).
 
 mod follower;
+mod handover;
 
 use std::{
     collections::VecDeque,
@@ -16,17 +17,21 @@ use std::{
 use crossbeam::channel::{Receiver, RecvTimeoutError};
 
 pub(super) use follower::Follower;
+pub(super) use handover::HandoverOrder;
+pub use handover::Handovers;
 
 use super::{
     appender::{Ack, Appender, Shared},
     clock::Clock,
     error::{AuditFailure, FailureKind},
+    key_history::KeyHistory,
     merkle::CompactRange,
     note::{Checkpoint, CheckpointKey},
     outlet::Outlets,
     real::replace_file,
     receipt::Renewal,
     schema::Kind,
+    settings::Settings,
     status::Progress,
 };
 
@@ -46,33 +51,70 @@ pub type Sign = Box<dyn FnMut(&[u8]) -> Result<[u8; 64], SignError> + Send>;
 #[error("checkpoint was not signed: {0}")]
 pub struct SignError(pub String);
 
+/// The key that signs now, and those before it.
+pub(super) struct Signing {
+    pub(super) signer: CheckpointSigner,
+    pub(super) key: CheckpointKey,
+    pub(super) history: KeyHistory,
+}
+
 /// When to sign.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Cadence {
-    pub(super) interval: Duration,
-    pub(super) events: u64,
-    pub(super) idle: Duration,
-    pub(super) unsigned_age_max: Duration,
+struct Cadence {
+    interval: Duration,
+    events: u64,
+    idle: Duration,
+    unsigned_age_max: Duration,
 }
 
 /// The sealer's thread.
 pub(super) struct Sealer {
-    pub(super) shared: Arc<Shared>,
-    pub(super) progress: Arc<Progress>,
-    pub(super) appender: Appender,
-    pub(super) signer: CheckpointSigner,
-    pub(super) key: CheckpointKey,
-    pub(super) cadence: Cadence,
-    pub(super) follower: Follower,
-    /// Where receipts are given: when their next key is due.
-    pub(super) receipts: Option<Renewal>,
+    shared: Arc<Shared>,
+    progress: Arc<Progress>,
+    appender: Appender,
+    signing: Signing,
+    cadence: Cadence,
+    follower: Follower,
+    // Where receipts are given: when their next key is due.
+    receipts: Option<Renewal>,
     // CHECKPOINT records that are not durable yet: place among this thread's records, and the size that is covered.
-    pub(super) recording: VecDeque<(u64, u64)>,
-    pub(super) outlets: Arc<Outlets>,
-    pub(super) stop: Receiver<()>,
+    recording: VecDeque<(u64, u64)>,
+    outlets: Arc<Outlets>,
+    handovers: Receiver<HandoverOrder>,
+    stop: Receiver<()>,
 }
 
 impl Sealer {
+    pub(super) fn new(
+        settings: &Settings,
+        (shared, progress, appender): (Arc<Shared>, Arc<Progress>, Appender),
+        (signing, follower): (Signing, Follower),
+        outlets: Arc<Outlets>,
+        (handovers, stop): (Receiver<HandoverOrder>, Receiver<()>),
+    ) -> Self {
+        let cadence = Cadence {
+            interval: settings.checkpoint_interval,
+            events: settings.checkpoint_events,
+            idle: settings.checkpoint_idle,
+            unsigned_age_max: settings.unsigned_age_max,
+        };
+        let receipts = settings.receipts.then(|| Renewal::new(shared.boot));
+        let recording = VecDeque::new();
+        Self {
+            shared,
+            progress,
+            appender,
+            signing,
+            cadence,
+            follower,
+            receipts,
+            recording,
+            outlets,
+            handovers,
+            stop,
+        }
+    }
+
     /// Signs on its cadence until told to stop, and once more when the log was closed in order.
     pub(super) fn run(mut self) {
         let tick = (self.cadence.interval / 4).max(Duration::from_millis(1));
@@ -97,6 +139,9 @@ impl Sealer {
             }
             if self.shared.failure().is_some_and(|failure| failure.kind.is_permanent()) {
                 continue;
+            }
+            while let Ok(order) = self.handovers.try_recv() {
+                self.hand_over(order);
             }
             let turned = self.turn(&mut signed_at, &mut unsigned_since, &mut unpublished);
             match turned.and_then(|()| self.renew_receipt_key()) {
@@ -165,7 +210,9 @@ impl Sealer {
     fn renew_receipt_key(&mut self) -> Result<(), SealError> {
         let Some(renewal) = &mut self.receipts else { return Ok(()) };
         let now = Clock::system().read().wall_ns / 1_000_000_000;
-        if let Some(key) = renewal.due(now, &self.key, &mut self.signer.sign).map_err(SealError::Sign)? {
+        if let Some(key) =
+            renewal.due(now, &self.signing.key, &mut self.signing.signer.sign).map_err(SealError::Sign)?
+        {
             self.shared.receipt_key.store(Some(Arc::new(key)));
         }
         Ok(())
@@ -202,11 +249,12 @@ impl Sealer {
         self.follower.fold();
         let root =
             self.follower.tree.root().ok_or(SealError::Sign(SignError("the tree is incomplete".into())))?;
-        let checkpoint = Checkpoint { origin: self.key.name.clone(), size: self.follower.tree.end(), root };
-        let signature = (self.signer.sign)(checkpoint.to_text().as_bytes()).map_err(SealError::Sign)?;
-        let note = checkpoint.to_note(&self.key, &signature);
+        let Signing { signer, key, .. } = &mut self.signing;
+        let checkpoint = Checkpoint { origin: key.name.clone(), size: self.follower.tree.end(), root };
+        let signature = (signer.sign)(checkpoint.to_text().as_bytes()).map_err(SealError::Sign)?;
+        let note = checkpoint.to_note(key, &signature);
         // A signer that answers with another key's signature must not go unnoticed until an audit.
-        Checkpoint::open(&note, std::slice::from_ref(&self.key))
+        Checkpoint::open(&note, std::slice::from_ref(key))
             .map_err(|error| SealError::Sign(SignError(format!("the signer's answer: {error}"))))?;
         Ok((checkpoint, note))
     }

@@ -36,7 +36,7 @@ fn log(dir: &Path) -> (Vec<u8>, Vec<usize>) {
 /// A follower that has read the stored bytes up to `durable`.
 fn followed(dir: &Path, bytes: &[u8], durable: Head) -> Result<Follower, SealError> {
     let open = SegmentOpen::read(&read_record(bytes, 0).unwrap()).unwrap();
-    let mut follower = Follower::resume(dir, &signing_key().1, durable.size).unwrap();
+    let mut follower = Follower::resume(dir, &[signing_key().1], durable.size).unwrap();
     follower.begin(Head { size: 0, hash: genesis_hash(&open.origin, &open.log_id) });
     follower.follow(durable)?;
     Ok(follower)
@@ -45,7 +45,7 @@ fn followed(dir: &Path, bytes: &[u8], durable: Head) -> Result<Follower, SealErr
 fn signing_key() -> (SigningKey, CheckpointKey) {
     let key = SigningKey::from_bytes(&[3; 32]);
     let verifying_key = key.verifying_key().to_bytes();
-    (key, CheckpointKey { name: "test.example/log".to_owned(), verifying_key })
+    (key, CheckpointKey::new("test.example/log", verifying_key))
 }
 
 /// What a start says of a log for which `follower` would vouch with this hash of its last record.
@@ -57,7 +57,7 @@ fn vouched(dir: &Path, follower: &mut Follower, hash: Hash) -> Result<Follower, 
     let note = checkpoint.to_note(&key, &signing.sign(checkpoint.to_text().as_bytes()).to_bytes());
     follower.head.hash = hash;
     fs::write(dir.join(TREE_FILE), follower.to_text(&note)).unwrap();
-    Follower::resume(dir, &key, size)
+    Follower::resume(dir, std::slice::from_ref(&key), size)
 }
 
 #[test]

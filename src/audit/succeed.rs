@@ -20,8 +20,9 @@ use super::{
     folder::Folder,
     hold::{ACTION_HOLD, Holds},
     kept,
+    key_history::own_keys,
     note::CheckpointKey,
-    open::{KEY_FILE, open_signed},
+    open::open_signed,
     real::{Lock, RealMedium, sink_for, sync_folder},
     record::Hash,
     recover::would_resume,
@@ -151,10 +152,8 @@ struct Damage {
 /// The log's own name, and the first thing wrong with it by the code of a start and of a verification.
 fn damage_of(dir: &Path) -> Result<(String, Damage), AuditError> {
     let io = |what| move |source: io::Error| AuditError::io(what, dir, source);
-    let keys = match fs::read_to_string(dir.join(KEY_FILE)) {
-        Ok(text) => text.lines().filter_map(|line| CheckpointKey::from_text(line).ok()).collect(),
-        Err(_) => Vec::new(),
-    };
+    // Keys that cannot be believed are none: what they signed is then damage of its own.
+    let keys = own_keys(dir).unwrap_or_default();
     let options = Options { keys, allow_unsigned: true, ..Options::default() };
     let report = verify_dir(dir, &options, &mut |_| {})?;
     if let Some(first) = report.breaks.first() {
@@ -165,11 +164,13 @@ fn damage_of(dir: &Path) -> Result<(String, Damage), AuditError> {
     let folder = Folder::new(Box::new(RealMedium::new(dir, sink)));
     // What a start compares before it goes on, with the key that the log itself names.
     let mut vouch = |size| {
-        let mut own = options.keys.iter().filter(|key| key.name == report.origin);
-        own.try_for_each(|key| {
-            Follower::resume(dir, key, size)?;
-            kept::vouch(dir, std::slice::from_ref(key), size).map(|_| ())
-        })
+        let own = options.keys.iter().filter(|key| key.name == report.origin);
+        let own: Vec<CheckpointKey> = own.cloned().collect();
+        if own.is_empty() {
+            return Ok(());
+        }
+        Follower::resume(dir, &own, size)?;
+        kept::vouch(dir, &own, size).map(|_| ())
     };
     match would_resume(&folder, dir, &mut vouch) {
         Ok(()) => Err(AuditError::NothingToDecide { path: dir.to_owned() }),

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::audit::schema::Kind;
 use crate::audit::verify::{Break, Mode, Options, Report, Trusted, VerifyProgress, verify_dir};
-use crate::audit::{AuditError, CheckpointKey, Entry, Tail, hex};
+use crate::audit::{AuditError, Entry, Tail, hex};
 
 use crate::config::{Config, EXIT_CONFIG};
 use crate::daemon;
@@ -23,11 +23,12 @@ use super::audit_export::{self, ExportArguments};
 use super::audit_report::{self, ReportArguments};
 use super::audit_verify_export::{self, VerifyExportArguments};
 use super::audit_verify_mirror::{self, VerifyMirrorArguments};
+use super::checkpoint_keys::checkpoint_keys;
 use super::verify_record::{RecordArguments, Recorded};
 use super::{
-    EXIT_FAILURE, EXIT_INPUT, EXIT_NO, EXIT_YES, Output, audit_aep, audit_bundle, audit_proof, audit_receipt,
-    audit_retention, audit_sealed, audit_tag, audit_tag_keys, audit_timestamp, audit_witness, complain,
-    print_line,
+    EXIT_FAILURE, EXIT_INPUT, EXIT_NO, EXIT_YES, Output, audit_aep, audit_bundle, audit_checkpoint_key,
+    audit_proof, audit_receipt, audit_retention, audit_sealed, audit_tag, audit_tag_keys, audit_timestamp,
+    audit_witness, complain, print_line,
 };
 
 /// What can be done with a log.
@@ -47,6 +48,8 @@ pub(super) enum AuditCommand {
     VerifyMirror(VerifyMirrorArguments),
     /// Find the records about one person, token, address or session by their keyed tags; the log says that it was done.
     Tag(audit_tag::TagArguments),
+    /// Hand over from the log's checkpoint key to the one that the running node's configuration names now.
+    RotateCheckpointKey(audit_checkpoint_key::RotateArguments),
     /// Begin an epoch of the tags: what is recorded from now on cannot be matched with what was before, but by who has both keys.
     RotateTagKey(audit_tag_keys::RotateArguments),
     /// Destroy the tag key of an epoch that is over: whose its tags are can then never be said again. Mass erasure.
@@ -184,6 +187,7 @@ const BREAKS_SHOWN: usize = 20;
 pub(super) fn run(command: &AuditCommand) -> u8 {
     match command {
         AuditCommand::Verify(arguments) => verify(arguments),
+        AuditCommand::RotateCheckpointKey(arguments) => audit_checkpoint_key::rotate(arguments),
         AuditCommand::RotateTagKey(arguments) => audit_tag_keys::rotate(arguments),
         AuditCommand::DestroyTagKey(arguments) => audit_tag_keys::destroy(arguments),
         AuditCommand::Tag(arguments) => audit_tag::run(arguments),
@@ -374,25 +378,6 @@ fn read_state(path: &Path) -> Result<Option<Trusted>, String> {
         }
         _ => format!("cannot read {}: {error}", path.display()),
     })
-}
-
-/// The key given, or the copy beside the log.
-pub(super) fn checkpoint_keys(dir: &Path, key: Option<&Path>) -> Result<Vec<CheckpointKey>, String> {
-    let beside = dir.join("checkpoint.key");
-    let path: &Path = match key {
-        Some(path) => path,
-        None if beside.exists() => &beside,
-        None => return Ok(Vec::new()),
-    };
-    let text =
-        std::fs::read_to_string(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
-    text.lines()
-        .filter(|line| !line.is_empty())
-        .map(|line| {
-            CheckpointKey::from_text(line)
-                .map_err(|error| format!("{}: not a checkpoint key: {error}", path.display()))
-        })
-        .collect()
 }
 
 pub(super) fn progress_bar(json: bool) -> ProgressBar {

@@ -6,10 +6,11 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::audit::{checkpoint_keys, parse_range, with_bar};
+use super::audit::{parse_range, with_bar};
 use super::audit_anchors::witness_keys;
 use super::audit_export::parse_time;
 use super::audit_proof::{failed, unusable, verifier_keys};
+use super::checkpoint_keys::checkpoint_keys;
 use super::control_client::{Target, post, refuse};
 use super::{EXIT_FAILURE, EXIT_YES, Output, complain, print_line};
 use crate::audit::bundle::{

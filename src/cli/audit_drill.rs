@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-use super::audit::checkpoint_keys;
+use super::checkpoint_keys::checkpoint_keys;
 use super::verify_record::{RecordArguments, print_report};
 use super::{EXIT_FAILURE, EXIT_INPUT, EXIT_NO, EXIT_YES, Output, complain, print_line};
 use crate::audit::drill::{CaseResult, Drill, DrillError, Outcome, Settings, drill};

@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::audit::{checkpoint_keys, with_bar};
+use super::audit::with_bar;
 use super::audit_tag::{self, Sought};
+use super::checkpoint_keys::checkpoint_keys;
 use super::control_client::{Target, post, refuse};
 use super::export_manifest::{
     Form, Problem, filter_json, manifest, manifest_digest, manifest_path, manifest_text, parse_kind,

@@ -13,7 +13,8 @@ use crate::audit::proof::{
 };
 use crate::audit::{CheckpointKey, RecordId, hex};
 
-use super::audit::{checkpoint_keys, with_bar};
+use super::audit::with_bar;
+use super::checkpoint_keys::{checkpoint_keys, keys_in};
 use super::{EXIT_FAILURE, EXIT_INPUT, EXIT_NO, EXIT_YES, Output, complain, print_line};
 
 #[derive(Debug, Args)]
@@ -217,7 +218,7 @@ pub(super) fn refuse(refusal: &Refusal, json: bool) -> u8 {
 pub(super) fn verifier_keys(argument: &str) -> Result<Vec<CheckpointKey>, String> {
     match CheckpointKey::from_text(argument) {
         Ok(key) => Ok(vec![key]),
-        Err(_) => checkpoint_keys(Path::new(""), Some(Path::new(argument))),
+        Err(_) => keys_in(Path::new(argument)),
     }
 }
 

@@ -9,8 +9,9 @@ use clap::Args;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-use super::audit::{checkpoint_keys, with_bar};
+use super::audit::with_bar;
 use super::audit_export::parse_time;
+use super::checkpoint_keys::checkpoint_keys;
 use super::control_client::{Target, post, refuse};
 use super::report_page::Page;
 use super::{EXIT_FAILURE, EXIT_INPUT, Output, complain, print_line};

@@ -1,10 +1,10 @@
 //! `edgate audit rotate-tag-key` and `destroy-tag-key`: the running node changes the keys of its log's tags.
 
 use clap::Args;
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::control_client::{ClientError, Target, Words, post, refuse, text};
-use super::{EXIT_YES, Output, print_line};
+use super::control_client::{Target, Words, post, tell, text};
+use super::{Output, print_line};
 
 #[derive(Debug, Args)]
 pub(super) struct RotateArguments {
@@ -43,13 +43,4 @@ pub(super) fn destroy(arguments: &DestroyArguments) -> u8 {
         print_line(format_args!("recorded  {}", text(answer, "id")));
         print_line("copies that were made of it, in backups, are yours to destroy");
     })
-}
-
-fn tell(answer: Result<Value, ClientError>, output: &Output, say: impl FnOnce(&Value)) -> u8 {
-    match answer {
-        Ok(answer) if output.json => print_line(answer),
-        Ok(answer) => say(&answer),
-        Err(error) => return refuse(&error),
-    }
-    EXIT_YES
 }

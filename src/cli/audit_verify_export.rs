@@ -8,7 +8,7 @@ use clap::Args;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-use super::audit::checkpoint_keys;
+use super::checkpoint_keys::keys_in;
 use super::export_manifest::{
     Form, MANIFEST_VERSION, Problem, counts_json, manifest_digest, manifest_path, read_filter,
 };
@@ -110,7 +110,7 @@ fn verify(arguments: &VerifyExportArguments) -> Result<Verified, Problem> {
     let number = |value: &Value| value.as_u64().ok_or_else(malformed);
     let (rows, size) = (number(&manifest["rows"])?, number(&manifest["log"]["size"])?);
 
-    let keys = checkpoint_keys(Path::new(""), Some(&arguments.key)).map_err(Problem::Input)?;
+    let keys = keys_in(&arguments.key).map_err(Problem::Input)?;
     let note = manifest["checkpoint"].as_str().ok_or_else(|| {
         Problem::Differs(
             "unsigned",

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::json;
 
-use super::audit::checkpoint_keys;
+use super::checkpoint_keys::keys_in;
 use super::{EXIT_INPUT, Output, complain, next_line, open_lines, print_line};
 use crate::audit::{Copy, CopyReport};
 
@@ -46,7 +46,7 @@ pub(super) fn run(arguments: &VerifyMirrorArguments) -> u8 {
 }
 
 fn read(arguments: &VerifyMirrorArguments) -> Result<Option<CopyReport>, String> {
-    let keys = checkpoint_keys(&arguments.file, Some(&arguments.key))?;
+    let keys = keys_in(&arguments.key)?;
     let mut lines = open_lines(&arguments.file)?;
     let mut copy = Copy::new(keys);
     loop {

@@ -158,6 +158,16 @@ pub(super) enum ClientError {
     Unavailable(String),
 }
 
+/// Prints what a node answered, or says why it did not.
+pub(super) fn tell(answer: Result<Value, ClientError>, output: &Output, say: impl FnOnce(&Value)) -> u8 {
+    match answer {
+        Ok(answer) if output.json => print_line(answer),
+        Ok(answer) => say(&answer),
+        Err(error) => return refuse(&error),
+    }
+    EXIT_YES
+}
+
 pub(super) fn refuse(error: &ClientError) -> u8 {
     complain(error);
     match error {

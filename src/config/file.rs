@@ -213,6 +213,7 @@ impl File {
         }
         check_issuers_exist(&revocation.transmitters, &issuers)?;
         Ok(Config {
+            file: None,
             server: self.server.check()?,
             control: self.control.check()?,
             audit: self.audit.check(hsm.as_ref())?,

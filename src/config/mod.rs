@@ -41,6 +41,8 @@ pub const EXIT_CONFIG: u8 = 78;
 /// Everything the daemon is told.
 #[derive(Debug, Clone)]
 pub struct Config {
+    /// The file it was read from; `None` where there is none (`--dev`).
+    pub file: Option<PathBuf>,
     /// The data listener and the shards behind it.
     pub server: Server,
     /// The control listener.
@@ -334,7 +336,7 @@ impl Config {
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let text = std::fs::read_to_string(path)
             .map_err(|error| ConfigError::Unreadable { path: path.to_owned(), error })?;
-        Self::parse(&text, path)
+        Ok(Self { file: Some(path.to_owned()), ..Self::parse(&text, path)? })
     }
 
     /// Checks a configuration given as text; `path` is what errors call it.

@@ -11,6 +11,7 @@ mod actions;
 mod allowance;
 mod body;
 mod changing;
+mod checkpoint_key;
 mod erasures;
 mod error;
 mod events;
@@ -39,6 +40,7 @@ mod view_feed;
 #[cfg(test)]
 mod tests;
 
+pub use checkpoint_key::{KeyChange, NextKey};
 pub use feed::{Announce, announce};
 pub use issue::IssuePolicy;
 pub use retention::{Custody, Retire, RetireOrder};

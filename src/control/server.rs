@@ -13,6 +13,7 @@ use axum::{Router, middleware};
 use tokio::net::TcpListener;
 
 use super::actions::{self, Peer};
+use super::checkpoint_key;
 use super::erasures;
 use super::error::{ApiError, ErrorKind};
 use super::events;
@@ -105,6 +106,7 @@ fn router(shared: Arc<Shared>, local: SocketAddr) -> Router {
         .route("/v1/audit/reports", post(reports::record))
         .route("/v1/audit/verify-runs", post(verify_runs::record))
         .route("/v1/audit/sealed-keys/destroy", post(sealed::destroy))
+        .route("/v1/audit/checkpoint-key", post(checkpoint_key::rotate))
         .route("/v1/audit/tag-keys", post(tag_keys::rotate))
         .route("/v1/audit/tag-keys/{epoch}/destroy", post(tag_keys::destroy))
         .route("/v1/audit/verify-chain", get(observe::verify_chain))

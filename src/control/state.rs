@@ -10,6 +10,7 @@ use tokio::sync::{Semaphore, watch};
 use zeroize::Zeroizing;
 
 use super::allowance::Allowance;
+use super::checkpoint_key::KeyChange;
 use super::events::Events;
 use super::evidence::Evidence;
 use super::feed::{Announce, FEED_CLIENTS_MAX};
@@ -66,6 +67,8 @@ pub struct State {
     pub custody: Custody,
     /// Retires old segments; `None` on a node that keeps them all.
     pub retire: Option<Retire>,
+    /// What replaces the log's checkpoint key; `None` without a configuration file that could name another.
+    pub checkpoint_key: Option<KeyChange>,
     /// Writes the other rooms' metrics in the Prometheus text format, without a closing `# EOF`.
     pub metrics: Arc<dyn Fn(&mut String) + Send + Sync>,
     /// How the other things this node depends on are, besides the audit log and the state database, which are asked
@@ -216,6 +219,7 @@ pub(super) struct Shared {
     pub(super) eraser: Option<Eraser>,
     pub(super) custody: Custody,
     pub(super) retire: Option<Retire>,
+    pub(super) checkpoint_key: Option<KeyChange>,
     pub(super) metrics: Arc<dyn Fn(&mut String) + Send + Sync>,
     pub(super) readiness: Arc<dyn Fn() -> Vec<Dependency> + Send + Sync>,
     pub(super) host_names: Vec<String>,
@@ -260,6 +264,7 @@ impl Shared {
             eraser: state.eraser,
             custody: state.custody,
             retire: state.retire,
+            checkpoint_key: state.checkpoint_key,
             metrics: state.metrics,
             readiness: state.readiness,
             host_names: state.host_names,

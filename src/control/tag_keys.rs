@@ -97,7 +97,7 @@ async fn destroy_epoch(
     Ok(Json(Changed { id, epoch }).into_response())
 }
 
-fn rotation(change: ChangeEvent<'_>) -> Event<'_> {
+pub(super) fn rotation(change: ChangeEvent<'_>) -> Event<'_> {
     Event::KeyRotate(change)
 }
 
@@ -132,6 +132,7 @@ pub(super) fn not_changed(error: &AuditError) -> ApiError {
         | AuditError::SealedKeyInUse { .. }
         | AuditError::TagKeyInUse { .. }
         | AuditError::TagKeyDestroyed { .. } => ApiError::invalid(error.to_string()),
+        AuditError::NotHandedOver { .. } => ApiError::new(ErrorKind::SigningUnavailable, error.to_string()),
         AuditError::SealedKeyMissing { .. } => ApiError::new(ErrorKind::NotFound, error.to_string()),
         AuditError::TagKeyMissing { .. } => {
             ApiError::new(ErrorKind::NotFound, "there is no key of this epoch")

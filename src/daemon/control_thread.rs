@@ -10,18 +10,18 @@ use edgate_hsm::Pool;
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 
-use super::keys::OwnKey;
+use super::keys::{self, OwnKey};
 use super::observe::{Strictness, hsm_dependency, revocation_dependency};
 use super::timestamps::StampReader;
 use super::witnesses::{self, Couriers};
 use super::{StartError, hsm_metrics, mirroring, now};
 use crate::audit::verify::{Options, verify_dir};
-use crate::audit::{Appender, CheckpointKey, Log, LogWatch, hex};
+use crate::audit::{Appender, Log, LogWatch, hex, own_keys};
 use crate::cluster::Cluster;
 use crate::config::{self, Config};
 use crate::control::{
-    self, ChainBreak, ChainReport, ControlError, Hearing, IssuePolicy, Issuing, Judge, OwnLog, Sharing,
-    State, StatusListPolicy,
+    self, ChainBreak, ChainReport, ControlError, Hearing, IssuePolicy, Issuing, Judge, KeyChange, OwnLog,
+    Sharing, State, StatusListPolicy,
 };
 use crate::metrics::Metrics;
 use crate::mirror::MirrorWatch;
@@ -140,6 +140,7 @@ impl Ingredients<'_> {
         let standings = couriers.standings();
         let (scraped, asked) = (pool.clone(), pool.clone());
         let (stamps_scraped, stamps_asked) = (stamps.clone(), stamps);
+        let next_key = config.file.clone().map(|file| keys::next_checkpoint_key(file, pool.clone()));
         let unlock = pool.map(|pool| -> control::Unlock {
             Arc::new(move |pin| pool.unlock(pin).map_err(|error| error.to_string()))
         });
@@ -159,6 +160,7 @@ impl Ingredients<'_> {
             verify_chain: Arc::new(move || verify_chain(&dir, &watch)),
             custody,
             retire,
+            checkpoint_key: next_key.and_then(|next| Some(KeyChange { handovers: log.handovers()?, next })),
             own_log: OwnLog { origin: config.audit.origin.clone(), dir: config.audit.dir.clone() },
             eraser: log.eraser(),
             metrics: Arc::new(move |out| {
@@ -202,10 +204,8 @@ fn verify_chain(dir: &Path, log: &LogWatch) -> Result<ChainReport, String> {
     while log.status().durable_size < asked_at && Instant::now() < deadline {
         std::thread::sleep(Duration::from_millis(1));
     }
-    let key = std::fs::read_to_string(dir.join("checkpoint.key")).map_err(|error| error.to_string())?;
-    let keys = key.lines().map(CheckpointKey::from_text).collect::<Result<_, _>>();
     let options = Options {
-        keys: keys.map_err(|error| error.to_string())?,
+        keys: own_keys(dir).map_err(|error| error.to_string())?,
         upto: Some(log.status().durable_size),
         // The running log's tail is younger than its next checkpoint; its own clock polices that.
         allow_unsigned: true,

@@ -5,7 +5,7 @@
 
 use std::io::Read as _;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,6 +19,7 @@ use super::engine::engine;
 use super::release::release_checks;
 use crate::audit::{CheckpointSigner, SignError};
 use crate::config::{Config, Hsm, KeyPlace};
+use crate::control::NextKey;
 use crate::keys::{PublishedKey, thumbprint};
 use crate::verify::VerifyingKey;
 
@@ -105,6 +106,19 @@ pub fn open_checkpoint_signer(config: &Config) -> Result<(CheckpointSigner, Opti
     };
     let signer = checkpoint_signer(signer(&config.audit.checkpoint_key, pool.as_deref())?);
     Ok((signer, pool))
+}
+
+/// Opens the checkpoint key that the configuration in `file` names by then, in the token of `pool` if it is in one.
+pub(super) fn next_checkpoint_key(file: PathBuf, pool: Option<Arc<Pool>>) -> NextKey {
+    Arc::new(move || {
+        let config = Config::load(&file).map_err(|error| error.to_string())?;
+        let place = &config.audit.checkpoint_key;
+        if let (KeyPlace::Token { uri, .. }, None) = (place, &pool) {
+            return Err(format!("{uri} is in a token, and this node was started without [hsm]: restart it"));
+        }
+        let signer = signer(place, pool.as_deref()).map_err(|error| error.to_string())?;
+        Ok(checkpoint_signer(signer))
+    })
 }
 
 fn checkpoint_signer(signer: Signer<AuditCheckpoint>) -> CheckpointSigner {

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use super::anchors::Anchors;
 use super::{StartError, now};
 use crate::audit::proof::latest_signed;
-use crate::audit::{AnchorEvent, AuditError, CheckpointKey, Log, WitnessKey};
+use crate::audit::{AnchorEvent, AuditError, CheckpointKey, Log, WitnessKey, own_keys};
 use crate::config::{self, Config, OnWitnessAway};
 use crate::control::{Dependency, Witnessing};
 use crate::metrics::Reading;
@@ -18,15 +18,18 @@ use crate::witness::{Anchored, Courier, StandingReader, Submitted, Submitter, Wi
 pub(super) struct Witnesses {
     submitters: Vec<Submitter>,
     // The log's own.
-    key: CheckpointKey,
+    keys: Vec<CheckpointKey>,
     on_away: OnWitnessAway,
 }
 
 impl Witnesses {
     /// Reads their keys; `verifying_key` is the one that this log's checkpoints are signed with.
     pub(super) fn of(config: &Config, verifying_key: [u8; 32]) -> Result<Self, StartError> {
-        let name = config.audit.origin.clone();
-        let own = CheckpointKey { name, verifying_key };
+        // What cannot be read the log itself refuses, or finds in a folder that is not there yet.
+        let mut own = own_keys(&config.audit.dir).unwrap_or_default();
+        if own.is_empty() {
+            own.push(CheckpointKey::new(config.audit.origin.clone(), verifying_key));
+        }
         let submitter = |one: &config::Witness| {
             let key =
                 WitnessKey::from_text(&one.key).map_err(|_| StartError::Witness { key: one.key.clone() })?;
@@ -34,7 +37,7 @@ impl Witnesses {
             Ok(Submitter::new(witness, &config.audit.dir, own.clone()))
         };
         let submitters = config.audit.witnesses.iter().map(submitter).collect::<Result<_, StartError>>()?;
-        Ok(Self { submitters, key: own, on_away: config.audit.on_witness_away })
+        Ok(Self { submitters, keys: own, on_away: config.audit.on_witness_away })
     }
 
     /// Asks every witness whether this is the log that it saw; one word is enough, and one word against it is, too.
@@ -43,7 +46,7 @@ impl Witnesses {
             return Ok(());
         }
         // The published one may have been taken away, so that nobody is asked.
-        let signed = latest_signed(dir, std::slice::from_ref(&self.key))?;
+        let signed = latest_signed(dir, &self.keys)?;
         let (mut heard, mut away) = (false, None);
         for submitter in &mut self.submitters {
             let witness = submitter.witness().key.name.clone();

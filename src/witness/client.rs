@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::audit::merkle::CompactRange;
 use crate::audit::note::Checkpoint;
 use crate::audit::proof::{ConsistencyProof, ProveError, is_consistent, path_between, range, tree_at};
-use crate::audit::{CheckpointKey, Cosigned, Hash, WitnessKey, keep_anchor, kept_anchor};
+use crate::audit::{CheckpointKey, Cosigned, Hash, WitnessKey, keep_anchor, kept_anchor, own_keys};
 use crate::https;
 
 /// A witness that is asked.
@@ -73,11 +73,11 @@ enum Answer {
 }
 
 impl Submitter {
-    /// For the log in `dir`, whose checkpoints `key` signs.
+    /// For the log in `dir`, whose checkpoints `keys` sign; whom they name as successors is looked up beside the log.
     #[must_use]
-    pub fn new(witness: Witness, dir: &Path, key: CheckpointKey) -> Self {
+    pub fn new(witness: Witness, dir: &Path, keys: Vec<CheckpointKey>) -> Self {
         let agent = https::agent(witness.timeout);
-        Self { witness, dir: dir.to_owned(), keys: vec![key], agent, kept: OnceCell::new(), known: None }
+        Self { witness, dir: dir.to_owned(), keys, agent, kept: OnceCell::new(), known: None }
     }
 
     /// The witness.
@@ -110,8 +110,13 @@ impl Submitter {
     }
 
     fn try_submit(&mut self, note: &str, since: Option<&CompactRange>) -> Result<Submitted, String> {
-        let checkpoint =
-            Checkpoint::open(note, &self.keys).map_err(|error| format!("our checkpoint: {error}"))?;
+        let mut opened = Checkpoint::open(note, &self.keys);
+        if opened.is_err() {
+            // The log may have another key since.
+            self.keys = own_keys(&self.dir).map_err(|error| error.to_string())?;
+            opened = Checkpoint::open(note, &self.keys);
+        }
+        let checkpoint = opened.map_err(|error| format!("our checkpoint: {error}"))?;
         let kept = self.kept().map_or(0, |(kept, _)| kept.size);
         let mut old = match self.known.take() {
             Some(tree) if tree.end() <= checkpoint.size => tree,

@@ -35,7 +35,7 @@ impl TestLog {
     }
 
     fn key(&self) -> CheckpointKey {
-        CheckpointKey { name: self.origin.clone(), verifying_key: self.signing.verifying_key().to_bytes() }
+        CheckpointKey::new(self.origin.clone(), self.signing.verifying_key().to_bytes())
     }
 
     fn known(&self) -> KnownLog {

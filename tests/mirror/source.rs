@@ -98,7 +98,7 @@ impl Source {
 }
 
 pub(crate) fn key() -> CheckpointKey {
-    CheckpointKey { name: ORIGIN.into(), verifying_key: signing().verifying_key().to_bytes() }
+    CheckpointKey::new(ORIGIN, signing().verifying_key().to_bytes())
 }
 
 /// What a copy with these lines is.

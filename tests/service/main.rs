@@ -12,6 +12,7 @@ mod server;
 // Where the server's tests find it.
 use support::until;
 
+mod checkpoint_key;
 mod control;
 mod erasing;
 mod hostile;

@@ -446,7 +446,7 @@ fn not_checked(trust: &Trust<'_>, manifest: &Manifest, policy: &Policy, note: &s
         }
         None => not_checked.push("that it was made is not on record".to_owned()),
     }
-    let strangers = policy.logs.iter().filter(|key| !trust.keys.contains(key));
+    let strangers = policy.logs.iter().filter(|key| !trust.keys.iter().any(|known| known.is(key)));
     not_checked.extend(
         strangers.map(|key| format!("key {}, which the bundle claims for the log: not given", key.to_text())),
     );

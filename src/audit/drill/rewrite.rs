@@ -25,7 +25,7 @@ impl Forger {
     pub(super) fn of(origin: &str) -> Self {
         let signing_key = SigningKey::from_bytes(&FORGER_SEED);
         let verifying_key = signing_key.verifying_key().to_bytes();
-        Self { signing_key, key: CheckpointKey { name: origin.to_owned(), verifying_key } }
+        Self { signing_key, key: CheckpointKey::new(origin, verifying_key) }
     }
 
     pub(super) fn sign(&self, checkpoint: &Checkpoint) -> String {

@@ -22,7 +22,7 @@ fn signer() -> CheckpointSigner {
 }
 
 fn key() -> CheckpointKey {
-    CheckpointKey { name: "test.example/log".into(), verifying_key: signer().verifying_key }
+    CheckpointKey::new("test.example/log", signer().verifying_key)
 }
 
 fn open(dir: &Path) -> Opened {

@@ -173,7 +173,7 @@ proptest! {
 fn a_proof_from_a_log_of_a_billion_is_under_four_kilobytes() {
     let origin = "a-long-name-of-a-log.example.com/europe-west/appliance-17/audit";
     let checkpoint = |size| Checkpoint { origin: origin.to_owned(), size, root: uniform_root(size) };
-    let key = CheckpointKey { name: origin.to_owned(), verifying_key: [1; 32] };
+    let key = CheckpointKey::new(origin, [1; 32]);
     let text = |index, size| {
         InclusionProof {
             index,

@@ -2,14 +2,11 @@
 
 use std::path::Path;
 
-use super::{
-    Promise, Receipt, batch_text, certificate_text,
-    key::{LIFE_S, is_signed},
-    root_of,
-};
+use super::{Promise, Receipt, batch_text, certificate_text, key::LIFE_S, root_of};
 use crate::audit::{
     error::AuditError,
     folder::SegmentFile,
+    note::is_signed,
     proof::{Expected, ProofClass, ProveError, ProvenRecord, Refusal, find_record, retired_before},
     record::Header,
     retire::Retired,

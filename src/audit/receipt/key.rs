@@ -1,11 +1,11 @@
 //! The key that signs receipts: made here, certified by the checkpoint key, forgotten after an hour.
 
-use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};
+use ed25519_dalek::{Signer as _, SigningKey};
 use zeroize::Zeroizing;
 
 use super::{Certified, certificate_text};
 use crate::audit::{
-    note::CheckpointKey,
+    note::{CheckpointKey, is_signed},
     sealer::{Sign, SignError},
 };
 
@@ -84,12 +84,6 @@ impl Renewal {
         self.fresh = now..now + LIFE_S / 2;
         Ok(Some(made))
     }
-}
-
-/// Whether `signature` is one of `message` by this key, strictly (RFC 8032 with no key of small order).
-pub(super) fn is_signed(verifying_key: &[u8; 32], message: &[u8], signature: &[u8; 64]) -> bool {
-    VerifyingKey::from_bytes(verifying_key)
-        .is_ok_and(|key| key.verify_strict(message, &Signature::from_bytes(signature)).is_ok())
 }
 
 /// How long a key of receipts may sign, in seconds.

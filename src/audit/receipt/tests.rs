@@ -21,10 +21,7 @@ fn checkpoint_key() -> SigningKey {
 }
 
 fn verifier() -> CheckpointKey {
-    CheckpointKey {
-        name: "test.example/log".into(),
-        verifying_key: checkpoint_key().verifying_key().to_bytes(),
-    }
+    CheckpointKey::new("test.example/log", checkpoint_key().verifying_key().to_bytes())
 }
 
 /// A key certified at `NOW`.

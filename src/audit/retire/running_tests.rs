@@ -36,6 +36,9 @@ fn what_is_left_behind_retired_segments_is_signed_without_a_tree_beside_it_and_b
         // It may be deleted; and that of another key is none.
         if number == 3 {
             fs::remove_file(dir.join("checkpoint.tree")).unwrap();
+        } else {
+            // The key before is lost.
+            fs::remove_file(dir.join("checkpoint.key")).unwrap();
         }
         let opened = open_by(&dir, Signed::Soon, number).unwrap();
         until(|| opened.log.status().signed_size > size || opened.log.status().failure.is_some());

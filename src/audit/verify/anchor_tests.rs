@@ -163,7 +163,7 @@ fn an_anchor_that_cannot_be_believed_fails_with_its_class() {
     let good = kept(dir);
     let (text, _) = good.note.split_once("\n\n").unwrap();
     let stranger = SigningKey::from_bytes(&[9; 32]);
-    let stranger_key = CheckpointKey { name: key().name, verifying_key: stranger.verifying_key().to_bytes() };
+    let stranger_key = CheckpointKey::new(key().name, stranger.verifying_key().to_bytes());
     let checkpoint = Checkpoint::read_unverified(&good.note).unwrap();
     let signature = stranger.sign(checkpoint.to_text().as_bytes()).to_bytes();
     let other_log = Checkpoint { origin: "other.example/log".into(), ..checkpoint };

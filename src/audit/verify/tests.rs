@@ -27,7 +27,7 @@ pub(super) fn signer() -> CheckpointSigner {
 }
 
 pub(super) fn key() -> CheckpointKey {
-    CheckpointKey { name: "test.example/log".into(), verifying_key: signer().verifying_key }
+    CheckpointKey::new("test.example/log", signer().verifying_key)
 }
 
 pub(super) fn open_log(dir: &Path) -> Opened {

@@ -276,6 +276,7 @@ fn state(
         own_log: OwnLog { origin: "edgate.test/log".into(), dir: "/nowhere".into() },
         custody: Custody::default(),
         retire: None,
+        checkpoint_key: None,
         metrics: Arc::new(|text| text.push_str("# TYPE other counter\nother 1\n")),
         readiness: Arc::new(|| vec![Dependency { name: "shards", ready: true, detail: String::new() }]),
         unlock: None,

@@ -127,10 +127,7 @@ pub fn audit_note(input: &[u8]) {
     }
 
     let signing_key = SigningKey::from_bytes(&[7; 32]);
-    let key = CheckpointKey {
-        name: "fuzz.example/log".to_owned(),
-        verifying_key: signing_key.verifying_key().to_bytes(),
-    };
+    let key = CheckpointKey::new("fuzz.example/log", signing_key.verifying_key().to_bytes());
     let keys = std::slice::from_ref(&key);
     if let Ok(read) = Checkpoint::read_unverified(text) {
         assert!(text.starts_with(&read.to_text()), "the text that is signed is not what was read");

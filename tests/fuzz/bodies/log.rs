@@ -264,7 +264,7 @@ fn signer() -> CheckpointSigner {
 }
 
 pub(super) fn key() -> CheckpointKey {
-    CheckpointKey { name: ORIGIN.to_owned(), verifying_key: signer().verifying_key }
+    CheckpointKey::new(ORIGIN, signer().verifying_key)
 }
 
 /// A folder in memory where there is one: thousands of logs are written here.

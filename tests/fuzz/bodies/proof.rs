@@ -63,7 +63,7 @@ impl Log {
         LOG.get_or_init(|| {
             let signing = SigningKey::from_bytes(&[7; 32]);
             let verifying_key = signing.verifying_key().to_bytes();
-            let key = CheckpointKey { name: "fuzz.example/log".to_owned(), verifying_key };
+            let key = CheckpointKey::new("fuzz.example/log", verifying_key);
             // {1: "n"}: a stop and its reason.
             let bodies: Vec<Vec<u8>> = (b'0'..).take(7).map(|digit| vec![0xa1, 0x01, 0x61, digit]).collect();
             let mut prev_hash: Hash = [5; 32];

@@ -84,7 +84,7 @@ fn records(segment: u64, bytes: &[u8]) -> Vec<Erasable> {
 fn key() -> (CheckpointKey, SigningKey) {
     let key = SigningKey::from_bytes(&[5; 32]);
     let name = settings().origin;
-    (CheckpointKey { name, verifying_key: key.verifying_key().to_bytes() }, key)
+    (CheckpointKey::new(name, key.verifying_key().to_bytes()), key)
 }
 
 /// A CHECKPOINT record of all there is.

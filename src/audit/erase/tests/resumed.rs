@@ -2,10 +2,11 @@
 
 use super::*;
 use crate::audit::{
+    KeyHistory,
     archive::archive,
     folder::segment_name,
     retire::Kept,
-    running::{EVERYTHING, key_of, open_by, retire},
+    running::{EVERYTHING, handover, key_of, open_by, retire},
 };
 
 /// A log whose ERASE records are in effect and whose bodies are all still there, as when the node stops right then.
@@ -105,7 +106,11 @@ fn an_erasure_under_the_key_before_this_one_is_gone_on_with_and_under_an_unknown
         let folder = tempfile::tempdir().unwrap();
         let dir = folder.path();
         let records = ordered(dir);
-        if !known {
+        if known {
+            let mut history = KeyHistory::beside(dir).unwrap().unwrap();
+            history.push(handover(3, 4, verify(dir).size)).unwrap();
+            history.publish(dir).unwrap();
+        } else {
             fs::remove_file(dir.join("checkpoint.key")).unwrap();
         }
         let opened = open_by(dir, Signed::Soon, 4).unwrap();
