@@ -188,6 +188,17 @@ fn an_altered_cut_or_foreign_transcript_proves_nothing() {
         (text.replacen("\"end\":6", "\"end\":5", 1), &*key, "not as many as it says"),
         (text.replacen("\"end\":6", "\"end\":6,\"note\":\"approved\"", 1), &*key, "its last line says more"),
     ];
+    let of_script = |name: &str| {
+        let (file, script) = (stage.path("done.jsonl"), stage.path(name));
+        let arguments = ["hsm", "verify-transcript", "--public-key", &key, "--script"];
+        let output = Command::new(EDGATE).args(arguments).arg(script).arg(file).output().unwrap();
+        (output.status.code(), String::from_utf8([output.stdout, output.stderr].concat()).unwrap())
+    };
+    let (code, said) = of_script("script.toml");
+    assert!(code == Some(0) && said.contains("of the script given, 6 steps"), "{said}");
+    fs::write(stage.path("other.toml"), SCRIPT.replace("both have", "one has")).unwrap();
+    let (code, said) = of_script("other.toml");
+    assert!(code == Some(1) && said.contains("it is of another script"), "{said}");
     for (altered, key, why) in cases {
         fs::write(stage.path("altered.jsonl"), altered).unwrap();
         let (code, said) = verify(&stage.path("altered.jsonl"), key);

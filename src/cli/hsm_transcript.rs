@@ -1,14 +1,15 @@
 //! `edgate hsm verify-transcript`: whether a ceremony was worked through to its end, and whether that is what was written.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use ed25519_dalek::{Signature, VerifyingKey};
 use edgate_hsm::TRANSCRIPT_PREFIX;
 use serde_json::Value;
+use sha2::{Digest as _, Sha256};
 
 use super::{EXIT_INPUT, EXIT_NO, EXIT_YES, complain, print_line};
-use crate::audit::unhex_exact;
+use crate::audit::{hex, unhex_exact};
 
 #[derive(Debug, Args)]
 pub(super) struct TranscriptArguments {
@@ -17,6 +18,9 @@ pub(super) struct TranscriptArguments {
     /// Public key of the signer in hexadecimal, known from elsewhere.
     #[arg(long, value_name = "HEX")]
     public_key: String,
+    /// The script that it must be of, byte by byte: the page that both people had in hand.
+    #[arg(long, value_name = "FILE")]
+    script: Option<PathBuf>,
 }
 
 pub(super) fn run(arguments: &TranscriptArguments) -> u8 {
@@ -24,17 +28,20 @@ pub(super) fn run(arguments: &TranscriptArguments) -> u8 {
         complain("--public-key takes 64 hex digits");
         return EXIT_INPUT;
     };
-    let text = match std::fs::read(&arguments.file) {
-        Ok(text) => text,
-        Err(error) => {
-            complain(format_args!("cannot read {}: {error}", arguments.file.display()));
+    let (text, script) = match read(&arguments.file)
+        .and_then(|text| Ok((text, arguments.script.as_deref().map(read).transpose()?)))
+    {
+        Ok(read) => read,
+        Err(problem) => {
+            complain(problem);
             return EXIT_INPUT;
         }
     };
-    match check(&text, &expected) {
+    match check(&text, &expected, script.as_deref()) {
         Ok((steps, dry_run)) => {
             let kind = if dry_run { "a DRY RUN" } else { "a real run" };
-            print_line(format_args!("complete: {kind} of {steps} steps, signed by the expected key"));
+            let of = if script.is_some() { "the script given, " } else { "" };
+            print_line(format_args!("complete: {kind} of {of}{steps} steps, signed by the expected key"));
             EXIT_YES
         }
         Err(problem) => {
@@ -44,11 +51,15 @@ pub(super) fn run(arguments: &TranscriptArguments) -> u8 {
     }
 }
 
+fn read(path: &Path) -> Result<Vec<u8>, String> {
+    std::fs::read(path).map_err(|error| format!("cannot read {}: {error}", path.display()))
+}
+
 /// The last line: `end`, `public_key`, `signature`.
 const END_MEMBERS: usize = 3;
 
-/// The number of steps, and whether they were a rehearsal.
-fn check(text: &[u8], expected: &[u8; 32]) -> Result<(u64, bool), String> {
+/// The number of steps, and whether they were a rehearsal. `script` is what it must be of, if that is known.
+fn check(text: &[u8], expected: &[u8; 32], script: Option<&[u8]>) -> Result<(u64, bool), String> {
     let ended = text.strip_suffix(b"\n").ok_or("its last line is cut")?;
     let start = ended.iter().rposition(|byte| *byte == b'\n').map_or(0, |position| position + 1);
     let parse =
@@ -79,6 +90,12 @@ fn check(text: &[u8], expected: &[u8; 32]) -> Result<(u64, bool), String> {
     // What the last line says of the number is not signed.
     if lines.count() as u64 != steps || end["end"].as_u64() != Some(steps) {
         return Err("its steps are not as many as it says".to_owned());
+    }
+    let of = header["script_sha256"].as_str().unwrap_or_default();
+    if let Some(digest) = script.map(|script| hex(&Sha256::digest(script)))
+        && digest != of
+    {
+        return Err(format!("it is of another script: of one with the SHA-256 {of}, not {digest}"));
     }
     Ok((steps, dry_run))
 }
