@@ -73,7 +73,7 @@ pub enum AuditError {
         mode: u32,
     },
     /// What stands beside the log about its checkpoint keys cannot be believed.
-    #[error("{path}: {cause}; `edgate audit verify --key` with a key you trust tells what is left to be believed", path = path.display())]
+    #[error("{path}: {cause}; `edgate audit verify --key FILE` with a key you trust goes on without it", path = path.display())]
     KeyHistory {
         /// The key file.
         path: PathBuf,

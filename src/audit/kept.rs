@@ -12,6 +12,7 @@ use std::{
 use super::{
     appender::Shared,
     error::{AuditError, AuditFailure, FailureKind},
+    key_history::{KEY_FILE, KeyHistory},
     note::{Checkpoint, CheckpointKey},
     proof::{ProveError, tree_at},
     real::replace_file,
@@ -96,11 +97,19 @@ pub(super) fn vouch(dir: &Path, keys: &[CheckpointKey], size: u64) -> Result<Vec
     if let Some(name) = names.get(ANCHORS_MAX) {
         return Err(distrusted(name, format!("there are more than {ANCHORS_MAX}")));
     }
-    let mut passed_over = Vec::new();
-    for name in &names {
-        let note = note_in(&dir.join(name)).map_err(io)?.unwrap_or_default();
+    let mut kept = Vec::new();
+    // The last handover between two keys: what both signed contains what all before it did.
+    let history = KeyHistory::beside(dir)?.unwrap_or_default();
+    let handover = history.handovers().last().map(|handover| handover.checkpoint.clone());
+    kept.extend(handover.map(|checkpoint| (KEY_FILE.to_owned(), checkpoint)));
+    for name in names {
+        let note = note_in(&dir.join(&name)).map_err(io)?.unwrap_or_default();
         let checkpoint =
-            Checkpoint::open(&note, keys).map_err(|error| distrusted(name, error.to_string()))?;
+            Checkpoint::open(&note, keys).map_err(|error| distrusted(&name, error.to_string()))?;
+        kept.push((name, checkpoint));
+    }
+    let mut passed_over = Vec::new();
+    for (name, checkpoint) in kept {
         if checkpoint.size > size {
             let signed = checkpoint.size;
             return Err(rolled_back(format!(
@@ -111,7 +120,7 @@ pub(super) fn vouch(dir: &Path, keys: &[CheckpointKey], size: u64) -> Result<Vec
             Ok(tree) => tree.root(),
             // What was signed there went lawfully, on record; what is left continues it, or `audit verify` says where not.
             Err(ProveError::Retired { .. }) => {
-                passed_over.push(PassedOver { name: name.clone(), size: checkpoint.size });
+                passed_over.push(PassedOver { name, size: checkpoint.size });
                 continue;
             }
             Err(ProveError::Audit(error)) => return Err(error),

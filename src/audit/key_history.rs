@@ -18,7 +18,11 @@
 //! old key signs nothing more and the new one nothing smaller. The *key file* of a log, `checkpoint.key`, holds its first
 //! key and then every handover, in order; who trusts any key of the chain can check all of it.
 
-use std::{fs, io, path::Path};
+use std::{
+    fs::File,
+    io::{self, Read as _},
+    path::Path,
+};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 
@@ -86,8 +90,16 @@ pub enum KeyHistoryError {
         /// What it does.
         problem: &'static str,
     },
-    /// There are more handovers than a log can be thought to have.
-    #[error("there are more than {HANDOVERS_MAX} handovers")]
+    /// A log's own file does not begin with one key.
+    #[error(
+        "it begins with {keys} keys; a log begins with one, and each that follows was named by the one before"
+    )]
+    First {
+        /// How many.
+        keys: usize,
+    },
+    /// There are more keys or handovers than a log can be thought to have.
+    #[error("there are more than {FIRST_MAX} keys, {HANDOVERS_MAX} handovers, or {KEY_FILE_BYTES_MAX} bytes")]
     TooMany,
 }
 
@@ -100,6 +112,9 @@ impl KeyHistory {
         let mut pieces = text.split(TITLE_LINE);
         let mut first = Vec::new();
         for (line, key) in (1..).zip(pieces.next().unwrap_or_default().lines()) {
+            if first.len() == FIRST_MAX {
+                return Err(KeyHistoryError::TooMany);
+            }
             if !key.is_empty() {
                 first.push(
                     CheckpointKey::from_text(key).map_err(|error| KeyHistoryError::Key { line, error })?,
@@ -113,7 +128,30 @@ impl KeyHistory {
             }
             handovers.push(Handover::parse(piece, number)?);
         }
-        Ok(Self { first, handovers })
+        let history = Self { first, handovers };
+        history.check()?;
+        Ok(history)
+    }
+
+    /// Whether each key begins and ends at most once, in the order of the file, whoever is trusted.
+    fn check(&self) -> Result<(), KeyHistoryError> {
+        for (at, handover) in self.handovers.iter().enumerate() {
+            let Handover { checkpoint, old, new, .. } = handover;
+            let before = &self.handovers[..at];
+            let refuse = |key: &CheckpointKey, problem| {
+                Err(KeyHistoryError::Contradiction { number: at + 1, key: key.to_text(), problem })
+            };
+            if before.iter().any(|other| other.old.is(old)) {
+                return refuse(old, "gave way to another key already");
+            }
+            if before.iter().any(|other| other.old.is(new) || other.new.is(new)) {
+                return refuse(new, "was in use before");
+            }
+            if before.iter().any(|other| other.new.is(old) && other.checkpoint.size > checkpoint.size) {
+                return refuse(old, "ends before it began");
+            }
+        }
+        Ok(())
     }
 
     /// The history beside the log in `dir`; `None` where there is none.
@@ -122,12 +160,24 @@ impl KeyHistory {
     /// [`AuditError::KeyHistory`], and what the system refuses.
     pub fn beside(dir: &Path) -> Result<Option<Self>, AuditError> {
         let path = dir.join(KEY_FILE);
-        let text = match fs::read_to_string(&path) {
-            Ok(text) => text,
+        let io = |error| AuditError::io("read the checkpoint keys of", dir, error);
+        let file = match File::open(&path) {
+            Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(AuditError::io("read the checkpoint keys of", dir, error)),
+            Err(error) => return Err(io(error)),
         };
-        Self::parse(&text).map(Some).map_err(|cause| AuditError::KeyHistory { path, cause })
+        let mut text = String::new();
+        file.take(KEY_FILE_BYTES_MAX + 1).read_to_string(&mut text).map_err(io)?;
+        let parsed = match text.len() as u64 {
+            0..=KEY_FILE_BYTES_MAX => Self::parse(&text),
+            _ => Err(KeyHistoryError::TooMany),
+        };
+        // A log begins with one key; whoever put a second one there would have it believed.
+        let one = parsed.and_then(|history| match history.first.len() {
+            1 => Ok(history),
+            keys => Err(KeyHistoryError::First { keys }),
+        });
+        one.map(Some).map_err(|cause| AuditError::KeyHistory { path, cause })
     }
 
     /// Writes it beside the log in `dir`, whole.
@@ -141,14 +191,12 @@ impl KeyHistory {
     /// [`AuditError::CheckpointKeyUnknown`], and as [`Self::beside`].
     pub(super) fn ending_with(dir: &Path, key: &CheckpointKey) -> Result<Self, AuditError> {
         let Some(history) = Self::beside(dir)? else { return Ok(Self::of(key.clone())) };
-        let path = dir.join(KEY_FILE);
-        let current = history
-            .current()
-            .map_err(|cause| AuditError::KeyHistory { path: path.clone(), cause })?
-            .map_or_else(|| "none".to_owned(), |current| current.to_text());
-        if current == key.to_text() {
+        let current = history.current();
+        if current.as_ref().is_some_and(|current| current.is(key)) {
             return Ok(history);
         }
+        let current = current.map_or_else(|| "none".to_owned(), |current| current.to_text());
+        let path = dir.join(KEY_FILE);
         Err(AuditError::CheckpointKeyUnknown { path, current, configured: key.to_text() })
     }
 
@@ -179,13 +227,15 @@ impl KeyHistory {
         Ok(keys)
     }
 
-    /// The key that signs now, of a log's own file.
-    ///
-    /// # Errors
-    /// [`KeyHistoryError::Contradiction`].
-    pub fn current(&self) -> Result<Option<CheckpointKey>, KeyHistoryError> {
-        let keys = self.keys(&self.first)?;
-        Ok(keys.into_iter().rfind(|key| *key.sizes.end() == u64::MAX))
+    /// The key that signs now, with the sizes it may sign, of a log's own file.
+    #[must_use]
+    pub fn current(&self) -> Option<CheckpointKey> {
+        match self.handovers.last() {
+            Some(Handover { checkpoint, new, .. }) => {
+                Some(CheckpointKey { sizes: checkpoint.size..=u64::MAX, ..new.clone() })
+            }
+            None => self.first.first().cloned(),
+        }
     }
 
     /// Adds a handover.
@@ -193,16 +243,16 @@ impl KeyHistory {
     /// # Errors
     /// [`KeyHistoryError::Contradiction`] if the history does not end with its old key, or knows the new one.
     pub fn push(&mut self, handover: Handover) -> Result<(), KeyHistoryError> {
+        let follows = self.current().is_some_and(|current| current.is(&handover.old));
         self.handovers.push(handover);
-        let fits = self.keys(&self.first).and_then(|keys| {
-            let handover = &self.handovers[self.handovers.len() - 1];
-            let key = handover.new.to_text();
-            place(&keys, &handover.new).map(|_| ()).ok_or(KeyHistoryError::Contradiction {
-                number: self.handovers.len(),
-                key,
-                problem: "follows a key that is not in this history",
-            })
-        });
+        let number = self.handovers.len();
+        let Handover { old, .. } = &self.handovers[number - 1];
+        let problem = "is not the key that this history ends with";
+        let fits = if follows {
+            self.check()
+        } else {
+            Err(KeyHistoryError::Contradiction { number, key: old.to_text(), problem })
+        };
         fits.inspect_err(|_| drop(self.handovers.pop()))
     }
 
@@ -215,6 +265,20 @@ impl KeyHistory {
             text.push_str(&handover.note);
         }
         text
+    }
+
+    /// Every key of the log in `dir`, whose own file this is.
+    pub(super) fn all(&self, dir: &Path) -> Result<Vec<CheckpointKey>, AuditError> {
+        self.keys(&self.first).map_err(|cause| AuditError::KeyHistory { path: dir.join(KEY_FILE), cause })
+    }
+
+    /// What was signed at the handovers between these keys.
+    #[must_use]
+    pub fn signed_by(&self, keys: &[CheckpointKey]) -> Vec<Checkpoint> {
+        let both = |handover: &&Handover| {
+            [&handover.old, &handover.new].iter().all(|key| place(keys, key).is_some())
+        };
+        self.handovers.iter().filter(both).map(|handover| handover.checkpoint.clone()).collect()
     }
 
     /// How often the key changed.
@@ -301,11 +365,12 @@ impl Handover {
             // It was met before, in another copy of the file.
             return Ok(());
         }
+        // Within a file this was checked; a root may come with bounds from another copy.
         if old.is_some_and(|at| *keys[at].sizes.end() != u64::MAX) {
             return refuse(&self.old, "gave way to another key already");
         }
-        if new.is_some_and(|at| *keys[at].sizes.start() != 0) || old.is_some() && new.is_some() {
-            return refuse(&self.new, "is in use already");
+        if new.is_some_and(|at| *keys[at].sizes.start() != 0) {
+            return refuse(&self.new, "was in use before");
         }
         let begun = old.map_or(0, |at| *keys[at].sizes.start());
         let ends = new.map_or(u64::MAX, |at| *keys[at].sizes.end());
@@ -327,9 +392,8 @@ impl Handover {
 /// # Errors
 /// As [`KeyHistory::beside`].
 pub fn own_keys(dir: &Path) -> Result<Vec<CheckpointKey>, AuditError> {
-    let Some(history) = KeyHistory::beside(dir)? else { return Ok(Vec::new()) };
-    let refuse = |cause| AuditError::KeyHistory { path: dir.join(KEY_FILE), cause };
-    history.keys(&history.first).map_err(refuse)
+    let history = KeyHistory::beside(dir)?;
+    history.map_or(Ok(Vec::new()), |history| history.all(dir))
 }
 
 fn place(keys: &[CheckpointKey], key: &CheckpointKey) -> Option<usize> {
@@ -342,8 +406,14 @@ pub(super) const KEY_FILE: &str = "checkpoint.key";
 /// The first line of a handover.
 const TITLE_LINE: &str = "edgate checkpoint key handover v1\n";
 
-/// A key a day for a hundred years is fewer.
-const HANDOVERS_MAX: usize = 36_525;
+/// A key a week for eighty years is fewer.
+const HANDOVERS_MAX: usize = 4096;
+
+/// Keys that a file may begin with: those of so many logs.
+const FIRST_MAX: usize = 256;
+
+/// A handover is some 700 bytes.
+const KEY_FILE_BYTES_MAX: u64 = 4 << 20;
 
 #[cfg(test)]
 #[path = "key_history_tests.rs"]

@@ -6,7 +6,7 @@ use super::*;
 use crate::audit::{
     AuditError, SignError,
     running::{
-        DECISIONS, ORIGIN, PATIENCE, Signed, classes, decide, handover, key_of, open_by, options, sign,
+        self, DECISIONS, ORIGIN, PATIENCE, Signed, classes, decide, key_of, open_by, options, sign,
         signer_of, until,
     },
     sealer::CheckpointSigner,
@@ -15,6 +15,10 @@ use crate::audit::{
 
 /// The key that a log of these tests begins with.
 const FIRST: u8 = 1;
+
+fn handover(old: u8, new: u8, size: u64) -> Handover {
+    running::handover(old, new, size, [5; 32])
+}
 
 /// Keys 1, 2, 3 and 4, which end at 10, 20 and 20.
 fn history() -> KeyHistory {
@@ -40,9 +44,15 @@ fn whoever_trusts_any_key_of_the_chain_learns_every_key_and_its_sizes() {
         let all = [1, 2, 3, 4].map(|number| sizes(&keys, number));
         assert_eq!(all, [(0, 10), (10, 20), (20, 20), (20, u64::MAX)], "from {root}");
     }
-    assert_eq!(read.current().unwrap().unwrap().verifying_key, key_of(4).verifying_key);
+    assert_eq!(read.current().unwrap().verifying_key, key_of(4).verifying_key);
     let stranger = read.keys(&[key_of(9)]).unwrap();
     assert_eq!(stranger, [key_of(9)], "nobody of the chain named it");
+    // Whoever trusts several of them learns the same.
+    for roots in [[1, 2], [3, 1], [2, 4], [4, 3]] {
+        let keys = read.keys(&roots.map(key_of)).unwrap();
+        let all = [1, 2, 3, 4].map(|number| sizes(&keys, number));
+        assert_eq!(all, [(0, 10), (10, 20), (20, 20), (20, u64::MAX)], "from {roots:?}");
+    }
     // A copy of an older file beside the newer one says nothing new.
     let twice = read.keys(&read.keys(&[key_of(2)]).unwrap()).unwrap();
     assert_eq!(twice, read.keys(&[key_of(2)]).unwrap());
@@ -117,17 +127,15 @@ fn what_contradicts_itself_is_refused() {
         for (old, new, size) in handovers {
             history.handovers.push(handover(*old, *new, *size));
         }
-        match history.keys(&[key_of(1)]) {
+        match KeyHistory::parse(&history.to_text()) {
             Err(KeyHistoryError::Contradiction { number, problem, .. }) => (number, problem),
             other => panic!("{other:?}"),
         }
     };
     assert_eq!(contradiction(&[(1, 2, 10), (1, 3, 10)]), (2, "gave way to another key already"));
-    assert_eq!(contradiction(&[(1, 2, 10), (2, 1, 20)]), (2, "is in use already"));
-    assert_eq!(
-        contradiction(&[(1, 2, 10), (2, 3, 9)]),
-        (2, "ends before it began, or after its successor did")
-    );
+    assert_eq!(contradiction(&[(1, 2, 10), (2, 1, 20)]), (2, "was in use before"));
+    assert_eq!(contradiction(&[(1, 2, 10), (2, 3, 9)]), (2, "ends before it began"));
+    assert_eq!(contradiction(&[(5, 6, 10), (6, 5, 20)]), (2, "was in use before"), "whoever is trusted");
     let mut history = history();
     let before = history.clone();
     assert!(history.push(handover(2, 9, 30)).is_err(), "it ended");
@@ -149,7 +157,7 @@ fn a_log_with_twenty_rotated_keys_verifies_with_any_of_them_and_not_with_one_tha
         // Each signs at least once.
         let durable = opened.log.status().durable_size;
         until(|| opened.log.status().signed_size >= durable);
-        let handed = opened.log.handovers().unwrap().hand_over(signer_of(number), PATIENCE).unwrap();
+        let handed = opened.log.handovers().unwrap().hand_over(signer_of(number)).unwrap();
         assert_eq!((handed.old, handed.new), (key_of(number - 1), key_of(number)));
         assert!(handed.checkpoint.size >= durable);
     }
@@ -185,7 +193,7 @@ fn a_start_wants_the_key_that_the_last_one_named() {
     let dir = parent.path().join("log");
     let mut opened = open_by(&dir, Signed::Soon, 1).unwrap();
     decide(&mut opened, 10);
-    opened.log.handovers().unwrap().hand_over(signer_of(2), PATIENCE).unwrap();
+    opened.log.handovers().unwrap().hand_over(signer_of(2)).unwrap();
     opened.log.close(PATIENCE).unwrap();
     for wrong in [1, 3] {
         let refused = open_by(&dir, Signed::Soon, wrong).map(drop).unwrap_err();
@@ -203,12 +211,12 @@ fn a_start_wants_the_key_that_the_last_one_named() {
     };
     let wrong_key = CheckpointSigner { verifying_key: key_of(7).verifying_key, ..signer_of(8) };
     for (signer, why) in [
-        (signer_of(1), "is in use already"),
+        (signer_of(1), "was in use before"),
         (signer_of(2), "malformed"),
         (mute("the token is away"), "the token is away"),
         (wrong_key, "not signed by the key that begins"),
     ] {
-        let refused = handovers.hand_over(signer, PATIENCE).unwrap_err();
+        let refused = handovers.hand_over(signer).unwrap_err();
         assert!(refused.to_string().contains(why), "{refused}");
         assert!(refused.to_string().contains("the one before signs on"), "{refused}");
     }
@@ -221,4 +229,55 @@ fn a_start_wants_the_key_that_the_last_one_named() {
     fs::remove_file(dir.join(KEY_FILE)).unwrap();
     open_by(&dir, Signed::Soon, 9).unwrap().log.close(PATIENCE).unwrap();
     assert_eq!(own_keys(&dir).unwrap(), [key_of(9)]);
+}
+
+#[test]
+fn a_second_first_key_is_never_believed_and_a_tree_by_another_key_neither() {
+    let parent = tempfile::tempdir().unwrap();
+    let dir = parent.path().join("log");
+    let mut opened = open_by(&dir, Signed::Soon, 1).unwrap();
+    decide(&mut opened, 10);
+    opened.log.handovers().unwrap().hand_over(signer_of(2)).unwrap();
+    // The tree beside the log is the new key's at once.
+    let tree = fs::read_to_string(dir.join("checkpoint.tree")).unwrap();
+    let note = fs::read_to_string(dir.join("checkpoint")).unwrap();
+    assert!(tree.ends_with(&note) && Checkpoint::open(&note, &[key_of(2)]).is_ok());
+    opened.log.close(PATIENCE).unwrap();
+    let text = fs::read_to_string(dir.join(KEY_FILE)).unwrap();
+    fs::write(dir.join(KEY_FILE), format!("{}\n{text}", key_of(9).to_text())).unwrap();
+    let refused = open_by(&dir, Signed::Soon, 2).map(drop).unwrap_err();
+    assert!(refused.to_string().contains("it begins with 2 keys"), "{refused}");
+    assert!(own_keys(&dir).is_err());
+}
+
+#[test]
+fn a_log_that_is_shorter_than_a_handover_was_rolled_back() {
+    let parent = tempfile::tempdir().unwrap();
+    let (dir, copy) = (parent.path().join("log"), parent.path().join("copy"));
+    let mut opened = open_by(&dir, Signed::Soon, 1).unwrap();
+    decide(&mut opened, 10);
+    opened.log.close(PATIENCE).unwrap();
+    fs::create_dir(&copy).unwrap();
+    for entry in fs::read_dir(&dir).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), copy.join(entry.file_name())).unwrap();
+    }
+    let mut opened = open_by(&dir, Signed::Soon, 1).unwrap();
+    decide(&mut opened, 10);
+    opened.log.handovers().unwrap().hand_over(signer_of(2)).unwrap();
+    opened.log.close(PATIENCE).unwrap();
+    // The older log with the newer keys: whole in itself.
+    fs::copy(dir.join(KEY_FILE), copy.join(KEY_FILE)).unwrap();
+    for name in ["checkpoint", "checkpoint.tree"] {
+        fs::remove_file(copy.join(name)).unwrap();
+    }
+    let history = KeyHistory::beside(&copy).unwrap().unwrap();
+    let keys = own_keys(&copy).unwrap();
+    let options = Options { handovers: history.signed_by(&keys), keys, ..options() };
+    let report = verify_dir(&copy, &options, &mut |_| {}).unwrap();
+    assert_eq!(classes(&report), [Class::Rollback], "{report:?}");
+    let refused = open_by(&copy, Signed::Soon, 2).map(drop).unwrap_err();
+    assert!(matches!(refused, AuditError::RolledBack { .. }), "{refused}");
+    let report = verify_dir(&dir, &options, &mut |_| {}).unwrap();
+    assert_eq!(classes(&report), [], "{report:?}");
 }

@@ -30,7 +30,7 @@ use super::{
     retire::{Retainer, Retirement},
     schema::Kind,
     sealed::{KeyMaker, SealedKeys, resume_destroying},
-    sealer::{CheckpointSigner, Follower, HandoverOrder, Handovers, Sealer, Signing},
+    sealer::{CheckpointSigner, Follower, Handovers, Sealer, Signing},
     sequencer::{Sequencer, Stop, run_flusher},
     settings::{OnFailure, Settings},
     status::{Progress, Status},
@@ -59,7 +59,7 @@ pub struct Log {
     // Dropped to have the keys of what is sealed forgotten.
     sealing_stop: Option<Sender<()>>,
     // Where the sealer is given another key.
-    handovers: Option<Sender<HandoverOrder>>,
+    handovers: Option<Handovers>,
     // Dropped to let the sealer finish, once the other threads have ended.
     sealer_stop: Option<Sender<()>>,
     threads: Vec<JoinHandle<()>>,
@@ -134,16 +134,18 @@ pub fn open_vouched(
     let folder = Arc::new(Folder::new(Box::new(RealMedium::new(dir, sink))));
     let clock = Clock::system();
     let signer = signer.map(|signer| {
-        let key = CheckpointKey::new(settings.origin.clone(), signer.verifying_key);
-        let history = KeyHistory::ending_with(dir, &key)?;
-        let keys = history.keys(&history.first).unwrap_or_default();
+        let configured = CheckpointKey::new(settings.origin.clone(), signer.verifying_key);
+        let history = KeyHistory::ending_with(dir, &configured)?;
+        let keys = history.all(dir)?;
+        let key = history.current().unwrap_or(configured);
         Ok::<_, AuditError>((Signing { signer, key, history }, keys))
     });
     let signer = signer.transpose()?;
     // What was signed is compared before anything is written: a log that was rolled back stays as it was found.
     let (mut follower, mut passed_over) = (None, Vec::new());
     let (writer, mut recovery) = resume_if(&folder, settings, tag_epoch, clock, &mut |size| {
-        follower = signer.as_ref().map(|(_, keys)| Follower::resume(dir, keys, size)).transpose()?;
+        follower =
+            signer.as_ref().map(|(signing, _)| Follower::resume(dir, &signing.key, size)).transpose()?;
         let Some((_, keys)) = signer.as_ref().filter(|_| !created) else { return Ok(()) };
         passed_over = kept::vouch(dir, keys, size)?;
         outside(dir).inspect_err(|error| {
@@ -334,16 +336,16 @@ fn start(settings: &Settings, shards: u16, parts: Parts) -> Result<Opened, Audit
     log.threads.push(spawn("audit-keep", Box::new(move || keeper.run()))?);
     if let Some((signing, follower)) = sealing {
         let (stop_out, stop_in) = bounded(0);
-        let (handovers_out, handovers_in) = bounded(1);
+        let (handovers, orders) = Handovers::new(&signing.key);
         let sealer = Sealer::new(
             settings,
             (Arc::clone(&shared), progress, Appender::new(Arc::clone(&shared), shards + 1)),
             (signing, follower),
             Arc::clone(&log.outlets),
-            (handovers_in, stop_in),
+            (orders, stop_in),
         );
         log.sealer_stop = Some(stop_out);
-        log.handovers = Some(handovers_out);
+        log.handovers = Some(handovers);
         log.sealer = Some(spawn("audit-seal", Box::new(move || sealer.run()))?);
     }
     let appenders = (0..=shards).map(|core| Appender::new(Arc::clone(&shared), core)).collect();
@@ -409,7 +411,7 @@ impl Log {
     /// What replaces the checkpoint key of this log; `None` where nobody signs.
     #[must_use]
     pub fn handovers(&self) -> Option<Handovers> {
-        self.handovers.clone().map(|orders| Handovers::new(orders, self.dir.clone()))
+        self.handovers.clone()
     }
 
     /// Erases bodies; `None` for a log whose checkpoints nobody signs, where no ERASE takes effect.

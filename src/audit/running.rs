@@ -12,6 +12,7 @@ use super::{
     Settings,
     note::Checkpoint,
     open_signed,
+    record::Hash,
     retire::Order,
     stored::list_segments,
     verify::{Class, Options, Report, verify_dir},
@@ -62,8 +63,8 @@ pub(super) fn signer_of(number: u8) -> CheckpointSigner {
 }
 
 /// The key of one number gives way to another's at this size.
-pub(super) fn handover(old: u8, new: u8, size: u64) -> Handover {
-    let checkpoint = Checkpoint { origin: ORIGIN.into(), size, root: [5; 32] };
+pub(super) fn handover(old: u8, new: u8, size: u64, root: Hash) -> Handover {
+    let checkpoint = Checkpoint { origin: ORIGIN.into(), size, root };
     let keys = [key_of(old), key_of(new)];
     let text = Handover::text(&checkpoint, &keys[0], &keys[1]);
     let signatures = [old, new].map(|number| sign(number, &text));

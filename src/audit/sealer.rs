@@ -17,7 +17,7 @@ use std::{
 use crossbeam::channel::{Receiver, RecvTimeoutError};
 
 pub(super) use follower::Follower;
-pub(super) use handover::HandoverOrder;
+pub(super) use handover::HandoverOrders;
 pub use handover::Handovers;
 
 use super::{
@@ -80,7 +80,7 @@ pub(super) struct Sealer {
     // CHECKPOINT records that are not durable yet: place among this thread's records, and the size that is covered.
     recording: VecDeque<(u64, u64)>,
     outlets: Arc<Outlets>,
-    handovers: Receiver<HandoverOrder>,
+    handovers: HandoverOrders,
     stop: Receiver<()>,
 }
 
@@ -90,7 +90,7 @@ impl Sealer {
         (shared, progress, appender): (Arc<Shared>, Arc<Progress>, Appender),
         (signing, follower): (Signing, Follower),
         outlets: Arc<Outlets>,
-        (handovers, stop): (Receiver<HandoverOrder>, Receiver<()>),
+        (handovers, stop): (HandoverOrders, Receiver<()>),
     ) -> Self {
         let cadence = Cadence {
             interval: settings.checkpoint_interval,
@@ -140,7 +140,7 @@ impl Sealer {
             if self.shared.failure().is_some_and(|failure| failure.kind.is_permanent()) {
                 continue;
             }
-            while let Ok(order) = self.handovers.try_recv() {
+            while let Ok(order) = self.handovers.orders.try_recv() {
                 self.hand_over(order);
             }
             let turned = self.turn(&mut signed_at, &mut unsigned_since, &mut unpublished);

@@ -36,7 +36,7 @@ fn log(dir: &Path) -> (Vec<u8>, Vec<usize>) {
 /// A follower that has read the stored bytes up to `durable`.
 fn followed(dir: &Path, bytes: &[u8], durable: Head) -> Result<Follower, SealError> {
     let open = SegmentOpen::read(&read_record(bytes, 0).unwrap()).unwrap();
-    let mut follower = Follower::resume(dir, &[signing_key().1], durable.size).unwrap();
+    let mut follower = Follower::resume(dir, &signing_key().1, durable.size).unwrap();
     follower.begin(Head { size: 0, hash: genesis_hash(&open.origin, &open.log_id) });
     follower.follow(durable)?;
     Ok(follower)
@@ -57,7 +57,7 @@ fn vouched(dir: &Path, follower: &mut Follower, hash: Hash) -> Result<Follower, 
     let note = checkpoint.to_note(&key, &signing.sign(checkpoint.to_text().as_bytes()).to_bytes());
     follower.head.hash = hash;
     fs::write(dir.join(TREE_FILE), follower.to_text(&note)).unwrap();
-    Follower::resume(dir, std::slice::from_ref(&key), size)
+    Follower::resume(dir, &key, size)
 }
 
 #[test]

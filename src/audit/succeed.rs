@@ -20,8 +20,7 @@ use super::{
     folder::Folder,
     hold::{ACTION_HOLD, Holds},
     kept,
-    key_history::own_keys,
-    note::CheckpointKey,
+    key_history::KeyHistory,
     open::open_signed,
     real::{Lock, RealMedium, sink_for, sync_folder},
     record::Hash,
@@ -152,10 +151,23 @@ struct Damage {
 /// The log's own name, and the first thing wrong with it by the code of a start and of a verification.
 fn damage_of(dir: &Path) -> Result<(String, Damage), AuditError> {
     let io = |what| move |source: io::Error| AuditError::io(what, dir, source);
-    // Keys that cannot be believed are none: what they signed is then damage of its own.
-    let keys = own_keys(dir).unwrap_or_default();
+    let history = KeyHistory::beside(dir).and_then(|history| {
+        let history = history.unwrap_or_default();
+        Ok((history.all(dir)?, history.current()))
+    });
+    // Keys that cannot be believed are damage of their own: a start does not go on with them.
+    let ((keys, current), cause) = match history {
+        Ok(keys) => (keys, None),
+        Err(AuditError::KeyHistory { path, cause }) => {
+            ((Vec::new(), None), Some(format!("{}: {cause}", path.display())))
+        }
+        Err(error) => return Err(error),
+    };
     let options = Options { keys, allow_unsigned: true, ..Options::default() };
     let report = verify_dir(dir, &options, &mut |_| {})?;
+    if let Some(text) = cause {
+        return Ok((report.origin, Damage { place: (0, 0, report.size), text }));
+    }
     if let Some(first) = report.breaks.first() {
         let place = (first.segment, first.offset, first.seq);
         return Ok((report.origin, Damage { place, text: first.to_string() }));
@@ -164,13 +176,9 @@ fn damage_of(dir: &Path) -> Result<(String, Damage), AuditError> {
     let folder = Folder::new(Box::new(RealMedium::new(dir, sink)));
     // What a start compares before it goes on, with the key that the log itself names.
     let mut vouch = |size| {
-        let own = options.keys.iter().filter(|key| key.name == report.origin);
-        let own: Vec<CheckpointKey> = own.cloned().collect();
-        if own.is_empty() {
-            return Ok(());
-        }
-        Follower::resume(dir, &own, size)?;
-        kept::vouch(dir, &own, size).map(|_| ())
+        let Some(current) = current.as_ref().filter(|key| key.name == report.origin) else { return Ok(()) };
+        Follower::resume(dir, current, size)?;
+        kept::vouch(dir, &options.keys, size).map(|_| ())
     };
     match would_resume(&folder, dir, &mut vouch) {
         Ok(()) => Err(AuditError::NothingToDecide { path: dir.to_owned() }),

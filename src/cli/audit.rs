@@ -23,7 +23,7 @@ use super::audit_export::{self, ExportArguments};
 use super::audit_report::{self, ReportArguments};
 use super::audit_verify_export::{self, VerifyExportArguments};
 use super::audit_verify_mirror::{self, VerifyMirrorArguments};
-use super::checkpoint_keys::checkpoint_keys;
+use super::checkpoint_keys::believed;
 use super::verify_record::{RecordArguments, Recorded};
 use super::{
     EXIT_FAILURE, EXIT_INPUT, EXIT_NO, EXIT_YES, Output, audit_aep, audit_bundle, audit_checkpoint_key,
@@ -351,6 +351,7 @@ fn verify(arguments: &VerifyArguments) -> u8 {
 }
 
 fn options(arguments: &VerifyArguments) -> Result<Options, String> {
+    let believed = believed(&arguments.dir, arguments.key.as_deref())?;
     Ok(Options {
         since: arguments.state.as_deref().map(read_state).transpose()?.flatten(),
         origin: arguments.origin.clone(),
@@ -359,7 +360,8 @@ fn options(arguments: &VerifyArguments) -> Result<Options, String> {
             None if arguments.quick => Mode::Quick,
             None => Mode::Full,
         },
-        keys: checkpoint_keys(&arguments.dir, arguments.key.as_deref())?,
+        keys: believed.keys,
+        handovers: believed.handovers,
         allow_unsigned: arguments.allow_unsigned,
         // Read before the log: what is appended meanwhile makes it longer.
         anchors: arguments.anchors.anchors()?,

@@ -23,6 +23,8 @@ pub(super) fn rotate(arguments: &RotateArguments) -> u8 {
         print_line(
             "checkpoint.key beside the log holds what both keys signed: whoever trusts one of them can follow",
         );
-        print_line("witnesses and mirrors that hold the old key alone need the new line");
+        print_line(
+            "give copies of it to whoever checks mirrors, bundles and exports; witnesses need the new line, and no more the old",
+        );
     })
 }

@@ -13,6 +13,7 @@ use crate::audit::{RecordId, hex};
 
 use super::audit::with_bar;
 use super::audit_proof::{read_proof, refuse, unusable, verifier_keys};
+use super::checkpoint_keys::{Believed, extended};
 use super::{EXIT_YES, Output, complain, print_line};
 
 #[derive(Debug, Args)]
@@ -98,6 +99,11 @@ impl From<Refusal> for Problem {
 
 fn check(arguments: &VerifyReceiptArguments) -> Result<Value, Problem> {
     let keys = verifier_keys(&arguments.key).map_err(Problem::Input)?;
+    // The receipt may be of a key that these named.
+    let Believed { keys, handovers } = match &arguments.dir {
+        Some(dir) => extended(dir, keys),
+        None => Believed { keys, handovers: Vec::new() },
+    };
     let bytes = read_proof(&arguments.file).map_err(Problem::Input)?;
     let expected = Expected { keys: &keys, origin: arguments.origin.as_deref(), id: arguments.id };
     let receipt = Receipt::open(&receipt_text(&bytes).map_err(Problem::Input)?, &expected)?;
@@ -110,8 +116,8 @@ fn check(arguments: &VerifyReceiptArguments) -> Result<Value, Problem> {
         }
         (None, Some(dir)) => {
             let archives = arguments.archives.clone();
-            let options =
-                Options { origin: Some(receipt.origin.clone()), keys, archives, ..Options::default() };
+            let origin = Some(receipt.origin.clone());
+            let options = Options { origin, keys, handovers, archives, ..Options::default() };
             let report = with_bar(arguments.output.json, |progress| verify_dir(dir, &options, progress));
             let report = report.map_err(|error| Problem::Input(error.to_string()))?;
             if let Some(first) = report.breaks.first() {

@@ -2,19 +2,46 @@
 
 use std::path::Path;
 
-use crate::audit::{CheckpointKey, KeyHistory};
+use super::complain;
+use crate::audit::note::Checkpoint;
+use crate::audit::{CheckpointKey, KeyHistory, KeyHistoryError};
+
+/// Keys of a log, and what they signed when one gave way to the next.
+pub(super) struct Believed {
+    pub(super) keys: Vec<CheckpointKey>,
+    pub(super) handovers: Vec<Checkpoint>,
+}
 
 /// The keys of the log in `dir` that can be believed by whoever trusts those in the file `key`; without one, those that the log
 /// names itself.
-pub(super) fn checkpoint_keys(dir: &Path, key: Option<&Path>) -> Result<Vec<CheckpointKey>, String> {
-    let beside = KeyHistory::beside(dir).map_err(|error| error.to_string())?;
-    let roots = match (key, &beside) {
-        (Some(path), _) => keys_in(path)?,
-        (None, Some(beside)) => beside.first.clone(),
-        (None, None) => return Ok(Vec::new()),
+pub(super) fn believed(dir: &Path, key: Option<&Path>) -> Result<Believed, String> {
+    let Some(key) = key else {
+        let beside = KeyHistory::beside(dir).map_err(|error| error.to_string())?.unwrap_or_default();
+        return bound(&beside, &beside.first).map_err(|error| error.to_string());
     };
-    let path = dir.join("checkpoint.key");
-    beside.unwrap_or_default().keys(&roots).map_err(|error| format!("{}: {error}", path.display()))
+    Ok(extended(dir, keys_in(key)?))
+}
+
+/// As [`believed`], the keys alone.
+pub(super) fn checkpoint_keys(dir: &Path, key: Option<&Path>) -> Result<Vec<CheckpointKey>, String> {
+    believed(dir, key).map(|believed| believed.keys)
+}
+
+/// Those keys, and those that they named beside the log in `dir`. What stands there is not trusted: what cannot be believed of it is
+/// said, and left out.
+pub(super) fn extended(dir: &Path, keys: Vec<CheckpointKey>) -> Believed {
+    let beside = KeyHistory::beside(dir).map(Option::unwrap_or_default).map_err(|error| error.to_string());
+    beside.and_then(|beside| bound(&beside, &keys).map_err(|error| error.to_string())).unwrap_or_else(
+        |problem| {
+            complain(format_args!("the keys beside the log are left out: {problem}"));
+            Believed { keys, handovers: Vec::new() }
+        },
+    )
+}
+
+fn bound(history: &KeyHistory, roots: &[CheckpointKey]) -> Result<Believed, KeyHistoryError> {
+    let keys = history.keys(roots)?;
+    Ok(Believed { handovers: history.signed_by(&keys), keys })
 }
 
 /// The keys in a key file, with those that they named.

@@ -4,7 +4,6 @@
 //! The request says nothing about the key: who may change the configuration's file may change the key, and nobody else.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Json;
 use axum::extract::{Extension, Request, State};
@@ -15,12 +14,9 @@ use super::actions::{Peer, blocking, run};
 use super::body;
 use super::error::{ApiError, ErrorKind};
 use super::state::Shared;
-use super::tag_keys::{not_changed, on_record, rotation};
+use super::tag_keys::{on_record, rotation};
 use crate::audit::{ChangeEvent, CheckpointKey, CheckpointSigner, Handovers, Phase};
 use crate::json;
-
-/// How long a handover may take: two signatures, and a turn of the sealer.
-const PATIENCE: Duration = Duration::from_secs(15);
 
 /// Reads the configuration again and opens the checkpoint key that it names. Blocks; the error is for the operator.
 pub type NextKey = Arc<dyn Fn() -> Result<CheckpointSigner, String> + Send + Sync>;
@@ -61,13 +57,14 @@ async fn hand_over(shared: Arc<Shared>, peer: Peer) -> Result<Response, ApiError
         return Err(ApiError::new(ErrorKind::NotFound, description));
     };
     let _turn = shared.changing_tag_keys.lock().await;
-    let (now, opened) = {
-        let (handovers, next) = (handovers.clone(), Arc::clone(&next));
-        blocking(move || (handovers.current(), next())).await?
-    };
-    let current = now.map_err(|error| not_changed(&error))?;
-    let signer =
-        opened.map_err(|cause| ApiError::invalid(format!("the checkpoint key was not replaced: {cause}")))?;
+    let current = handovers.current();
+    let signer = blocking(move || next()).await?.map_err(|cause| {
+        tracing::error!(cause, "the next checkpoint key cannot be opened");
+        ApiError::invalid(
+            "the checkpoint key was not replaced: the configuration, or the key that it names, cannot be used now; the service's log and \
+             `edgate check-config` say why",
+        )
+    })?;
     let new = CheckpointKey::new(current.name.clone(), signer.verifying_key).to_text();
     let old = current.to_text();
     if old == new {
@@ -79,7 +76,6 @@ async fn hand_over(shared: Arc<Shared>, peer: Peer) -> Result<Response, ApiError
     let actor = peer.actor();
     let (phase, what) = (Phase::Intent, "audit.checkpoint_key");
     let change = ChangeEvent { phase, actor: &actor, what, before: &old, after: &new, intent: None };
-    let id = on_record(&shared, change, rotation, move |_| handovers.hand_over(signer, PATIENCE).map(drop))
-        .await?;
+    let id = on_record(&shared, change, rotation, move |_| handovers.hand_over(signer).map(drop)).await?;
     Ok(Json(Changed { id, old, new }).into_response())
 }

@@ -204,8 +204,12 @@ fn verify_chain(dir: &Path, log: &LogWatch) -> Result<ChainReport, String> {
     while log.status().durable_size < asked_at && Instant::now() < deadline {
         std::thread::sleep(Duration::from_millis(1));
     }
+    let keys = own_keys(dir).map_err(|error| error.to_string())?;
+    if keys.is_empty() {
+        return Err(format!("{} has no checkpoint.key any more: no signature can be checked", dir.display()));
+    }
     let options = Options {
-        keys: own_keys(dir).map_err(|error| error.to_string())?,
+        keys,
         upto: Some(log.status().durable_size),
         // The running log's tail is younger than its next checkpoint; its own clock polices that.
         allow_unsigned: true,

@@ -76,7 +76,10 @@ pub fn parse_list(text: &str) -> Result<Vec<KnownLog>, ListError> {
             Some((_, text)) if text.starts_with("contact ") => {}
             other => return wrong(other.map_or(line, |(line, _)| line), "contact is what belongs here"),
         }
-        if logs.iter().any(|other| other.origin == log.origin) {
+        // One log has several keys while one gives way to the next; they have its name.
+        if logs.iter().any(|other| {
+            other.origin == log.origin && (other.key.name != log.key.name || other.key == log.key)
+        }) {
             return wrong(line, "two logs have this origin");
         }
         if logs.len() == LOGS_MAX {

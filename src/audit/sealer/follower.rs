@@ -50,11 +50,7 @@ impl Follower {
     /// # Errors
     /// [`AuditError::RolledBack`] when the log is shorter than, or differs from, what was signed; [`AuditError::Damaged`] when its
     /// first segments are missing and no RETIRE record says why.
-    pub(in crate::audit) fn resume(
-        dir: &Path,
-        keys: &[CheckpointKey],
-        size: u64,
-    ) -> Result<Self, AuditError> {
+    pub(in crate::audit) fn resume(dir: &Path, key: &CheckpointKey, size: u64) -> Result<Self, AuditError> {
         let fresh = Self {
             dir: dir.to_owned(),
             tree: CompactRange::new(0),
@@ -75,10 +71,10 @@ impl Follower {
         else {
             return fresh.behind_retired();
         };
-        let opened = Checkpoint::open(&note, keys);
+        let opened = Checkpoint::open(&note, std::slice::from_ref(key));
         let fits = opened.is_ok_and(|checkpoint| {
             (checkpoint.size, Some(checkpoint.root)) == (tree.end(), tree.root())
-                && keys.iter().any(|key| checkpoint.origin == key.name)
+                && checkpoint.origin == key.name
         });
         if !fits {
             // Another key or a damaged file: it proves nothing, and the tree can be computed again.

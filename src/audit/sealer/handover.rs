@@ -3,7 +3,10 @@
 //! Nothing is signed by both: the sealer signs the handover with the old key and the new one, puts it beside the log, and only then
 //! signs with the new one. Whoever is interrupted before that file is whole goes on with the old key, after it with the new.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    io,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use crossbeam::channel::{Receiver, Sender, bounded};
 
@@ -16,7 +19,7 @@ use crate::audit::{
 };
 
 /// A key to go on with, and who waits for the answer.
-pub(in crate::audit) struct HandoverOrder {
+pub(super) struct HandoverOrder {
     signer: CheckpointSigner,
     answer: Sender<Result<Handover, AuditError>>,
 }
@@ -25,39 +28,43 @@ pub(in crate::audit) struct HandoverOrder {
 #[derive(Clone)]
 pub struct Handovers {
     orders: Sender<HandoverOrder>,
-    dir: PathBuf,
+    // Written by the sealer.
+    current: Arc<Mutex<CheckpointKey>>,
+}
+
+/// The sealer's end.
+pub(in crate::audit) struct HandoverOrders {
+    pub(super) orders: Receiver<HandoverOrder>,
+    current: Arc<Mutex<CheckpointKey>>,
 }
 
 impl Handovers {
-    pub(in crate::audit) const fn new(orders: Sender<HandoverOrder>, dir: PathBuf) -> Self {
-        Self { orders, dir }
+    /// Both ends, for a log that `key` signs.
+    pub(in crate::audit) fn new(key: &CheckpointKey) -> (Self, HandoverOrders) {
+        let (orders, taken) = bounded(1);
+        let current = Arc::new(Mutex::new(key.clone()));
+        (Self { orders, current: Arc::clone(&current) }, HandoverOrders { orders: taken, current })
     }
 
-    /// The key that signs now, as the file beside the log has it.
-    ///
-    /// # Errors
-    /// As [`KeyHistory::beside`], and [`AuditError::NotHandedOver`] where that file is gone.
-    pub fn current(&self) -> Result<CheckpointKey, AuditError> {
-        let refuse = |cause: String| AuditError::NotHandedOver { cause };
-        let history = KeyHistory::beside(&self.dir)?.unwrap_or_default();
-        let current = history.current().map_err(|error| refuse(error.to_string()))?;
-        current.ok_or_else(|| refuse(format!("{} has no checkpoint.key any more", self.dir.display())))
+    /// The key that signs now.
+    #[must_use]
+    pub fn current(&self) -> CheckpointKey {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Has the current key name `signer`'s as its successor; from the next checkpoint on that one signs.
+    /// Has the current key name `signer`'s as its successor; from the next checkpoint on that one signs. Waits until it is known what
+    /// came of it: whoever gave up earlier would not know which key the next start needs. Signers have their own deadlines.
     ///
     /// # Errors
     /// [`AuditError::NotHandedOver`]: one of the keys does not sign, the new one was the log's before, or the file beside the log cannot
-    /// be written. The old key then signs on. After `patience` without an answer it is not known which of them does.
-    pub fn hand_over(&self, signer: CheckpointSigner, patience: Duration) -> Result<Handover, AuditError> {
+    /// be written. The old key then signs on.
+    pub fn hand_over(&self, signer: CheckpointSigner) -> Result<Handover, AuditError> {
         let failed = |cause: &str| AuditError::NotHandedOver { cause: cause.to_owned() };
-        let (answer, answered): (_, Receiver<_>) = bounded(1);
+        let (answer, answered) = bounded(1);
         self.orders
             .try_send(HandoverOrder { signer, answer })
             .map_err(|_| failed("the log is closed, or another key is about to take over"))?;
-        answered
-            .recv_timeout(patience)
-            .map_err(|_| failed("no answer in time; `checkpoint.key` says which key signs"))?
+        answered.recv().map_err(|_| failed("the log was closed meanwhile"))?
     }
 }
 
@@ -65,7 +72,13 @@ impl Sealer {
     pub(super) fn hand_over(&mut self, order: HandoverOrder) {
         let HandoverOrder { signer, answer } = order;
         let handed_over = self.try_hand_over(signer);
-        // Whoever asked may have stopped waiting; the file beside the log says what came of it.
+        if handed_over.is_ok() {
+            let mut current = self.handovers.current.lock().unwrap_or_else(PoisonError::into_inner);
+            *current = self.signing.key.clone();
+            drop(current);
+            // A start believes a tree beside the log that its own key signed. If this fails, the next turn does it.
+            let _ = self.sign().and_then(|(_, note)| self.publish(&note));
+        }
         let _ = answer.send(handed_over.map_err(|cause| AuditError::NotHandedOver { cause }));
     }
 
@@ -89,12 +102,21 @@ impl Sealer {
         let handover = Handover::new(&checkpoint, [old, &new], signatures.each_ref()).map_err(refused)?;
         let mut history = self.signing.history.clone();
         history.push(handover.clone()).map_err(refused)?;
-        history
-            .publish(&self.follower.dir)
+        self.publish_history(&history)
             .map_err(|error| format!("cannot write {}: {error}", self.follower.dir.display()))?;
-        self.signing = Signing { signer, key: new, history };
+        let key = history.current().expect("it ends with the new key");
+        self.signing = Signing { signer, key, history };
         // Receipts are certified by the key that signs checkpoints.
         self.receipts = self.receipts.take().map(|_| Renewal::new(self.shared.boot));
         Ok(handover)
+    }
+
+    /// What readers see decides: a file that is there, though the folder could not be synced, says that the new key signs.
+    fn publish_history(&self, history: &KeyHistory) -> io::Result<()> {
+        let dir = &self.follower.dir;
+        history.publish(dir).or_else(|error| match KeyHistory::beside(dir) {
+            Ok(Some(seen)) if seen == *history => Ok(()),
+            _ => Err(error),
+        })
     }
 }

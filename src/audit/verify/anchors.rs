@@ -46,7 +46,9 @@ pub(super) struct Known<'a> {
 /// The sizes that anchors name, descending: where the tree over the log is wanted.
 pub(super) fn sizes(options: &Options) -> Vec<u64> {
     let read = |anchor: &Anchor| Checkpoint::read_unverified(&anchor.note).ok();
-    let mut sizes: Vec<u64> = options.anchors.iter().filter_map(read).map(|anchor| anchor.size).collect();
+    let anchors = options.anchors.iter().filter_map(read);
+    let mut sizes: Vec<u64> =
+        anchors.chain(options.handovers.iter().cloned()).map(|anchor| anchor.size).collect();
     sizes.sort_unstable();
     sizes.dedup();
     sizes.reverse();
@@ -86,20 +88,25 @@ impl Anchor {
         if verdict.cosigned.is_empty() && !options.witnesses.is_empty() {
             return Err((Class::WrongKey, 0, "none of the witnesses that count cosigned it".to_owned()));
         }
-        if *size > known.size {
-            let detail = format!("{size} records were signed, {} are there", known.size);
-            return Err((Class::Rollback, known.size, detail));
+        continues(known, *size, root)
+    }
+}
+
+/// Whether the log goes on from what was signed; if not, why not, and the first record concerned.
+pub(super) fn continues(known: &Known<'_>, size: u64, root: &Hash) -> Result<(), (Class, u64, String)> {
+    if size > known.size {
+        let detail = format!("{size} records were signed, {} are there", known.size);
+        return Err((Class::Rollback, known.size, detail));
+    }
+    match known.roots.get(&size) {
+        Some(found) if found == root => Ok(()),
+        Some(_) => {
+            let detail = format!("the first {size} records are not those that were signed");
+            Err((Class::Rollback, size, detail))
         }
-        match known.roots.get(size) {
-            Some(found) if found == root => Ok(()),
-            Some(_) => {
-                let detail = format!("the first {size} records are not those that were signed");
-                Err((Class::Rollback, *size, detail))
-            }
-            None => {
-                let detail = format!("the tree head of {size} records was not recomputed");
-                Err((Class::Unchecked, *size, detail))
-            }
+        None => {
+            let detail = format!("the tree head of {size} records was not recomputed");
+            Err((Class::Unchecked, size, detail))
         }
     }
 }

@@ -353,6 +353,7 @@ impl<'a> Join<'a> {
     pub(super) fn finish(mut self, looked: &HashMap<u64, Target>) -> (Report, bool) {
         self.check_last();
         self.check_anchors();
+        self.check_handovers();
         self.check_published();
         let since = self.options.since.as_ref().map_or(0, |trusted| trusted.size);
         let judged = std::mem::take(&mut self.erasures).judge(looked, since);

@@ -33,7 +33,7 @@ use super::{
     cosignature::WitnessKey,
     error::AuditError,
     folder::{SegmentFile, segment_name},
-    note::CheckpointKey,
+    note::{Checkpoint, CheckpointKey},
     record::Hash,
     recover::FIRST_SEGMENT,
     stored::Segments,
@@ -61,6 +61,8 @@ pub struct Options {
     pub since: Option<Trusted>,
     /// Checkpoints kept elsewhere, each of which the log must continue.
     pub anchors: Vec<Anchor>,
+    /// What keys of the log signed when they gave way to the next, each of which the log must continue.
+    pub handovers: Vec<Checkpoint>,
     /// Witnesses whose cosignatures count. With any, each anchor needs the cosignature of one of them.
     pub witnesses: Vec<WitnessKey>,
     /// A folder with archives of segments that the log has no longer: with them it is verified from its beginning.
@@ -81,6 +83,7 @@ impl Default for Options {
             upto: None,
             since: None,
             anchors: Vec::new(),
+            handovers: Vec::new(),
             witnesses: Vec::new(),
             archives: None,
             threads: 0,

@@ -5,6 +5,7 @@ use crate::audit::{
     KeyHistory,
     archive::archive,
     folder::segment_name,
+    proof::tree_at,
     retire::Kept,
     running::{EVERYTHING, handover, key_of, open_by, retire},
 };
@@ -108,7 +109,9 @@ fn an_erasure_under_the_key_before_this_one_is_gone_on_with_and_under_an_unknown
         let records = ordered(dir);
         if known {
             let mut history = KeyHistory::beside(dir).unwrap().unwrap();
-            history.push(handover(3, 4, verify(dir).size)).unwrap();
+            let size = verify(dir).size;
+            let root = tree_at(dir, &[key()], size).unwrap().root().unwrap();
+            history.push(handover(3, 4, size, root)).unwrap();
             history.publish(dir).unwrap();
         } else {
             fs::remove_file(dir.join("checkpoint.key")).unwrap();

@@ -26,6 +26,25 @@ impl Join<'_> {
         }
     }
 
+    /// Compares with what two keys of the log signed when one gave way to the other.
+    pub(super) fn check_handovers(&mut self) {
+        let partial = self.stopped || matches!(self.options.mode, Mode::Range { .. });
+        for checkpoint in &self.options.handovers {
+            let (size, root) = (checkpoint.size, &checkpoint.root);
+            let known = anchors::Known {
+                origin: &checkpoint.origin,
+                size: self.report.size,
+                roots: &self.anchor_roots,
+            };
+            if let Err((class, seq, detail)) = anchors::continues(&known, size, root)
+                && class != Class::Unchecked
+                && !(partial && size > self.report.size)
+            {
+                self.broken(class, 0, 0, seq, 0, format!("handover to the next checkpoint key: {detail}"));
+            }
+        }
+    }
+
     /// Compares with the checkpoint that was published beside the log.
     pub(super) fn check_published(&mut self) {
         let Some(note) = self.published.take() else { return };
