@@ -18,6 +18,7 @@
 //! Imports: `crate::json`, `crate::base64url` and `verify::VerifyingKey`, which holds the registry's checks of a point.
 
 pub mod jwks;
+pub mod life;
 mod set;
 #[cfg(test)]
 mod tests;
