@@ -1,4 +1,5 @@
-//! What an operator does with a token: look into it, generate keys. Never done by a running service.
+//! What an operator does with a token: look into it, generate keys. A running service generates signing keys too (`pool/making`),
+//! and does nothing else of this.
 
 mod ceremony;
 mod doctor;
@@ -14,6 +15,7 @@ use cryptoki::session::Session;
 
 pub use ceremony::{ATTRIBUTE_NAMES, TRANSCRIPT_PREFIX};
 pub use doctor::{Finding, REPORT_PREFIX, Report, Verdict};
+pub(crate) use keygen::Generator;
 pub use keygen::{GeneratedKey, KeyName};
 pub use rate::{Callers, SignPaths, pooled_rate};
 

@@ -15,6 +15,7 @@ mod gcm;
 mod job;
 mod keeper;
 mod lanes;
+mod making;
 mod metrics;
 mod once;
 mod shared;

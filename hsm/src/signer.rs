@@ -124,9 +124,11 @@ impl<P: KeyPurpose> Signer<P> {
 fn signature_of(outcome: Result<Output, HsmError>, purpose: Purpose) -> Result<[u8; 64], HsmError> {
     match outcome? {
         Output::Signature(signature) => Ok(signature),
-        Output::Found { .. } | Output::Opened(_) | Output::Sealed { .. } => {
-            Err(HsmError::SignatureFault { purpose })
-        }
+        Output::Destroyed
+        | Output::Found { .. }
+        | Output::Made { .. }
+        | Output::Opened(_)
+        | Output::Sealed { .. } => Err(HsmError::SignatureFault { purpose }),
     }
 }
 

@@ -48,9 +48,18 @@ impl SoftwareKey {
     /// # Errors
     /// [`HsmError::Exists`] rather than overwriting anything; otherwise what the system refused.
     pub fn create(path: &Path, purpose: Purpose) -> Result<Self, HsmError> {
+        Self::create_named(purpose, |_| path.to_owned())
+    }
+
+    /// As [`Self::create`], at a path that follows from the public key.
+    ///
+    /// # Errors
+    /// As of [`Self::create`].
+    pub fn create_named(purpose: Purpose, path: impl FnOnce(&[u8; 32]) -> PathBuf) -> Result<Self, HsmError> {
         let mut seed = Zeroizing::new([0; 32]);
         getrandom::fill(seed.as_mut_slice()).map_err(|source| HsmError::Entropy { purpose, source })?;
         let signing_key = SigningKey::from_bytes(&seed);
+        let path = &path(&signing_key.verifying_key().to_bytes());
         // Without the public key (PKCS#8 v1): OpenSSL before 3.x does not read the v2 form.
         let pem = KeypairBytes { secret_key: *seed, public_key: None }.to_pkcs8_pem(LineEnding::LF).map_err(
             |_| HsmError::Malformed { path: path.to_owned(), problem: "the new key cannot be encoded" },
@@ -71,6 +80,40 @@ impl SoftwareKey {
         let sync_folder = || File::open(&folder)?.sync_all();
         sync_folder().map_err(file_error("sync folder", &folder))?;
         Ok(Self { path: path.to_owned(), purpose, signing_key })
+    }
+
+    /// Destroys the key at `path`, durably: overwritten, for what that is worth on the disk at hand, and removed. Blocks. A
+    /// file that is gone is no error.
+    ///
+    /// # Errors
+    /// [`HsmError::Malformed`] if the file holds another key than the one with this public half; what [`Self::load`] refuses;
+    /// what the system refused.
+    pub fn destroy(path: &Path, purpose: Purpose, public_key: &[u8; 32]) -> Result<(), HsmError> {
+        let key = match Self::load(path, purpose) {
+            Err(HsmError::Missing { .. }) => return Ok(()),
+            loaded => loaded?,
+        };
+        if key.verifying_key().as_bytes() != public_key {
+            return Err(malformed(
+                path,
+                "it holds another key than the one to be destroyed; it was left as it is",
+            ));
+        }
+        drop(key);
+        let flags = OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let overwrite = || -> io::Result<()> {
+            // A file that may only be read (0400) is ours all the same.
+            rustix::fs::chmod(path, Mode::RUSR | Mode::WUSR)?;
+            let mut file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
+            let length = usize::try_from(file.metadata()?.len()).unwrap_or(0);
+            file.write_all(&vec![0; length])?;
+            file.sync_all()
+        };
+        overwrite().map_err(file_error("overwrite key file", path))?;
+        std::fs::remove_file(path).map_err(file_error("remove key file", path))?;
+        let folder = folder_of(path);
+        let sync_folder = || File::open(&folder)?.sync_all();
+        sync_folder().map_err(file_error("sync folder", &folder))
     }
 
     /// Loads the key at `path`, which must be for `purpose`. Blocks.
@@ -176,13 +219,17 @@ fn draft_path(path: &Path, purpose: Purpose) -> Result<(PathBuf, PathBuf), HsmEr
         .file_name()
         .ok_or_else(|| HsmError::NotAFile { path: path.to_owned(), found: "a folder" })?
         .to_string_lossy();
-    let folder = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
-        _ => PathBuf::from("."),
-    };
+    let folder = folder_of(path);
     let tag = getrandom::u32().map_err(|source| HsmError::Entropy { purpose, source })?;
     let draft = folder.join(format!(".{name}.{tag:08x}.new"));
     Ok((folder, draft))
+}
+
+fn folder_of(path: &Path) -> PathBuf {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+        _ => PathBuf::from("."),
+    }
 }
 
 fn write_draft(draft: &Path, bytes: &[u8]) -> Result<(), HsmError> {

@@ -110,6 +110,39 @@ fn one_key_serves_one_purpose() {
 }
 
 #[test]
+fn a_running_pool_makes_a_key_and_destroys_the_one_that_is_meant() {
+    stage("a_running_pool_makes_a_key_and_destroys_the_one_that_is_meant", |stage| {
+        let token = stage.make_token("edgate");
+        let kept = stage.make_key(&token, Purpose::TokenSigning, "1");
+        let pool = Pool::start(stage.settings(&token)).unwrap();
+        let name = |name| edgate_hsm::KeyName::new(Purpose::TokenSigning, name).unwrap();
+        let uri = pool.make_signing_key(name("2"), soon()).unwrap();
+        assert_eq!(uri.object.as_deref(), Some("edgate/token-signing/2"));
+        let signer = pool.signing_key::<TokenSigning>(&uri, None, soon()).unwrap();
+        assert_signs(&signer);
+        let taken = pool.make_signing_key(name("2"), soon()).unwrap_err();
+        assert!(matches!(taken, HsmError::KeyInUse { .. }), "{taken}");
+
+        let public_key = signer.public_key();
+        let other = pool.destroy_signing_key(&uri, kept.public_key.unwrap(), soon()).unwrap_err();
+        assert!(matches!(other, HsmError::KeyMismatch { .. }), "{other}");
+        pool.destroy_signing_key(&uri, public_key, soon()).unwrap();
+        let gone = pool.signing_key::<TokenSigning>(&uri, None, soon()).unwrap_err();
+        assert!(matches!(gone, HsmError::Object { matches: 0, .. }), "{gone}");
+        // Both halves, once and for all; the other key is not touched, and the token stays usable.
+        pool.destroy_signing_key(&uri, public_key, soon()).unwrap();
+        assert_eq!(stage.admin(&token).keys().unwrap().len(), 2);
+        assert_signs(&pool.signing_key::<TokenSigning>(&kept.uri, kept.public_key, soon()).unwrap());
+        assert!(matches!(pool.standing(), TokenStanding::Ready));
+
+        // A token that shows no key at all says nothing about this one.
+        pool.destroy_signing_key(&kept.uri, kept.public_key.unwrap(), soon()).unwrap();
+        let away = pool.destroy_signing_key(&kept.uri, kept.public_key.unwrap(), soon()).unwrap_err();
+        assert!(matches!(away, HsmError::Object { matches: 0, .. }), "{away}");
+    });
+}
+
+#[test]
 fn a_wrong_pin_is_sent_once_over_a_hundred_restarts() {
     stage("a_wrong_pin_is_sent_once_over_a_hundred_restarts", |stage| {
         let token = stage.make_token("edgate");

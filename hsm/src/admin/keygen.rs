@@ -2,6 +2,7 @@
 
 use cryptoki::mechanism::{Mechanism, MechanismType};
 use cryptoki::object::{Attribute, ObjectHandle};
+use cryptoki::session::Session;
 
 use super::Admin;
 use crate::pkcs11::{CallError, Class, EC_PARAMS_NAME, EC_PARAMS_OID};
@@ -49,6 +50,25 @@ impl Admin {
     /// prove itself with a signature is an error, and stays in the token for the operator to look at.
     pub fn generate(&self, name: &KeyName) -> Result<GeneratedKey, HsmError> {
         let inside = self.enter()?;
+        let (uri, refused) = Generator { session: &self.session, token: &self.token.uri }.generate(name)?;
+        drop(inside);
+        if name.purpose == Purpose::Wrapping {
+            return Ok(GeneratedKey { uri, public_key: None, refused });
+        }
+        let public_key = self.selftest(&uri)?;
+        Ok(GeneratedKey { uri, public_key: Some(public_key), refused })
+    }
+}
+
+/// A logged-in read-write session, and the token that it is at.
+pub(crate) struct Generator<'a> {
+    pub(crate) session: &'a Session,
+    pub(crate) token: &'a Pkcs11Uri,
+}
+
+impl Generator<'_> {
+    /// As [`Admin::generate`], without the proof; the new key's name, and the protections that the token refused.
+    pub(crate) fn generate(&self, name: &KeyName) -> Result<(Pkcs11Uri, Vec<&'static str>), HsmError> {
         let label = name.label();
         let mut id = vec![0; 16];
         // Chosen before: with CKA_MODIFIABLE=false it cannot be set afterwards.
@@ -59,7 +79,7 @@ impl Admin {
             object: Some(label.clone()),
             id: Some(id.clone()),
             kind: Some(kind),
-            ..self.token.uri.token_only()
+            ..self.token.token_only()
         };
         let taken = self.session.find_objects(&[Attribute::Label(label.clone().into_bytes())]);
         if !taken.map_err(CallError::from)?.is_empty() {
@@ -67,8 +87,8 @@ impl Admin {
             return Err(HsmError::KeyInUse { key, found: name.purpose, wanted: name.purpose });
         }
         let names = [Attribute::Label(label.into_bytes()), Attribute::Id(id)];
-        if name.purpose == Purpose::Wrapping {
-            let refused = self.with_less_protection(&uri, |protections| {
+        let refused = if name.purpose == Purpose::Wrapping {
+            self.with_less_protection(&uri, |protections| {
                 let mut template = vec![
                     Attribute::ValueLen(32.into()),
                     Attribute::Encrypt(true),
@@ -78,14 +98,11 @@ impl Admin {
                 ];
                 template.extend(secret(&names, protections, MechanismType::AES_GCM));
                 self.session.generate_key(&Mechanism::AesKeyGen, &template).map_err(CallError::from)
-            })?;
-            return Ok(GeneratedKey { uri, public_key: None, refused });
-        }
-        let refused =
-            self.with_less_protection(&uri, |protections| self.generate_pair(&names, protections))?;
-        drop(inside);
-        let public_key = self.selftest(&uri)?;
-        Ok(GeneratedKey { uri, public_key: Some(public_key), refused })
+            })?
+        } else {
+            self.with_less_protection(&uri, |protections| self.generate_pair(&names, protections))?
+        };
+        Ok((uri, refused))
     }
 
     /// One Ed25519 pair, naming the curve as the token wants it named.

@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 
 use super::once::Once;
 use crate::release::Pinned;
-use crate::{HsmError, Pkcs11Uri, Purpose};
+use crate::{HsmError, KeyName, Pkcs11Uri, Purpose};
 
 /// A key in the token with what is known of it outside.
 #[derive(Debug)]
@@ -34,10 +34,14 @@ pub(crate) enum KeyKind {
 
 /// What is to be done in the token.
 pub(crate) enum Work {
+    /// Destroy the signing key that `uri` names, which must have this public key.
+    Destroy { uri: Pkcs11Uri, public_key: [u8; 32] },
     /// Find the signing key that `uri` names and read its public key.
     FindSigning { uri: Pkcs11Uri },
     /// Find the AES key that `uri` names.
     FindWrapping { uri: Pkcs11Uri },
+    /// Generate a signing key.
+    Make { name: KeyName },
     /// Decrypt and authenticate `data`, which is ciphertext and tag.
     Open { key: Arc<PinnedKey>, iv: [u8; 12], data: Vec<u8>, associated: Vec<u8> },
     /// Encrypt `data` under a fresh IV.
@@ -51,14 +55,19 @@ impl Work {
     pub(super) fn key(&self) -> Option<&Arc<PinnedKey>> {
         match self {
             Self::Open { key, .. } | Self::Seal { key, .. } | Self::Sign { key, .. } => Some(key),
-            Self::FindSigning { .. } | Self::FindWrapping { .. } => None,
+            Self::Destroy { .. }
+            | Self::FindSigning { .. }
+            | Self::FindWrapping { .. }
+            | Self::Make { .. } => None,
         }
     }
 }
 
 /// What came out.
 pub(crate) enum Output {
+    Destroyed,
     Found { public_key: Option<[u8; 32]>, label: Option<String>, id: Vec<u8> },
+    Made { uri: Pkcs11Uri },
     Opened(Zeroizing<Vec<u8>>),
     Sealed { iv: [u8; 12], data: Vec<u8> },
     Signature([u8; 64]),

@@ -13,6 +13,7 @@ use cryptoki::session::Session;
 
 use super::gcm;
 use super::job::{KeyKind, Output, PinnedKey, Ticket, Work};
+use super::making;
 use super::metrics::add;
 use super::shared::{Shared, Slot, give_back, lock};
 use crate::pkcs11::{CallError, Class, Inside, KeyRules, find_one, find_signing_key};
@@ -167,6 +168,7 @@ impl Worker {
     }
 
     fn call(&mut self, inside: &Inside<'_>, work: &Work) -> Result<Output, HsmError> {
+        let shared = Arc::clone(&self.shared);
         let raw = self.shared.module.raw(inside);
         let rules = self.shared.settings.key_rules();
         let opened = self.opened(inside)?;
@@ -194,6 +196,8 @@ impl Worker {
                 let handle = opened.handle(key, rules)?;
                 gcm::open(&opened.session, handle, *iv, data, associated).map(Output::Opened)
             }
+            Work::Destroy { uri, public_key } => making::destroy(&shared, inside, uri, public_key),
+            Work::Make { name } => making::make(&shared, inside, name),
         }
     }
 

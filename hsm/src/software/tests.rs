@@ -38,6 +38,33 @@ fn an_existing_file_is_never_overwritten() {
 }
 
 #[test]
+fn a_key_is_stored_where_its_public_half_says() {
+    let dir = tempfile::tempdir().unwrap();
+    let named = |public_key: &[u8; 32]| dir.path().join(format!("{:02x}.key", public_key[0]));
+    let key = SoftwareKey::create_named(Purpose::TokenSigning, named).unwrap();
+    assert_eq!(key.path(), named(key.verifying_key().as_bytes()));
+    SoftwareKey::load(key.path(), Purpose::TokenSigning).unwrap();
+}
+
+#[test]
+fn only_the_key_that_is_meant_is_destroyed() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, key) = created(&dir);
+    let public_key = key.verifying_key().to_bytes();
+    let error = SoftwareKey::destroy(&path, Purpose::TokenSigning, &[7; 32]).unwrap_err().to_string();
+    assert!(error.contains("another key than the one to be destroyed"), "{error}");
+    assert!(SoftwareKey::destroy(&path, Purpose::AuditCheckpoint, &public_key).is_err());
+    assert!(path.exists());
+    // What a hard link still shows is zeros.
+    let link = dir.path().join("link");
+    fs::hard_link(&path, &link).unwrap();
+    fs::set_permissions(&path, Permissions::from_mode(0o400)).unwrap();
+    SoftwareKey::destroy(&path, Purpose::TokenSigning, &public_key).unwrap();
+    assert!(!path.exists() && fs::read(&link).unwrap().iter().all(|byte| *byte == 0));
+    SoftwareKey::destroy(&path, Purpose::TokenSigning, &public_key).unwrap();
+}
+
+#[test]
 fn a_missing_file_is_an_error_and_is_not_created() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("absent.pem");
