@@ -32,7 +32,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ),
     ("cluster", &["config", "revocation", "store"]),
     ("config", &[]),
-    ("control", &["audit", "cluster", "revocation", "secevent", "status_list", "store", "token"]),
+    ("control", &["audit", "cluster", "keys", "revocation", "secevent", "status_list", "store", "token"]),
     (
         "daemon",
         &[
@@ -68,7 +68,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         &["audit", "config", "keys", "metrics", "revocation", "status_list", "token", "verify", "wire"],
     ),
     ("status_list", &["keys", "token", "verify"]),
-    ("store", &["revocation"]),
+    // The records of signing keys, which are plain values.
+    ("store", &["keys", "revocation"]),
     ("token", &["verify"]),
     ("verify", &[]),
     ("wire", &[]),

@@ -13,6 +13,7 @@ mod purge;
 mod seconds;
 mod security_events;
 mod shared;
+mod signing_keys;
 mod status_indexes;
 
 pub use changes::{Cursor, ListFilter, Recorded, StoredChange};
@@ -21,4 +22,5 @@ pub use load::LoadProgress;
 pub use nonces::Listed;
 pub use open::{OpenMode, Store};
 pub use security_events::StoredEvent;
+pub use signing_keys::KilledKey;
 pub use status_indexes::{ListedToken, StatusListPlace};
