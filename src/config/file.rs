@@ -13,13 +13,13 @@ use super::mirror::MirrorTable;
 use super::retention::RetentionTable;
 use super::revocation::RevocationTable;
 use super::sealed::SealedTable;
-use super::status_list::check_status_list;
+use super::signing::SigningTable;
 use super::timestamp::TimestampTable;
 use super::transmitters::check_issuers_exist;
 use super::witness::{self, WitnessTable, check_witnesses};
 use super::{
-    AdminAck, Audit, Config, ConfigError, Control, Driver, Engine, Issuer, KeySource, Listen, OnAuditFailure,
-    OnStale, OnWitnessAway, Server, Signing, Verify, VerifyAck,
+    AdminAck, Audit, Config, ConfigError, Control, Driver, Engine, KeySource, Listen, OnAuditFailure,
+    OnStale, OnWitnessAway, Server, Verify, VerifyAck,
 };
 
 /// The longest name of a log; `audit` has the same limit.
@@ -139,20 +139,6 @@ impl Default for VerifyTable {
     fn default() -> Self {
         Self { engine: Engine::Auto, table_budget_mib: 64, shadow_rate: 0.0 }
     }
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct SigningTable {
-    key_file: Option<PathBuf>,
-    key: Option<String>,
-    public_key: Option<String>,
-    issuer: String,
-    default_audience: Option<String>,
-    #[serde(default = "defaults::ttl_s")]
-    default_ttl_s: u64,
-    status_list_uri: Option<String>,
-    status_list_capacity: Option<u64>,
 }
 
 pub(super) fn wrong(
@@ -374,41 +360,6 @@ impl VerifyTable {
             engine: self.engine,
             table_budget_bytes: usize::try_from(mib << 20).expect("64 GiB fit a 64-bit usize"),
             shadow_rate: self.shadow_rate,
-        })
-    }
-}
-
-impl SigningTable {
-    fn check(self, issuers: &[Issuer], hsm: Option<&Hsm>) -> Result<Signing, ConfigError> {
-        let Some(issuer) = issuers.iter().position(|issuer| issuer.name == self.issuer) else {
-            return Err(wrong(
-                "signing.issuer",
-                format!("{:?}", self.issuer),
-                "no [[issuers]] entry has this name",
-                "name one of them",
-            ));
-        };
-        if !matches!(issuers[issuer].keys, KeySource::SigningKey) {
-            return Err(wrong(
-                "signing.issuer",
-                format!("{:?}", self.issuer),
-                "that issuer's keys are not this node's signing key, so its own tokens would be refused",
-                "write keys = \"signing_key\" in its entry",
-            ));
-        }
-        in_range("signing.default_ttl_s", self.default_ttl_s, 1, issuers[issuer].max_lifetime_s)?;
-        Ok(Signing {
-            key: key_place(
-                ["signing.key_file", "signing.key", "signing.public_key"],
-                self.key_file,
-                self.key,
-                self.public_key,
-                hsm,
-            )?,
-            issuer,
-            default_audience: self.default_audience,
-            default_ttl_s: self.default_ttl_s,
-            status_list: check_status_list(self.status_list_uri, self.status_list_capacity)?,
         })
     }
 }

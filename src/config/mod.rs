@@ -12,6 +12,7 @@ mod mirror;
 mod retention;
 mod revocation;
 mod sealed;
+mod signing;
 mod status_list;
 mod timestamp;
 mod transmitters;
@@ -30,6 +31,7 @@ pub use mirror::{HostPort, Mirror, Receiver, Syslog};
 pub use retention::Retention;
 pub use revocation::{OnStale, Redis, RedisServers, Revocation, RevocationRules, SecretSource};
 pub use sealed::{Sealed, SealedField};
+pub use signing::{JWKS_MAX_AGE_S, KEYS_PUBLISHED_MAX, STATUS_LIST_LIFE_S, Signing};
 pub use status_list::StatusList;
 pub use timestamp::Timestamp;
 pub use transmitters::Transmitter;
@@ -220,21 +222,6 @@ pub enum Engine {
     Auto,
     /// The portable one.
     Portable,
-}
-
-/// The issuing key and its policy.
-#[derive(Debug, Clone)]
-pub struct Signing {
-    /// The key: `signing.key_file`, or `signing.key` in the token.
-    pub key: KeyPlace,
-    /// Index of the issuer it signs for, `signing.issuer`, among [`Config::issuers`].
-    pub issuer: usize,
-    /// The audience of tokens whose request names none: `signing.default_audience`.
-    pub default_audience: Option<String>,
-    /// The lifetime of tokens whose request names none: `signing.default_ttl_s`.
-    pub default_ttl_s: u64,
-    /// The list in which issued tokens have a place, if one is published.
-    pub status_list: Option<StatusList>,
 }
 
 /// An issuer whose tokens are accepted.

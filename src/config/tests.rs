@@ -34,6 +34,21 @@ fn a_small_configuration_gets_the_defaults() {
 }
 
 #[test]
+fn a_key_is_published_for_as_long_as_a_jwks_is_kept_and_verifies_until_all_it_signed_is_dead() {
+    let signing = parse(GOOD).unwrap().signing.unwrap();
+    assert_eq!((signing.jwks_max_age_s, signing.propagation_s, signing.rotate_every_s), (300, 300, None));
+    assert_eq!(signing.verify_for, Duration::from_secs(3600 + 5 + 300 + 5));
+    let more = "jwks_max_age_s = 60\nrequire_backup = true\nrotate_every_s = 86400\nissuer = \"own\"\n\
+                status_list_uri = \"https://own/v1/status-lists/1\"";
+    let text =
+        GOOD.replacen("issuer = \"own\"", more, 1).replace("audiences", "max_lifetime_s = 120\naudiences");
+    let signing = parse(&text).unwrap().signing.unwrap();
+    assert_eq!((signing.propagation_s, signing.require_backup), (60, true));
+    // A status list lives longer than these tokens.
+    assert_eq!(signing.verify_for, Duration::from_secs(600 + 5 + 60 + 5));
+}
+
+#[test]
 fn the_dev_configuration_is_valid() {
     let config = Config::dev(Path::new("/tmp/with \"quotes\" and \\"), 0, 0, None);
     assert_eq!(config.database, Path::new("/tmp/with \"quotes\" and \\/state.db"));
@@ -62,6 +77,25 @@ fn errors_name_the_key_the_value_and_the_fix() {
         ),
         ("audiences", "leeway_s = 9000\naudiences", "issuers.own.leeway_s = 9000", "0 to 300"),
         ("keys = \"signing_key\"", "", "issuers.own.jwks_file", "exactly one"),
+        ("issuer = \"own\"", "jwks_max_age_s = 0\nissuer = \"own\"", "signing.jwks_max_age_s = 0", "1 to"),
+        (
+            "issuer = \"own\"",
+            "propagation_s = 299\nissuer = \"own\"",
+            "signing.propagation_s = 299",
+            "300 or more",
+        ),
+        (
+            "issuer = \"own\"",
+            "rotate_every_s = 299\nissuer = \"own\"",
+            "signing.rotate_every_s = 299",
+            "300 or more",
+        ),
+        (
+            "issuer = \"own\"",
+            "jwks_max_age_s = 1\nrotate_every_s = 60\nissuer = \"own\"",
+            "signing.rotate_every_s = 60",
+            "choose 61 or more",
+        ),
         ("[state]", "shards = 0\n[state]", "server.shards = 0", "1 to"),
         ("[state]", "shard = 1\n[state]", "unknown field `shard`", "expected one of"),
         ("[state]", "listen = 3\n[state]", "duplicate key", "listen"),

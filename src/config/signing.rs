@@ -1,0 +1,175 @@
+//! `[signing]`: the keys that this node signs tokens with, and how it issues.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::file::{in_range, wrong};
+use super::hsm::{Hsm, key_place};
+use super::status_list::check_status_list;
+use super::{ConfigError, Issuer, KeyPlace, KeySource, StatusList, defaults};
+
+/// `signing.jwks_max_age_s` where the file does not say; what a node without keys of its own says of its empty JWKS.
+pub const JWKS_MAX_AGE_S: u64 = 300;
+
+/// Most keys in the JWKS at once; `keys::life` has the same limit.
+pub const KEYS_PUBLISHED_MAX: u64 = 64;
+
+/// How long a status list that this node signed is valid, in seconds; `control` has the same number.
+pub const STATUS_LIST_LIFE_S: u64 = 600;
+
+/// How long a signature by a key in a file may take: it is made at once.
+const SIGN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The longest a JWKS may be kept by others: a day, as long as a lost key would still be believed there.
+const MAX_AGE_S_MAX: u64 = 86_400;
+
+/// The longest wait between publication and first use: a month.
+const PROPAGATION_S_MAX: u64 = 30 * 86_400;
+
+/// The longest a key may sign by a schedule: ten years.
+const ROTATE_EVERY_S_MAX: u64 = 3_660 * 86_400;
+
+/// The issuing keys and their policy.
+#[derive(Debug, Clone)]
+pub struct Signing {
+    /// The first key: `signing.key_file`, or `signing.key` in the token. Later ones are made beside it.
+    pub key: KeyPlace,
+    /// Index of the issuer it signs for, `signing.issuer`, among [`Config::issuers`](super::Config::issuers).
+    pub issuer: usize,
+    /// The audience of tokens whose request names none: `signing.default_audience`.
+    pub default_audience: Option<String>,
+    /// The lifetime of tokens whose request names none: `signing.default_ttl_s`.
+    pub default_ttl_s: u64,
+    /// The list in which issued tokens have a place, if one is published.
+    pub status_list: Option<StatusList>,
+    /// How long one signature may take: `hsm.sign_timeout_ms`, or five seconds.
+    pub sign_timeout: Duration,
+    /// How long others may keep the JWKS: `signing.jwks_max_age_s`.
+    pub jwks_max_age_s: u64,
+    /// How long a key is published before it signs: `signing.propagation_s`. Not below the max-age.
+    pub propagation_s: u64,
+    /// Whether a key may sign only once an operator has said that it is backed up: `signing.require_backup`.
+    pub require_backup: bool,
+    /// How long one key signs before the next takes over: `signing.rotate_every_s`. Until somebody rotates if absent.
+    pub rotate_every_s: Option<u64>,
+    /// How long a key verifies after it stopped signing, at least: the longest life of what it signs, the leeway, the time one
+    /// signature may take, and the max-age.
+    pub verify_for: Duration,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SigningTable {
+    key_file: Option<PathBuf>,
+    key: Option<String>,
+    public_key: Option<String>,
+    issuer: String,
+    default_audience: Option<String>,
+    #[serde(default = "defaults::ttl_s")]
+    default_ttl_s: u64,
+    status_list_uri: Option<String>,
+    status_list_capacity: Option<u64>,
+    #[serde(default = "jwks_max_age_s")]
+    jwks_max_age_s: u64,
+    propagation_s: Option<u64>,
+    #[serde(default)]
+    require_backup: bool,
+    rotate_every_s: Option<u64>,
+}
+
+fn jwks_max_age_s() -> u64 {
+    JWKS_MAX_AGE_S
+}
+
+impl SigningTable {
+    pub(super) fn check(self, issuers: &[Issuer], hsm: Option<&Hsm>) -> Result<Signing, ConfigError> {
+        let Some(issuer) = issuers.iter().position(|issuer| issuer.name == self.issuer) else {
+            return Err(wrong(
+                "signing.issuer",
+                format!("{:?}", self.issuer),
+                "no [[issuers]] entry has this name",
+                "name one of them",
+            ));
+        };
+        if !matches!(issuers[issuer].keys, KeySource::SigningKey) {
+            return Err(wrong(
+                "signing.issuer",
+                format!("{:?}", self.issuer),
+                "that issuer's keys are not this node's signing key, so its own tokens would be refused",
+                "write keys = \"signing_key\" in its entry",
+            ));
+        }
+        in_range("signing.default_ttl_s", self.default_ttl_s, 1, issuers[issuer].max_lifetime_s)?;
+        let status_list = check_status_list(self.status_list_uri, self.status_list_capacity)?;
+        let sign_timeout = hsm.map_or(SIGN_TIMEOUT, |hsm| hsm.sign_timeout);
+        let max_age_s = in_range("signing.jwks_max_age_s", self.jwks_max_age_s, 1, MAX_AGE_S_MAX)?;
+        let propagation_s = self.propagation_s.unwrap_or(max_age_s);
+        if propagation_s < max_age_s {
+            return Err(wrong(
+                "signing.propagation_s",
+                propagation_s,
+                format!(
+                    "whoever has a JWKS keeps it for signing.jwks_max_age_s = {max_age_s}, and would refuse good tokens"
+                ),
+                format!("choose {max_age_s} or more, or leave it out"),
+            ));
+        }
+        in_range("signing.propagation_s", propagation_s, 1, PROPAGATION_S_MAX)?;
+        // All that is signed dies within this; a list is signed by the same keys.
+        let life_s = match &status_list {
+            Some(_) => issuers[issuer].max_lifetime_s.max(STATUS_LIST_LIFE_S),
+            None => issuers[issuer].max_lifetime_s,
+        };
+        let verify_for = Duration::from_secs(life_s + issuers[issuer].leeway_s + max_age_s) + sign_timeout;
+        check_schedule(self.rotate_every_s, propagation_s, verify_for)?;
+        Ok(Signing {
+            key: key_place(
+                ["signing.key_file", "signing.key", "signing.public_key"],
+                self.key_file,
+                self.key,
+                self.public_key,
+                hsm,
+            )?,
+            issuer,
+            default_audience: self.default_audience,
+            default_ttl_s: self.default_ttl_s,
+            status_list,
+            sign_timeout,
+            jwks_max_age_s: max_age_s,
+            propagation_s,
+            require_backup: self.require_backup,
+            rotate_every_s: self.rotate_every_s,
+            verify_for,
+        })
+    }
+}
+
+/// A schedule keeps every key published for as long as it verifies, and there are only so many places.
+fn check_schedule(every_s: Option<u64>, propagation_s: u64, verify_for: Duration) -> Result<(), ConfigError> {
+    let Some(every_s) = every_s else { return Ok(()) };
+    in_range("signing.rotate_every_s", every_s, 1, ROTATE_EVERY_S_MAX)?;
+    if every_s < propagation_s {
+        return Err(wrong(
+            "signing.rotate_every_s",
+            every_s,
+            format!("the next key has to be published for signing.propagation_s = {propagation_s} first"),
+            format!("choose {propagation_s} or more"),
+        ));
+    }
+    // The one that signs and the next one are there as well, and an operator may bring one.
+    let least_s = verify_for.as_secs().div_ceil(KEYS_PUBLISHED_MAX - 4);
+    if every_s < least_s {
+        return Err(wrong(
+            "signing.rotate_every_s",
+            every_s,
+            format!(
+                "a key verifies for {} s after it stopped, so more than {KEYS_PUBLISHED_MAX} would be published at once",
+                verify_for.as_secs()
+            ),
+            format!("choose {least_s} or more, or a shorter max_lifetime_s for the issuer"),
+        ));
+    }
+    Ok(())
+}
