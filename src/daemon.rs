@@ -1,6 +1,6 @@
 //! Start-up and shutdown, in order.
 //!
-//! Up: settings, keys, policy, state database, audit log (recovered), revocations into the view, sockets, shards,
+//! Up: settings, state database, keys, policy, audit log (recovered), revocations into the view, sockets, shards,
 //! control plane, the START record on disk, "ready". Down: "stopping", shards drained, control plane stopped, the STOP
 //! record, the log closed. Every step's failure is its own [`StartError`].
 
@@ -21,6 +21,7 @@ mod retention;
 mod revocation;
 mod sealing;
 mod shards;
+mod signing_keys;
 mod softhsm;
 mod start_error;
 mod timestamps;
@@ -41,6 +42,7 @@ use crate::audit::{self, Ack, Appender, AuditError, Event, Log, StopEvent};
 use crate::config::{self, Config, KeyPlace, Listen};
 use crate::control;
 use crate::decision::UnixSeconds;
+use crate::keys::{IssuerIndex, PublishedKey};
 use crate::metrics::{Metrics, ShardMetrics};
 use crate::mirror::{self, Mirror};
 use crate::shard::{self, Policy, Waits};
@@ -64,6 +66,7 @@ use observe::{Strictness, cluster_readings, data_readiness, readings};
 use retention::RetentionThread;
 use revocation::{RegistrarThread, Revoking, open_view};
 use shards::spawn_shard;
+use signing_keys::StoredKeys;
 use timestamps::TimestampThread;
 use witnesses::{Couriers, Witnesses};
 
@@ -101,10 +104,13 @@ pub fn log_to_stderr() {
 /// # Errors
 /// What `serve` would refuse.
 pub fn check(config: &Config) -> Result<String, StartError> {
-    let own = NodeKeys::check(config)?;
-    let policy = Policy::build(config, own.as_ref(), 1)?;
+    let runtime = control_runtime()?;
+    let own = NodeKeys::check(config, |place| signing_keys::is_known_place(&runtime, config, place))?;
+    let own: Vec<PublishedKey> = own.into_iter().collect();
+    let policy = Policy::build(config, &own, &|_, _| false, 1)?;
+    let (issuers, keys) = (policy.profiles.len(), policy.key_set.len());
     transmitters::hearing(config, Verifier::new(Engine::Portable))?;
-    lists::sources(config, &policy)?;
+    lists::sources(config, &Arc::new(ArcSwap::from_pointee(policy)))?;
     if !config.database.is_file() {
         return Err(StoreError::Missing { path: config.database.clone() }.into());
     }
@@ -118,9 +124,7 @@ pub fn check(config: &Config) -> Result<String, StartError> {
     timestamps::check(config)?;
     let listen: Vec<String> = config.server.listen.iter().map(Listen::to_string).collect();
     Ok(format!(
-        "ok: {} issuers, {} keys, {} shards on {}, control on {}",
-        policy.profiles.len(),
-        policy.key_set.len(),
+        "ok: {issuers} issuers, {keys} keys, {} shards on {}, control on {}",
         config.server.shards,
         listen.join(", "),
         config.control.listen
@@ -219,12 +223,13 @@ impl Daemon {
     /// The step that failed; whatever was started before it is stopped with the process.
     pub fn start(config: &Config) -> Result<Self, StartError> {
         EngineCare::prepare(config);
-        let NodeKeys { pool, own, checkpoint } = NodeKeys::open(config)?;
-        let policy = Policy::build(config, own.as_ref().map(|own| &own.published), 1)?;
-        tracing::info!(issuers = policy.profiles.len(), keys = policy.key_set.len(), "policy loaded");
-
+        let NodeKeys { pool, checkpoint } = NodeKeys::open(config)?;
         let runtime = control_runtime()?;
         let store = runtime.block_on(Store::open(&config.database, OpenMode::Existing))?;
+        let signing = runtime.block_on(StoredKeys::load(config, &store, pool.as_ref()))?;
+        let is_killed = |issuer: IssuerIndex, kid: &str| signing.is_killed(config, issuer, kid);
+        let policy = Policy::build(config, &signing.published()?, &is_killed, 1)?;
+        tracing::info!(issuers = policy.profiles.len(), keys = policy.key_set.len(), "policy loaded");
         let view = open_view(config, &store, &runtime)?;
 
         // One ring for each shard, for the daemon, for the engine's alarms, for anchors, for the mirror's targets, and for the
@@ -267,8 +272,9 @@ impl Daemon {
         let kernel = care.verifier()?.engine_name();
         record_start(&mut recorder, shards, &format!("{kernel}, {driver}"))?;
         record_erasures(&mut recorder, &recovery)?;
+        signing.record(&mut recorder)?;
 
-        let lists = lists::fetch(config, &policy.load(), care.verifier()?)?;
+        let lists = lists::fetch(config, &policy, care.verifier()?)?;
         let announce = control::announce();
         let revoking = Revoking::start(config, &store, &view, &announce, &runtime)?;
         let sharing = revoking.sharing();
@@ -320,7 +326,7 @@ impl Daemon {
         let ingredients = Ingredients {
             config,
             policy: &policy.load(),
-            own,
+            signing: signing.hand_over(config, &policy),
             store,
             judge: judge(Arc::clone(&policy), Arc::clone(&view), care.verifier()?),
             events: transmitters::hearing(config, care.verifier()?)?,

@@ -19,6 +19,7 @@ use super::body;
 use super::error::{ApiError, ErrorKind};
 use super::evidence;
 use super::issue::{self, Draft, IssueRequest};
+use super::signing_keys::ActiveKey;
 use super::state::{Issuing, Shared};
 use super::status_lists;
 use crate::audit::{Event, IssueEvent, Phase};
@@ -89,6 +90,9 @@ async fn issue_all(
             ApiError::new(error.kind, format!("tokens[{index}]: {}; no token was issued", error.description))
         }
     };
+    // One key from here to the answer: in the header, in the records, for the signature. No other task runs between this and the
+    // time in the tokens, so that they are not younger than the end of a key that is replaced meanwhile.
+    let key = shared.keys.active().ok_or_else(|| nobody_signs("no token was issued"))?;
     let own = &shared.issuers[issuing.own];
     let mut scratches: Vec<json::Scratch> = requests.iter().map(|_| json::Scratch::default()).collect();
     let mut drafts = Vec::with_capacity(requests.len());
@@ -97,12 +101,12 @@ async fn issue_all(
         let draft = Draft::new(request, &issuing.policy, (shared.now)()).map_err(at(index))?;
         drafts.push((draft, random_jti()?));
     }
-    let places = places(shared, issuing, own, &drafts).await?;
+    let places = places(shared, issuing, &key.kid, own, &drafts).await?;
     let mut unsigned = Vec::with_capacity(requests.len());
     for (index, (draft, jti)) in drafts.into_iter().enumerate() {
         let listed = issuing.status_list.as_ref().zip(places.get(index));
         let status = listed.map(|(list, idx)| StatusPlace { idx: *idx, uri: &list.uri });
-        let signing_input = token::signing_input(&issuing.kid, &draft.claims(&own.issuer, &jti, status))
+        let signing_input = token::signing_input(&key.kid, &draft.claims(&own.issuer, &jti, status))
             .map_err(|error| at(index)(issue::encode_error(error)))?;
         unsigned.push(Unsigned { draft, jti, signing_input });
     }
@@ -115,7 +119,7 @@ async fn issue_all(
                 phase: Phase::Intent,
                 actor: &actor,
                 issuer: &own.name,
-                kid: &issuing.kid,
+                kid: &key.kid,
                 tenant: &own.tenant,
                 subject: one.draft.request.agent_id,
                 jti: &one.jti,
@@ -133,7 +137,7 @@ async fn issue_all(
         .await
         .map_err(|error| evidence::unavailable(&error, "no token was issued"))?;
 
-    let signed = sign_all(issuing, unsigned.iter().map(|one| one.signing_input.as_bytes())).await;
+    let signed = sign_all(issuing, &key, unsigned.iter().map(|one| one.signing_input.as_bytes())).await;
     let listed =
         if issuing.allow_list && signed.is_ok() { list_all(shared, own, &unsigned).await } else { Ok(()) };
     let outcomes: Vec<Event<'_>> = intents
@@ -161,7 +165,7 @@ async fn issue_all(
             expires_at: one.draft.expires_at.0,
             id: one.jti,
             token: token::assemble(one.signing_input, &signature),
-            kid: issuing.kid.clone(),
+            kid: key.kid.clone(),
         }
     });
     Ok(issued.collect())
@@ -195,13 +199,14 @@ async fn list_all(shared: &Shared, own: &Profile, unsigned: &[Unsigned<'_>]) -> 
 async fn places(
     shared: &Shared,
     issuing: &Issuing,
+    kid: &str,
     own: &Profile,
     drafts: &[(Draft<'_>, String)],
 ) -> Result<Vec<u32>, ApiError> {
     let Some(list) = &issuing.status_list else { return Ok(Vec::new()) };
     let listed = |(draft, jti): &(Draft<'_>, String)| ListedToken {
         issuer: own.issuer.clone(),
-        kid: issuing.kid.clone(),
+        kid: kid.to_owned(),
         jti: jti.clone(),
         subject: draft.request.agent_id.to_owned(),
         issued_at: draft.issued_at,
@@ -227,13 +232,14 @@ async fn places(
 /// thread of its pool.
 pub(super) async fn sign_all(
     issuing: &Issuing,
+    key: &ActiveKey,
     messages: impl Iterator<Item = &[u8]>,
 ) -> Result<Vec<[u8; 64]>, HsmError> {
     let deadline = Instant::now() + issuing.sign_timeout;
     let mut answers = Vec::new();
     for message in messages {
         let (answer, answered) = oneshot::channel();
-        issuing.signer.submit(message.to_vec(), deadline, move |signature| drop(answer.send(signature)))?;
+        key.signer.submit(message.to_vec(), deadline, move |signature| drop(answer.send(signature)))?;
         answers.push(answered);
     }
     let mut signatures = Vec::with_capacity(answers.len());
@@ -242,6 +248,14 @@ pub(super) async fn sign_all(
         signatures.push(answered.await.unwrap_or(Err(HsmError::Stopped))?);
     }
     Ok(signatures)
+}
+
+/// What a client is told where every key was put out of use.
+pub(super) fn nobody_signs(consequence: &str) -> ApiError {
+    let description = format!(
+        "no signing key is active: the last one was disabled or killed, and an operator has to rotate; {consequence}"
+    );
+    ApiError::new(ErrorKind::SigningUnavailable, description)
 }
 
 /// What a client is told: that verification is not concerned, and when to come again. The cause is the operator's.

@@ -30,6 +30,7 @@ mod revocations;
 mod revoke;
 mod sealed;
 mod server;
+mod signing_keys;
 mod state;
 mod status_lists;
 mod tag_keys;
@@ -45,10 +46,11 @@ pub use feed::{Announce, announce};
 pub use issue::IssuePolicy;
 pub use retention::{Custody, Retire, RetireOrder};
 pub use server::{ControlError, serve};
+pub use signing_keys::{DestroyKey, Holders, KeyPlaces, MadeKey, OpenKey, OwnKeys, Publish, SigningKeys};
 pub use state::{
     ChainBreak, ChainReport, Dependency, Hearing, Issuing, Judge, Judged, JudgedToken, Sharing, State,
     Unlock, Witnessing,
 };
-pub use status_lists::StatusListPolicy;
+pub use status_lists::{STATUS_LIST_LIFE_S, StatusListPolicy};
 pub use verify_runs::OwnLog;
 pub use view_feed::fill_view;

@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use super::actions::Peer;
 use super::error::{ApiError, ErrorKind};
+use super::signing_keys;
 use super::state::{ChainBreak, Dependency, Shared};
 use crate::audit::{Event, VerifyRunEvent};
 
@@ -101,6 +102,7 @@ pub(super) async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
             "# HELP edgate_{name} {help}\n# TYPE edgate_{name} {kind}\nedgate_{name}{suffix} {value}"
         );
     }
+    signing_keys::metrics(&shared.keys, &mut text);
     text.push_str("# EOF\n");
     let media = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     ([(header::CONTENT_TYPE, media)], text).into_response()

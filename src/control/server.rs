@@ -27,6 +27,7 @@ use super::reports;
 use super::retention;
 use super::revocations;
 use super::sealed;
+use super::signing_keys;
 use super::state::{ACTIONS_MAX, Shared, State};
 use super::status_lists;
 use super::tag_keys;
@@ -65,6 +66,8 @@ pub async fn serve(
     let router = router(Arc::clone(&shared), local);
     let purge = purge_expired(shared.store.clone(), Arc::clone(&shared.view), shared.now);
     let purge = tokio::spawn(purge);
+    // It ends by itself once the node stops.
+    tokio::spawn(signing_keys::keep(Arc::clone(&shared)));
 
     let open = serve_until(listener, |peer| router.clone().layer(Extension(Peer(peer))), shutdown).await;
 
@@ -96,6 +99,15 @@ fn router(shared: Arc<Shared>, local: SocketAddr) -> Router {
         .route("/events/set", post(events::receive))
         .route("/oauth/revoke", post(oauth::revoke))
         .route("/v1/hsm/unlock", post(unlock::unlock))
+        .route("/v1/keys", get(signing_keys::list))
+        .route("/v1/keys/jwks", get(signing_keys::jwks))
+        .route("/v1/keys/kill", post(signing_keys::kill))
+        .route("/v1/keys/rotate", post(signing_keys::rotate))
+        .route("/v1/keys/{kid}/activate", post(signing_keys::activate))
+        .route("/v1/keys/{kid}/backed-up", post(signing_keys::back_up))
+        .route("/v1/keys/{kid}/destroy", post(signing_keys::destroy))
+        .route("/v1/keys/{kid}/disable", post(signing_keys::disable))
+        .route("/v1/keys/{kid}/retire", post(signing_keys::retire))
         .route("/v1/audit/erasures", post(erasures::erase))
         .route("/v1/audit/exports", post(exports::record))
         .route("/v1/audit/holds", post(retention::hold))
@@ -123,7 +135,7 @@ async fn not_found() -> ApiError {
     ApiError::new(
         ErrorKind::NotFound,
         "nothing is here; the control listener has POST /v1/tokens, POST /v1/tokens/{id}/revoke, \
-         /v1/revocations, POST /oauth/revoke, GET /v1/audit/verify-chain, POST /v1/audit/exports, POST /v1/audit/holds, POST /v1/audit/lookups, POST /v1/audit/reports, POST /v1/audit/retire, POST /v1/audit/verify-runs, /metrics, /livez and /readyz (tokens are verified on the data listener)",
+         /v1/revocations, /v1/keys, POST /oauth/revoke, GET /v1/audit/verify-chain, POST /v1/audit/exports, POST /v1/audit/holds, POST /v1/audit/lookups, POST /v1/audit/reports, POST /v1/audit/retire, POST /v1/audit/verify-runs, /metrics, /livez and /readyz (tokens are verified on the data listener)",
     )
 }
 

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use edgate_hsm::{Signer, TokenSigning};
 use serde::Serialize;
 use tokio::sync::{Semaphore, watch};
 use zeroize::Zeroizing;
@@ -17,6 +16,7 @@ use super::feed::{Announce, FEED_CLIENTS_MAX};
 use super::issue::IssuePolicy;
 use super::lookups::{LOOKUP_INTERVAL, LOOKUPS_AT_ONCE};
 use super::retention::{Custody, Retire};
+use super::signing_keys::{Keys, SigningKeys};
 use super::status_lists::{Published, StatusListPolicy};
 use super::verify_runs::OwnLog;
 use crate::audit::sealed::SealedKeys;
@@ -35,6 +35,8 @@ pub(super) const ACTIONS_MAX: u32 = 256;
 pub struct State {
     /// How this node issues tokens; `None` on a node that only verifies.
     pub issuing: Option<Issuing>,
+    /// The keys that it signs with, and those that verify nothing any more.
+    pub keys: SigningKeys,
     /// Every configured issuer.
     pub issuers: Vec<Profile>,
     /// Remembers revocations.
@@ -138,10 +140,6 @@ pub struct Sharing {
 
 /// How a node issues tokens.
 pub struct Issuing {
-    /// Signs tokens; its public key is in the own issuer's key set.
-    pub signer: Signer<TokenSigning>,
-    /// The signer's key in that key set: its RFC 7638 thumbprint.
-    pub kid: String,
     /// Which of the configured issuers this node issues as.
     pub own: usize,
     /// Whether its tokens are put on the issuer's allow list.
@@ -194,6 +192,7 @@ pub struct Dependency {
 /// [`State`] as the handlers share it.
 pub(super) struct Shared {
     pub(super) issuing: Option<Issuing>,
+    pub(super) keys: Keys,
     pub(super) issuers: Vec<Profile>,
     pub(super) store: Store,
     pub(super) view: Arc<View>,
@@ -244,6 +243,7 @@ impl Shared {
         assert!(known, "the own issuer is one of the configured ones");
         Self {
             issuing,
+            keys: Keys::new(state.keys, &issuers),
             issuers,
             store,
             view,

@@ -32,7 +32,7 @@ use crate::token;
 const TTL_S: u64 = 30;
 
 /// How long a list is valid, in seconds: a cache in front of us may miss us for so long.
-const LIFE_S: u64 = 600;
+pub const STATUS_LIST_LIFE_S: u64 = 600;
 
 /// The least time between two lists.
 const REBUILD_INTERVAL: Duration = Duration::from_secs(1);
@@ -62,6 +62,8 @@ pub(super) type Published = tokio::sync::Mutex<Option<Made>>;
 pub(super) struct Made {
     token: Bytes,
     etag: String,
+    // Whose signature it has.
+    kid: String,
     made_at: Instant,
     issued_at: UnixSeconds,
     epoch: u64,
@@ -89,7 +91,7 @@ pub(super) async fn list(
     if !published.as_ref().is_some_and(|made| made.is_current(&shared)) {
         match make(&shared, issuing, policy).await {
             Ok(made) => *published = Some(made),
-            Err(error) if published.as_ref().is_none_or(|made| !made.is_valid((shared.now)())) => {
+            Err(error) if published.as_ref().is_none_or(|made| !made.is_valid(&shared)) => {
                 return Err(error);
             }
             // It was logged; the list before says when it was made.
@@ -112,11 +114,14 @@ impl Made {
     fn is_current(&self, shared: &Shared) -> bool {
         let unchanged = self.epoch == shared.view.epoch() && self.issued == shared.counters.issued.total();
         let young = (shared.now)().since(self.issued_at) < TTL_S / 2;
-        self.made_at.elapsed() < REBUILD_INTERVAL && self.is_valid((shared.now)()) || unchanged && young
+        let recent = self.made_at.elapsed() < REBUILD_INTERVAL && self.is_valid(shared);
+        let signs = shared.keys.active().is_some_and(|key| key.kid == self.kid);
+        signs && (recent || unchanged && young)
     }
 
-    fn is_valid(&self, now: UnixSeconds) -> bool {
-        now.since(self.issued_at) < LIFE_S
+    /// Whether anybody would still believe it.
+    fn is_valid(&self, shared: &Shared) -> bool {
+        (shared.now)().since(self.issued_at) < STATUS_LIST_LIFE_S && shared.keys.verifies(&self.kid)
     }
 }
 
@@ -138,17 +143,19 @@ async fn make(shared: &Shared, issuing: &Issuing, policy: &StatusListPolicy) -> 
         uri: policy.uri.clone(),
         issuer: Some(own.issuer.clone()),
         issued_at: now,
-        expires_at: Some(now.saturating_add(LIFE_S)),
+        expires_at: Some(now.saturating_add(STATUS_LIST_LIFE_S)),
         ttl_s: Some(TTL_S),
         list,
     };
-    let kid = issuing.kid.clone();
+    let signing = shared.keys.active();
+    let signing = signing.ok_or_else(|| issuing::nobody_signs("there is no fresh status list"))?;
+    let kid = signing.kid.clone();
     // Compressing a long list takes tens of milliseconds.
     let input = tokio::task::spawn_blocking(move || document.signing_input(&kid)).await;
     let input = input
         .map_err(|_| ApiError::new(ErrorKind::Overloaded, "the node is stopping"))?
         .map_err(|error| unmakeable(&error))?;
-    let signatures = issuing::sign_all(issuing, std::iter::once(input.as_bytes())).await;
+    let signatures = issuing::sign_all(issuing, &signing, std::iter::once(input.as_bytes())).await;
     let signature = signatures.map_err(|error| {
         tracing::error!(%error, "cannot sign the status list");
         let description = "the signing key cannot be used now, so there is no fresh status list";
@@ -156,7 +163,15 @@ async fn make(shared: &Shared, issuing: &Issuing, policy: &StatusListPolicy) -> 
     })?;
     let token = token::assemble(input, &signature[0]);
     let etag = format!("\"{}\"", base64url::encode(&Sha256::digest(token.as_bytes())[..16]));
-    Ok(Made { token: Bytes::from(token), etag, made_at, issued_at: now, epoch, issued })
+    Ok(Made {
+        token: Bytes::from(token),
+        etag,
+        kid: signing.kid.clone(),
+        made_at,
+        issued_at: now,
+        epoch,
+        issued,
+    })
 }
 
 fn standing(view: &View, tenant: &str, token: &ListedToken, now: UnixSeconds) -> Status {

@@ -14,7 +14,7 @@ use super::error::{ApiError, ErrorKind};
 use super::evidence;
 use super::retention;
 use super::state::Shared;
-use crate::audit::{AuditError, ChangeEvent, Event, Phase};
+use crate::audit::{AuditError, ChangeEvent, Event, Phase, RecordId};
 use crate::json;
 
 /// Longest name of whoever answers for a destruction, and longest reason: both go into one text of a record.
@@ -105,23 +105,43 @@ pub(super) fn destruction(change: ChangeEvent<'_>) -> Event<'_> {
     Event::KeyChange(change)
 }
 
+/// How a change of a key is recorded: as a rotation, or as any other.
+pub(super) type AsEvent = fn(ChangeEvent<'_>) -> Event<'_>;
+
 /// Records the intent, does it with the intent's id, and records what came of it; the id of that record.
 pub(super) async fn on_record(
     shared: &Shared,
     change: ChangeEvent<'_>,
-    event: fn(ChangeEvent<'_>) -> Event<'_>,
-    effect: impl FnOnce(crate::audit::RecordId) -> Result<(), AuditError> + Send + 'static,
+    event: AsEvent,
+    effect: impl FnOnce(RecordId) -> Result<(), AuditError> + Send + 'static,
 ) -> Result<String, ApiError> {
-    let evidence = &shared.evidence;
-    let intent = evidence
-        .conclude_one(&event(change))
-        .await
-        .map_err(|error| evidence::unavailable(&error, "no key was changed"))?;
+    let intent = intend(shared, change, event).await?;
     let done = blocking(move || effect(intent)).await?;
-    let phase = if done.is_ok() { Phase::Done } else { Phase::Failed };
-    let outcome = ChangeEvent { phase, intent: Some(intent), ..change };
-    let recorded = evidence.conclude_one(&event(outcome)).await;
+    let recorded =
+        conclude(shared, ChangeEvent { intent: Some(intent), ..change }, event, done.is_ok()).await;
     done.map_err(|error| not_changed(&error))?;
+    recorded
+}
+
+/// Records what is going to be done to a key; nothing is done where that cannot be.
+pub(super) async fn intend(
+    shared: &Shared,
+    change: ChangeEvent<'_>,
+    event: AsEvent,
+) -> Result<RecordId, ApiError> {
+    let intended = shared.evidence.conclude_one(&event(change)).await;
+    intended.map_err(|error| evidence::unavailable(&error, "no key was changed"))
+}
+
+/// Records what came of it; the id of that record.
+pub(super) async fn conclude(
+    shared: &Shared,
+    change: ChangeEvent<'_>,
+    event: AsEvent,
+    done: bool,
+) -> Result<String, ApiError> {
+    let phase = if done { Phase::Done } else { Phase::Failed };
+    let recorded = shared.evidence.conclude_one(&event(ChangeEvent { phase, ..change })).await;
     let id = recorded.map_err(|error| evidence::unavailable(&error, "the key was changed"))?;
     Ok(id.to_string())
 }

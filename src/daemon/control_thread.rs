@@ -10,7 +10,7 @@ use edgate_hsm::Pool;
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 
-use super::keys::{self, OwnKey};
+use super::keys;
 use super::observe::{Strictness, hsm_dependency, revocation_dependency};
 use super::timestamps::StampReader;
 use super::witnesses::{self, Couriers};
@@ -78,7 +78,7 @@ impl ControlThread {
 pub(super) struct Ingredients<'a> {
     pub(super) config: &'a Config,
     pub(super) policy: &'a Policy,
-    pub(super) own: Option<OwnKey>,
+    pub(super) signing: control::SigningKeys,
     pub(super) store: Store,
     pub(super) judge: Judge,
     pub(super) events: Option<Hearing>,
@@ -101,7 +101,7 @@ impl Ingredients<'_> {
         let Self {
             config,
             policy,
-            own,
+            signing: keys,
             store,
             judge,
             events,
@@ -118,12 +118,10 @@ impl Ingredients<'_> {
             stamps,
             pool,
         } = self;
-        let issuing = own.zip(config.signing.as_ref()).map(|(own, signing)| Issuing {
-            kid: own.published.kid,
-            signer: own.signer,
+        let issuing = config.signing.as_ref().map(|signing| Issuing {
             own: signing.issuer,
             allow_list: config.issuers[signing.issuer].revocation.allow_list,
-            sign_timeout: config.hsm.as_ref().map_or(SIGN_TIMEOUT, |hsm| hsm.sign_timeout),
+            sign_timeout: signing.sign_timeout,
             policy: IssuePolicy {
                 default_audiences: signing.default_audience.iter().cloned().collect(),
                 default_ttl_s: signing.default_ttl_s,
@@ -146,6 +144,7 @@ impl Ingredients<'_> {
         });
         State {
             issuing,
+            keys,
             issuers: policy.profiles.clone(),
             store,
             view,
@@ -189,9 +188,6 @@ impl Ingredients<'_> {
         }
     }
 }
-
-/// How long a signature by a key in a file may take: it is made at once.
-const SIGN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The longest a verification waits for the flush of what was recorded before it; then it looks at less.
 const FLUSH_WAIT: Duration = Duration::from_secs(2);

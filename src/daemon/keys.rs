@@ -32,53 +32,46 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 /// The keys of this node, and the pool that some of them live in.
 pub(super) struct NodeKeys {
     pub(super) pool: Option<Arc<Pool>>,
-    pub(super) own: Option<OwnKey>,
     pub(super) checkpoint: CheckpointSigner,
 }
 
-/// This node's signing key, and its public half as it is published.
-pub(super) struct OwnKey {
-    pub(super) signer: Signer<TokenSigning>,
-    pub(super) published: PublishedKey,
-}
-
 impl NodeKeys {
-    /// Opens every key of the configuration; logs in to the token if one is configured. Blocks.
+    /// Logs in to the token if one is configured, and opens the key of checkpoints. Signing keys follow (`signing_keys`). Blocks.
     pub(super) fn open(config: &Config) -> Result<Self, StartError> {
         let pool = match &config.hsm {
             Some(hsm) => Some(start_pool(hsm, config)?),
             None => None,
         };
-        let own = match &config.signing {
-            Some(signing) => {
-                let signer = signer::<TokenSigning>(&signing.key, pool.as_deref())?;
-                let published = publish(&signer.public_key())?;
-                Some(OwnKey { signer, published })
-            }
-            None => None,
-        };
         let checkpoint = checkpoint_signer(signer(&config.audit.checkpoint_key, pool.as_deref())?);
-        Ok(Self { pool, own, checkpoint })
+        Ok(Self { pool, checkpoint })
     }
 
     /// What can be said about the keys without logging in: files are read, the module is looked at, pinned public keys
-    /// are taken at their word. Returns the own key as it would be published.
-    pub(super) fn check(config: &Config) -> Result<Option<PublishedKey>, StartError> {
+    /// are taken at their word. Returns the configured signing key as it would be published; `None` where its file is missing and
+    /// `is_known` says that the state database knows why.
+    pub(super) fn check(
+        config: &Config,
+        is_known: impl FnOnce(&KeyPlace) -> bool,
+    ) -> Result<Option<PublishedKey>, StartError> {
         if let Some(hsm) = &config.hsm {
             check_module(hsm)?;
         }
         public_key::<AuditCheckpoint>(&config.audit.checkpoint_key)?;
         let Some(signing) = &config.signing else { return Ok(None) };
-        publish(&public_key::<TokenSigning>(&signing.key)?).map(Some)
+        match public_key::<TokenSigning>(&signing.key) {
+            Err(StartError::Key(HsmError::Missing { .. })) if is_known(&signing.key) => Ok(None),
+            found => published(&found?).map(Some),
+        }
     }
 }
 
-fn publish(public_key: &[u8; 32]) -> Result<PublishedKey, StartError> {
+/// A key of ours as others see it. Registers it, which makes its table unless it has one.
+pub(super) fn published(public_key: &[u8; 32]) -> Result<PublishedKey, StartError> {
     let verifying_key = VerifyingKey::register(public_key).map_err(StartError::OwnKey)?;
     Ok(PublishedKey { kid: thumbprint(public_key), verifying_key })
 }
 
-fn public_key<P: KeyPurpose>(place: &KeyPlace) -> Result<[u8; 32], StartError> {
+pub(super) fn public_key<P: KeyPurpose>(place: &KeyPlace) -> Result<[u8; 32], StartError> {
     match place {
         KeyPlace::File(path) => Ok(Signer::<P>::software(SoftwareKey::load(path, P::PURPOSE)?)?.public_key()),
         KeyPlace::Token { public_key, .. } => Ok(*public_key),

@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
+
 use super::{StartError, now};
 use crate::config::Config;
-use crate::keys::{IssuerIndex, PublishedKey};
+use crate::keys::IssuerIndex;
 use crate::shard::Policy;
 use crate::status_list::{self, Cache, Fetcher, Source};
 use crate::verify::Verifier;
@@ -13,7 +15,7 @@ use crate::verify::Verifier;
 ///
 /// # Errors
 /// [`StartError::StatusList`] names the issuer whose lists lie nowhere that may be fetched from.
-pub(super) fn sources(config: &Config, policy: &Policy) -> Result<Vec<Source>, StartError> {
+pub(super) fn sources(config: &Config, policy: &Arc<ArcSwap<Policy>>) -> Result<Vec<Source>, StartError> {
     let mut sources = Vec::new();
     for (index, issuer) in (0..).map(IssuerIndex).zip(&config.issuers) {
         let Some(prefix) = &issuer.status_list_prefix else { continue };
@@ -23,17 +25,14 @@ pub(super) fn sources(config: &Config, policy: &Policy) -> Result<Vec<Source>, S
             );
             return Err(StartError::StatusList { name: issuer.name.clone(), problem });
         }
-        let own = policy.key_set.iter().filter(|key| key.issuer() == index);
-        let published = own.map(|key| PublishedKey {
-            kid: key.kid().to_owned(),
-            verifying_key: key.verifying_key().clone(),
-        });
+        let policy = Arc::clone(policy);
         sources.push(Source {
             issuer: index,
             name: issuer.name.clone(),
             iss: issuer.issuer.clone(),
             prefix: prefix.clone(),
-            keys: published.collect(),
+            // A rotated or killed key counts from the next list on.
+            keys: Arc::new(move || policy.load().keys_of(index)),
         });
     }
     Ok(sources)
@@ -45,7 +44,7 @@ pub(super) fn sources(config: &Config, policy: &Policy) -> Result<Vec<Source>, S
 /// As [`sources`]; [`StartError::System`] if a thread cannot be had.
 pub(super) fn fetch(
     config: &Config,
-    policy: &Policy,
+    policy: &Arc<ArcSwap<Policy>>,
     verifier: Verifier,
 ) -> Result<Option<(Arc<Cache>, Fetcher)>, StartError> {
     let sources = sources(config, policy)?;

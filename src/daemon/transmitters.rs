@@ -19,7 +19,7 @@ pub(super) fn hearing(config: &Config, verifier: Verifier) -> Result<Option<Hear
         let issuer = config.issuers.iter().position(|issuer| issuer.name == one.for_issuer);
         let issuer = issuer.ok_or_else(|| failed(format!("no issuer is named {}", one.for_issuer)))?;
         let owner = format!("revocation.transmitters.{}", one.name);
-        let keys = shard::published_keys(&owner, &one.keys, None)?;
+        let keys = shard::published_keys(&owner, &one.keys, &[])?;
         let transmitter = Transmitter {
             name: one.name.clone(),
             issuer: one.issuer.clone(),

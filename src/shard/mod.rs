@@ -39,7 +39,7 @@ use crate::verify::Verifier;
 
 pub use held::Waits;
 pub use listen::{BindError, Sockets, bind, unlink};
-pub use policy::{IssuerRealms, JWKS_MAX_AGE_S, Policy, PolicyError, Published, published_keys};
+pub use policy::{IsKilled, IssuerRealms, Policy, PolicyError, Published, published_keys};
 pub use request::{Admitted, Moment, Read, Settled, admit, look_up, read, settle};
 
 use clock::{Clock, TICK};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::audit::hex;
-use crate::config::{self, KeySource, OnStale, RevocationRules};
+use crate::config::{self, JWKS_MAX_AGE_S, KeySource, OnStale, RevocationRules};
 use crate::etag;
 use crate::keys::jwks::{self, Jwks, JwksError};
 use crate::keys::{IssuerIndex, KeySet, KeySetError, PublishedKey, RegisteredKey};
@@ -29,6 +29,8 @@ pub struct Policy {
     pub epoch: u32,
     /// The JWKS this node publishes: its own keys.
     pub published: Published,
+    // The issuers whose keys these are.
+    own_issuers: Vec<IssuerIndex>,
     // Whether the registry may have to be asked: always, and while the view is older than it may be.
     asks: bool,
     asks_when_stale: bool,
@@ -60,10 +62,11 @@ pub struct Published {
     /// `ETag` and `Cache-Control`, as header lines.
     pub headers: String,
     etag: String,
+    max_age_s: u64,
 }
 
-/// How long a JWKS may be cached, in seconds: a new key is published this long before it signs.
-pub const JWKS_MAX_AGE_S: u64 = 300;
+/// Whether a key of an issuer was killed: then it verifies nothing, whoever publishes it.
+pub type IsKilled<'a> = &'a dyn Fn(IssuerIndex, &str) -> bool;
 
 /// Why a policy cannot be built.
 #[derive(Debug, thiserror::Error)]
@@ -100,26 +103,33 @@ pub enum PolicyError {
 }
 
 impl Policy {
-    /// Builds the snapshot from the configuration; `own` is this node's signing key, already published.
+    /// Builds the snapshot from the configuration; `own` are this node's signing keys that are published.
     ///
     /// # Errors
     /// [`PolicyError`] names the issuer and what is wrong.
     pub fn build(
         config: &config::Config,
-        own: Option<&PublishedKey>,
+        own: &[PublishedKey],
+        is_killed: IsKilled<'_>,
         epoch: u32,
     ) -> Result<Self, PolicyError> {
         let mut key_lists = Vec::with_capacity(config.issuers.len());
         let mut profiles = Vec::with_capacity(config.issuers.len());
+        let mut own_issuers = Vec::new();
         for (i, issuer) in config.issuers.iter().enumerate() {
             let index =
                 IssuerIndex(u16::try_from(i).expect("issuers are limited by the configuration's size"));
             let owner = format!("issuers.{}", issuer.name);
-            key_lists.push((index, published_keys(&owner, &issuer.keys, own)?));
+            let keys = published_keys(&owner, &issuer.keys, own)?;
+            key_lists.push((index, keys.into_iter().filter(|key| !is_killed(index, &key.kid)).collect()));
             profiles.push(profile(issuer));
+            if matches!(issuer.keys, KeySource::SigningKey) {
+                own_issuers.push(index);
+            }
         }
         let rules: Vec<RevocationRules> = config.issuers.iter().map(|issuer| issuer.revocation).collect();
-        let published = Published::new(own);
+        let max_age_s = config.signing.as_ref().map_or(JWKS_MAX_AGE_S, |signing| signing.jwks_max_age_s);
+        let published = Published::new(own, max_age_s);
         let (staleness_max, cache_s) = (config.revocation.staleness_max, config.revocation.cache_s);
         Ok(Self {
             key_set: KeySet::new(key_lists)?,
@@ -131,7 +141,40 @@ impl Policy {
             cache_s,
             epoch,
             published,
+            own_issuers,
         })
+    }
+
+    /// The next snapshot: other keys of this node, and without keys that were killed since. Nothing is read again, and keys
+    /// that stay keep their tables.
+    ///
+    /// # Errors
+    /// [`PolicyError::KeySet`].
+    pub fn with_keys(&self, own: &[PublishedKey], is_killed: IsKilled<'_>) -> Result<Self, PolicyError> {
+        let others = self.key_set.iter().filter(|key| !self.own_issuers.contains(&key.issuer()));
+        let others = others.map(|key| {
+            let (kid, verifying_key) = (key.kid().to_owned(), key.verifying_key().clone());
+            (key.issuer(), PublishedKey { kid, verifying_key })
+        });
+        let ours = self.own_issuers.iter().flat_map(|issuer| own.iter().map(|key| (*issuer, key.clone())));
+        let living = others.chain(ours).filter(|(issuer, key)| !is_killed(*issuer, &key.kid));
+        Ok(Self {
+            key_set: KeySet::new(living.map(|(issuer, key)| (issuer, vec![key])).collect())?,
+            profiles: self.profiles.clone(),
+            rules: self.rules.clone(),
+            published: Published::new(own, self.published.max_age_s),
+            own_issuers: self.own_issuers.clone(),
+            epoch: self.epoch + 1,
+            ..*self
+        })
+    }
+
+    /// The keys of one issuer, ready to verify with.
+    #[must_use]
+    pub fn keys_of(&self, issuer: IssuerIndex) -> Vec<PublishedKey> {
+        let own = self.key_set.iter().filter(|key| key.issuer() == issuer);
+        own.map(|key| PublishedKey { kid: key.kid().to_owned(), verifying_key: key.verifying_key().clone() })
+            .collect()
     }
 
     /// Whether the registry may have to be asked about a token; `stale`: whether the view is older than it may be.
@@ -163,6 +206,7 @@ impl Policy {
             cache_s: 0,
             epoch: 0,
             published: Published::default(),
+            own_issuers: Vec::new(),
             asks: false,
             asks_when_stale: false,
         }
@@ -175,19 +219,19 @@ impl Policy {
     }
 }
 
-/// The keys of `source`; `own` is this node's signing key, already published. `owner` is whom errors name.
+/// The keys of `source`; `own` are this node's signing keys that are published. `owner` is whom errors name.
 ///
 /// # Errors
 /// [`PolicyError`]: the file or the document cannot be used, or has no key that can.
 pub fn published_keys(
     owner: &str,
     source: &KeySource,
-    own: Option<&PublishedKey>,
+    own: &[PublishedKey],
 ) -> Result<Vec<PublishedKey>, PolicyError> {
     let owner = || owner.to_owned();
     let text = match source {
         // A configuration that names the signing key without having one does not get here.
-        KeySource::SigningKey => return Ok(own.cloned().into_iter().collect()),
+        KeySource::SigningKey => return Ok(own.to_vec()),
         KeySource::Inline(text) => text.clone().into_bytes(),
         KeySource::File(path) => std::fs::read(path).map_err(|error| PolicyError::Unreadable {
             owner: owner(),
@@ -238,12 +282,12 @@ fn profile(issuer: &config::Issuer) -> Profile {
 }
 
 impl Published {
-    fn new(own: Option<&PublishedKey>) -> Self {
-        let keys = own.map(|key| (key.kid.as_str(), key.verifying_key.as_bytes()));
+    fn new(own: &[PublishedKey], max_age_s: u64) -> Self {
+        let keys = own.iter().map(|key| (key.kid.as_str(), key.verifying_key.as_bytes()));
         let body = jwks::render(keys).expect("names and keys are texts");
         let etag = format!("\"{}\"", digest(&body));
-        let headers = format!("ETag: {etag}\r\nCache-Control: public, max-age={JWKS_MAX_AGE_S}\r\n");
-        Self { body, headers, etag }
+        let headers = format!("ETag: {etag}\r\nCache-Control: public, max-age={max_age_s}\r\n");
+        Self { body, headers, etag, max_age_s }
     }
 
     /// Whether an `If-None-Match` value names this document (RFC 9110 §13.1.2).

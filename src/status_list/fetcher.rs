@@ -18,7 +18,7 @@ use super::cache::{Entry, Held, Lists, Places, Wanted};
 use super::{DOCUMENT_BYTES_MAX, Document, DocumentError, STATUS_LIST_TYP, URI_BYTES_MAX};
 use crate::decision::UnixSeconds;
 use crate::https;
-use crate::keys::{IssuerIndex, KeySet, KeySetError, PublishedKey};
+use crate::keys::{IssuerIndex, PublishedKey};
 use crate::token::{self, Padding, ParseError, VerifiedJws};
 use crate::verify::{Item, ItemKey, Verdict, Verifier};
 
@@ -49,8 +49,11 @@ const IDLE_S_MAX: u64 = 3600;
 /// Seconds by which an issuer's clock may be ahead of ours.
 const LEEWAY_S: u64 = 60;
 
+/// The keys that an issuer has now: they change while lists are fetched.
+pub type CurrentKeys = Arc<dyn Fn() -> Vec<PublishedKey> + Send + Sync>;
+
 /// An issuer whose lists are fetched.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Source {
     /// The issuer's place in the configuration.
     pub issuer: IssuerIndex,
@@ -61,7 +64,7 @@ pub struct Source {
     /// What a list's uri begins with: `https://HOST/…/` or `file:///…/`, and `http://` to this machine alone.
     pub prefix: String,
     /// Its keys.
-    pub keys: Vec<PublishedKey>,
+    pub keys: CurrentKeys,
 }
 
 /// Why a list is not to be had.
@@ -94,8 +97,7 @@ impl Fetcher {
     /// Starts the thread `status-lists`. `now` tells the time.
     ///
     /// # Errors
-    /// If the system refuses a thread; as invalid input, if a prefix is not [usable](is_usable_prefix) or the keys cannot be
-    /// looked up together.
+    /// If the system refuses a thread; as invalid input, if a prefix is not [usable](is_usable_prefix).
     pub fn start(
         sources: Vec<Source>,
         places: Places,
@@ -107,7 +109,7 @@ impl Fetcher {
             return Err(invalid(format!("{}: {} is no prefix for status lists", source.name, source.prefix)));
         }
         let (stop, stopped) = bounded::<()>(0);
-        let mut work = Work::new(sources, verifier, now).map_err(|error| invalid(error.to_string()))?;
+        let mut work = Work::new(sources, verifier, now);
         let thread = std::thread::Builder::new().name("status-lists".to_owned()).spawn(move || {
             let mut more = false;
             loop {
@@ -138,7 +140,6 @@ impl Fetcher {
 /// What the thread works with.
 struct Work {
     sources: HashMap<IssuerIndex, Source>,
-    keys: KeySet,
     verifier: Verifier,
     verdicts: Vec<Verdict>,
     scratch: token::Scratch,
@@ -151,11 +152,9 @@ struct Work {
 }
 
 impl Work {
-    fn new(sources: Vec<Source>, verifier: Verifier, now: fn() -> UnixSeconds) -> Result<Self, KeySetError> {
-        let keys = KeySet::new(sources.iter().map(|source| (source.issuer, source.keys.clone())).collect())?;
-        Ok(Self {
+    fn new(sources: Vec<Source>, verifier: Verifier, now: fn() -> UnixSeconds) -> Self {
+        Self {
             sources: sources.into_iter().map(|source| (source.issuer, source)).collect(),
-            keys,
             verifier,
             verdicts: Vec::new(),
             scratch: token::Scratch::default(),
@@ -163,7 +162,7 @@ impl Work {
             now,
             due: HashMap::new(),
             served: None,
-        })
+        }
     }
 
     /// Takes a list in that a token asks about, if it is one that its issuer may name.
@@ -261,11 +260,17 @@ impl Work {
         if !header.is_type(STATUS_LIST_TYP) {
             return Err(FetchError::Rule("typ is not statuslist+jwt"));
         }
-        let mut own = self.keys.candidates(header.kid).iter().filter(|key| key.issuer() == issuer);
-        let Some(key) = own.next() else {
+        let source = self.sources.get(&issuer).ok_or(FetchError::Rule("its issuer is not configured"))?;
+        let keys = (source.keys)();
+        let named = match header.kid {
+            Some(kid) => keys.iter().find(|key| key.kid == kid),
+            // Without a name there must be no choice.
+            None => keys.first().filter(|_| keys.len() == 1),
+        };
+        let Some(key) = named else {
             return Err(FetchError::Rule("its issuer has no key of the name in kid"));
         };
-        let key = ItemKey::Registered(key.verifying_key());
+        let key = ItemKey::Registered(&key.verifying_key);
         let item = Item { key, message: jws.signing_input(), signature: jws.signature() };
         self.verifier.verify(&[item], &mut self.verdicts);
         let Some(Verdict::Accepted(proof)) = self.verdicts.pop() else {
@@ -273,7 +278,6 @@ impl Work {
         };
         let payload = VerifiedJws::new(jws, proof).payload_to_vec();
         let document = Document::read(&payload.map_err(|_| FetchError::Form(ParseError::Encoding))?)?;
-        let source = self.sources.get(&issuer).ok_or(FetchError::Rule("its issuer is not configured"))?;
         if document.issuer.as_ref().is_some_and(|iss| *iss != source.iss) {
             return Err(FetchError::Rule("iss is another issuer"));
         }

@@ -24,7 +24,7 @@ mod tests;
 
 pub use cache::{Cache, Places, Standing, places};
 pub use document::{Document, DocumentError};
-pub use fetcher::{FetchError, Fetcher, Source, is_usable_prefix};
+pub use fetcher::{CurrentKeys, FetchError, Fetcher, Source, is_usable_prefix};
 pub use list::{Bits, ListError, Status, StatusList};
 pub use reference::{Reference, ReferenceError};
 

@@ -1,7 +1,9 @@
 //! This node's signing keys as they stand, and the keys that an operator killed.
 
-use sqlx::Row as _;
-use sqlx::sqlite::{SqliteConnection, SqliteRow};
+use std::path::Path;
+
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteRow};
+use sqlx::{ConnectOptions as _, Row as _};
 
 use super::seconds::stored_number;
 use super::{Store, StoreError};
@@ -94,6 +96,22 @@ impl Store {
             put(&mut transaction, tenant, key).await.map_err(error())?;
         }
         transaction.commit().await.map_err(error())
+    }
+
+    /// Whether the database at `path` knows a signing key at this place. Opens it for reading alone, and changes nothing.
+    ///
+    /// # Errors
+    /// What SQLite said; also that of a version without signing keys.
+    pub async fn knows_key_place(path: &Path, place: &str) -> Result<bool, StoreError> {
+        let error = || StoreError::statement("look for a signing key");
+        let options = SqliteConnectOptions::new().filename(path).read_only(true);
+        let mut connection = options.connect().await.map_err(error())?;
+        let found: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM signing_keys WHERE place = $1")
+            .bind(place)
+            .fetch_one(&mut connection)
+            .await
+            .map_err(error())?;
+        Ok(found > 0)
     }
 
     /// Every key that was killed.

@@ -179,7 +179,7 @@ fn without_the_audit_log_nothing_is_issued_or_revoked() {
 #[test]
 fn a_node_without_a_signing_key_issues_nothing_and_revokes_by_issuer() {
     let dir = tempfile::tempdir().unwrap();
-    let node = Node::start_with(dir.path(), |state| state.issuing = None);
+    let node = Node::start_with(dir.path(), |state| (state.issuing, state.keys.own) = (None, None));
     let issue = node.post("/v1/tokens", r#"{"agent_id":"a","scope":["a"]}"#);
     issue.expect_error(404, "not_found", "this node only verifies");
     let revoke = node.post("/v1/tokens/one/revoke", "");

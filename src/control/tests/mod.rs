@@ -227,6 +227,32 @@ fn judge(profiles: &[Profile], own: &[u8; 32], view: &Arc<View>) -> Judge {
     crate::daemon::judge(policy, Arc::clone(view), Verifier::new(Engine::Portable))
 }
 
+/// One key, which signs and never changes.
+fn signing_keys(signer: Signer<edgate_hsm::TokenSigning>) -> SigningKeys {
+    use crate::keys::life::{NewKey, Ring, Rules, UnixMillis};
+    let rules =
+        Rules { propagation_ms: 1_000, verify_for_ms: 1_000, require_backup: false, rotate_every_ms: None };
+    let now = || UnixMillis(NOW.0 * 1_000);
+    let (mut ring, _) = Ring::load(Vec::new(), rules, |_| false, now());
+    let public_key = signer.public_key();
+    let kid = crate::keys::thumbprint(&public_key);
+    ring.adopt_first(NewKey { kid, public_key, place: "/nowhere".into(), wanted: false }, now());
+    let places = KeyPlaces {
+        make: Arc::new(|| Err("this test makes no keys".into())),
+        open: Arc::new(|_| Err("this test opens no keys".into())),
+        destroy: Arc::new(|_| Err("this test destroys no keys".into())),
+    };
+    SigningKeys {
+        own: Some(OwnKeys { tenant: "acme".into(), ring, signer: Some(signer), places }),
+        own_issuers: vec![1],
+        killed: Vec::new(),
+        publish: Arc::new(|_, _| Ok(())),
+        holders: Arc::new(|_| Vec::new()),
+        jwks: Arc::new(String::new),
+        now,
+    }
+}
+
 fn state(
     signer: Signer<edgate_hsm::TokenSigning>,
     store: Store,
@@ -253,8 +279,6 @@ fn state(
         announce: announce(),
         issuing: Some(Issuing {
             allow_list: false,
-            kid: crate::keys::thumbprint(&signer.public_key()),
-            signer,
             own: 1,
             sign_timeout: Duration::from_secs(5),
             policy: IssuePolicy {
@@ -264,6 +288,7 @@ fn state(
             },
             status_list: None,
         }),
+        keys: signing_keys(signer),
         issuers,
         store,
         view,

@@ -347,33 +347,30 @@ impl Ring {
         Some(was)
     }
 
-    /// What is to be done at `now`, one thing at a time.
+    /// What is to be done at `now`; after each thing it is asked again.
     #[must_use]
-    pub fn due(&self, now: UnixMillis) -> Option<Due> {
+    pub fn due(&self, now: UnixMillis) -> Vec<Due> {
         let drafts = || self.keys.iter().filter(|key| key.state == KeyState::Draft);
-        if let Some(key) = drafts().find(|key| key.published.is_none()) {
-            return Some(Due::Publish(key.kid.clone()));
-        }
+        let unpublished = drafts().filter(|key| key.published.is_none());
+        let mut due: Vec<Due> = unpublished.map(|key| Due::Publish(key.kid.clone())).collect();
         let is_time = self.scheduled_at().is_some_and(|at| at <= now);
         let ready = |key: &&SigningKey| self.may_activate(&key.kid, now).is_ok();
         // What an operator asked for goes before what was prepared.
         let next = drafts().filter(|key| key.wanted).find(ready);
         let next = next.or_else(|| self.draft().filter(|key| is_time && ready(key)));
-        if let Some(key) = next {
-            return Some(Due::Activate(key.kid.clone()));
+        due.extend(next.map(|key| Due::Activate(key.kid.clone())));
+        let over = self.keys.iter().filter(|key| self.may_retire(&key.kid, now).is_ok());
+        due.extend(over.map(|key| Due::Retire(key.kid.clone())));
+        if self.prepare_at().is_some_and(|at| at <= now) && self.may_create().is_ok() {
+            due.push(Due::Prepare);
         }
-        let over = self.keys.iter().find(|key| self.may_retire(&key.kid, now).is_ok());
-        if let Some(key) = over {
-            return Some(Due::Retire(key.kid.clone()));
-        }
-        let prepare = self.prepare_at().is_some_and(|at| at <= now) && self.may_create().is_ok();
-        prepare.then_some(Due::Prepare)
+        due
     }
 
     /// When something will be due next, if nothing changes until then; not before `now`.
     #[must_use]
     pub fn next_at(&self, now: UnixMillis) -> Option<UnixMillis> {
-        if self.due(now).is_some() {
+        if !self.due(now).is_empty() {
             return Some(now);
         }
         let backed_up = |key: &&SigningKey| !self.rules.require_backup || key.backed_up.is_some();

@@ -98,7 +98,9 @@ fn source(prefix: &str) -> Source {
         name: "partner".into(),
         iss: "https://partner.test".into(),
         prefix: prefix.into(),
-        keys: vec![PublishedKey { kid: "list-key".into(), verifying_key }],
+        keys: Arc::new(move || {
+            vec![PublishedKey { kid: "list-key".into(), verifying_key: verifying_key.clone() }]
+        }),
     }
 }
 

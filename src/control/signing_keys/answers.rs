@@ -1,0 +1,157 @@
+//! What is told of signing keys: in answers, and in metrics.
+
+use std::fmt::Write as _;
+
+use serde::Serialize;
+
+use super::held::Keys;
+use crate::base64url;
+use crate::keys::life::{KeyState, Ring, SigningKey, UnixMillis};
+use crate::store::KilledKey;
+
+/// One key. Times are Unix milliseconds.
+#[derive(Serialize)]
+pub(super) struct Key {
+    kid: String,
+    state: &'static str,
+    /// `x` of its JWK.
+    x: String,
+    place: String,
+    created_ms: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    published_ms: Option<u64>,
+    /// Of a draft: when it may sign at the earliest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ready_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    activated_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stopped_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retire_not_before_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retired_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    destroyed_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    backed_up_ms: Option<u64>,
+    /// Of a draft: whether it takes over by itself as soon as it may.
+    wanted: bool,
+    /// Of a draft: what it waits for besides its time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    waits_for: Option<&'static str>,
+}
+
+/// Every key, and what is due.
+#[derive(Serialize, Default)]
+pub(super) struct Listed {
+    keys: Vec<Key>,
+    /// When something happens by itself next.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_ms: Option<u64>,
+    pub(super) killed: Vec<Killed>,
+}
+
+/// A key that an operator killed.
+#[derive(Serialize)]
+pub(super) struct Killed {
+    kid: String,
+    issuer: String,
+    tenant: String,
+    killed_ms: u64,
+    authority: String,
+    reason: String,
+}
+
+/// What a change came to.
+#[derive(Serialize)]
+pub(super) struct Changed {
+    /// The record of the outcome: `edgate audit tail` shows it.
+    id: String,
+    key: Key,
+}
+
+impl Key {
+    pub(super) fn new(ring: &Ring, key: &SigningKey) -> Self {
+        let ms = |time: Option<UnixMillis>| time.map(|time| time.0);
+        let unsafe_yet =
+            key.state == KeyState::Draft && ring.rules().require_backup && key.backed_up.is_none();
+        Self {
+            kid: key.kid.clone(),
+            state: key.state.name(),
+            x: base64url::encode(&key.public_key),
+            place: key.place.clone(),
+            created_ms: key.created.0,
+            published_ms: ms(key.published),
+            ready_ms: ms(ring.ready_at(key)),
+            activated_ms: ms(key.activated),
+            stopped_ms: ms(key.stopped),
+            retire_not_before_ms: ms(key.retire_not_before),
+            retired_ms: ms(key.retired),
+            destroyed_ms: ms(key.destroyed),
+            backed_up_ms: ms(key.backed_up),
+            wanted: key.wanted,
+            waits_for: unsafe_yet.then_some("backup"),
+        }
+    }
+}
+
+impl Listed {
+    pub(super) fn new(ring: &Ring, now: UnixMillis) -> Self {
+        let keys = ring.keys().iter().map(|key| Key::new(ring, key)).collect();
+        Self { keys, next_ms: ring.next_at(now).map(|next| next.0), killed: Vec::new() }
+    }
+}
+
+impl Changed {
+    pub(super) fn new(id: String, ring: &Ring, key: &SigningKey) -> Self {
+        Self { id, key: Key::new(ring, key) }
+    }
+}
+
+impl From<KilledKey> for Killed {
+    fn from(killed: KilledKey) -> Self {
+        let KilledKey { tenant, issuer, kid, killed_at, authority, reason, .. } = killed;
+        Self { kid, issuer, tenant, killed_ms: killed_at.0, authority, reason }
+    }
+}
+
+/// Appends how this node's signing keys stand; no name of a key is in it.
+pub(in crate::control) fn metrics(keys: &Keys, out: &mut String) {
+    let now = (keys.now)();
+    // Writing to a string does not fail.
+    let told = keys.look(|ring| {
+        let _ = writeln!(
+            out,
+            "# HELP edgate_signing_keys This node's signing keys, by state.\n# TYPE edgate_signing_keys gauge"
+        );
+        for state in KeyState::ALL {
+            let count = ring.keys().iter().filter(|key| key.state == state).count();
+            let _ = writeln!(out, "edgate_signing_keys{{state=\"{}\"}} {count}", state.name());
+        }
+        let seconds = |ms: u64| ms as f64 / 1000.0;
+        let age = ring.active().and_then(|key| key.activated).map(|at| seconds(now.since(at)));
+        let next = ring.next_at(now).map(|at| seconds(at.since(now)));
+        [
+            (
+                "signing_key_age_seconds",
+                "How long the active signing key has signed; absent without one.",
+                age,
+            ),
+            (
+                "signing_key_next_change_seconds",
+                "Until something happens to a signing key by itself; absent if nothing will.",
+                next,
+            ),
+        ]
+    });
+    for (name, help, value) in told.into_iter().flatten() {
+        let _ = writeln!(
+            out,
+            "# HELP edgate_{name} {help}\n# TYPE edgate_{name} gauge\n# UNIT edgate_{name} seconds"
+        );
+        if let Some(value) = value {
+            let _ = writeln!(out, "edgate_{name} {value}");
+        }
+    }
+}

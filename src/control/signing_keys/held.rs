@@ -1,0 +1,245 @@
+//! The keys as they are held in memory, and the one way in which that changes.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use edgate_hsm::{Signer, TokenSigning};
+use tokio::sync::Notify;
+
+use super::{ActiveKey, Holders, KeyPlaces, OwnKeys, Publish, SigningKeys};
+use crate::control::error::{ApiError, ErrorKind};
+use crate::keys::life::{Refusal, Ring, SigningKey, UnixMillis};
+use crate::store::KilledKey;
+use crate::token::Profile;
+
+/// How long a command waits for the one before: making a key in a token may take ten seconds.
+const TURN_TIMEOUT: Duration = Duration::from_secs(12);
+
+/// This node's keys, shared by the handlers and the keeper.
+pub(in crate::control) struct Keys {
+    held: Mutex<Held>,
+    /// Set under the lock; read by whoever signs.
+    active: ArcSwapOption<ActiveKey>,
+    /// Held through a command, from the look at the rules to the record of what came of it. Nobody who kills waits for it.
+    turn: tokio::sync::Mutex<()>,
+    /// Something changed: what is due next may be due sooner.
+    pub(super) changed: Notify,
+    pub(super) own: Option<Own>,
+    pub(super) own_issuers: Vec<usize>,
+    pub(super) holders: Holders,
+    pub(super) jwks: Arc<dyn Fn() -> String + Send + Sync>,
+    pub(super) now: fn() -> UnixMillis,
+    publish: Publish,
+    // Tenant and `iss` of each configured issuer.
+    issuers: Vec<(String, String)>,
+}
+
+/// What does not change of this node's own keys.
+pub(super) struct Own {
+    pub(super) tenant: String,
+    pub(super) places: KeyPlaces,
+}
+
+/// What changes.
+struct Held {
+    // `None` on a node that only verifies.
+    ring: Option<Ring>,
+    // Tenant, `iss` and `kid`.
+    killed: HashSet<(String, String, String)>,
+}
+
+/// Why a change did not come about.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ChangeError {
+    #[error("{0}")]
+    Refused(#[from] Refusal),
+    /// The shards' policy cannot be built.
+    #[error("{0}")]
+    Unpublished(String),
+}
+
+impl Keys {
+    pub(in crate::control) fn new(given: SigningKeys, issuers: &[Profile]) -> Self {
+        let SigningKeys { own, own_issuers, killed, publish, holders, jwks, now } = given;
+        let killed = killed.into_iter().map(|one| (one.tenant, one.issuer, one.kid)).collect();
+        let (ring, signer, own) = match own {
+            Some(OwnKeys { tenant, ring, signer, places }) => {
+                (Some(ring), signer, Some(Own { tenant, places }))
+            }
+            None => (None, None, None),
+        };
+        let kid = ring.as_ref().and_then(Ring::active).map(|key| key.kid.clone());
+        let active = kid.zip(signer).map(|(kid, signer)| Arc::new(ActiveKey { kid, signer }));
+        Self {
+            held: Mutex::new(Held { ring, killed }),
+            active: ArcSwapOption::new(active),
+            turn: tokio::sync::Mutex::new(()),
+            changed: Notify::new(),
+            own,
+            own_issuers,
+            holders,
+            jwks,
+            now,
+            publish,
+            issuers: issuers.iter().map(|one| (one.tenant.clone(), one.issuer.clone())).collect(),
+        }
+    }
+
+    /// The key that signs now: one value, so that whoever signs names, records and uses the same key.
+    pub(in crate::control) fn active(&self) -> Option<Arc<ActiveKey>> {
+        self.active.load_full()
+    }
+
+    /// Whether what this key signed is still accepted.
+    pub(in crate::control) fn verifies(&self, kid: &str) -> bool {
+        self.look(|ring| ring.key(kid).is_ok_and(|key| key.state.verifies())).unwrap_or(false)
+    }
+
+    /// Looks at this node's own keys, if it has any.
+    pub(super) fn look<T>(&self, look: impl FnOnce(&Ring) -> T) -> Option<T> {
+        self.lock().ring.as_ref().map(look)
+    }
+
+    /// As [`Keys::look`], for a command.
+    pub(super) fn own_ring<T>(&self, look: impl FnOnce(&Ring) -> T) -> Result<T, ApiError> {
+        self.look(look).ok_or_else(only_verifies)
+    }
+
+    /// What does not change of this node's own keys.
+    pub(super) fn own(&self) -> Result<&Own, ApiError> {
+        self.own.as_ref().ok_or_else(only_verifies)
+    }
+
+    /// Keeps other commands out. At most for a while: the client would not wait any longer either.
+    pub(super) async fn turn(&self) -> Result<tokio::sync::MutexGuard<'_, ()>, ApiError> {
+        tokio::time::timeout(TURN_TIMEOUT, self.turn.lock()).await.map_err(|_| {
+            let description =
+                "another change of the signing keys is under way; nothing was changed, try again later";
+            ApiError::new(ErrorKind::Overloaded, description)
+        })
+    }
+
+    /// Changes the ring, and with it what shards verify by and who signs: all of it, before anybody else looks. `signer` is the key
+    /// that signs from now on, if the change makes one Active.
+    pub(super) fn change<T>(
+        &self,
+        signer: Option<Signer<TokenSigning>>,
+        change: impl FnOnce(&mut Ring, UnixMillis) -> Result<T, Refusal>,
+    ) -> Result<T, ChangeError> {
+        let mut held = self.lock();
+        let Held { ring: Some(ring), killed } = &mut *held else {
+            unreachable!("a command looks first whether there is a ring");
+        };
+        let mut next = ring.clone();
+        let done = change(&mut next, (self.now)())?;
+        if !ring.verifying().map(|key| &key.kid).eq(next.verifying().map(|key| &key.kid)) {
+            self.publish(Some(&next), killed)?;
+        }
+        *ring = next;
+        self.settle(ring, signer);
+        drop(held);
+        self.changed.notify_one();
+        Ok(done)
+    }
+
+    /// What this key signed is refused from now on, by this node's shards from their next turn on; this node's own key as it was before
+    /// and as it is now, if it is one.
+    pub(super) fn kill(&self, dead: &[KilledKey]) -> Result<Option<(SigningKey, SigningKey)>, ChangeError> {
+        let mut held = self.lock();
+        let Held { ring, killed } = &mut *held;
+        killed.extend(dead.iter().map(|one| (one.tenant.clone(), one.issuer.clone(), one.kid.clone())));
+        let ours = dead.iter().find(|one| self.own_issuers.iter().any(|own| self.is_of(*own, one)));
+        let mut changed = None;
+        if let (Some(ring), Some(one)) = (ring.as_mut(), ours)
+            && let Ok(before) = ring.key(&one.kid).cloned()
+        {
+            ring.kill(&one.kid, one.killed_at);
+            changed = Some((before, ring.key(&one.kid)?.clone()));
+            self.settle(ring, None);
+        }
+        self.publish(ring.as_ref(), killed)?;
+        drop(held);
+        self.changed.notify_one();
+        Ok(changed)
+    }
+
+    /// The records of a killed key, one for each of these issuers.
+    pub(super) fn dead(&self, issuers: &[usize], like: &KilledKey) -> Vec<KilledKey> {
+        let of = |index: &usize| self.issuers.get(*index);
+        let dead = issuers.iter().filter_map(of).map(|(tenant, issuer)| KilledKey {
+            tenant: tenant.clone(),
+            issuer: issuer.clone(),
+            ..like.clone()
+        });
+        dead.collect()
+    }
+
+    fn publish(
+        &self,
+        ring: Option<&Ring>,
+        killed: &HashSet<(String, String, String)>,
+    ) -> Result<(), ChangeError> {
+        let ours: Vec<&SigningKey> = ring.iter().flat_map(|ring| ring.verifying()).collect();
+        let is_killed = |index: usize, kid: &str| {
+            self.issuers.get(index).is_some_and(|(tenant, issuer)| {
+                killed.contains(&(tenant.clone(), issuer.clone(), kid.to_owned()))
+            })
+        };
+        (self.publish)(&ours, &is_killed).map_err(ChangeError::Unpublished)
+    }
+
+    /// Lets the ring's Active key sign, and no other.
+    fn settle(&self, ring: &Ring, signer: Option<Signer<TokenSigning>>) {
+        let active = ring.active().map(|key| &key.kid);
+        match (active, signer) {
+            (Some(kid), Some(signer)) => {
+                self.active.store(Some(Arc::new(ActiveKey { kid: kid.clone(), signer })));
+            }
+            _ if self.active.load().as_ref().map(|key| &key.kid) == active => {}
+            _ => self.active.store(None),
+        }
+    }
+
+    fn is_of(&self, index: usize, key: &KilledKey) -> bool {
+        self.issuers.get(index).is_some_and(|(tenant, issuer)| *tenant == key.tenant && *issuer == key.issuer)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Held> {
+        // Nothing is left half-changed under this lock, whatever a panicking thread did.
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn only_verifies() -> ApiError {
+    let description = "this node only verifies: it has no [signing] table, so it has no signing keys";
+    ApiError::new(ErrorKind::NotFound, description)
+}
+
+impl From<ChangeError> for ApiError {
+    fn from(error: ChangeError) -> Self {
+        match error {
+            ChangeError::Refused(refusal) => refusal.into(),
+            ChangeError::Unpublished(problem) => {
+                tracing::error!(problem, "cannot build a policy with other signing keys");
+                Self::new(ErrorKind::Conflict, format!("the keys do not go together: {problem}"))
+            }
+        }
+    }
+}
+
+impl From<Refusal> for ApiError {
+    fn from(refusal: Refusal) -> Self {
+        let kind = match refusal {
+            Refusal::Unknown { .. } => ErrorKind::NotFound,
+            Refusal::BackUpFirst { .. }
+            | Refusal::Full
+            | Refusal::LastActive { .. }
+            | Refusal::NotPropagated { .. }
+            | Refusal::Outstanding { .. }
+            | Refusal::WrongState { .. } => ErrorKind::Conflict,
+        };
+        Self::new(kind, refusal.to_string())
+    }
+}

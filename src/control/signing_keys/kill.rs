@@ -1,0 +1,136 @@
+//! `POST /v1/keys/kill`: the emergency. A key of whatever issuer verifies nothing any more, on every shard of this node from its next
+//! turn on; written down afterwards, and for good.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Extension, Request, State};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+
+use super::answers::Key;
+use crate::audit::{ChangeEvent, Event, Phase};
+use crate::control::actions::{Peer, with_body};
+use crate::control::body;
+use crate::control::error::{ApiError, ErrorKind, shortened};
+use crate::control::evidence;
+use crate::control::state::Shared;
+use crate::control::tag_keys::{AUTHORITY_BYTES_MAX, REASON_BYTES_MAX};
+use crate::json;
+use crate::keys::KID_BYTES_MAX;
+use crate::store::KilledKey;
+
+/// The longest `iss` or name of an issuer.
+const ISSUER_BYTES_MAX: usize = 1024;
+
+const MEMBERS: &str = "kid, issuer, authority, reason";
+
+const NEEDED: &str = "kid, authority, reason";
+
+#[derive(Serialize)]
+struct Killed {
+    /// The record of it.
+    id: String,
+    /// The `iss` of each issuer whose key it was.
+    killed: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<Key>,
+}
+
+pub(in crate::control) async fn kill(
+    State(shared): State<Arc<Shared>>,
+    Extension(peer): Extension<Peer>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    with_body(shared, peer, request, kill_one).await
+}
+
+async fn kill_one(shared: Arc<Shared>, peer: Peer, bytes: Vec<u8>) -> Result<Response, ApiError> {
+    let mut scratch = json::Scratch::default();
+    let (mut kid, mut issuer, mut authority, mut reason) = (None, None, None, None);
+    body::read_object(&bytes, &mut scratch, MEMBERS, |reader, name| {
+        match name {
+            "kid" => kid = Some(body::any_text(reader, name, KID_BYTES_MAX)?),
+            "issuer" => issuer = Some(body::text(reader, name, ISSUER_BYTES_MAX)?),
+            "authority" => authority = Some(body::text(reader, name, AUTHORITY_BYTES_MAX)?),
+            "reason" => reason = Some(body::text(reader, name, REASON_BYTES_MAX)?),
+            _ => return Ok(false),
+        }
+        Ok(true)
+    })?;
+    let (authority, reason) = body::said(authority, reason, NEEDED)?;
+    let kid = kid.ok_or_else(|| ApiError::invalid(format!("needed are: {NEEDED}")))?;
+    let of = issuers(&shared, kid, issuer)?;
+    let actor = peer.actor();
+    let like = KilledKey {
+        tenant: String::new(),
+        issuer: String::new(),
+        kid: kid.to_owned(),
+        killed_at: (shared.keys.now)(),
+        authority: authority.to_owned(),
+        reason: reason.to_owned(),
+        actor: actor.clone(),
+    };
+    let dead = shared.keys.dead(&of, &like);
+    let changed = shared.keys.kill(&dead)?;
+    tracing::warn!(kid, issuers = dead.len(), authority, reason, "a key was killed");
+
+    // From here on it is so; what follows keeps it so beyond a restart, and on record.
+    let own = changed.as_ref().zip(shared.keys.own().ok());
+    let own = own.map(|((_, after), own)| (own.tenant.as_str(), after));
+    let stored = shared.store.store_killed_key(&dead, own).await;
+    let before = changed.as_ref().map_or("published", |(before, _)| before.state.name());
+    let kept = if stored.is_ok() { "" } else { ", until a restart: it could not be stored" };
+    let (what, after) = (format!("issuer.key {kid}"), format!("killed{kept}; by {authority}: {reason}"));
+    let phase = if stored.is_ok() { Phase::Done } else { Phase::Failed };
+    let event = ChangeEvent { phase, actor: &actor, what: &what, before, after: &after, intent: None };
+    let recorded = shared.evidence.conclude_one(&Event::KeyChange(event)).await;
+    if let Err(error) = stored {
+        tracing::error!(%error, "cannot store that a key was killed");
+        let description = "the key is dead on this node, but only until it is started again: the state database takes no \
+                           writes now; kill it once more when it does";
+        return Err(ApiError::new(ErrorKind::StoreUnavailable, description));
+    }
+    let id = recorded.map_err(|error| {
+        evidence::unavailable(&error, "the key is dead and stays so; kill it again, so that it is on record")
+    })?;
+    let key = changed.map(|(_, after)| shared.keys.own_ring(|ring| Key::new(ring, &after))).transpose()?;
+    let killed = dead.into_iter().map(|one| one.issuer).collect();
+    Ok(Json(Killed { id: id.to_string(), killed, key }).into_response())
+}
+
+/// Whose key is meant: the issuer that is named, by its `iss` or its name; else our own, or the only issuer that has such a key.
+fn issuers(shared: &Shared, kid: &str, named: Option<&str>) -> Result<Vec<usize>, ApiError> {
+    let all = &shared.issuers;
+    let keys = &shared.keys;
+    if let Some(named) = named {
+        let Some(index) = all.iter().position(|one| one.issuer == named || one.name == named) else {
+            let description = format!("no issuer is called \"{}\", by its iss or its name", shortened(named));
+            return Err(ApiError::new(ErrorKind::NotFound, description));
+        };
+        // One key of ours is one key, for whichever of these issuers it signs.
+        return Ok(if keys.own_issuers.contains(&index) { keys.own_issuers.clone() } else { vec![index] });
+    }
+    let holders = (keys.holders)(kid);
+    if keys.look(|ring| ring.key(kid).is_ok()).unwrap_or(false) {
+        // Named by its thumbprint: whoever else has it has the very key.
+        let others = holders.into_iter().filter(|index| !keys.own_issuers.contains(index));
+        return Ok(keys.own_issuers.iter().copied().chain(others).collect());
+    }
+    match holders[..] {
+        [_] => Ok(holders),
+        [] => {
+            let description = format!(
+                "no issuer has a key named \"{}\" now; name its issuer to kill it all the same",
+                shortened(kid)
+            );
+            Err(ApiError::new(ErrorKind::NotFound, description))
+        }
+        _ => {
+            let names = holders.iter().filter_map(|index| all.get(*index)).map(|one| one.name.as_str());
+            let names = names.collect::<Vec<_>>().join(", ");
+            let description = format!("several issuers have a key of this name: {names}; say whose is meant");
+            Err(ApiError::new(ErrorKind::Conflict, description))
+        }
+    }
+}

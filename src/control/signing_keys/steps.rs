@@ -1,0 +1,255 @@
+//! Each thing that is done to a signing key, with its records and its rows. Whoever calls one holds the turn.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use super::held::{Keys, Own};
+use crate::audit::{ChangeEvent, Phase};
+use crate::control::actions::blocking;
+use crate::control::error::{ApiError, ErrorKind};
+use crate::control::state::Shared;
+use crate::control::tag_keys::{AsEvent, conclude, destruction as change_of_key, intend, rotation};
+use crate::keys::life::{KeyState, NewKey, Refusal, Ring, SigningKey, UnixMillis};
+use crate::keys::thumbprint;
+
+/// Who answers for something, and why, as it stands in the record.
+pub(super) struct Words {
+    pub(super) authority: String,
+    pub(super) reason: String,
+}
+
+/// What is going to be done, as the record says it.
+struct Order<'a> {
+    actor: &'a str,
+    what: &'a str,
+    before: &'a str,
+    after: &'a str,
+    event: AsEvent,
+}
+
+/// What was done: the record of it, and the key as it is now.
+pub(super) struct Done {
+    pub(super) id: String,
+    pub(super) key: SigningKey,
+}
+
+/// Makes a Draft and publishes it; `wanted`: it takes over by itself as soon as it may.
+pub(super) async fn prepare(shared: &Arc<Shared>, actor: &str, wanted: bool) -> Result<Done, ApiError> {
+    let keys = &shared.keys;
+    keys.own_ring(Ring::may_create)??;
+    let order = Order { actor, what: "signing.key", before: "none", after: "draft", event: change_of_key };
+    let effect = async {
+        let own = keys.own()?;
+        let make = Arc::clone(&own.places.make);
+        let made =
+            blocking(move || make()).await?.map_err(|problem| unusable("make a signing key", &problem))?;
+        let kid = thumbprint(&made.public_key);
+        let new = NewKey { kid: kid.clone(), public_key: made.public_key, place: made.place, wanted };
+        let create = |ring: &mut Ring, now| ring.create(new.clone(), now).map(|_| vec![new.kid.clone()]);
+        // In the database before anybody sees it; since when they do is known a moment later.
+        store(shared, own, &planned(keys, create)?).await?;
+        keys.change(None, create)?;
+        published(shared, own, &kid).await
+    };
+    recorded(shared, &order, effect).await
+}
+
+/// Notes that a Draft is in the JWKS that is served.
+pub(super) async fn publish(shared: &Arc<Shared>, kid: &str) -> Result<(), ApiError> {
+    published(shared, shared.keys.own()?, kid).await.map(drop)
+}
+
+async fn published(shared: &Arc<Shared>, own: &Own, kid: &str) -> Result<SigningKey, ApiError> {
+    shared.keys.change(None, |ring, now| {
+        ring.publish(kid, now);
+        Ok(())
+    })?;
+    note(shared, own, &[kid.to_owned()]).await;
+    Ok(shared.keys.own_ring(|ring| ring.key(kid).cloned())??)
+}
+
+/// The Draft signs from now on, and the key before it no more.
+pub(super) async fn activate(shared: &Arc<Shared>, actor: &str, kid: &str) -> Result<Done, ApiError> {
+    let (keys, own) = (&shared.keys, shared.keys.own()?);
+    keys.own_ring(|ring| ring.may_activate(kid, (keys.now)()))??;
+    let key = keys.own_ring(|ring| ring.key(kid).cloned())??;
+    // Before anything is on record: a token that is away is met again and again.
+    let (open, opened) = (Arc::clone(&own.places.open), key.clone());
+    let signer = blocking(move || open(&opened)).await?;
+    let signer = signer.map_err(|problem| unusable(&format!("open signing key {kid}"), &problem))?;
+    if signer.public_key() != key.public_key {
+        return Err(unusable(&format!("open signing key {kid}"), "another key is in its place"));
+    }
+    let before = keys.active().map_or_else(|| "none".to_owned(), |active| active.kid.clone());
+    let order = Order { actor, what: "signing.key", before: &before, after: kid, event: rotation };
+    let effect = async {
+        let claim = keys.own_ring(|ring| ring.claim(kid, (keys.now)()))??;
+        store(shared, own, &[claim]).await?;
+        let changed = keys.change(Some(signer), |ring, now| ring.activate(kid, now));
+        match &changed {
+            Ok(changed) => note(shared, own, changed).await,
+            // It was killed meanwhile; the claim must not outlive it.
+            Err(_) => note(shared, own, &[kid.to_owned()]).await,
+        }
+        changed?;
+        Ok(keys.own_ring(|ring| ring.key(kid).cloned())??)
+    };
+    recorded(shared, &order, effect).await
+}
+
+/// The Draft is to take over as soon as it may.
+pub(super) async fn want(shared: &Arc<Shared>, actor: &str, kid: &str) -> Result<Done, ApiError> {
+    let want = |ring: &mut Ring, _: UnixMillis| {
+        ring.want(kid);
+        Ok(ring.keys().iter().map(|key| key.kid.clone()).collect())
+    };
+    simple(shared, actor, kid, "draft, to take over as soon as it may", want).await
+}
+
+/// An operator answers for a copy of the key.
+pub(super) async fn back_up(
+    shared: &Arc<Shared>,
+    actor: &str,
+    kid: &str,
+    words: &Words,
+) -> Result<Done, ApiError> {
+    let back_up = |ring: &mut Ring, now| ring.back_up(kid, now).map(|()| vec![kid.to_owned()]);
+    simple(shared, actor, kid, &words.tell("backed up"), back_up).await
+}
+
+/// The key leaves the JWKS.
+pub(super) async fn retire(shared: &Arc<Shared>, actor: &str, kid: &str) -> Result<Done, ApiError> {
+    let retire = |ring: &mut Ring, now| ring.retire(kid, now).map(|()| vec![kid.to_owned()]);
+    simple(shared, actor, kid, "retired", retire).await
+}
+
+/// The Active key signs no more, and nobody in its place; or a Draft is given up.
+pub(super) async fn disable(
+    shared: &Arc<Shared>,
+    actor: &str,
+    kid: &str,
+    words: &Words,
+) -> Result<Done, ApiError> {
+    let (keys, own) = (&shared.keys, shared.keys.own()?);
+    let to = keys.own_ring(|ring| ring.may_disable(kid))??;
+    let before = keys.own_ring(|ring| ring.key(kid).cloned())??;
+    let (what, after) = (format!("signing.key {kid}"), words.tell(to.name()));
+    let order =
+        Order { actor, what: &what, before: before.state.name(), after: &after, event: change_of_key };
+    let effect = async {
+        // Since when is not known yet; a start that finds it so takes its own time.
+        store(shared, own, &[SigningKey { state: to, ..before.clone() }]).await?;
+        let changed = keys.change(None, |ring, now| ring.disable(kid, now))?;
+        note(shared, own, &changed).await;
+        Ok(keys.own_ring(|ring| ring.key(kid).cloned())??)
+    };
+    recorded(shared, &order, effect).await
+}
+
+/// The private half is destroyed.
+pub(super) async fn destroy(
+    shared: &Arc<Shared>,
+    actor: &str,
+    kid: &str,
+    words: &Words,
+) -> Result<Done, ApiError> {
+    let (keys, own) = (&shared.keys, shared.keys.own()?);
+    keys.own_ring(|ring| ring.may_destroy(kid))??;
+    let key = keys.own_ring(|ring| ring.key(kid).cloned())??;
+    let (what, after) = (format!("signing.key {kid}"), words.tell(KeyState::Destroyed.name()));
+    let order = Order { actor, what: &what, before: key.state.name(), after: &after, event: change_of_key };
+    let effect = async {
+        let destroy = Arc::clone(&own.places.destroy);
+        let gone = blocking(move || destroy(&key)).await?;
+        gone.map_err(|problem| unusable(&format!("destroy signing key {kid}"), &problem))?;
+        // A crash in between leaves a retired key without a file: destroying it again finds it gone.
+        let gone = |ring: &mut Ring, now| ring.destroy(kid, now).map(|()| vec![kid.to_owned()]);
+        store(shared, own, &planned(keys, gone)?).await?;
+        keys.change(None, gone)?;
+        Ok(keys.own_ring(|ring| ring.key(kid).cloned())??)
+    };
+    recorded(shared, &order, effect).await
+}
+
+/// A change that is stored as it will be, and then made.
+async fn simple(
+    shared: &Arc<Shared>,
+    actor: &str,
+    kid: &str,
+    after: &str,
+    change: impl Fn(&mut Ring, UnixMillis) -> Result<Vec<String>, Refusal>,
+) -> Result<Done, ApiError> {
+    let (keys, own) = (&shared.keys, shared.keys.own()?);
+    // Refused before anything is on record.
+    planned(keys, &change)?;
+    let before = keys.own_ring(|ring| ring.key(kid).cloned())??;
+    let what = format!("signing.key {kid}");
+    let order = Order { actor, what: &what, before: before.state.name(), after, event: change_of_key };
+    let effect = async {
+        store(shared, own, &planned(keys, &change)?).await?;
+        keys.change(None, &change)?;
+        Ok(keys.own_ring(|ring| ring.key(kid).cloned())??)
+    };
+    recorded(shared, &order, effect).await
+}
+
+/// The rows as a change would make them.
+fn planned(
+    keys: &Keys,
+    change: impl Fn(&mut Ring, UnixMillis) -> Result<Vec<String>, Refusal>,
+) -> Result<Vec<SigningKey>, ApiError> {
+    let mut ring = keys.own_ring(Clone::clone)?;
+    let before = ring.clone();
+    let changed = change(&mut ring, (keys.now)())?;
+    let differs = |key: &&SigningKey| changed.contains(&key.kid) && before.key(&key.kid).ok() != Some(*key);
+    Ok(ring.keys().iter().filter(differs).cloned().collect())
+}
+
+/// Records the intent, has it done, and records what came of it, of the key that it was done to.
+async fn recorded(
+    shared: &Shared,
+    order: &Order<'_>,
+    effect: impl Future<Output = Result<SigningKey, ApiError>>,
+) -> Result<Done, ApiError> {
+    let Order { actor, what, before, after, event } = *order;
+    let change = ChangeEvent { phase: Phase::Intent, actor, what, before, after, intent: None };
+    let intent = intend(shared, change, event).await?;
+    let done = effect.await;
+    // Of a key that was just made nobody knew the name before.
+    let named = done.as_ref().ok().map(|key| format!("signing.key {}", key.kid));
+    let outcome = ChangeEvent { intent: Some(intent), what: named.as_deref().unwrap_or(what), ..change };
+    let id = conclude(shared, outcome, event, done.is_ok()).await;
+    let key = done?;
+    tracing::info!(kid = key.kid, state = key.state.name(), actor, after, "a signing key changed");
+    Ok(Done { id: id?, key })
+}
+
+async fn store(shared: &Shared, own: &Own, rows: &[SigningKey]) -> Result<(), ApiError> {
+    shared.store.store_signing_keys(&own.tenant, rows).await.map_err(|error| {
+        tracing::error!(%error, "cannot store how a signing key stands");
+        let description = "the state database takes no writes now; no key was changed";
+        ApiError::new(ErrorKind::StoreUnavailable, description)
+    })
+}
+
+/// Stores how these keys stand, after it is so. What is stored before is enough for a start to go on safely, so that this may fail.
+async fn note(shared: &Shared, own: &Own, kids: &[String]) {
+    let rows = shared.keys.look(|ring| {
+        let named = ring.keys().iter().filter(|key| kids.contains(&key.kid));
+        named.cloned().collect::<Vec<_>>()
+    });
+    if let Err(error) = shared.store.store_signing_keys(&own.tenant, &rows.unwrap_or_default()).await {
+        tracing::warn!(%error, "cannot store since when a signing key stands so; the next start takes its own time for it");
+    }
+}
+
+fn unusable(what: &str, problem: &str) -> ApiError {
+    tracing::error!(problem, "cannot {what}");
+    ApiError::new(ErrorKind::SigningUnavailable, format!("cannot {what}: {problem}"))
+}
+
+impl Words {
+    fn tell(&self, what: &str) -> String {
+        format!("{what}; by {}: {}", self.authority, self.reason)
+    }
+}

@@ -1,0 +1,351 @@
+//! This node's signing keys across starts: read from the state database, held against the configuration, and handed to the control
+//! plane with what it needs to make, open, publish and destroy them.
+//!
+//! The table rules. The configured key is adopted where the table is empty; later it is a Draft if the table does not know it, which
+//! is how an operator brings a key that was made elsewhere.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use arc_swap::ArcSwap;
+use edgate_hsm::{HsmError, KeyName, Pkcs11Uri, Pool, Purpose, Signer, SoftwareKey, TokenSigning, UriRules};
+
+use super::StartError;
+use super::keys::{public_key, published};
+use crate::audit::{Ack, Appender, ChangeEvent, Event, Phase};
+use crate::config::{self, Config, KeyPlace, KeySource};
+use crate::control::{self, KeyPlaces, MadeKey, OwnKeys, STATUS_LIST_LIFE_S, SigningKeys};
+use crate::keys::life::{Mended, NewKey, PUBLISHED_MAX, Ring, Rules, SigningKey, UnixMillis};
+use crate::keys::{IssuerIndex, PublishedKey, thumbprint};
+use crate::shard::Policy;
+use crate::store::{KilledKey, Store};
+
+const _: () = assert!(config::KEYS_PUBLISHED_MAX == PUBLISHED_MAX as u64);
+const _: () = assert!(config::STATUS_LIST_LIFE_S == STATUS_LIST_LIFE_S);
+
+/// How long a token may take to make, show or destroy one key. Whoever waits for the command waits longer.
+const KEY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The keys as a start finds them.
+pub(super) struct StoredKeys {
+    // `None` on a node that only verifies.
+    own: Option<StoredOwn>,
+    killed: Vec<KilledKey>,
+    // What the start made of them, to be put on record.
+    changes: Vec<Told>,
+}
+
+struct StoredOwn {
+    tenant: String,
+    ring: Ring,
+    signer: Option<Signer<TokenSigning>>,
+    places: Places,
+}
+
+/// What changed, from what, to what.
+type Told = [String; 3];
+
+/// Where private keys are made: beside the configured one.
+#[derive(Clone)]
+struct Places {
+    configured: KeyPlace,
+    pool: Option<Arc<Pool>>,
+}
+
+impl StoredKeys {
+    /// Reads the keys, puts right what a crash left, adopts the configured one, and opens the one that signs. Blocks on a token.
+    ///
+    /// # Errors
+    /// [`StartError`]: the database, or the key that signs.
+    pub(super) async fn load(
+        config: &Config,
+        store: &Store,
+        pool: Option<&Arc<Pool>>,
+    ) -> Result<Self, StartError> {
+        let killed = store.load_killed_keys().await?;
+        let Some(signing) = &config.signing else {
+            return Ok(Self { own: None, killed, changes: Vec::new() });
+        };
+        let issuer = &config.issuers[signing.issuer];
+        let dead: HashSet<&str> = killed
+            .iter()
+            .filter(|one| one.tenant == issuer.tenant && one.issuer == issuer.issuer)
+            .map(|one| one.kid.as_str())
+            .collect();
+        let stored = store.load_signing_keys(&issuer.tenant).await?;
+        let at = now();
+        let (mut ring, mended) = Ring::load(stored, rules(signing), |kid| dead.contains(kid), at);
+        let mut changes: Vec<Told> = mended.iter().map(told).collect();
+        let places = Places { configured: signing.key.clone(), pool: pool.cloned() };
+        changes.extend(adopt(&mut ring, &signing.key, &dead, at)?);
+        // Rows that did not change are the same rows once more.
+        let rows: Vec<SigningKey> = ring.verifying().cloned().collect();
+        let rows = rows.into_iter().chain(ring.keys().iter().filter(|key| key.retired == Some(at)).cloned());
+        store.store_signing_keys(&issuer.tenant, &rows.collect::<Vec<_>>()).await?;
+        let signer = ring.active().map(|key| places.open(key)).transpose()?;
+        if signer.is_none() {
+            tracing::warn!(
+                "no signing key is active: tokens are verified and none is issued until edgate keys rotate"
+            );
+        }
+        let own = StoredOwn { tenant: issuer.tenant.clone(), ring, signer, places };
+        Ok(Self { own: Some(own), killed, changes })
+    }
+
+    /// The keys that are published and verify.
+    ///
+    /// # Errors
+    /// [`StartError::OwnKey`].
+    pub(super) fn published(&self) -> Result<Vec<PublishedKey>, StartError> {
+        let ring = self.own.iter().flat_map(|own| own.ring.verifying());
+        ring.map(|key| published(&key.public_key)).collect()
+    }
+
+    /// Whether a key of one of the configured issuers was killed.
+    pub(super) fn is_killed(&self, config: &Config, issuer: IssuerIndex, kid: &str) -> bool {
+        let of = &config.issuers[usize::from(issuer.0)];
+        self.killed.iter().any(|one| one.kid == kid && one.issuer == of.issuer && one.tenant == of.tenant)
+    }
+
+    /// Puts on record what the start made of the keys.
+    ///
+    /// # Errors
+    /// [`StartError::Audit`].
+    pub(super) fn record(&self, recorder: &mut Appender) -> Result<(), StartError> {
+        let mut last = None;
+        for [what, before, after] in &self.changes {
+            tracing::info!(what, before, after, "a signing key changed");
+            let (phase, actor) = (Phase::Done, "start");
+            let change = ChangeEvent { phase, actor, what, before, after, intent: None };
+            last = Some(recorder.append(&Event::KeyChange(change), Ack::Durable)?);
+        }
+        recorder.submit();
+        if let Some(last) = last {
+            recorder.wait(last, Ack::Durable, super::RECORD_TIMEOUT)?;
+        }
+        Ok(())
+    }
+
+    /// Hands the keys to the control plane, which changes `policy` from now on.
+    pub(super) fn hand_over(self, config: &Config, policy: &Arc<ArcSwap<Policy>>) -> SigningKeys {
+        let own = self.own.map(|StoredOwn { tenant, ring, signer, places }| OwnKeys {
+            tenant,
+            ring,
+            signer,
+            places: places.into_closures(),
+        });
+        let is_own = |issuer: &config::Issuer| matches!(issuer.keys, KeySource::SigningKey);
+        let issuers = config.issuers.iter().enumerate();
+        let (asked, shown) = (Arc::clone(policy), Arc::clone(policy));
+        SigningKeys {
+            own,
+            own_issuers: issuers.filter(|(_, issuer)| is_own(issuer)).map(|(index, _)| index).collect(),
+            killed: self.killed,
+            publish: publisher(Arc::clone(policy)),
+            holders: Arc::new(move |kid| {
+                let policy = asked.load();
+                let named = policy.key_set.candidates(Some(kid)).iter();
+                named.map(|key| usize::from(key.issuer().0)).collect()
+            }),
+            jwks: Arc::new(move || shown.load().published.body.clone()),
+            now,
+        }
+    }
+}
+
+/// Swaps the policy. Keys are registered, and their tables made, on this thread, before any shard sees them; the policy before last is
+/// let go here too, since freeing it takes longer than a shard should.
+fn publisher(policy: Arc<ArcSwap<Policy>>) -> control::Publish {
+    let before: Mutex<Option<Arc<Policy>>> = Mutex::new(None);
+    Arc::new(move |keys, is_killed| {
+        let own: Vec<PublishedKey> = keys
+            .iter()
+            .map(|key| published(&key.public_key))
+            .collect::<Result<_, _>>()
+            .map_err(|error| error.to_string())?;
+        let is_killed = |issuer: IssuerIndex, kid: &str| is_killed(usize::from(issuer.0), kid);
+        let next = policy.load().with_keys(&own, &is_killed).map_err(|error| error.to_string())?;
+        let (epoch, keys) = (next.epoch, next.key_set.len());
+        let last = policy.swap(Arc::new(next));
+        *before.lock().unwrap_or_else(PoisonError::into_inner) = Some(last);
+        tracing::info!(epoch, keys, "policy with other keys");
+        Ok(())
+    })
+}
+
+/// Takes the configured key in, unless it is known or dead; what that changed.
+fn adopt(
+    ring: &mut Ring,
+    place: &KeyPlace,
+    dead: &HashSet<&str>,
+    at: UnixMillis,
+) -> Result<Option<Told>, StartError> {
+    let named = told_place(place)?;
+    let public_key = match public_key::<TokenSigning>(place) {
+        // Its file may be gone by an operator's order.
+        Err(StartError::Key(HsmError::Missing { .. }))
+            if ring.keys().iter().any(|key| key.place == named) =>
+        {
+            return Ok(None);
+        }
+        found => found?,
+    };
+    let kid = thumbprint(&public_key);
+    if ring.key(&kid).is_ok() {
+        return Ok(None);
+    }
+    if dead.contains(kid.as_str()) {
+        tracing::warn!(kid, "the configured signing key was killed: it is not used");
+        return Ok(None);
+    }
+    let new = NewKey { kid: kid.clone(), public_key, place: named, wanted: false };
+    let what = format!("signing.key {kid}");
+    if ring.keys().is_empty() {
+        ring.adopt_first(new, at);
+        return Ok(Some([what, "none".to_owned(), "active; by the configuration".to_owned()]));
+    }
+    match ring.create(new, at) {
+        Ok(_) => Ok(Some([what, "none".to_owned(), "draft; by the configuration".to_owned()])),
+        Err(refusal) => {
+            tracing::warn!(%refusal, "the configured signing key is not known, and cannot become a draft");
+            Ok(None)
+        }
+    }
+}
+
+fn told(mended: &Mended) -> Told {
+    let after = format!("{}; by the start", mended.to.name());
+    [format!("signing.key {}", mended.kid), mended.from.name().to_owned(), after]
+}
+
+fn rules(signing: &config::Signing) -> Rules {
+    Rules {
+        propagation_ms: signing.propagation_s * 1000,
+        verify_for_ms: u64::try_from(signing.verify_for.as_millis()).unwrap_or(u64::MAX),
+        require_backup: signing.require_backup,
+        rotate_every_ms: signing.rotate_every_s.map(|seconds| seconds * 1000),
+    }
+}
+
+/// A place as the state database holds it.
+fn told_place(place: &KeyPlace) -> Result<String, StartError> {
+    match place {
+        KeyPlace::File(path) => told_path(path),
+        KeyPlace::Token { uri, .. } => {
+            let bare = Pkcs11Uri { pin_source: None, pin_value: None, module_path: None, ..(**uri).clone() };
+            Ok(bare.to_string())
+        }
+    }
+}
+
+fn told_path(path: &Path) -> Result<String, StartError> {
+    let text = path.to_str().filter(|text| !text.starts_with(SCHEME));
+    let problem = "its path is not UTF-8 text, or begins like a PKCS#11 URI; move it";
+    text.map(str::to_owned).ok_or_else(|| HsmError::Malformed { path: path.to_owned(), problem }.into())
+}
+
+const SCHEME: &str = "pkcs11:";
+
+impl Places {
+    fn into_closures(self) -> KeyPlaces {
+        let (making, opening, destroying) = (self.clone(), self.clone(), self);
+        KeyPlaces {
+            make: Arc::new(move || making.make()),
+            open: Arc::new(move |key| opening.open(key).map_err(|error| error.to_string())),
+            destroy: Arc::new(move |key| destroying.destroy(key).map_err(|error| error.to_string())),
+        }
+    }
+
+    /// A new key in the folder, or the token, of the configured one.
+    fn make(&self) -> Result<MadeKey, String> {
+        match &self.configured {
+            KeyPlace::File(path) => {
+                let named = |public_key: &[u8; 32]| path.with_file_name(file_name(public_key));
+                let key = SoftwareKey::create_named(Purpose::TokenSigning, named);
+                let key = key.map_err(|error| error.to_string())?;
+                let place = told_path(key.path()).map_err(|error| error.to_string())?;
+                let signer = Signer::<TokenSigning>::software(key).map_err(|error| error.to_string())?;
+                Ok(MadeKey { public_key: signer.public_key(), place })
+            }
+            KeyPlace::Token { .. } => self.make_in_token().map_err(|error| {
+                format!(
+                    "{error}; if this token lets the service make no keys: make one with `edgate hsm keygen`, name it at \
+                     signing.key and signing.public_key, and start again"
+                )
+            }),
+        }
+    }
+
+    fn make_in_token(&self) -> Result<MadeKey, HsmError> {
+        let purpose = Purpose::TokenSigning;
+        let deadline = Instant::now() + KEY_TIMEOUT;
+        let pool = self.pool()?;
+        // Nobody knows its kid before it is there, and then its name cannot be changed any more.
+        let time = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%SZ");
+        let random = getrandom::u32().map_err(|source| HsmError::Entropy { purpose, source })?;
+        let name =
+            KeyName::new(purpose, &format!("{time}-{random:08x}")).expect("letters, digits and a dash");
+        let uri = pool.make_signing_key(name, deadline)?;
+        let signer = pool.signing_key::<TokenSigning>(&uri, None, deadline)?;
+        Ok(MadeKey { public_key: signer.public_key(), place: uri.to_string() })
+    }
+
+    fn open(&self, key: &SigningKey) -> Result<Signer<TokenSigning>, HsmError> {
+        match self.place_of(key)? {
+            Place::File(path) => Signer::software(SoftwareKey::load(&path, Purpose::TokenSigning)?),
+            Place::Token(uri) => {
+                let deadline = Instant::now() + KEY_TIMEOUT;
+                self.pool()?.signing_key(&uri, Some(key.public_key), deadline)
+            }
+        }
+    }
+
+    fn destroy(&self, key: &SigningKey) -> Result<(), HsmError> {
+        match self.place_of(key)? {
+            Place::File(path) => SoftwareKey::destroy(&path, Purpose::TokenSigning, &key.public_key),
+            Place::Token(uri) => {
+                let deadline = Instant::now() + KEY_TIMEOUT;
+                self.pool()?.destroy_signing_key(&uri, key.public_key, deadline)
+            }
+        }
+    }
+
+    fn place_of(&self, key: &SigningKey) -> Result<Place, HsmError> {
+        if key.place.starts_with(SCHEME) {
+            return Ok(Place::Token(Box::new(Pkcs11Uri::parse(&key.place, UriRules::Production)?)));
+        }
+        Ok(Place::File(PathBuf::from(&key.place)))
+    }
+
+    fn pool(&self) -> Result<&Arc<Pool>, HsmError> {
+        self.pool.as_ref().ok_or_else(|| HsmError::Module {
+            path: PathBuf::from("(none)"),
+            problem: "a signing key of this node is in a token and the configuration has no [hsm] table: add it again".to_owned(),
+        })
+    }
+}
+
+enum Place {
+    File(PathBuf),
+    Token(Box<Pkcs11Uri>),
+}
+
+/// A key's file says which one it is, and never begins with the dash that its `kid` may begin with.
+fn file_name(public_key: &[u8; 32]) -> String {
+    format!("signing-{}.key", thumbprint(public_key))
+}
+
+/// Whether the state database says that the key at this place was destroyed, as far as that can be told without opening it for
+/// writing.
+pub(super) fn is_known_place(runtime: &tokio::runtime::Runtime, config: &Config, place: &KeyPlace) -> bool {
+    let Ok(named) = told_place(place) else { return false };
+    let known = runtime.block_on(Store::knows_key_place(&config.database, &named));
+    known.unwrap_or(false)
+}
+
+fn now() -> UnixMillis {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    UnixMillis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
