@@ -293,7 +293,7 @@ const TIMEOUT: Duration = Duration::from_secs(15);
 const SLOW_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// What a control listener's answers have: one of these.
-const ANSWERS: &[&str] = &["id", "unlocked", "revocations", "epoch", "erased", "retired"];
+const ANSWERS: &[&str] = &["id", "unlocked", "revocations", "epoch", "erased", "retired", "keys"];
 
 /// The longest answer: a page of revocations whose names and reasons are long.
 const ANSWER_BYTES_MAX: u64 = 16 * 1024 * 1024;

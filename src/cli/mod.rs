@@ -32,6 +32,7 @@ mod hsm;
 mod hsm_ceremony;
 mod hsm_transcript;
 mod inspect;
+mod keys;
 mod report_page;
 mod report_svg;
 mod revocations;
@@ -98,6 +99,9 @@ enum Command {
     /// Look at what is revoked, at a running node.
     #[command(subcommand)]
     Revocations(revocations::RevocationsCommand),
+    /// Look at a running node's signing keys, rotate, retire, disable and kill them.
+    #[command(subcommand)]
+    Keys(keys::KeysCommand),
     /// Verify raw Ed25519 signatures.
     #[command(subcommand)]
     Signature(SignatureCommand),
@@ -142,6 +146,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::CheckConfig { config } => serve::check_config(&config),
         Command::Audit(command) => audit::run(&command),
         Command::Hsm(command) => hsm::run(&command),
+        Command::Keys(command) => keys::run(&command),
         Command::Revoke(command) => revocations::revoke(&command),
         Command::Disable(command) => revocations::switch("disable", &command),
         Command::Enable(command) => revocations::switch("enable", &command),

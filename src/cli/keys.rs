@@ -1,0 +1,212 @@
+//! `edgate keys`: the signing keys of a running node.
+
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+
+use super::control_client::{ClientError, Target, Words, get, post, refuse, text};
+use super::{EXIT_YES, Output, print_line};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum KeysCommand {
+    /// Every signing key: its state, since when, and what happens to it next.
+    List(Plain),
+    /// Let the next key take over: the draft that there is, or a new one. One that may not sign yet does as soon as it may.
+    Rotate(Plain),
+    /// Let this draft sign now; refused before everybody can have it (signing.propagation_s).
+    Activate(Named),
+    /// Say that a draft is backed up, which signing.require_backup asks for.
+    BackedUp(Answered),
+    /// Take a key that signs no more out of the JWKS; refused while something it signed can be valid.
+    Retire(Named),
+    /// Let the active key sign no more, with nobody in its place, or give a draft up.
+    Disable(Answered),
+    /// Destroy the private half of a retired key. It cannot be taken back.
+    Destroy(Answered),
+    /// The emergency: what this key signed is refused from now on, whoever's key it is. It cannot be taken back.
+    Kill(Dead),
+    /// Print the JWKS that the node publishes.
+    ExportJwks(Plain),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Plain {
+    #[command(flatten)]
+    target: Target,
+    #[command(flatten)]
+    output: Output,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Named {
+    /// The key, as `edgate keys list` shows it.
+    #[arg(allow_hyphen_values = true)]
+    kid: String,
+    #[command(flatten)]
+    target: Target,
+    #[command(flatten)]
+    output: Output,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Answered {
+    /// The key, as `edgate keys list` shows it.
+    #[arg(allow_hyphen_values = true)]
+    kid: String,
+    #[command(flatten)]
+    words: Words,
+    #[command(flatten)]
+    target: Target,
+    #[command(flatten)]
+    output: Output,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Dead {
+    /// The key, as the header of tokens names it.
+    #[arg(allow_hyphen_values = true)]
+    kid: String,
+    /// Whose key it is, by its `iss` or its name in the configuration; needed where several issuers have a key of this name, or none
+    /// has it now.
+    #[arg(long, value_name = "ISSUER")]
+    issuer: Option<String>,
+    #[command(flatten)]
+    words: Words,
+    #[command(flatten)]
+    target: Target,
+    #[command(flatten)]
+    output: Output,
+}
+
+pub(super) fn run(command: &KeysCommand) -> u8 {
+    match command {
+        KeysCommand::List(plain) => {
+            let answer = plain.target.url().and_then(|url| get(&url, "/v1/keys"));
+            tell(answer, plain.output, list)
+        }
+        KeysCommand::Rotate(plain) => {
+            let answer = plain.target.url().and_then(|url| post(&url, "/v1/keys/rotate", &json!({})));
+            tell(answer, plain.output, changed)
+        }
+        KeysCommand::ExportJwks(plain) => {
+            let answer = plain.target.url().and_then(|url| get(&url, "/v1/keys/jwks"));
+            // It is JSON either way.
+            tell(answer, plain.output, |jwks| print_line(jwks))
+        }
+        KeysCommand::Activate(named) => one(named, "activate"),
+        KeysCommand::Retire(named) => one(named, "retire"),
+        KeysCommand::BackedUp(answered) => one_answered(answered, "backed-up"),
+        KeysCommand::Disable(answered) => one_answered(answered, "disable"),
+        KeysCommand::Destroy(answered) => one_answered(answered, "destroy"),
+        KeysCommand::Kill(dead) => kill(dead),
+    }
+}
+
+fn one(named: &Named, what: &str) -> u8 {
+    let Named { kid, target, output } = named;
+    let answer = target.url().and_then(|url| post(&url, &path(kid, what)?, &json!({})));
+    tell(answer, *output, changed)
+}
+
+fn one_answered(answered: &Answered, what: &str) -> u8 {
+    let Answered { kid, words, target, output } = answered;
+    let body = json!({"authority": words.authority, "reason": words.reason});
+    let answer = target.url().and_then(|url| post(&url, &path(kid, what)?, &body));
+    tell(answer, *output, changed)
+}
+
+/// A signing key's name is a thumbprint; anything else would name another path.
+fn path(kid: &str, what: &str) -> Result<String, ClientError> {
+    let plain =
+        !kid.is_empty() && kid.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
+    if !plain {
+        let problem = format!(
+            "{kid:?} is no signing key's name, which is 43 letters, digits, - and _; see edgate keys list"
+        );
+        return Err(ClientError::Input(problem));
+    }
+    Ok(format!("/v1/keys/{kid}/{what}"))
+}
+
+fn kill(dead: &Dead) -> u8 {
+    let Dead { kid, issuer, words, target, output } = dead;
+    let mut body = json!({"kid": kid, "authority": words.authority, "reason": words.reason});
+    if let Some(issuer) = issuer {
+        body["issuer"] = issuer.clone().into();
+    }
+    let answer = target.url().and_then(|url| post(&url, "/v1/keys/kill", &body));
+    tell(answer, *output, |answer| {
+        for issuer in answer["killed"].as_array().into_iter().flatten() {
+            print_line(format_args!("killed    {kid} of {}", issuer.as_str().unwrap_or_default()));
+        }
+        print_line(format_args!("recorded  {}", text(answer, "id")));
+        print_line(
+            "on this node; other nodes have it by `edgate keys kill` there, or by `edgate revoke kid` for all of them",
+        );
+    })
+}
+
+fn changed(answer: &Value) {
+    describe(&answer["key"]);
+    print_line(format_args!("recorded  {}", text(answer, "id")));
+}
+
+fn list(answer: &Value) {
+    for key in answer["keys"].as_array().into_iter().flatten() {
+        describe(key);
+    }
+    for key in answer["killed"].as_array().into_iter().flatten() {
+        print_line(format_args!(
+            "{}  killed     {}  of {}; by {}: {}",
+            text(key, "kid"),
+            time(&key["killed_ms"]),
+            text(key, "issuer"),
+            text(key, "authority"),
+            text(key, "reason"),
+        ));
+    }
+    if !answer["next_ms"].is_null() {
+        print_line(format_args!("the next change by itself is due {}", time(&answer["next_ms"])));
+    }
+}
+
+/// One line: the key, its state, since when, and what comes next.
+fn describe(key: &Value) {
+    let state = text(key, "state");
+    let (since, next) = match state.as_str() {
+        "draft" => ("created_ms", draft(key)),
+        "active" => ("activated_ms", String::new()),
+        "trusted" => ("stopped_ms", format!("; verifies until {}", time(&key["retire_not_before_ms"]))),
+        "retired" => ("retired_ms", String::new()),
+        _ => ("destroyed_ms", String::new()),
+    };
+    print_line(format_args!("{}  {state:<9}  {}{next}", text(key, "kid"), time(&key[since])));
+}
+
+fn draft(key: &Value) -> String {
+    let ready = match &key["ready_ms"] {
+        Value::Null => "; not published yet".to_owned(),
+        ready => {
+            let does = if key["wanted"].as_bool() == Some(true) { "signs from" } else { "may sign from" };
+            format!("; {does} {}", time(ready))
+        }
+    };
+    match key["waits_for"].as_str() {
+        Some(what) => format!("{ready}, once it has its {what}"),
+        None => ready,
+    }
+}
+
+/// Unix milliseconds as RFC 3339.
+fn time(ms: &Value) -> String {
+    let stamp = ms.as_i64().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
+    stamp.map_or_else(|| ms.to_string(), |stamp| stamp.to_string())
+}
+
+fn tell(answer: Result<Value, ClientError>, output: Output, say: impl FnOnce(&Value)) -> u8 {
+    match answer {
+        Ok(answer) if output.json => print_line(answer),
+        Ok(answer) => say(&answer),
+        Err(error) => return refuse(&error),
+    }
+    EXIT_YES
+}
