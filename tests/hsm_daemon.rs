@@ -248,6 +248,51 @@ fn tokens_and_checkpoints_are_signed_in_the_token() {
 }
 
 #[test]
+fn the_next_signing_key_is_made_in_the_token_and_the_last_one_destroyed_there() {
+    let Some(stage) = Stage::new(false) else { return };
+    let config = stage.configure("", "");
+    let text = fs::read_to_string(&config).unwrap();
+    fs::write(&config, text.replacen("issuer = \"own\"\n", "issuer = \"own\"\njwks_max_age_s = 1\n", 1))
+        .unwrap();
+    let daemon = stage.start();
+    let kid = |answer: &Response| answer.json()["kid"].as_str().unwrap().to_owned();
+    let first = daemon.issue();
+    let (a, old) = (kid(&first), first.json()["token"].as_str().unwrap().to_owned());
+    let made = daemon.post("/v1/keys/rotate", &json!({}));
+    assert_eq!(made.status, 200, "{made:?}");
+    let key = made.json()["key"].clone();
+    let b = key["kid"].as_str().unwrap().to_owned();
+    let place = key["place"].as_str().unwrap();
+    assert!(place.starts_with("pkcs11:") && place.contains("edgate%2Ftoken-signing%2F20"), "{place}");
+    until("the rotation", || kid(&daemon.issue()) == b);
+    let new = daemon.issue().json()["token"].as_str().unwrap().to_owned();
+    assert_eq!((daemon.verify(&old), daemon.verify(&new)), (200, 200));
+
+    let words = json!({"authority": "ticket 7", "reason": "a test"});
+    let early = daemon.post(&format!("/v1/keys/{a}/destroy"), &words);
+    assert!(early.status == 409 && early.body.contains("wrong_state"), "{early:?}");
+    let killed =
+        daemon.post("/v1/keys/kill", &json!({"kid": a, "authority": "ticket 7", "reason": "a test"}));
+    assert_eq!(killed.status, 200, "{killed:?}");
+    assert_eq!((daemon.verify(&old), daemon.verify(&new)), (401, 200));
+    let destroyed = daemon.post(&format!("/v1/keys/{a}/destroy"), &words);
+    assert_eq!(destroyed.status, 200, "{destroyed:?}");
+    daemon.terminate();
+
+    // The configuration still names the first key; what is in the state database is opened.
+    let daemon = stage.start();
+    assert_eq!(kid(&daemon.issue()), b);
+    assert_eq!((daemon.verify(&old), daemon.verify(&new)), (401, 200));
+    daemon.terminate();
+    let uri = format!("{}?pin-source=file:{}", stage.token, stage.path("pin").display());
+    let module = stage.real.display().to_string();
+    let state = stage.dir.path().display().to_string();
+    let listed = stage.edgate(&["hsm", "list", &uri, "--json", "--module", &module, "--state", &state]);
+    let text = String::from_utf8_lossy(&listed.stdout);
+    assert!(!text.contains("token-signing%2F1") && text.contains("token-signing%2F20"), "{listed:?}");
+}
+
+#[test]
 fn a_token_that_is_away_stops_issuing_alone_and_heals() {
     let Some(stage) = Stage::new(false) else { return };
     stage.configure("", "");

@@ -25,5 +25,7 @@ mod privacy;
 mod receipts;
 mod retention;
 mod revocation;
+mod rotation;
+mod signing_keys;
 mod stall;
 mod tokens;

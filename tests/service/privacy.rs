@@ -272,8 +272,13 @@ fn who_was_who_is_forgotten_with_the_key_of_an_epoch() {
 
     // Both are on record, by whom, why, and the marker beside the keys names the record.
     let dir_text = dir.to_str().unwrap().to_owned();
-    let tail =
-        |kind: &str| lines(&edgate(&["audit", "tail", "--kind", kind, "--json", "--dir", &dir_text], b""));
+    // The first start put on record which signing key it found.
+    let of_tags =
+        |row: &Value| !row["body"]["what"].as_str().is_some_and(|what| what.starts_with("signing.key"));
+    let tail = |kind: &str| -> Vec<Value> {
+        let rows = lines(&edgate(&["audit", "tail", "--kind", kind, "--json", "--dir", &dir_text], b""));
+        rows.into_iter().filter(of_tags).collect()
+    };
     let bodies = |kind: &str| tail(kind).into_iter().map(|row| row["body"].clone()).collect::<Vec<_>>();
     let rotations = bodies("key_rotate");
     assert_eq!(rotations.len(), 2);
@@ -388,8 +393,10 @@ fn sealed_values_are_opened_by_all_openers_on_record_and_go_with_the_keys_of_the
     assert!(!old_path.exists());
     let marker = std::fs::read_to_string(old_path.with_extension("destroyed")).unwrap();
     let dir_text = dir.to_str().unwrap().to_owned();
-    let changes =
+    let mut changes =
         lines(&edgate(&["audit", "tail", "--kind", "key_change", "--json", "--dir", &dir_text], b""));
+    // The first start put on record which signing key it found.
+    changes.retain(|row| row["body"]["what"].as_str().is_some_and(|what| what.starts_with("audit.")));
     assert_eq!(changes[0]["id"], marker.trim());
     assert_eq!(changes[1]["body"]["what"], "audit.sealed_key, tenant \"acme\", 2020-02-29");
     assert_eq!(changes[1]["body"]["after"], "destroyed by ticket 9: end of retention");
