@@ -250,10 +250,10 @@ pub(super) async fn sign_all(
     Ok(signatures)
 }
 
-/// What a client is told where every key was put out of use.
+/// What a client is told where there is no key to sign with.
 pub(super) fn nobody_signs(consequence: &str) -> ApiError {
     let description = format!(
-        "no signing key is active: the last one was disabled or killed, and an operator has to rotate; {consequence}"
+        "no signing key can be used: the last one was disabled, killed or lost, and an operator has to rotate; {consequence}"
     );
     ApiError::new(ErrorKind::SigningUnavailable, description)
 }

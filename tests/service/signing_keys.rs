@@ -209,6 +209,8 @@ fn a_killed_key_is_refused_at_once_and_for_good() {
     assert_eq!(node.forward(&others).status, 401);
     let output = command(&node, &[&["kill", "nobody"], &WORDS[..]].concat());
     assert_eq!(output.status.code(), Some(2), "{output:?}");
+    // Once more is no error, and on record too.
+    done(&node, &[&["kill", &named], &WORDS[..]].concat());
     // Before its issuer publishes it here.
     done(&node, &[&["kill", "nobody", "--issuer", "test"], &WORDS[..]].concat());
 
@@ -220,7 +222,7 @@ fn a_killed_key_is_refused_at_once_and_for_good() {
     let listed = node.control_get("/v1/keys").json();
     assert_eq!(listed["killed"].as_array().unwrap().len(), 3, "{listed}");
     assert_eq!(node.terminate().code(), Some(0));
-    assert_eq!(records(&node, "key_change").iter().filter(|one| one.contains("killed")).count(), 3);
+    assert_eq!(records(&node, "key_change").iter().filter(|one| one.contains("killed")).count(), 4);
 }
 
 fn rotate_from_nothing(node: &Edgate, before: &str) {
@@ -268,6 +270,19 @@ fn a_disabled_key_issues_nothing_and_what_it_signed_passes() {
     );
     rotate_from_nothing(&node, &a);
     assert_eq!(node.forward(&token).status, 200);
+}
+
+#[test]
+fn a_lost_key_stops_issuing_alone_until_somebody_rotates() {
+    let mut node = start("", "");
+    let (token, a) = issued(&node);
+    assert_eq!(node.terminate().code(), Some(0));
+    std::fs::remove_file(node.dir.path().join("signing.key")).unwrap();
+    node.restart();
+    assert_eq!((issue(&node).status, node.forward(&token).status), (503, 200));
+    assert!(node.said().contains("the active signing key is lost"), "{}", node.said());
+    rotate_from_nothing(&node, &a);
+    assert_eq!((state(&node, &a), node.forward(&token).status), ("trusted".into(), 200));
 }
 
 #[test]

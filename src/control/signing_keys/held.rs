@@ -165,6 +165,16 @@ impl Keys {
         Ok(changed)
     }
 
+    /// The configured issuers whose key of this name was killed.
+    pub(super) fn killed(&self, kid: &str) -> Vec<usize> {
+        let killed = &self.lock().killed;
+        let is_dead = |(tenant, issuer): &(String, String)| {
+            killed.contains(&(tenant.clone(), issuer.clone(), kid.to_owned()))
+        };
+        let all = self.issuers.iter().enumerate();
+        all.filter(|(_, issuer)| is_dead(issuer)).map(|(index, _)| index).collect()
+    }
+
     /// The records of a killed key, one for each of these issuers.
     pub(super) fn dead(&self, issuers: &[usize], like: &KilledKey) -> Vec<KilledKey> {
         let of = |index: &usize| self.issuers.get(*index);

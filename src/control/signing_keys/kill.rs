@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::answers::Key;
 use crate::audit::{ChangeEvent, Event, Phase};
-use crate::control::actions::{Peer, with_body};
+use crate::control::actions::{Peer, run};
 use crate::control::body;
 use crate::control::error::{ApiError, ErrorKind, shortened};
 use crate::control::evidence;
@@ -18,6 +18,7 @@ use crate::control::state::Shared;
 use crate::control::tag_keys::{AUTHORITY_BYTES_MAX, REASON_BYTES_MAX};
 use crate::json;
 use crate::keys::KID_BYTES_MAX;
+use crate::keys::life::SigningKey;
 use crate::store::KilledKey;
 
 /// The longest `iss` or name of an issuer.
@@ -42,13 +43,31 @@ pub(in crate::control) async fn kill(
     Extension(peer): Extension<Peer>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    with_body(shared, peer, request, kill_one).await
+    let bytes = body::receive_json(request).await?;
+    let dead = read(&shared, peer, &bytes)?;
+    // Whatever else is under way.
+    let changed = shared.keys.kill(&dead)?;
+    if let Some(KilledKey { kid, authority, reason, .. }) = dead.first() {
+        tracing::warn!(kid, issuers = dead.len(), authority, reason, "a key was killed");
+    }
+    // From here on it is so; what follows keeps it so beyond a restart, and on record.
+    run(&shared, write_down(Arc::clone(&shared), dead, changed)).await.map_err(|error| match error.kind {
+        ErrorKind::Overloaded => {
+            let description =
+                format!("{ONLY_UNTIL_RESTART}: too many requests are under way; kill it once more");
+            ApiError::new(ErrorKind::Overloaded, description)
+        }
+        _ => error,
+    })
 }
 
-async fn kill_one(shared: Arc<Shared>, peer: Peer, bytes: Vec<u8>) -> Result<Response, ApiError> {
+const ONLY_UNTIL_RESTART: &str = "the key is dead on this node, but only until it is started again";
+
+/// The keys that are to die: one, under each issuer that has it.
+fn read(shared: &Shared, peer: Peer, bytes: &[u8]) -> Result<Vec<KilledKey>, ApiError> {
     let mut scratch = json::Scratch::default();
     let (mut kid, mut issuer, mut authority, mut reason) = (None, None, None, None);
-    body::read_object(&bytes, &mut scratch, MEMBERS, |reader, name| {
+    body::read_object(bytes, &mut scratch, MEMBERS, |reader, name| {
         match name {
             "kid" => kid = Some(body::any_text(reader, name, KID_BYTES_MAX)?),
             "issuer" => issuer = Some(body::text(reader, name, ISSUER_BYTES_MAX)?),
@@ -60,8 +79,6 @@ async fn kill_one(shared: Arc<Shared>, peer: Peer, bytes: Vec<u8>) -> Result<Res
     })?;
     let (authority, reason) = body::said(authority, reason, NEEDED)?;
     let kid = kid.ok_or_else(|| ApiError::invalid(format!("needed are: {NEEDED}")))?;
-    let of = issuers(&shared, kid, issuer)?;
-    let actor = peer.actor();
     let like = KilledKey {
         tenant: String::new(),
         issuer: String::new(),
@@ -69,33 +86,40 @@ async fn kill_one(shared: Arc<Shared>, peer: Peer, bytes: Vec<u8>) -> Result<Res
         killed_at: (shared.keys.now)(),
         authority: authority.to_owned(),
         reason: reason.to_owned(),
-        actor: actor.clone(),
+        actor: peer.actor(),
     };
-    let dead = shared.keys.dead(&of, &like);
-    let changed = shared.keys.kill(&dead)?;
-    tracing::warn!(kid, issuers = dead.len(), authority, reason, "a key was killed");
+    Ok(shared.keys.dead(&issuers(shared, kid, issuer)?, &like))
+}
 
-    // From here on it is so; what follows keeps it so beyond a restart, and on record.
+/// Stores it and puts it on record; `changed` is this node's own key, as it was and as it is.
+async fn write_down(
+    shared: Arc<Shared>,
+    dead: Vec<KilledKey>,
+    changed: Option<(SigningKey, SigningKey)>,
+) -> Result<Response, ApiError> {
+    let Some(one) = dead.first() else { return Err(ApiError::invalid("no key is meant")) };
     let own = changed.as_ref().zip(shared.keys.own().ok());
     let own = own.map(|((_, after), own)| (own.tenant.as_str(), after));
     let stored = shared.store.store_killed_key(&dead, own).await;
     let before = changed.as_ref().map_or("published", |(before, _)| before.state.name());
     let kept = if stored.is_ok() { "" } else { ", until a restart: it could not be stored" };
-    let (what, after) = (format!("issuer.key {kid}"), format!("killed{kept}; by {authority}: {reason}"));
+    let what = format!("issuer.key {}", one.kid);
+    let after = format!("killed{kept}; by {}: {}", one.authority, one.reason);
     let phase = if stored.is_ok() { Phase::Done } else { Phase::Failed };
-    let event = ChangeEvent { phase, actor: &actor, what: &what, before, after: &after, intent: None };
+    let event = ChangeEvent { phase, actor: &one.actor, what: &what, before, after: &after, intent: None };
     let recorded = shared.evidence.conclude_one(&Event::KeyChange(event)).await;
     if let Err(error) = stored {
         tracing::error!(%error, "cannot store that a key was killed");
-        let description = "the key is dead on this node, but only until it is started again: the state database takes no \
-                           writes now; kill it once more when it does";
+        let description = format!(
+            "{ONLY_UNTIL_RESTART}: the state database takes no writes now; kill it once more when it does"
+        );
         return Err(ApiError::new(ErrorKind::StoreUnavailable, description));
     }
     let id = recorded.map_err(|error| {
         evidence::unavailable(&error, "the key is dead and stays so; kill it again, so that it is on record")
     })?;
     let key = changed.map(|(_, after)| shared.keys.own_ring(|ring| Key::new(ring, &after))).transpose()?;
-    let killed = dead.into_iter().map(|one| one.issuer).collect();
+    let killed = dead.iter().map(|one| one.issuer.clone()).collect();
     Ok(Json(Killed { id: id.to_string(), killed, key }).into_response())
 }
 
@@ -119,6 +143,8 @@ fn issuers(shared: &Shared, kid: &str, named: Option<&str>) -> Result<Vec<usize>
     }
     match holders[..] {
         [_] => Ok(holders),
+        // Once more: it is in no set any more.
+        [] if !keys.killed(kid).is_empty() => Ok(keys.killed(kid)),
         [] => {
             let description = format!(
                 "no issuer has a key named \"{}\" now; name its issuer to kill it all the same",

@@ -80,7 +80,8 @@ pub(super) async fn activate(shared: &Arc<Shared>, actor: &str, kid: &str) -> Re
     if signer.public_key() != key.public_key {
         return Err(unusable(&format!("open signing key {kid}"), "another key is in its place"));
     }
-    let before = keys.active().map_or_else(|| "none".to_owned(), |active| active.kid.clone());
+    let before =
+        keys.own_ring(|ring| ring.active().map_or_else(|| "none".to_owned(), |key| key.kid.clone()))?;
     let order = Order { actor, what: "signing.key", before: &before, after: kid, event: rotation };
     let effect = async {
         let claim = keys.own_ring(|ring| ring.claim(kid, (keys.now)()))??;
