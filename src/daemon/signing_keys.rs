@@ -84,11 +84,16 @@ impl StoredKeys {
         let rows: Vec<SigningKey> = ring.verifying().cloned().collect();
         let rows = rows.into_iter().chain(ring.keys().iter().filter(|key| key.retired == Some(at)).cloned());
         store.store_signing_keys(&issuer.tenant, &rows.collect::<Vec<_>>()).await?;
-        let signer = ring.active().map(|key| places.open(key)).transpose()?;
+        let signer = match ring.active().map(|key| places.open(key)) {
+            // It was there once. Verification does not depend on it.
+            Some(Err(error @ HsmError::Missing { .. })) => {
+                tracing::error!(%error, "the active signing key is lost");
+                None
+            }
+            opened => opened.transpose()?,
+        };
         if signer.is_none() {
-            tracing::warn!(
-                "no signing key is active: tokens are verified and none is issued until edgate keys rotate"
-            );
+            tracing::warn!("no signing key can be used: no token is issued until edgate keys rotate");
         }
         let own = StoredOwn { tenant: issuer.tenant.clone(), ring, signer, places };
         Ok(Self { own: Some(own), killed, changes })
