@@ -1,7 +1,7 @@
 //! Nodes that share a redis-server: how soon a revocation is refused elsewhere, what following costs, what asking costs; and
-//! what receipts and a witness cost.
+//! what receipts, a witness and the rotation of keys cost.
 //!
-//! `cargo bench -p edgate-bench --bench nodes [-- delay|following|lookup|receipts]`. Needs redis-server. Contestants run at the
+//! `cargo bench -p edgate-bench --bench nodes [-- delay|following|lookup|receipts|rotation]`. Needs redis-server. Contestants run at the
 //! same time and are loaded in turn; the median round counts.
 
 #![allow(
@@ -47,8 +47,13 @@ fn main() -> ExitCode {
     if let Some(code) = as_edgate() {
         return code;
     }
-    let benches: [(&str, fn()); 4] =
-        [("delay", delay), ("following", following), ("lookup", lookup), ("receipts", receipts)];
+    let benches: [(&str, fn()); 5] = [
+        ("delay", delay),
+        ("following", following),
+        ("lookup", lookup),
+        ("receipts", receipts),
+        ("rotation", rotation),
+    ];
     let names: Vec<String> = std::env::args().skip(1).filter(|name| !name.starts_with('-')).collect();
     for (name, run) in benches {
         if names.is_empty() || names.iter().any(|wanted| wanted == name) {
@@ -204,6 +209,37 @@ fn receipts() {
         println!("receipts: {name}: {ratio} of a node with neither (floor 0.97)");
     }
     with.server.stop().unwrap();
+    plain.server.stop().unwrap();
+}
+
+/// Throughput of a node that signs with another key each second, against one that keeps its key. Both verify another issuer's tokens,
+/// whose table must survive each change of the policy.
+fn rotation() {
+    let stage = Stage::new();
+    let lines = |name: &str, schedule: &str| {
+        let key = stage.folder.path().join(name).join("signing.key");
+        format!(
+            "[[issuers]]\nname = \"own\"\nissuer = \"https://own.bench\"\naudiences = [\"{AUDIENCE}\"]\n\
+             keys = \"signing_key\"\nmax_lifetime_s = 4\nleeway_s = 0\n\
+             [signing]\nkey_file = {key:?}\nissuer = \"own\"\ndefault_ttl_s = 4\njwks_max_age_s = 1\n{schedule}"
+        )
+    };
+    let (scheduled, kept) = (lines("rotating", "rotate_every_s = 1\n"), lines("plain", ""));
+    let rotating = stage.node("rotating", Lines { issuer: &scheduled, ..Lines::default() }, 0);
+    let plain = stage.node("plain", Lines { issuer: &kept, ..Lines::default() }, 0);
+    let plan = Plan { pipeline: PIPELINE, ..Plan::closed(DECISIONS, 2_000) };
+    let begun = Instant::now();
+    let (ours, theirs) = (rotating.verify_target(), plain.verify_target());
+    let ratio = in_turn(&stage, &plan, "a key a second", &ours, "one key", &theirs);
+    let url = format!("http://{}", rotating.control);
+    let listed = edgate(&["keys", "list", "--json", "--control", &url]).unwrap().output().unwrap();
+    let signed = String::from_utf8(listed.stdout).unwrap().matches("\"activated_ms\"").count();
+    assert!(signed as u64 > begun.elapsed().as_secs() / 2, "only {signed} keys have signed");
+    println!(
+        "rotation: {ratio} of a node that keeps its key, {signed} keys in {:.0?} (floor 0.97)",
+        begun.elapsed()
+    );
+    rotating.server.stop().unwrap();
     plain.server.stop().unwrap();
 }
 

@@ -157,11 +157,11 @@ fn list(answer: &Value) {
     for key in answer["killed"].as_array().into_iter().flatten() {
         print_line(format_args!(
             "{}  killed     {}  of {}; by {}: {}",
-            text(key, "kid"),
+            text(key, "kid").escape_debug(),
             time(&key["killed_ms"]),
             text(key, "issuer"),
-            text(key, "authority"),
-            text(key, "reason"),
+            text(key, "authority").escape_debug(),
+            text(key, "reason").escape_debug(),
         ));
     }
     if !answer["next_ms"].is_null() {

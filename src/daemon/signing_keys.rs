@@ -69,29 +69,33 @@ impl StoredKeys {
             return Ok(Self { own: None, killed, changes: Vec::new() });
         };
         let issuer = &config.issuers[signing.issuer];
-        let dead: HashSet<&str> = killed
-            .iter()
-            .filter(|one| one.tenant == issuer.tenant && one.issuer == issuer.issuer)
-            .map(|one| one.kid.as_str())
-            .collect();
-        let stored = store.load_signing_keys(&issuer.tenant).await?;
+        // A key of ours is named by its thumbprint: dead is dead, whatever its issuer was called then.
+        let dead: HashSet<&str> = killed.iter().map(|one| one.kid.as_str()).collect();
+        let (named, kid) = configured(&signing.key)?;
+        let stored = store.load_signing_keys(&issuer.tenant, kid.as_deref(), &named).await?;
         let at = now();
         let (mut ring, mended) = Ring::load(stored, rules(signing), |kid| dead.contains(kid), at);
         let mut changes: Vec<Told> = mended.iter().map(told).collect();
         let places = Places { configured: signing.key.clone(), pool: pool.cloned() };
         changes.extend(adopt(&mut ring, &signing.key, &dead, at)?);
-        // Rows that did not change are the same rows once more.
-        let rows: Vec<SigningKey> = ring.verifying().cloned().collect();
-        let rows = rows.into_iter().chain(ring.keys().iter().filter(|key| key.retired == Some(at)).cloned());
-        store.store_signing_keys(&issuer.tenant, &rows.collect::<Vec<_>>()).await?;
+        let is_first = |ring: &Ring| ring.keys().len() == 1 && ring.keys()[0].created == at;
         let signer = match ring.active().map(|key| places.open(key)) {
-            // It was there once. Verification does not depend on it.
-            Some(Err(error @ HsmError::Missing { .. })) => {
-                tracing::error!(%error, "the active signing key is lost");
+            // A PIN that is refused is the operator's, before anything else. And of a first key that cannot be used nothing is kept, so
+            // that the next start takes the right one.
+            Some(Err(error)) if matches!(error, HsmError::Login { .. }) || is_first(&ring) => {
+                return Err(error.into());
+            }
+            // It was there once. Verification does not depend on it, and the way out needs a running node.
+            Some(Err(error)) => {
+                tracing::error!(%error, "the active signing key cannot be used");
                 None
             }
             opened => opened.transpose()?,
         };
+        // Rows that did not change are the same rows once more.
+        let rows: Vec<SigningKey> = ring.verifying().cloned().collect();
+        let rows = rows.into_iter().chain(ring.keys().iter().filter(|key| key.retired == Some(at)).cloned());
+        store.store_signing_keys(&issuer.tenant, &rows.collect::<Vec<_>>()).await?;
         if signer.is_none() {
             tracing::warn!("no signing key can be used: no token is issued until edgate keys rotate");
         }
@@ -111,7 +115,7 @@ impl StoredKeys {
     /// Whether a key of one of the configured issuers was killed.
     pub(super) fn is_killed(&self, config: &Config, issuer: IssuerIndex, kid: &str) -> bool {
         let of = &config.issuers[usize::from(issuer.0)];
-        self.killed.iter().any(|one| one.kid == kid && one.issuer == of.issuer && one.tenant == of.tenant)
+        self.killed.iter().any(|one| one.kid == kid && one.issuer == of.issuer)
     }
 
     /// Puts on record what the start made of the keys.
@@ -180,6 +184,12 @@ fn publisher(policy: Arc<ArcSwap<Policy>>) -> control::Publish {
     })
 }
 
+/// Where the configured key is, and its name, as far as that can be read.
+fn configured(place: &KeyPlace) -> Result<(String, Option<String>), StartError> {
+    let kid = public_key::<TokenSigning>(place).ok().map(|public_key| thumbprint(&public_key));
+    Ok((told_place(place)?, kid))
+}
+
 /// Takes the configured key in, unless it is known or dead; what that changed.
 fn adopt(
     ring: &mut Ring,
@@ -198,8 +208,14 @@ fn adopt(
         found => found?,
     };
     let kid = thumbprint(&public_key);
-    if ring.key(&kid).is_ok() {
-        return Ok(None);
+    if let Ok(known) = ring.key(&kid) {
+        let state = known.state;
+        if !state.verifies() {
+            tracing::warn!(kid, state = state.name(), "the configured signing key is out of use");
+        }
+        // Its file was moved, or its token renamed.
+        let before = ring.relocate(&kid, &named).ok().flatten();
+        return Ok(before.map(|before| [format!("signing.key {kid}"), before, named]));
     }
     if dead.contains(kid.as_str()) {
         tracing::warn!(kid, "the configured signing key was killed: it is not used");
@@ -225,9 +241,12 @@ fn told(mended: &Mended) -> Told {
     [format!("signing.key {}", mended.kid), mended.from.name().to_owned(), after]
 }
 
+/// A shard in the middle of its turn serves the JWKS before this one for so long at most.
+const SERVED_WITHIN_MS: u64 = 100;
+
 fn rules(signing: &config::Signing) -> Rules {
     Rules {
-        propagation_ms: signing.propagation_s * 1000,
+        propagation_ms: signing.propagation_s * 1000 + SERVED_WITHIN_MS,
         verify_for_ms: u64::try_from(signing.verify_for.as_millis()).unwrap_or(u64::MAX),
         require_backup: signing.require_backup,
         rotate_every_ms: signing.rotate_every_s.map(|seconds| seconds * 1000),
@@ -299,7 +318,15 @@ impl Places {
 
     fn open(&self, key: &SigningKey) -> Result<Signer<TokenSigning>, HsmError> {
         match self.place_of(key)? {
-            Place::File(path) => Signer::software(SoftwareKey::load(&path, Purpose::TokenSigning)?),
+            Place::File(path) => {
+                let signer = Signer::software(SoftwareKey::load(&path, Purpose::TokenSigning)?)?;
+                // As the token's are pinned: what it signs would bear another key's name.
+                if signer.public_key() == key.public_key {
+                    return Ok(signer);
+                }
+                let problem = "it holds another key than the one that was known to be there";
+                Err(HsmError::Malformed { path, problem })
+            }
             Place::Token(uri) => {
                 let deadline = Instant::now() + KEY_TIMEOUT;
                 self.pool()?.signing_key(&uri, Some(key.public_key), deadline)

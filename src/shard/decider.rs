@@ -121,8 +121,8 @@ impl Decider {
                     let look = view.look();
                     let moment =
                         Moment { stale: under.stale, ..moment(policy, &look, &realms, lists.as_deref()) };
-                    // Answers under another policy are answers to other questions.
-                    let replied = if under.policy_epoch == policy.epoch { replied } else { Vec::new() };
+                    // Answers under other rules are answers to other questions; other keys change no question.
+                    let replied = if under.rules_epoch == policy.rules_epoch { replied } else { Vec::new() };
                     self.decide_all(&asked, replied, &moment, turn);
                 }
             }
@@ -154,7 +154,7 @@ impl Decider {
             for jobs in asked.jobs.chunks(BATCH_LEN_MAX) {
                 self.inquire(jobs, &asked.arena, moment, &mut inquiries);
             }
-            let under = AskedUnder { policy_epoch: moment.policy.epoch, stale: moment.stale };
+            let under = AskedUnder { rules_epoch: moment.policy.rules_epoch, stale: moment.stale };
             asked = self.held.for_registry(asked, inquiries, under);
         }
         self.decide_all(&asked, Vec::new(), moment, turn);

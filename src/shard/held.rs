@@ -58,8 +58,8 @@ enum Cause {
 /// What was true when the registry was asked: the answers say nothing about other rules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct AskedUnder {
-    /// The policy.
-    pub(super) policy_epoch: u32,
+    /// The rules of the policy.
+    pub(super) rules_epoch: u32,
     /// Whether the view was older than it may be.
     pub(super) stale: bool,
 }

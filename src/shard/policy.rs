@@ -27,6 +27,8 @@ pub struct Policy {
     pub cache_s: u64,
     /// Which snapshot this is: written into each record.
     pub epoch: u32,
+    /// Since which snapshot the rules are these; keys may have changed since.
+    pub rules_epoch: u32,
     /// The JWKS this node publishes: its own keys.
     pub published: Published,
     // The issuers whose keys these are.
@@ -140,6 +142,7 @@ impl Policy {
             staleness_max,
             cache_s,
             epoch,
+            rules_epoch: epoch,
             published,
             own_issuers,
         })
@@ -205,6 +208,7 @@ impl Policy {
             staleness_max: Duration::MAX,
             cache_s: 0,
             epoch: 0,
+            rules_epoch: 0,
             published: Published::default(),
             own_issuers: Vec::new(),
             asks: false,

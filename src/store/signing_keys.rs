@@ -33,19 +33,35 @@ pub struct KilledKey {
 const DESTROYED_ROWS: i64 = 100;
 
 impl Store {
-    /// The signing keys of a tenant, those destroyed long ago left out.
+    /// The signing keys of a tenant, those destroyed long ago left out, but for the one of this name or at this place. A node has those
+    /// of one tenant: if they are another's, that one was renamed.
     ///
     /// # Errors
     /// What SQLite said, or a row that only another program writes.
-    pub async fn load_signing_keys(&self, tenant: &str) -> Result<Vec<SigningKey>, StoreError> {
+    pub async fn load_signing_keys(
+        &self,
+        tenant: &str,
+        kid: Option<&str>,
+        place: &str,
+    ) -> Result<Vec<SigningKey>, StoreError> {
         let error = || StoreError::statement("read the signing keys");
+        sqlx::query(
+            "UPDATE OR IGNORE signing_keys SET tenant = $1 WHERE NOT EXISTS \
+             (SELECT 1 FROM signing_keys WHERE tenant = $1)",
+        )
+        .bind(tenant)
+        .execute(&self.pool)
+        .await
+        .map_err(error())?;
         let rows = sqlx::query(
-            "SELECT * FROM signing_keys WHERE tenant = $1 AND (state <> 'destroyed' OR kid IN \
+            "SELECT * FROM signing_keys WHERE tenant = $1 AND (state <> 'destroyed' OR kid = $3 OR place = $4 OR kid IN \
              (SELECT kid FROM signing_keys WHERE tenant = $1 AND state = 'destroyed' \
               ORDER BY destroyed DESC LIMIT $2)) ORDER BY created, kid",
         )
         .bind(tenant)
         .bind(DESTROYED_ROWS)
+        .bind(kid)
+        .bind(place)
         .fetch_all(&self.pool)
         .await
         .map_err(error())?;
@@ -145,10 +161,11 @@ async fn put(connection: &mut SqliteConnection, tenant: &str, key: &SigningKey) 
         "INSERT INTO signing_keys (tenant, kid, public_key, place, state, created, published, activated, stopped, \
          retire_not_before, retired, destroyed, backed_up, wanted, verify_for) \
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15) \
-         ON CONFLICT (tenant, kid) DO UPDATE SET state = excluded.state, published = excluded.published, \
+         ON CONFLICT (tenant, kid) DO UPDATE SET state = excluded.state, place = excluded.place, published = excluded.published, \
          activated = excluded.activated, stopped = excluded.stopped, retire_not_before = excluded.retire_not_before, \
          retired = excluded.retired, destroyed = excluded.destroyed, backed_up = excluded.backed_up, \
-         wanted = excluded.wanted, verify_for = excluded.verify_for",
+         wanted = excluded.wanted, verify_for = excluded.verify_for \
+         WHERE signing_keys.state <> 'destroyed'",
     )
     .bind(tenant)
     .bind(&key.kid)
@@ -235,8 +252,14 @@ mod tests {
         store.store_signing_keys("acme", ring.keys()).await.unwrap();
         store.close().await;
         let store = Store::open(&path, OpenMode::Existing).await.unwrap();
-        assert_eq!(store.load_signing_keys("acme").await.unwrap(), ring.keys());
-        assert!(store.load_signing_keys("other").await.unwrap().is_empty());
+        assert_eq!(store.load_signing_keys("acme", None, "").await.unwrap(), ring.keys());
+        // A destroyed key comes to no other state, whoever writes.
+        let revived = SigningKey { state: KeyState::Draft, ..ring.key("a").unwrap().clone() };
+        store.store_signing_keys("acme", &[revived]).await.unwrap();
+        assert_eq!(store.load_signing_keys("acme", None, "").await.unwrap(), ring.keys());
+        // The tenant was renamed: its keys are what they were.
+        assert_eq!(store.load_signing_keys("other", None, "").await.unwrap(), ring.keys());
+        assert_eq!(store.load_signing_keys("other", None, "").await.unwrap(), ring.keys());
     }
 
     #[tokio::test]
@@ -258,7 +281,7 @@ mod tests {
         store.store_killed_key(&[killed("lost")], Some(("acme", own))).await.unwrap();
         store.store_killed_key(&[killed("again")], None).await.unwrap();
         assert_eq!(store.load_killed_keys().await.unwrap(), [killed("lost")], "the first word stands");
-        assert_eq!(store.load_signing_keys("acme").await.unwrap(), std::slice::from_ref(own));
+        assert_eq!(store.load_signing_keys("acme", None, "").await.unwrap(), std::slice::from_ref(own));
     }
 
     #[tokio::test]
@@ -267,7 +290,7 @@ mod tests {
         let store = Store::open(&dir.path().join("state.db"), OpenMode::Create).await.unwrap();
         store.store_signing_keys("acme", ring().keys()).await.unwrap();
         sqlx::query("UPDATE signing_keys SET state = 'eternal'").execute(&store.pool).await.unwrap();
-        let error = store.load_signing_keys("acme").await.unwrap_err().to_string();
+        let error = store.load_signing_keys("acme", None, "").await.unwrap_err().to_string();
         assert!(error.contains("read the signing keys"), "{error}");
     }
 }

@@ -268,8 +268,45 @@ fn a_disabled_key_issues_nothing_and_what_it_signed_passes() {
         (503, 200),
         "a restart brings it not back"
     );
+    // It was a mistake: the key is in every JWKS still, so nobody waits.
+    done(&node, &["activate", &a]);
+    assert_eq!(issued(&node).1, a);
+    done(&node, &[&["disable", &a], &WORDS[..]].concat());
     rotate_from_nothing(&node, &a);
     assert_eq!(node.forward(&token).status, 200);
+}
+
+#[test]
+fn another_key_in_the_place_of_the_active_one_signs_nothing_under_its_name() {
+    let mut node = start("", "");
+    let (token, a) = issued(&node);
+    assert_eq!(node.terminate().code(), Some(0));
+    let (file, kept) = (node.dir.path().join("signing.key"), node.dir.path().join("kept"));
+    std::fs::rename(&file, &kept).unwrap();
+    let config = node.dir.path().join("edgate.toml");
+    assert!(edgate(&["init", config.to_str().unwrap()], b"").status.success());
+    node.restart();
+    assert_eq!((issue(&node).status, node.forward(&token).status), (503, 200));
+    assert!(node.said().contains("it holds another key than the one that was known to be there"));
+    assert_eq!(node.terminate().code(), Some(0));
+    // The key is put elsewhere, and the configuration says where.
+    std::fs::rename(&kept, node.dir.path().join("moved.key")).unwrap();
+    node.configure(|text| text.replace("signing.key", "moved.key"));
+    node.restart();
+    let (again, kid) = issued(&node);
+    assert_eq!((kid, node.forward(&again).status, node.forward(&token).status), (a, 200, 200));
+}
+
+#[test]
+fn a_key_that_nobody_has_is_killed_without_a_new_policy() {
+    let node = start("", "");
+    let policies = |node: &Edgate| node.said().matches("policy with other keys").count();
+    let before = policies(&node);
+    let issuer = ["--issuer", crate::support::ISSUER];
+    done(&node, &[&["kill", "nobody-has-it"], &issuer[..], &WORDS[..]].concat());
+    assert_eq!(policies(&node), before);
+    done(&node, &[&["kill", &node.issuer.kid.clone()], &issuer[..], &WORDS[..]].concat());
+    assert_eq!(policies(&node), before + 1);
 }
 
 #[test]
@@ -280,7 +317,7 @@ fn a_lost_key_stops_issuing_alone_until_somebody_rotates() {
     std::fs::remove_file(node.dir.path().join("signing.key")).unwrap();
     node.restart();
     assert_eq!((issue(&node).status, node.forward(&token).status), (503, 200));
-    assert!(node.said().contains("the active signing key is lost"), "{}", node.said());
+    assert!(node.said().contains("the active signing key cannot be used"), "{}", node.said());
     rotate_from_nothing(&node, &a);
     assert_eq!((state(&node, &a), node.forward(&token).status), ("trusted".into(), 200));
 }

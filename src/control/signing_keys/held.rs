@@ -1,6 +1,6 @@
 //! The keys as they are held in memory, and the one way in which that changes.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -46,9 +46,13 @@ pub(super) struct Own {
 struct Held {
     // `None` on a node that only verifies.
     ring: Option<Ring>,
-    // Tenant, `iss` and `kid`.
-    killed: HashSet<(String, String, String)>,
+    killed: KilledKids,
+    // Keys whose row could not be written when they changed: written with the next that is.
+    unsaved: HashSet<String>,
 }
+
+/// Of each `iss` the names of the keys that were killed.
+type KilledKids = HashMap<String, HashSet<String>>;
 
 /// Why a change did not come about.
 #[derive(Debug, thiserror::Error)]
@@ -63,7 +67,10 @@ pub(super) enum ChangeError {
 impl Keys {
     pub(in crate::control) fn new(given: SigningKeys, issuers: &[Profile]) -> Self {
         let SigningKeys { own, own_issuers, killed, publish, holders, jwks, now } = given;
-        let killed = killed.into_iter().map(|one| (one.tenant, one.issuer, one.kid)).collect();
+        let mut kids = KilledKids::new();
+        for one in killed {
+            kids.entry(one.issuer).or_default().insert(one.kid);
+        }
         let (ring, signer, own) = match own {
             Some(OwnKeys { tenant, ring, signer, places }) => {
                 (Some(ring), signer, Some(Own { tenant, places }))
@@ -73,7 +80,7 @@ impl Keys {
         let kid = ring.as_ref().and_then(Ring::active).map(|key| key.kid.clone());
         let active = kid.zip(signer).map(|(kid, signer)| Arc::new(ActiveKey { kid, signer }));
         Self {
-            held: Mutex::new(Held { ring, killed }),
+            held: Mutex::new(Held { ring, killed: kids, unsaved: HashSet::new() }),
             active: ArcSwapOption::new(active),
             turn: tokio::sync::Mutex::new(()),
             changed: Notify::new(),
@@ -129,7 +136,7 @@ impl Keys {
         change: impl FnOnce(&mut Ring, UnixMillis) -> Result<T, Refusal>,
     ) -> Result<T, ChangeError> {
         let mut held = self.lock();
-        let Held { ring: Some(ring), killed } = &mut *held else {
+        let Held { ring: Some(ring), killed, .. } = &mut *held else {
             unreachable!("a command looks first whether there is a ring");
         };
         let mut next = ring.clone();
@@ -148,8 +155,12 @@ impl Keys {
     /// and as it is now, if it is one.
     pub(super) fn kill(&self, dead: &[KilledKey]) -> Result<Option<(SigningKey, SigningKey)>, ChangeError> {
         let mut held = self.lock();
-        let Held { ring, killed } = &mut *held;
-        killed.extend(dead.iter().map(|one| (one.tenant.clone(), one.issuer.clone(), one.kid.clone())));
+        let Held { ring, killed, .. } = &mut *held;
+        for one in dead {
+            killed.entry(one.issuer.clone()).or_default().insert(one.kid.clone());
+        }
+        let published =
+            dead.iter().any(|one| (self.holders)(&one.kid).into_iter().any(|index| self.is_of(index, one)));
         let ours = dead.iter().find(|one| self.own_issuers.iter().any(|own| self.is_of(*own, one)));
         let mut changed = None;
         if let (Some(ring), Some(one)) = (ring.as_mut(), ours)
@@ -159,7 +170,10 @@ impl Keys {
             changed = Some((before, ring.key(&one.kid)?.clone()));
             self.settle(ring, None);
         }
-        self.publish(ring.as_ref(), killed)?;
+        // A key that nobody has leaves no set: the shards' policy is as it was.
+        if published || changed.is_some() {
+            self.publish(ring.as_ref(), killed)?;
+        }
         drop(held);
         self.changed.notify_one();
         Ok(changed)
@@ -167,12 +181,9 @@ impl Keys {
 
     /// The configured issuers whose key of this name was killed.
     pub(super) fn killed(&self, kid: &str) -> Vec<usize> {
-        let killed = &self.lock().killed;
-        let is_dead = |(tenant, issuer): &(String, String)| {
-            killed.contains(&(tenant.clone(), issuer.clone(), kid.to_owned()))
-        };
+        let held = self.lock();
         let all = self.issuers.iter().enumerate();
-        all.filter(|(_, issuer)| is_dead(issuer)).map(|(index, _)| index).collect()
+        all.filter(|(_, (_, issuer))| is_killed(&held.killed, issuer, kid)).map(|(index, _)| index).collect()
     }
 
     /// The records of a killed key, one for each of these issuers.
@@ -186,16 +197,10 @@ impl Keys {
         dead.collect()
     }
 
-    fn publish(
-        &self,
-        ring: Option<&Ring>,
-        killed: &HashSet<(String, String, String)>,
-    ) -> Result<(), ChangeError> {
+    fn publish(&self, ring: Option<&Ring>, killed: &KilledKids) -> Result<(), ChangeError> {
         let ours: Vec<&SigningKey> = ring.iter().flat_map(|ring| ring.verifying()).collect();
         let is_killed = |index: usize, kid: &str| {
-            self.issuers.get(index).is_some_and(|(tenant, issuer)| {
-                killed.contains(&(tenant.clone(), issuer.clone(), kid.to_owned()))
-            })
+            self.issuers.get(index).is_some_and(|(_, issuer)| is_killed(killed, issuer, kid))
         };
         (self.publish)(&ours, &is_killed).map_err(ChangeError::Unpublished)
     }
@@ -213,13 +218,32 @@ impl Keys {
     }
 
     fn is_of(&self, index: usize, key: &KilledKey) -> bool {
-        self.issuers.get(index).is_some_and(|(tenant, issuer)| *tenant == key.tenant && *issuer == key.issuer)
+        self.issuers.get(index).is_some_and(|(_, issuer)| *issuer == key.issuer)
+    }
+
+    /// How these keys stand, and those whose rows could not be written before; none of them is owed then.
+    pub(super) fn owed(&self, kids: &[String]) -> Vec<SigningKey> {
+        let mut held = self.lock();
+        let Held { ring, unsaved, .. } = &mut *held;
+        unsaved.extend(kids.iter().cloned());
+        let owed = std::mem::take(unsaved);
+        let named = ring.iter().flat_map(Ring::keys).filter(|key| owed.contains(&key.kid));
+        named.cloned().collect()
+    }
+
+    /// The rows of these keys could not be written.
+    pub(super) fn owe(&self, rows: &[SigningKey]) {
+        self.lock().unsaved.extend(rows.iter().map(|row| row.kid.clone()));
     }
 
     fn lock(&self) -> MutexGuard<'_, Held> {
         // Nothing is left half-changed under this lock, whatever a panicking thread did.
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn is_killed(killed: &KilledKids, issuer: &str, kid: &str) -> bool {
+    killed.get(issuer).is_some_and(|kids| kids.contains(kid))
 }
 
 fn only_verifies() -> ApiError {

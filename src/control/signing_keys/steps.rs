@@ -47,11 +47,28 @@ pub(super) async fn prepare(shared: &Arc<Shared>, actor: &str, wanted: bool) -> 
         let new = NewKey { kid: kid.clone(), public_key: made.public_key, place: made.place, wanted };
         let create = |ring: &mut Ring, now| ring.create(new.clone(), now).map(|_| vec![new.kid.clone()]);
         // In the database before anybody sees it; since when they do is known a moment later.
-        store(shared, own, &planned(keys, create)?).await?;
-        keys.change(None, create)?;
+        let made = async {
+            store(shared, own, &planned(keys, create)?).await?;
+            Ok(keys.change(None, create)?)
+        };
+        if let Err(error) = made.await {
+            discard(own, &new).await;
+            return Err(error);
+        }
         published(shared, own, &kid).await
     };
     recorded(shared, &order, effect).await
+}
+
+/// Takes back a key that nobody knows, so that a token does not fill with them.
+async fn discard(own: &Own, new: &NewKey) {
+    let destroy = Arc::clone(&own.places.destroy);
+    let key = SigningKey::unused(new.clone());
+    let place = key.place.clone();
+    match blocking(move || destroy(&key)).await {
+        Ok(Ok(())) => {}
+        _ => tracing::warn!(place, "a signing key that was made and not stored stays where it is, unused"),
+    }
 }
 
 /// Notes that a Draft is in the JWKS that is served.
@@ -76,10 +93,12 @@ pub(super) async fn activate(shared: &Arc<Shared>, actor: &str, kid: &str) -> Re
     // Before anything is on record: a token that is away is met again and again.
     let (open, opened) = (Arc::clone(&own.places.open), key.clone());
     let signer = blocking(move || open(&opened)).await?;
-    let signer = signer.map_err(|problem| unusable(&format!("open signing key {kid}"), &problem))?;
-    if signer.public_key() != key.public_key {
-        return Err(unusable(&format!("open signing key {kid}"), "another key is in its place"));
-    }
+    let signer = signer.map_err(|problem| {
+        unusable(
+            &format!("open signing key {kid}"),
+            &format!("{problem}; to give it up: edgate keys disable {kid}"),
+        )
+    })?;
     let before =
         keys.own_ring(|ring| ring.active().map_or_else(|| "none".to_owned(), |key| key.kid.clone()))?;
     let order = Order { actor, what: "signing.key", before: &before, after: kid, event: rotation };
@@ -226,21 +245,24 @@ async fn recorded(
 }
 
 async fn store(shared: &Shared, own: &Own, rows: &[SigningKey]) -> Result<(), ApiError> {
-    shared.store.store_signing_keys(&own.tenant, rows).await.map_err(|error| {
+    // What is owed first: a row of these is newer.
+    let owed = shared.keys.owed(&[]);
+    let all: Vec<SigningKey> = owed.iter().chain(rows).cloned().collect();
+    shared.store.store_signing_keys(&own.tenant, &all).await.map_err(|error| {
+        shared.keys.owe(&owed);
         tracing::error!(%error, "cannot store how a signing key stands");
         let description = "the state database takes no writes now; no key was changed";
         ApiError::new(ErrorKind::StoreUnavailable, description)
     })
 }
 
-/// Stores how these keys stand, after it is so. What is stored before is enough for a start to go on safely, so that this may fail.
+/// Stores how these keys stand, after it is so. What is stored before is enough for a start to go on safely, so that this may fail; it
+/// is then made up for with the next row that is written.
 async fn note(shared: &Shared, own: &Own, kids: &[String]) {
-    let rows = shared.keys.look(|ring| {
-        let named = ring.keys().iter().filter(|key| kids.contains(&key.kid));
-        named.cloned().collect::<Vec<_>>()
-    });
-    if let Err(error) = shared.store.store_signing_keys(&own.tenant, &rows.unwrap_or_default()).await {
-        tracing::warn!(%error, "cannot store since when a signing key stands so; the next start takes its own time for it");
+    let rows = shared.keys.owed(kids);
+    if let Err(error) = shared.store.store_signing_keys(&own.tenant, &rows).await {
+        shared.keys.owe(&rows);
+        tracing::warn!(%error, "cannot store since when a signing key stands so; it is written with the next change");
     }
 }
 

@@ -127,6 +127,29 @@ pub struct SigningKey {
     pub verify_for_ms: u64,
 }
 
+impl SigningKey {
+    /// A key that was made and is in no ring.
+    #[must_use]
+    pub fn unused(new: NewKey) -> Self {
+        Self {
+            kid: new.kid,
+            public_key: new.public_key,
+            place: new.place,
+            state: KeyState::Draft,
+            created: UnixMillis(0),
+            published: None,
+            activated: None,
+            stopped: None,
+            retire_not_before: None,
+            retired: None,
+            destroyed: None,
+            backed_up: None,
+            wanted: new.wanted,
+            verify_for_ms: 0,
+        }
+    }
+}
+
 /// What the configuration asks of every key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rules {

@@ -129,23 +129,18 @@ impl Ring {
             return Err(wrong_state(known, "a new key is one that this node never had"));
         }
         self.may_create()?;
-        self.keys.push(SigningKey {
-            kid: key.kid,
-            public_key: key.public_key,
-            place: key.place,
-            state: KeyState::Draft,
-            created: now,
-            published: None,
-            activated: None,
-            stopped: None,
-            retire_not_before: None,
-            retired: None,
-            destroyed: None,
-            backed_up: None,
-            wanted: key.wanted,
-            verify_for_ms: 0,
-        });
+        self.keys.push(SigningKey { created: now, ..SigningKey::unused(key) });
         Ok(self.keys.last().expect("pushed just now"))
+    }
+
+    /// The private half of this key is at another place than it was; where it was, if that is a change.
+    ///
+    /// # Errors
+    /// [`Refusal::Unknown`].
+    pub fn relocate(&mut self, kid: &str, place: &str) -> Result<Option<String>, Refusal> {
+        self.key(kid)?;
+        let before = std::mem::replace(&mut self.found(kid).place, place.to_owned());
+        Ok((before != place).then_some(before))
     }
 
     /// The first key of a node, which signs at once: there is nobody yet who has a JWKS without it.
@@ -181,12 +176,14 @@ impl Ring {
     /// The rule that it would break.
     pub fn may_activate(&self, kid: &str, now: UnixMillis) -> Result<(), Refusal> {
         let key = self.key(kid)?;
-        if key.state != KeyState::Draft {
-            return Err(wrong_state(key, "only a draft can begin to sign"));
+        // What was disabled by mistake is still in every JWKS.
+        if !matches!(key.state, KeyState::Draft | KeyState::Trusted) {
+            return Err(wrong_state(key, "only a key that is published and does not sign can begin to"));
         }
         let ready = key.published.map(|at| at.saturating_add(self.rules.propagation_ms));
         let wait_ms = ready.map_or(self.rules.propagation_ms, |ready| ready.since(now));
-        if ready.is_none_or(|ready| now < ready) {
+        // What has signed was in every JWKS then, and is still.
+        if key.activated.is_none() && ready.is_none_or(|ready| now < ready) {
             return Err(Refusal::NotPropagated { kid: kid.to_owned(), wait_ms });
         }
         if self.rules.require_backup && key.backed_up.is_none() {
@@ -419,7 +416,9 @@ pub struct NewKey {
 impl SigningKey {
     fn activate(&mut self, now: UnixMillis, rules: &Rules) {
         (self.state, self.activated, self.wanted) = (KeyState::Active, Some(now), false);
-        self.verify_for_ms = rules.verify_for_ms;
+        (self.stopped, self.retire_not_before) = (None, None);
+        // What it signed before may have been promised more.
+        self.verify_for_ms = self.verify_for_ms.max(rules.verify_for_ms);
     }
 
     fn stop(&mut self, now: UnixMillis) {

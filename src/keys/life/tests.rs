@@ -129,6 +129,11 @@ fn a_disabled_key_verifies_on_and_nobody_follows_it() {
     assert_eq!(ring.disable("a", at(200)).unwrap_err().rule(), "wrong_state");
     ring.activate("b", at(1_100)).unwrap();
     assert_eq!(ring.disable("b", at(1_200)).unwrap(), ["b"]);
+    // One that was disabled by mistake is published still: it signs again, and stops once more.
+    ring.activate("b", at(1_300)).unwrap();
+    assert_eq!((state(&ring, "b"), ring.key("b").unwrap().retire_not_before), (KeyState::Active, None));
+    ring.disable("b", at(1_400)).unwrap();
+    assert_eq!(ring.key("b").unwrap().retire_not_before, Some(at(2_400)));
 }
 
 #[test]
