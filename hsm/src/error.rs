@@ -109,6 +109,12 @@ pub enum HsmError {
         /// The library.
         path: PathBuf,
     },
+    /// What was opened in a module is gone since it was initialised anew.
+    #[error("PKCS#11 module {path} was initialised anew; the token is found again and logged in to")]
+    ModuleRenewed {
+        /// The library.
+        path: PathBuf,
+    },
     /// The path names something other than a plain file.
     #[error("key file {path} is {found}, not a regular file; name the file itself")]
     NotAFile {
@@ -251,9 +257,11 @@ impl HsmError {
             Self::Unavailable { cause, .. } => cause.exit_code(),
             Self::Login { .. } => EXIT_OPERATOR,
             Self::Call(call) if call.class() == Class::Config => 78,
-            Self::Call(_) | Self::ModuleBusy { .. } | Self::Stuck { .. } | Self::Token { matches: 0, .. } => {
-                69
-            }
+            Self::Call(_)
+            | Self::ModuleBusy { .. }
+            | Self::ModuleRenewed { .. }
+            | Self::Stuck { .. }
+            | Self::Token { matches: 0, .. } => 69,
             Self::DeadlinePassed { .. } | Self::Overloaded { .. } | Self::Stopped => 69,
             Self::Entropy { .. } | Self::SignatureFault { .. } | Self::Thread { .. } | Self::Unsealed => 70,
             Self::Exists { .. }

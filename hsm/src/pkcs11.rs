@@ -17,6 +17,7 @@ mod login;
 mod module;
 mod raw;
 mod sync;
+mod tenant;
 mod token;
 
 pub use class::{CallError, Class};
@@ -26,6 +27,7 @@ pub use key::{edwards_point, is_edwards25519};
 pub(crate) use login::{Login, log_in};
 pub use login::{LoginRefusal, PinPolicy};
 pub use module::{Module, installed_softhsm};
+pub(crate) use tenant::{Activity, Cost, Tenant};
 pub(crate) use token::find_token;
 pub(crate) use token::list_tokens;
 pub use token::{TokenFlags, TokenSeen};

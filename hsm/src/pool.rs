@@ -131,7 +131,8 @@ impl Pool {
         let start_timeout = settings.start_timeout;
         let (orders, to_keeper) = unbounded();
         let (stop, stopped) = bounded(0);
-        let shared = Arc::new(Shared::new(settings, module, orders));
+        let shared = Shared::new(settings, module, orders);
+        shared.module.admit(&shared.tenant);
 
         let keeper_slot = Arc::new(Slot::default());
         let (thread_alive, alive) = bounded(0);

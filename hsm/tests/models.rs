@@ -48,7 +48,7 @@ fn nobody_is_inside_while_the_module_is_initialised_anew() {
             })
             .collect();
         let (gate, calls) = &*shared;
-        let closed = gate.close(soon()).unwrap();
+        let closed = gate.shut(soon()).unwrap().emptied(soon()).unwrap();
         assert_eq!(calls.load(Ordering::Relaxed), 0, "the module would be taken down under a call");
         drop(closed);
         workers.into_iter().for_each(|worker| worker.join().unwrap());
@@ -61,7 +61,7 @@ fn two_that_close_take_turns() {
     loom::model(|| {
         let shared = Arc::new((Gate::default(), AtomicUsize::new(0)));
         let turn = |(gate, holders): &(Gate, AtomicUsize)| {
-            let closed = gate.close(soon()).unwrap();
+            let closed = gate.shut(soon()).unwrap().emptied(soon()).unwrap();
             assert_eq!(holders.fetch_add(1, Ordering::Relaxed), 0, "both would initialise the module");
             holders.fetch_sub(1, Ordering::Relaxed);
             drop(closed);

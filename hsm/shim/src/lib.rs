@@ -11,11 +11,13 @@
 //! C_Sign canned               64 zero bytes, without reaching the module; C_SignInit likewise succeeds at once
 //! C_OpenSession rv=0xb1 skip=3   the first three calls pass
 //! * rv=0x5 permille=20        two calls in a hundred, of any function
+//! C_Sign hang token=one       only in sessions (or on slots) of the token with this label
 //! ```
 //!
-//! `SHIM_CALLS` is a file to which each call of `C_Initialize`, `C_Finalize`, `C_Login` is appended by name.
+//! `SHIM_CALLS` is a file to which each call of `C_Initialize`, `C_Finalize`, `C_GetSlotList`, `C_Login` is appended by name.
 #![allow(non_snake_case, clippy::missing_safety_doc, reason = "the names and contracts of PKCS#11")]
 
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::PathBuf;
@@ -83,6 +85,7 @@ struct Fault {
     permille: Option<u64>,
     skip: u64,
     left: Option<u64>,
+    token: Option<String>,
 }
 
 struct Plan {
@@ -112,7 +115,7 @@ fn modified() -> Option<(SystemTime, u64)> {
     Some((metadata.modified().ok()?, std::os::unix::fs::MetadataExt::ino(&metadata)))
 }
 
-fn judge(function: &str) -> Verdict {
+fn judge(function: &str, subject: Subject) -> Verdict {
     note_call(function);
     let mut verdict = Verdict { code: None, after: false, corrupt: false, canned: false };
     let (mut delay, mut hang) = (Duration::ZERO, false);
@@ -126,6 +129,9 @@ fn judge(function: &str) -> Verdict {
         }
         for fault in &mut plan.faults {
             if fault.function != function && fault.function != "*" {
+                continue;
+            }
+            if fault.token.is_some() && fault.token != label_of(subject) {
                 continue;
             }
             if fault.permille.is_some_and(|permille| random() % 1000 >= permille) {
@@ -157,6 +163,52 @@ fn judge(function: &str) -> Verdict {
     verdict
 }
 
+/// What a call is about.
+#[derive(Clone, Copy)]
+enum Subject {
+    None,
+    Session(CK_SESSION_HANDLE),
+    Slot(CK_SLOT_ID),
+}
+
+/// The slots of open sessions. A number that is given out again replaces the old entry.
+static SESSIONS: Mutex<BTreeMap<CK_SESSION_HANDLE, CK_SLOT_ID>> = Mutex::new(BTreeMap::new());
+
+/// The label of the token that a call is about. The labels are asked for once per slot: SoftHSM does not tell the label of a
+/// token that is away.
+fn label_of(subject: Subject) -> Option<String> {
+    static LABELS: Mutex<BTreeMap<CK_SLOT_ID, String>> = Mutex::new(BTreeMap::new());
+    let slot = match subject {
+        Subject::None => return None,
+        Subject::Session(session) => {
+            *SESSIONS.lock().unwrap_or_else(PoisonError::into_inner).get(&session)?
+        }
+        Subject::Slot(slot) => slot,
+    };
+    let mut labels = LABELS.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(label) = labels.get(&slot) {
+        return Some(label.clone());
+    }
+    let real = tables()?.real.C_GetTokenInfo?;
+    let mut token = CK_TOKEN_INFO::default();
+    // SAFETY: the module's own function; the structure may be written.
+    if unsafe { real(slot, &raw mut token) } != CKR_OK {
+        return None;
+    }
+    let label = String::from_utf8_lossy(&token.label).trim_end().to_owned();
+    labels.insert(slot, label.clone());
+    Some(label)
+}
+
+/// By the name of a function's first argument, which is the standard's.
+fn subject(name: &str, word: u64) -> Subject {
+    match name {
+        "session" => Subject::Session(word),
+        "slot" => Subject::Slot(word),
+        _ => Subject::None,
+    }
+}
+
 /// As exactly as a network would: sleeping alone is 50 microseconds late.
 fn wait(delay: Duration) {
     let end = Instant::now() + delay;
@@ -178,6 +230,7 @@ fn parse(line: &str) -> Option<Fault> {
             Some(("permille", permille)) => fault.permille = permille.parse().ok(),
             Some(("skip", skip)) => fault.skip = skip.parse().ok()?,
             Some(("n", count)) => fault.left = count.parse().ok(),
+            Some(("token", label)) => fault.token = Some(label.to_owned()),
             None if word == "after" => fault.after = true,
             None if word == "hang" => fault.hang = true,
             None if word == "corrupt" => fault.corrupt = true,
@@ -190,7 +243,7 @@ fn parse(line: &str) -> Option<Fault> {
 
 fn note_call(function: &str) {
     static CALLS: OnceLock<Option<File>> = OnceLock::new();
-    if !matches!(function, "C_Initialize" | "C_Finalize" | "C_Login") {
+    if !matches!(function, "C_Initialize" | "C_Finalize" | "C_GetSlotList" | "C_Login") {
         return;
     }
     let open = || OpenOptions::new().append(true).create(true).open(std::env::var_os("SHIM_CALLS")?).ok();
@@ -212,19 +265,19 @@ fn random() -> u64 {
 }
 
 macro_rules! faulty {
-    ($($name:ident($($argument:ident: $type:ty),*);)*) => {
+    ($($name:ident($first:ident: $first_type:ty $(, $argument:ident: $type:ty)*);)*) => {
         $(
-            unsafe extern "C" fn $name($($argument: $type),*) -> CK_RV {
+            unsafe extern "C" fn $name($first: $first_type, $($argument: $type),*) -> CK_RV {
                 let Some(real) = tables().and_then(|tables| tables.real.$name) else {
                     return CKR_FUNCTION_NOT_SUPPORTED;
                 };
-                let verdict = judge(stringify!($name));
+                let verdict = judge(stringify!($name), subject(stringify!($first), $first as usize as u64));
                 match verdict.code {
                     None if verdict.canned => CKR_OK,
                     Some(code) if !verdict.after => code,
                     // SAFETY: the caller's arguments are passed on as they came.
                     other => {
-                        let answer = unsafe { real($($argument),*) };
+                        let answer = unsafe { real($first, $($argument),*) };
                         other.unwrap_or(answer)
                     }
                 }
@@ -233,6 +286,7 @@ macro_rules! faulty {
 
         fn override_all(list: &mut CK_FUNCTION_LIST) {
             $(list.$name = Some($name);)*
+            list.C_OpenSession = Some(C_OpenSession);
             list.C_Sign = Some(C_Sign);
             list.C_GetFunctionList = Some(C_GetFunctionList);
         }
@@ -244,10 +298,6 @@ faulty! {
     C_Finalize(reserved: *mut std::os::raw::c_void);
     C_GetSlotList(present: CK_BBOOL, slots: *mut CK_SLOT_ID, count: *mut CK_ULONG);
     C_GetTokenInfo(slot: CK_SLOT_ID, token: *mut CK_TOKEN_INFO);
-    C_OpenSession(
-        slot: CK_SLOT_ID, flags: CK_FLAGS, application: *mut std::os::raw::c_void, notify: CK_NOTIFY,
-        session: *mut CK_SESSION_HANDLE
-    );
     C_CloseSession(session: CK_SESSION_HANDLE);
     C_GetSessionInfo(session: CK_SESSION_HANDLE, state: *mut CK_SESSION_INFO);
     C_Login(session: CK_SESSION_HANDLE, user: CK_USER_TYPE, pin: *mut CK_UTF8CHAR, length: CK_ULONG);
@@ -269,6 +319,32 @@ faulty! {
     C_GenerateRandom(session: CK_SESSION_HANDLE, random: *mut CK_BYTE, length: CK_ULONG);
 }
 
+unsafe extern "C" fn C_OpenSession(
+    slot: CK_SLOT_ID,
+    flags: CK_FLAGS,
+    application: *mut std::os::raw::c_void,
+    notify: CK_NOTIFY,
+    session: *mut CK_SESSION_HANDLE,
+) -> CK_RV {
+    let Some(real) = tables().and_then(|tables| tables.real.C_OpenSession) else {
+        return CKR_FUNCTION_NOT_SUPPORTED;
+    };
+    let verdict = judge("C_OpenSession", Subject::Slot(slot));
+    if let Some(code) = verdict.code
+        && !verdict.after
+    {
+        return code;
+    }
+    // SAFETY: the caller's arguments are passed on as they came.
+    let answer = unsafe { real(slot, flags, application, notify, session) };
+    if answer == CKR_OK {
+        // SAFETY: on success the module has written a number there.
+        let session = unsafe { *session };
+        SESSIONS.lock().unwrap_or_else(PoisonError::into_inner).insert(session, slot);
+    }
+    verdict.code.unwrap_or(answer)
+}
+
 unsafe extern "C" fn C_Sign(
     session: CK_SESSION_HANDLE,
     data: *mut CK_BYTE,
@@ -279,7 +355,7 @@ unsafe extern "C" fn C_Sign(
     let Some(real) = tables().and_then(|tables| tables.real.C_Sign) else {
         return CKR_FUNCTION_NOT_SUPPORTED;
     };
-    let verdict = judge("C_Sign");
+    let verdict = judge("C_Sign", Subject::Session(session));
     if let Some(code) = verdict.code
         && !verdict.after
     {

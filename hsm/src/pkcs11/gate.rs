@@ -2,7 +2,8 @@
 //!
 //! `C_Finalize` while another thread is in a call crashes SoftHSM and opencryptoki, so every call is made inside the
 //! gate and re-initialisation happens only once it is closed and empty. A call that never returns keeps it from ever
-//! being empty; closing then gives up, and opens again for the rest. `hsm/tests/models.rs` tries interleavings.
+//! being empty; closing then gives up, and opens again for the rest. Between shutting and emptying whoever closes it can
+//! see whether another did first what it wants to do. `hsm/tests/models.rs` tries interleavings.
 
 use std::time::Instant;
 
@@ -30,11 +31,15 @@ pub(crate) struct Inside<'a> {
     epoch: u64,
 }
 
-/// The gate closed and empty; opens it, in the next epoch, when dropped.
+/// The gate shut: nobody enters, some may still be inside. Opens it, in the same epoch, when dropped.
 #[derive(Debug)]
-pub(crate) struct Closed<'a> {
+pub(crate) struct Shut<'a> {
     gate: &'a Gate,
 }
+
+/// The gate shut and empty; opens it, in the next epoch, when dropped.
+#[derive(Debug)]
+pub(crate) struct Closed<'a>(Shut<'a>);
 
 impl Default for Gate {
     fn default() -> Self {
@@ -53,31 +58,17 @@ impl Gate {
         Some(Inside { gate: self, epoch: state.epoch })
     }
 
-    /// Closes the gate and waits until everybody has left. `None` if somebody has not by the deadline, or if another
-    /// thread closed it first; it is open again then.
-    pub(crate) fn close(&self, deadline: Instant) -> Option<Closed<'_>> {
+    /// Shuts the gate to all who come after; waits for another that has shut it. `None` at the deadline.
+    pub(crate) fn shut(&self, deadline: Instant) -> Option<Shut<'_>> {
         let mut state = self.lock();
         while state.closed {
             state = self.wait(state, deadline)?;
         }
         state.closed = true;
-        loop {
-            if state.inside == 0 {
-                return Some(Closed { gate: self });
-            }
-            match self.wait_or_back(state, deadline) {
-                Ok(woken) => state = woken,
-                Err(mut state) => {
-                    state.closed = false;
-                    self.changed.notify_all();
-                    return None;
-                }
-            }
-        }
+        Some(Shut { gate: self })
     }
 
     /// The current epoch.
-    #[cfg(test)]
     pub(crate) fn epoch(&self) -> u64 {
         self.lock().epoch
     }
@@ -88,19 +79,29 @@ impl Gate {
     }
 
     fn wait<'a>(&self, state: MutexGuard<'a, State>, deadline: Instant) -> Option<MutexGuard<'a, State>> {
-        self.wait_or_back(state, deadline).ok()
-    }
-
-    fn wait_or_back<'a>(
-        &self,
-        state: MutexGuard<'a, State>,
-        deadline: Instant,
-    ) -> Result<MutexGuard<'a, State>, MutexGuard<'a, State>> {
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            return Err(state);
+            return None;
         }
-        Ok(self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0)
+        Some(self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0)
+    }
+}
+
+impl<'a> Shut<'a> {
+    /// The epoch that ends if it is emptied.
+    pub(crate) fn epoch(&self) -> u64 {
+        self.gate.epoch()
+    }
+
+    /// Waits until everybody has left. `None`, and the gate open again, if somebody has not by the deadline.
+    pub(crate) fn emptied(self, deadline: Instant) -> Option<Closed<'a>> {
+        let mut state = self.gate.lock();
+        while state.inside > 0 {
+            // The guard is given back before `self` is dropped, which locks again.
+            state = self.gate.wait(state, deadline)?;
+        }
+        drop(state);
+        Some(Closed(self))
     }
 }
 
@@ -121,11 +122,16 @@ impl Drop for Inside<'_> {
     }
 }
 
+impl Drop for Shut<'_> {
+    fn drop(&mut self) {
+        self.gate.lock().closed = false;
+        self.gate.changed.notify_all();
+    }
+}
+
 impl Drop for Closed<'_> {
     fn drop(&mut self) {
-        let mut state = self.gate.lock();
-        state.epoch += 1;
-        state.closed = false;
-        self.gate.changed.notify_all();
+        // Then the field's turn comes, and it opens.
+        self.0.gate.lock().epoch += 1;
     }
 }

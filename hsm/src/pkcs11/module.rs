@@ -1,29 +1,37 @@
 //! A loaded module: one per path and process, for the life of the process.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
 use cryptoki::error::{Error, RvError};
 
-use super::gate::{Gate, Inside};
+use super::gate::{Gate, Inside, Shut};
 use super::raw::RawSign;
+use super::tenant::{Cost, Tenant, Tenants};
 use super::{CallError, Class};
 use crate::HsmError;
 
 /// A PKCS#11 library. Never unloaded: modules own threads and exit handlers that outlive any owner.
-#[derive(Debug)]
 pub struct Module {
     path: PathBuf,
     context: Pkcs11,
     raw: RawSign,
     gate: Gate,
     // Whether C_Initialize succeeded last; changed only with the gate closed.
-    initialized: Mutex<bool>,
+    initialized: AtomicBool,
+    tenants: Tenants,
 }
+
+/// How long a module that several pools share is shut to all of them while the call of one has not returned. Longer than
+/// a signature takes on the slowest tokens (some 100 ms), shorter than anybody's deadline should be. After that the
+/// others' work goes on and re-initialising is put off.
+const SHARED_PATIENCE: Duration = Duration::from_millis(250);
 
 impl Module {
     /// Loads the library at `path`, or finds it loaded. Does not initialise it. Runs its code, and blocks.
@@ -61,7 +69,8 @@ impl Module {
             context,
             raw,
             gate: Gate::default(),
-            initialized: Mutex::new(false),
+            initialized: AtomicBool::new(false),
+            tenants: Tenants::default(),
         });
         loaded.insert(real, Arc::clone(&module));
         Ok(module)
@@ -78,33 +87,69 @@ impl Module {
     /// # Errors
     /// What the module answered, or [`HsmError::ModuleBusy`] at the deadline.
     pub fn initialize(&self, deadline: Instant) -> Result<(), HsmError> {
-        if *self.initialized.lock().unwrap_or_else(PoisonError::into_inner) {
+        if self.initialized.load(Ordering::SeqCst) {
             return Ok(());
         }
-        self.reinitialize(deadline)
+        let shut = self.gate.shut(deadline).ok_or_else(|| self.busy())?;
+        // Another pool may have done it while this one waited; what it opened since must live.
+        if self.initialized.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        self.start_anew(shut, deadline)
     }
 
-    /// `C_Finalize` and `C_Initialize`, with nobody inside. Ends every session of the process in this module.
+    /// `C_Finalize` and `C_Initialize`, with nobody inside. Ends every session of the process in this module. Whether it
+    /// was done: not if `epoch`, in which the caller saw a fault, is over, for then another has done it.
     ///
     /// # Errors
-    /// What the module answered, or [`HsmError::ModuleBusy`] if a call has not returned by the deadline.
-    pub fn reinitialize(&self, deadline: Instant) -> Result<(), HsmError> {
-        let closed =
-            self.gate.close(deadline).ok_or_else(|| HsmError::ModuleBusy { path: self.path.clone() })?;
-        let mut initialized = self.initialized.lock().unwrap_or_else(PoisonError::into_inner);
-        if *initialized {
+    /// What the module answered, or [`HsmError::ModuleBusy`] if a call has not returned by the deadline; where other pools
+    /// are in the module, none waits for it longer than a quarter of a second.
+    pub fn reinitialize(&self, epoch: u64, deadline: Instant) -> Result<bool, HsmError> {
+        let shut = self.gate.shut(deadline).ok_or_else(|| self.busy())?;
+        if shut.epoch() != epoch {
+            return Ok(false);
+        }
+        self.start_anew(shut, deadline).map(|()| true)
+    }
+
+    fn start_anew(&self, shut: Shut<'_>, deadline: Instant) -> Result<(), HsmError> {
+        let patience = match self.tenants.len() {
+            0 | 1 => deadline,
+            _ => deadline.min(Instant::now() + SHARED_PATIENCE),
+        };
+        let closed = shut.emptied(patience).ok_or_else(|| self.busy())?;
+        if self.initialized.swap(false, Ordering::SeqCst) {
             // A module that cannot finalize may still initialise; its answer there is the one that counts.
             let _ = self.context.clone().finalize();
-            *initialized = false;
         }
         // Without OS_LOCKING_OK SoftHSM crashes under threads.
-        match self.context.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)) {
-            Ok(()) | Err(Error::Pkcs11(RvError::CryptokiAlreadyInitialized, _)) => *initialized = true,
-            Err(error) => return Err(CallError::from(error).into()),
-        }
-        drop(initialized);
+        let outcome = match self.context.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)) {
+            Ok(()) | Err(Error::Pkcs11(RvError::CryptokiAlreadyInitialized, _)) => {
+                self.initialized.store(true, Ordering::SeqCst);
+                Ok(())
+            }
+            Err(error) => Err(CallError::from(error).into()),
+        };
         drop(closed);
-        Ok(())
+        // Either way what they had open is gone.
+        self.tenants.announce();
+        outcome
+    }
+
+    /// How often it was initialised; what was opened in one epoch is dead in the next.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.gate.epoch()
+    }
+
+    /// Takes a pool into account until it is dropped.
+    pub(crate) fn admit(&self, tenant: &Arc<Tenant>) {
+        self.tenants.admit(tenant);
+    }
+
+    /// What initialising the module anew would cost others than `asking`.
+    pub(crate) fn cost(&self, asking: &Arc<Tenant>) -> Cost {
+        self.tenants.cost(asking)
     }
 
     /// Enters the module for one or more calls.
@@ -112,7 +157,11 @@ impl Module {
     /// # Errors
     /// [`HsmError::ModuleBusy`] if it is being re-initialised until the deadline.
     pub(crate) fn enter(&self, deadline: Instant) -> Result<Inside<'_>, HsmError> {
-        self.gate.enter(deadline).ok_or_else(|| HsmError::ModuleBusy { path: self.path.clone() })
+        self.gate.enter(deadline).ok_or_else(|| self.busy())
+    }
+
+    fn busy(&self) -> HsmError {
+        HsmError::ModuleBusy { path: self.path.clone() }
     }
 
     /// The safe API. Call it only while [`Inside`].
@@ -125,12 +174,19 @@ impl Module {
     }
 }
 
+impl fmt::Debug for Module {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Module").field("path", &self.path).field("gate", &self.gate).finish_non_exhaustive()
+    }
+}
+
 impl HsmError {
     /// What to do about the error, for those that came from a token.
     pub(crate) fn class(&self) -> Class {
         match self {
             Self::Call(call) => call.class(),
             Self::ModuleBusy { .. }
+            | Self::ModuleRenewed { .. }
             | Self::Object { matches: 0, .. }
             | Self::SignatureFault { .. }
             | Self::Token { matches: 0, .. } => Class::Device,

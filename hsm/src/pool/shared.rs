@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
@@ -14,8 +14,8 @@ use super::job::{Completion, PinnedKey, Ticket, Work};
 use super::keeper::Order;
 use super::lanes::Lanes;
 use super::metrics::{Counters, add};
-use crate::pkcs11::{Module, TokenSeen};
-use crate::{HsmError, Purpose};
+use crate::pkcs11::{Activity, Module, Tenant, TokenSeen};
+use crate::{HsmError, PinSource, Purpose};
 
 /// Whether the token can be used.
 #[derive(Debug, Clone)]
@@ -42,8 +42,11 @@ pub(super) struct Shared {
     pub(super) orders: Sender<Order>,
     pub(super) slots: Mutex<Slots>,
     pub(super) keys: Mutex<Vec<Arc<PinnedKey>>>,
-    // Set by the keeper with each login, read by workers that open a session.
-    pub(super) token: Mutex<Option<TokenSeen>>,
+    // The token and the epoch of the module in which its slot is that. Set by the keeper with each login, read by workers
+    // that open a session.
+    pub(super) token: Mutex<Option<(TokenSeen, u64)>>,
+    /// This pool, as others in the module see it.
+    pub(super) tenant: Arc<Tenant>,
     /// Jobs not answered, by deadline. Submitters insert, workers and the watch remove.
     outstanding: Mutex<BTreeMap<(Instant, u64), Arc<Ticket>>>,
     standing: Mutex<(Standing, u64)>,
@@ -72,8 +75,14 @@ pub(super) struct Slot {
 }
 
 impl Shared {
-    pub(super) fn new(settings: PoolSettings, module: Arc<Module>, orders: Sender<Order>) -> Self {
-        Self {
+    pub(super) fn new(settings: PoolSettings, module: Arc<Module>, orders: Sender<Order>) -> Arc<Self> {
+        // A pipe serves one login, an operator has to be asked.
+        let logs_in_again = matches!(settings.pin.source, PinSource::Credential(_) | PinSource::File(_));
+        Arc::new_cyclic(|shared: &Weak<Self>| Self {
+            tenant: Tenant::new(logs_in_again, {
+                let shared = Weak::clone(shared);
+                move || shared.upgrade().iter().for_each(|shared| shared.heal_if(|_| true))
+            }),
             lanes: Lanes::new(settings.queue_len_max),
             settings,
             module,
@@ -90,7 +99,7 @@ impl Shared {
             tickets: AtomicU64::new(1),
             // A second back, so that no moment of this pool reads as 0.
             origin: Instant::now().checked_sub(Duration::from_secs(1)).unwrap_or_else(Instant::now),
-        }
+        })
     }
 
     /// Queues a job. Its completion is called once, at the deadline at the latest, on a thread of the pool; not at all
@@ -167,6 +176,11 @@ impl Shared {
         if matches!(standing, Standing::Ready) {
             held.1 += 1;
         }
+        self.tenant.does(match standing {
+            Standing::Ready | Standing::Healing => Activity::Working,
+            Standing::Starting | Standing::Down(_) | Standing::Stuck => Activity::Waiting,
+            Standing::Stopped => Activity::Gone,
+        });
         held.0 = standing;
         self.standing_changed.notify_all();
     }
@@ -201,8 +215,12 @@ impl Shared {
 
     /// Tells the keeper that something failed in `generation`; later reports from the same generation are no news.
     pub(super) fn report(&self, generation: u64) {
+        self.heal_if(|current| current == generation);
+    }
+
+    fn heal_if(&self, concerns: impl Fn(u64) -> bool) {
         let mut held = lock(&self.standing);
-        if matches!(held.0, Standing::Ready) && held.1 == generation {
+        if matches!(held.0, Standing::Ready) && concerns(held.1) {
             held.0 = Standing::Healing;
             // The keeper lives as long as the pool; when it is gone nobody waits for healing.
             let _ = self.orders.send(Order::Heal);

@@ -120,6 +120,11 @@ impl Worker {
             }
             let last = attempt >= ATTEMPTS;
             match error.class() {
+                // Nothing was tried. It is when the keeper has logged in again, for as long as the job has time.
+                Class::Device if matches!(error, HsmError::ModuleRenewed { .. }) => {
+                    self.shared.report(generation);
+                    attempt -= 1;
+                }
                 Class::Caller | Class::Rejected | Class::Config | Class::Pin | Class::Busy => {
                     return Err(error);
                 }
@@ -210,7 +215,12 @@ impl Worker {
                 if stale.is_some() {
                     add(&self.shared.counters.sessions_closed);
                 }
-                let token = lock(&self.shared.token).clone().ok_or(HsmError::Stopped)?;
+                let (token, epoch) = lock(&self.shared.token).clone().ok_or(HsmError::Stopped)?;
+                // The slot may be another token's now. The keeper finds this one again.
+                if epoch != inside.epoch() {
+                    let path = self.shared.module.path().to_owned();
+                    return Err(HsmError::ModuleRenewed { path });
+                }
                 // Two are left to the keeper, which opens before it closes.
                 let allowed = token.sessions_max.map_or(u64::MAX, |max| max.saturating_sub(2).max(2));
                 if self.shared.counters.sessions() >= allowed {

@@ -188,6 +188,36 @@ impl Stage {
         let mut entries = std::fs::read_dir(self.folder.join("tokens")).unwrap();
         entries.next().unwrap().unwrap().path()
     }
+
+    /// The folder of one of several tokens: SoftHSM takes the serial number from the end of its name.
+    pub(crate) fn folder_of(&self, token: &Pkcs11Uri) -> PathBuf {
+        let serial = token.serial.clone().unwrap();
+        let mut folders =
+            std::fs::read_dir(self.folder.join("tokens")).unwrap().map(|entry| entry.unwrap().path());
+        folders
+            .find(|path| path.file_name().unwrap().to_str().unwrap().replace('-', "").ends_with(&serial))
+            .unwrap()
+    }
+
+    /// Takes the token away, as a killed device is away.
+    pub(crate) fn take_away(&self, token: &Pkcs11Uri) -> Away {
+        let home = self.folder_of(token);
+        let away = self.folder.join(home.file_name().unwrap());
+        std::fs::rename(&home, &away).unwrap();
+        Away { home, away }
+    }
+}
+
+/// A token that was taken away.
+pub(crate) struct Away {
+    home: PathBuf,
+    away: PathBuf,
+}
+
+impl Away {
+    pub(crate) fn bring_back(self) {
+        std::fs::rename(self.away, self.home).unwrap();
+    }
 }
 
 pub(crate) fn soon() -> Instant {
