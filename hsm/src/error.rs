@@ -79,6 +79,14 @@ pub enum HsmError {
         /// Why.
         refusal: LoginRefusal,
     },
+    /// A token is not taken into a group.
+    #[error("{member} is refused as a member of its group: {rule}")]
+    MemberRefused {
+        /// The token.
+        member: Box<Pkcs11Uri>,
+        /// The rule it does not keep, and what to do.
+        rule: &'static str,
+    },
     /// The file is not a key file of ours.
     #[error("key file {path} is not usable: {problem}")]
     Malformed {
@@ -114,6 +122,14 @@ pub enum HsmError {
     ModuleRenewed {
         /// The library.
         path: PathBuf,
+    },
+    /// Every member of a group that was asked failed.
+    #[error("no signature by the {purpose} key from any member of its group: {}", Told(failures))]
+    NoMember {
+        /// What the key is for.
+        purpose: Purpose,
+        /// Who was asked, and what came of it.
+        failures: Vec<MemberFailure>,
     },
     /// The path names something other than a plain file.
     #[error("key file {path} is {found}, not a regular file; name the file itself")]
@@ -222,6 +238,15 @@ pub enum HsmError {
         /// What was found last.
         cause: Arc<HsmError>,
     },
+    /// It does not say for which token a PIN is.
+    #[error(
+        "the PIN was not tried: {waiting} tokens of the group wait for one, and a PIN is tried only where it belongs; \
+         put the PIN where the member's pin_source says"
+    )]
+    UnlockUnclear {
+        /// How many wait.
+        waiting: usize,
+    },
     /// Wrapped data that does not open: altered, cut, or wrapped for something else.
     #[error("the wrapped data does not open: it was altered, or wrapped by another key or for another use")]
     Unsealed,
@@ -262,7 +287,9 @@ impl HsmError {
             | Self::ModuleRenewed { .. }
             | Self::Stuck { .. }
             | Self::Token { matches: 0, .. } => 69,
-            Self::DeadlinePassed { .. } | Self::Overloaded { .. } | Self::Stopped => 69,
+            Self::NoMember { .. } | Self::DeadlinePassed { .. } | Self::Overloaded { .. } | Self::Stopped => {
+                69
+            }
             Self::Entropy { .. } | Self::SignatureFault { .. } | Self::Thread { .. } | Self::Unsealed => 70,
             Self::Exists { .. }
             | Self::File { .. }
@@ -270,6 +297,7 @@ impl HsmError {
             | Self::KeyInUse { .. }
             | Self::KeyMismatch { .. }
             | Self::Malformed { .. }
+            | Self::MemberRefused { .. }
             | Self::Missing { .. }
             | Self::Module { .. }
             | Self::NotAFile { .. }
@@ -278,9 +306,30 @@ impl HsmError {
             | Self::Permissions { .. }
             | Self::Purpose { .. }
             | Self::Token { .. }
+            | Self::UnlockUnclear { .. }
             | Self::Unpinned { .. }
             | Self::Uri(_) => 78,
         }
+    }
+}
+
+/// A member that was asked in vain.
+#[derive(Debug)]
+pub struct MemberFailure {
+    /// Its token.
+    pub token: Box<Pkcs11Uri>,
+    /// What came of it.
+    pub cause: Box<HsmError>,
+}
+
+struct Told<'a>(&'a [MemberFailure]);
+
+impl fmt::Display for Told<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().enumerate().try_for_each(|(index, MemberFailure { token, cause })| {
+            let separator = if index == 0 { "" } else { "; " };
+            write!(f, "{separator}{token}: {cause}")
+        })
     }
 }
 

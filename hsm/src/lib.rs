@@ -4,20 +4,23 @@
 //! The purpose is a type, so a key for checkpoints cannot be handed to code that signs tokens; it is also written
 //! into the key file, so that renaming one file to the other does not get around the type.
 //!
-//! Where the private key lives is the provider's business: a file ([`SoftwareKey`]) or a PKCS#11 token ([`Pool`]),
-//! behind the same [`Signer`]. Nothing here knows tokens, logs or runtimes, and every call may block: callers with an
+//! Where the private key lives is the provider's business: a file ([`SoftwareKey`]), a PKCS#11 token ([`Pool`]) or
+//! several tokens that hold the same key ([`Group`]), behind the same [`Signer`]. Nothing here knows tokens, logs or runtimes, and every call may block: callers with an
 //! event loop use [`Signer::submit`] or a thread made for it.
 //!
 //! In this crate a token is the device that holds keys, as in PKCS#11.
 
 mod admin;
+mod any_signer;
 mod error;
+mod group;
 mod pin;
 mod pin_guard;
 mod pkcs11;
 mod pool;
 mod purpose;
 mod release;
+mod route;
 mod signer;
 mod software;
 mod uri;
@@ -27,7 +30,9 @@ pub use admin::{
     ATTRIBUTE_NAMES, Admin, Callers, Finding, GeneratedKey, KeyName, KeySeen, REPORT_PREFIX, Report,
     SignPaths, TRANSCRIPT_PREFIX, Verdict, pooled_rate, tokens,
 };
-pub use error::{EXIT_OPERATOR, HsmError};
+pub use any_signer::AnySigner;
+pub use error::{EXIT_OPERATOR, HsmError, MemberFailure};
+pub use group::{Group, MEMBERS_MAX, MemberKey, MemberSettings, MemberStanding, WEIGHT_MAX};
 pub use pin::{PIN_BYTES_MAX, PinError, PinSource};
 pub use pin_guard::{Attempt, GuardError, PinGuard};
 pub use pkcs11::{
@@ -37,6 +42,7 @@ pub use pkcs11::{
 pub use pool::{BUCKETS_US, Durations, Pool, PoolMetrics, PoolSettings, TokenStanding};
 pub use purpose::{AuditCheckpoint, KeyPurpose, Purpose, TlsServer, TokenSigning, Witness};
 pub use release::{ReleaseCheck, ReleaseChecks};
+pub use route::Signed;
 pub use signer::Signer;
 pub use software::SoftwareKey;
 pub use uri::{ObjectKind, Pkcs11Uri, URI_BYTES_MAX, UriError, UriRules};

@@ -29,14 +29,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use ed25519_dalek::VerifyingKey;
 use zeroize::Zeroizing;
 
 pub(crate) use job::{KeyKind, Output, PinnedKey, Work};
 pub(crate) use keeper::probe_message;
 pub use metrics::{BUCKETS_US, Durations, PoolMetrics};
+pub(crate) use once::Once;
 use shared::{Shared, Slot, Standing, lock};
+pub(crate) use watch::TICK;
 
 use crate::pkcs11::{KeyRules, Module, PinPolicy};
+use crate::route::{Route, Seat};
 use crate::{HsmError, KeyPurpose, Pkcs11Uri, Purpose, ReleaseChecks, Signer};
 
 /// What a pool works with.
@@ -124,7 +128,14 @@ impl Pool {
     ///
     /// # Errors
     /// What configuration or an operator must change.
-    pub fn start(mut settings: PoolSettings) -> Result<Self, HsmError> {
+    pub fn start(settings: PoolSettings) -> Result<Self, HsmError> {
+        let pool = Self::open(settings)?;
+        pool.fatal().map_or(Ok(()), Err)?;
+        Ok(pool)
+    }
+
+    /// As [`Self::start`], whatever the first login comes to.
+    pub(crate) fn open(mut settings: PoolSettings) -> Result<Self, HsmError> {
         settings.token.require_token()?;
         settings.workers = settings.workers.clamp(1, WORKERS_MAX);
         let module = Module::load(&settings.module)?;
@@ -153,11 +164,17 @@ impl Pool {
         })?;
         shared.wake_watch();
 
-        match shared.wait_started(start_timeout) {
-            Standing::Down(cause) if is_fatal(&cause, &pool.shared.settings) => {
-                Err(HsmError::Unavailable { token: Box::new(pool.shared.settings.token.token_only()), cause })
+        shared.wait_started(start_timeout);
+        Ok(pool)
+    }
+
+    /// Why the token cannot be used, if waiting does not change it.
+    pub(crate) fn fatal(&self) -> Option<HsmError> {
+        match self.shared.standing().0 {
+            Standing::Down(cause) if is_fatal(&cause, &self.shared.settings) => {
+                Some(HsmError::Unavailable { token: Box::new(self.token()), cause })
             }
-            _ => Ok(pool),
+            _ => None,
         }
     }
 
@@ -174,8 +191,21 @@ impl Pool {
         pinned: Option<[u8; 32]>,
         deadline: Instant,
     ) -> Result<Signer<P>, HsmError> {
+        let (key, verifying_key) = self.open_key(uri, P::PURPOSE, pinned, deadline)?;
+        let seat = Seat::new(self.link(), key, verifying_key.to_bytes(), Arc::default());
+        Ok(Signer::routed(Route::new(vec![seat], Duration::MAX), verifying_key))
+    }
+
+    /// Opens a signing key as [`Self::signing_key`] does, for a route to it.
+    pub(crate) fn open_key(
+        &self,
+        uri: &Pkcs11Uri,
+        purpose: Purpose,
+        pinned: Option<[u8; 32]>,
+        deadline: Instant,
+    ) -> Result<(Arc<PinnedKey>, VerifyingKey), HsmError> {
         let uri = self.object_uri(uri)?;
-        let found = match self.run(Work::FindSigning { uri: uri.clone() }, P::PURPOSE, deadline) {
+        let found = match self.run(Work::FindSigning { uri: uri.clone() }, purpose, deadline) {
             Ok(Output::Found { public_key, label, id }) => Some((public_key, label, id)),
             Ok(_) => None,
             // The keeper checks it when the token is back.
@@ -190,10 +220,9 @@ impl Pool {
             {
                 return Err(HsmError::KeyMismatch { key: Box::new(uri) });
             }
-            if let Some(other) =
-                label.as_deref().and_then(purpose_of_label).filter(|other| *other != P::PURPOSE)
+            if let Some(other) = label.as_deref().and_then(purpose_of_label).filter(|other| *other != purpose)
             {
-                return Err(HsmError::KeyInUse { key: Box::new(uri), found: other, wanted: P::PURPOSE });
+                return Err(HsmError::KeyInUse { key: Box::new(uri), found: other, wanted: purpose });
             }
             public_key = pinned.or(shown);
             if exact.id.is_none() && !id.is_empty() {
@@ -206,14 +235,14 @@ impl Pool {
             problem: "its public key is not a usable Ed25519 key",
         })?;
         let verifying_key = *public_half.key();
-        let key = self.adopt(exact, P::PURPOSE, KeyKind::Signing(Box::new(public_half)))?;
+        let key = self.adopt(exact, purpose, KeyKind::Signing(Box::new(public_half)))?;
         if let Err(error) = self.prove(&key, deadline)
             && !(pinned.is_some() && is_absence(&error))
         {
             self.forget(&key);
             return Err(error);
         }
-        Ok(Signer::pooled(self.link(), key, verifying_key))
+        Ok((key, verifying_key))
     }
 
     /// Supplies the PIN for one login ([`PinSource::Operator`](crate::PinSource::Operator)). Blocks until it is made.
@@ -227,23 +256,26 @@ impl Pool {
         let patience = self.shared.settings.start_timeout;
         match outcome.recv_timeout(patience) {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(cause)) => {
-                Err(HsmError::Unavailable { token: Box::new(self.shared.settings.token.token_only()), cause })
-            }
+            Ok(Err(cause)) => Err(HsmError::Unavailable { token: Box::new(self.token()), cause }),
             Err(_) => Err(HsmError::ModuleBusy { path: self.shared.module.path().to_owned() }),
         }
+    }
+
+    /// The token's name.
+    #[must_use]
+    pub fn token(&self) -> Pkcs11Uri {
+        self.shared.settings.token.token_only()
     }
 
     /// How the token stands. Does not call it.
     #[must_use]
     pub fn standing(&self) -> TokenStanding {
-        match self.shared.standing().0 {
-            Standing::Starting | Standing::Healing => TokenStanding::Healing,
-            Standing::Ready => TokenStanding::Ready,
-            Standing::Down(cause) => TokenStanding::Unavailable(cause),
-            Standing::Stuck => TokenStanding::Stuck,
-            Standing::Stopped => TokenStanding::Stopped,
-        }
+        self.link().standing()
+    }
+
+    /// What is wrong with one of the keys, if something is and the token can be used all the same.
+    pub(crate) fn key_fault(&self) -> Option<Arc<HsmError>> {
+        lock(&self.shared.keys).iter().find_map(|key| key.fault())
     }
 
     /// What the pool has done so far. Does not call the token.
@@ -322,6 +354,33 @@ impl Pool {
 pub(crate) struct PoolLink(Arc<Shared>);
 
 impl PoolLink {
+    pub(crate) fn token(&self) -> Pkcs11Uri {
+        self.0.settings.token.token_only()
+    }
+
+    pub(crate) fn standing(&self) -> TokenStanding {
+        match self.0.standing().0 {
+            Standing::Starting | Standing::Healing => TokenStanding::Healing,
+            Standing::Ready => TokenStanding::Ready,
+            Standing::Down(cause) => TokenStanding::Unavailable(cause),
+            Standing::Stuck => TokenStanding::Stuck,
+            Standing::Stopped => TokenStanding::Stopped,
+        }
+    }
+
+    /// Jobs not answered yet.
+    pub(crate) fn outstanding(&self) -> usize {
+        self.0.outstanding_len()
+    }
+
+    /// How long a job may wait for those before it: twice what as many took on average so far.
+    pub(crate) fn queue_time(&self) -> Duration {
+        let shared = &self.0;
+        let workers = u32::try_from(shared.settings.workers).unwrap_or(u32::MAX);
+        let before = u32::try_from(shared.outstanding_len()).unwrap_or(u32::MAX);
+        shared.counters.call.mean().saturating_mul(before.saturating_mul(2)) / workers
+    }
+
     /// Submits a job; `complete` is called once, on a thread of the pool, by the deadline; never if this is an error.
     pub(crate) fn submit(
         &self,
@@ -337,7 +396,7 @@ impl PoolLink {
         let (answer, outcome) = bounded(1);
         // The caller may have stopped waiting.
         self.submit(work, purpose, deadline, move |result| drop(answer.send(result)))?;
-        outcome.recv_deadline(deadline + watch::TICK).unwrap_or(Err(HsmError::DeadlinePassed { purpose }))
+        outcome.recv_deadline(deadline + TICK).unwrap_or(Err(HsmError::DeadlinePassed { purpose }))
     }
 }
 

@@ -7,8 +7,8 @@ use std::time::Instant;
 
 use ed25519_dalek::{Signature, VerifyingKey};
 
-use crate::pool::{Output, PinnedKey, PoolLink, Work};
-use crate::{HsmError, KeyPurpose, Purpose, SoftwareKey};
+use crate::route::{Message, Route};
+use crate::{HsmError, KeyPurpose, Purpose, Signed, SoftwareKey};
 
 /// A handle to one Ed25519 key for the purpose `P`. Cheap to clone; shared by threads.
 pub struct Signer<P> {
@@ -18,7 +18,7 @@ pub struct Signer<P> {
 
 /// Where the private key lives.
 enum Provider {
-    Pool(PoolLink, Arc<PinnedKey>),
+    Tokens(Arc<Route>),
     Software(Box<SoftwareKey>),
 }
 
@@ -46,9 +46,9 @@ impl<P: KeyPurpose> Signer<P> {
         Ok(Self { shared: Arc::new(shared), purpose: PhantomData })
     }
 
-    /// A signer over a key in a token.
-    pub(crate) fn pooled(pool: PoolLink, key: Arc<PinnedKey>, verifying_key: VerifyingKey) -> Self {
-        let shared = Shared { provider: Provider::Pool(pool, key), verifying_key };
+    /// A signer over a key in one or more tokens.
+    pub(crate) fn routed(route: Arc<Route>, verifying_key: VerifyingKey) -> Self {
+        let shared = Shared { provider: Provider::Tokens(route), verifying_key };
         Self { shared: Arc::new(shared), purpose: PhantomData }
     }
 
@@ -80,9 +80,9 @@ impl<P: KeyPurpose> Signer<P> {
         match &self.shared.provider {
             Provider::Software(key) => self.release(message, key.sign(message)),
             // The worker verified it under the same public key before it answered.
-            Provider::Pool(pool, key) => {
-                let work = Work::Sign { key: Arc::clone(key), message: message.to_vec() };
-                signature_of(pool.run(work, P::PURPOSE, deadline), P::PURPOSE)
+            Provider::Tokens(route) => {
+                let signed = route.sign(Message::Same(message.to_vec()), P::PURPOSE, deadline);
+                signed.map(|signed| signed.signature)
             }
         }
     }
@@ -104,10 +104,10 @@ impl<P: KeyPurpose> Signer<P> {
                 complete(Ok(self.sign(&message, deadline)?));
                 Ok(())
             }
-            Provider::Pool(pool, key) => {
-                let work = Work::Sign { key: Arc::clone(key), message };
-                let answer = move |outcome| complete(signature_of(outcome, P::PURPOSE));
-                pool.submit(work, P::PURPOSE, deadline, answer)
+            Provider::Tokens(route) => {
+                let complete =
+                    |outcome: Result<Signed, HsmError>| complete(outcome.map(|signed| signed.signature));
+                route.submit(Message::Same(message), P::PURPOSE, deadline, complete)
             }
         }
     }
@@ -121,17 +121,6 @@ impl<P: KeyPurpose> Signer<P> {
     }
 }
 
-fn signature_of(outcome: Result<Output, HsmError>, purpose: Purpose) -> Result<[u8; 64], HsmError> {
-    match outcome? {
-        Output::Signature(signature) => Ok(signature),
-        Output::Destroyed
-        | Output::Found { .. }
-        | Output::Made { .. }
-        | Output::Opened(_)
-        | Output::Sealed { .. } => Err(HsmError::SignatureFault { purpose }),
-    }
-}
-
 impl<P> Clone for Signer<P> {
     fn clone(&self) -> Self {
         Self { shared: Arc::clone(&self.shared), purpose: PhantomData }
@@ -141,7 +130,7 @@ impl<P> Clone for Signer<P> {
 impl<P: KeyPurpose> fmt::Debug for Signer<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let provider = match &self.shared.provider {
-            Provider::Pool(..) => "pkcs11",
+            Provider::Tokens(_) => "pkcs11",
             Provider::Software(_) => "software",
         };
         f.debug_struct("Signer")

@@ -120,6 +120,11 @@ impl PinnedKey {
         Self { number, uri, purpose, kind, last_good: AtomicU64::new(0), fault: Mutex::default() }
     }
 
+    /// Whether this key can be used if its token can.
+    pub(crate) fn is_usable(&self) -> bool {
+        self.fault().is_none()
+    }
+
     /// Why this key cannot be used although its token can.
     pub(super) fn fault(&self) -> Option<Arc<HsmError>> {
         self.fault.lock().unwrap_or_else(PoisonError::into_inner).clone()

@@ -99,7 +99,11 @@ fn find_if_there(
 
 /// A session of its own, closed when it is dropped, inside the module.
 fn read_write(shared: &Arc<Shared>, inside: &Inside<'_>) -> Result<(Session, TokenSeen), HsmError> {
-    let token = lock(&shared.token).clone().ok_or(HsmError::Stopped)?;
+    let (token, epoch) = lock(&shared.token).clone().ok_or(HsmError::Stopped)?;
+    if epoch != inside.epoch() {
+        // Its slot may be another token's by now; the keeper finds it again.
+        return Err(HsmError::ModuleRenewed { path: shared.settings.module.clone() });
+    }
     let session = shared.module.context(inside).open_rw_session(token.slot).map_err(CallError::from)?;
     Ok((session, token))
 }

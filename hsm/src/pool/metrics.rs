@@ -84,6 +84,53 @@ pub struct PoolMetrics {
     pub verify: Durations,
 }
 
+impl PoolMetrics {
+    /// Adds another pool's numbers.
+    pub(crate) fn add(&mut self, other: &Self) {
+        let Self {
+            queued,
+            outstanding,
+            signed,
+            overloaded,
+            deadline_passed,
+            signature_faults,
+            reinitialized,
+            logins,
+            sessions,
+            workers_lost,
+            workers_stuck,
+            errors,
+            wait,
+            call,
+            verify,
+        } = other;
+        self.queued.iter_mut().zip(queued).for_each(|(sum, queued)| *sum += queued);
+        self.outstanding += outstanding;
+        self.signed += signed;
+        self.overloaded += overloaded;
+        self.deadline_passed += deadline_passed;
+        self.signature_faults += signature_faults;
+        self.reinitialized += reinitialized;
+        self.logins += logins;
+        self.sessions += sessions;
+        self.workers_lost += workers_lost;
+        self.workers_stuck += workers_stuck;
+        for (code, count) in errors {
+            *self.errors.entry(code.clone()).or_default() += count;
+        }
+        self.wait.add(wait);
+        self.call.add(call);
+        self.verify.add(verify);
+    }
+}
+
+impl Durations {
+    fn add(&mut self, other: &Self) {
+        self.buckets.iter_mut().zip(other.buckets).for_each(|(sum, count)| *sum += count);
+        self.sum += other.sum;
+    }
+}
+
 impl Counters {
     pub(super) fn note_error(&self, error: &CallError) {
         let mut codes = self.codes.lock().unwrap_or_else(PoisonError::into_inner);
@@ -125,6 +172,13 @@ impl Histogram {
         let bucket = BUCKETS_US.partition_point(|bound| us > *bound);
         self.buckets[bucket].fetch_add(1, Ordering::Relaxed);
         self.sum_us.fetch_add(us, Ordering::Relaxed);
+    }
+
+    /// The mean so far; zero if nothing was noted.
+    pub(super) fn mean(&self) -> Duration {
+        let count = self.buckets.iter().map(|bucket| bucket.load(Ordering::Relaxed)).sum::<u64>();
+        let sum = self.sum_us.load(Ordering::Relaxed);
+        Duration::from_micros(sum.checked_div(count).unwrap_or(0))
     }
 
     fn read(&self) -> Durations {

@@ -2,19 +2,19 @@
 
 use super::sync::{Mutex, PoisonError};
 
-pub(super) struct Once<T>(Mutex<Option<T>>);
+pub(crate) struct Once<T>(Mutex<Option<T>>);
 
 impl<T> Once<T> {
-    pub(super) fn new(value: T) -> Self {
+    pub(crate) fn new(value: T) -> Self {
         Self(Mutex::new(Some(value)))
     }
 
     /// The value, for the first caller.
-    pub(super) fn take(&self) -> Option<T> {
+    pub(crate) fn take(&self) -> Option<T> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    pub(super) fn is_taken(&self) -> bool {
+    pub(crate) fn is_taken(&self) -> bool {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).is_none()
     }
 }

@@ -14,7 +14,7 @@ use super::spawn_worker;
 use crate::HsmError;
 
 /// How late a job may be answered after its deadline when the machine is not overloaded.
-pub(super) const TICK: Duration = Duration::from_millis(10);
+pub(crate) const TICK: Duration = Duration::from_millis(10);
 
 pub(super) struct Watch {
     pub(super) shared: Arc<Shared>,

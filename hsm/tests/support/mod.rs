@@ -8,6 +8,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use ed25519_dalek::SigningKey;
+use ed25519_dalek::pkcs8::spki::der::pem::LineEnding;
+use ed25519_dalek::pkcs8::{EncodePrivateKey as _, KeypairBytes};
 use edgate_hsm::{
     Admin, GeneratedKey, KeyName, PinPolicy, PinSource, Pkcs11Uri, Pool, PoolSettings, Purpose, TokenStanding,
 };
@@ -167,6 +170,26 @@ impl Stage {
 
     pub(crate) fn make_key(&self, token: &Pkcs11Uri, purpose: Purpose, name: &str) -> GeneratedKey {
         self.admin(token).generate(&KeyName::new(purpose, name).unwrap()).unwrap()
+    }
+
+    /// Puts a copy of `key` into the token, as an operator who has a backup does: by another process.
+    pub(crate) fn import(&self, token: &Pkcs11Uri, key: &SigningKey, label: &str) -> Pkcs11Uri {
+        self.import_as(token, key, label, "A1")
+    }
+
+    pub(crate) fn import_as(&self, token: &Pkcs11Uri, key: &SigningKey, label: &str, id: &str) -> Pkcs11Uri {
+        let file = self.folder.join("key.pem");
+        // The first version of PKCS#8: OpenSSL 3.0 does not read the second, which has the public key.
+        let private = KeypairBytes { secret_key: key.to_bytes(), public_key: None };
+        std::fs::write(&file, private.to_pkcs8_pem(LineEnding::LF).unwrap()).unwrap();
+        let output = Command::new("softhsm2-util")
+            .args(["--import", file.to_str().unwrap(), "--serial", token.serial.as_deref().unwrap()])
+            .args(["--label", label, "--id", id, "--pin", PIN])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        std::fs::remove_file(file).unwrap();
+        Pkcs11Uri { object: Some(label.to_owned()), ..token.clone() }
     }
 
     /// Puts faults in the way, or with "" out of it. See the shim's documentation.

@@ -1,0 +1,78 @@
+//! One of several keys signs, each in a token of its own.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::route::{Message, Route};
+use crate::{HsmError, KeyPurpose, Signed};
+
+/// A handle to a group whose members have different keys for the purpose `P`. Cheap to clone; shared by threads.
+///
+/// No key leaves its token for it, not even to be copied; the price is that verifiers must know every key.
+pub struct AnySigner<P> {
+    route: Arc<Route>,
+    public_keys: Arc<[[u8; 32]]>,
+    purpose: PhantomData<P>,
+}
+
+impl<P: KeyPurpose> AnySigner<P> {
+    pub(crate) fn new(route: Arc<Route>, public_keys: Vec<[u8; 32]>) -> Self {
+        Self { route, public_keys: public_keys.into(), purpose: PhantomData }
+    }
+
+    /// Every key that may sign or may have signed, in the order of the members, drained ones included: what is to be
+    /// published.
+    #[must_use]
+    pub fn public_keys(&self) -> &[[u8; 32]] {
+        &self.public_keys
+    }
+
+    /// Signs what `message` makes for the key that signs, and says which that was. Blocks until `deadline` at the latest.
+    ///
+    /// `message` is asked anew for each member that is tried, so it can name the key, as a JWS does. It must give the same
+    /// for the same key, be short and not block.
+    ///
+    /// # Errors
+    /// As [`Signer::sign`](crate::Signer::sign).
+    pub fn sign(
+        &self,
+        message: impl Fn(&[u8; 32]) -> Vec<u8> + Send + 'static,
+        deadline: Instant,
+    ) -> Result<Signed, HsmError> {
+        self.route.sign(Message::ByKey(Box::new(message)), P::PURPOSE, deadline)
+    }
+
+    /// As [`Self::sign`], without blocking: `complete` is called as for [`Signer::submit`](crate::Signer::submit).
+    ///
+    /// # Errors
+    /// What can be said at once; `complete` is then not called.
+    pub fn submit(
+        &self,
+        message: impl Fn(&[u8; 32]) -> Vec<u8> + Send + 'static,
+        deadline: Instant,
+        complete: impl FnOnce(Result<Signed, HsmError>) + Send + 'static,
+    ) -> Result<(), HsmError> {
+        self.route.submit(Message::ByKey(Box::new(message)), P::PURPOSE, deadline, complete)
+    }
+}
+
+impl<P> Clone for AnySigner<P> {
+    fn clone(&self) -> Self {
+        Self {
+            route: Arc::clone(&self.route),
+            public_keys: Arc::clone(&self.public_keys),
+            purpose: PhantomData,
+        }
+    }
+}
+
+impl<P: KeyPurpose> fmt::Debug for AnySigner<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AnySigner")
+            .field("purpose", &P::PURPOSE)
+            .field("keys", &self.public_keys.len())
+            .finish_non_exhaustive()
+    }
+}
