@@ -9,6 +9,7 @@ mod audit_log;
 mod control_thread;
 mod dev;
 mod engine;
+mod hsm;
 mod hsm_metrics;
 mod judge;
 mod keys;
@@ -34,7 +35,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
-use edgate_hsm::{Pool, Purpose, SoftwareKey};
+use edgate_hsm::{Group, Purpose, SoftwareKey};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -157,7 +158,7 @@ pub fn init(config: &Config) -> Result<Vec<PathBuf>, StartError> {
         created.push(config.database.clone());
     }
     if !config.audit.dir.exists() {
-        let (signer, _pool) = open_checkpoint_signer(config)?;
+        let (signer, _hsm) = open_checkpoint_signer(config)?;
         let opened = audit::open_signed(&audit_settings(config, true), 0, Some(signer))?;
         opened.log.close(RECORD_TIMEOUT)?;
         created.push(config.audit.dir.clone());
@@ -213,7 +214,7 @@ pub struct Daemon {
     mirror: Mirror,
     recorder: Appender,
     // Closed last: the log's last checkpoint is signed through it.
-    pool: Option<Arc<Pool>>,
+    hsm: Option<Arc<Group>>,
 }
 
 impl Daemon {
@@ -223,10 +224,10 @@ impl Daemon {
     /// The step that failed; whatever was started before it is stopped with the process.
     pub fn start(config: &Config) -> Result<Self, StartError> {
         EngineCare::prepare(config);
-        let NodeKeys { pool, checkpoint } = NodeKeys::open(config)?;
+        let NodeKeys { hsm, checkpoint } = NodeKeys::open(config)?;
         let runtime = control_runtime()?;
         let store = runtime.block_on(Store::open(&config.database, OpenMode::Existing))?;
-        let signing = runtime.block_on(StoredKeys::load(config, &store, pool.as_ref()))?;
+        let signing = runtime.block_on(StoredKeys::load(config, &store, hsm.as_ref()))?;
         let is_killed = |issuer: IssuerIndex, kid: &str| signing.is_killed(config, issuer, kid);
         let policy = Policy::build(config, &signing.published()?, &is_killed, 1)?;
         tracing::info!(issuers = policy.profiles.len(), keys = policy.key_set.len(), "policy loaded");
@@ -261,7 +262,7 @@ impl Daemon {
         let policy = Arc::new(ArcSwap::from_pointee(policy));
         let strictness = Strictness::of(config);
         let steering = Arc::new(shard::Control::new(
-            data_readiness(log.watch(), Arc::clone(&view), strictness, pool.clone(), couriers.standings()),
+            data_readiness(log.watch(), Arc::clone(&view), strictness, hsm.clone(), couriers.standings()),
             halt,
         ));
         let ack = match config.audit.verify_ack {
@@ -341,7 +342,7 @@ impl Daemon {
             custody,
             couriers: &couriers,
             stamps: stamping.as_ref().map(TimestampThread::standing),
-            pool: pool.clone(),
+            hsm: hsm.clone(),
         };
         let control = ControlThread::spawn(runtime, listener, ingredients.into_state(), revoking.cluster)?;
 
@@ -366,7 +367,7 @@ impl Daemon {
             log,
             mirror,
             recorder,
-            pool,
+            hsm,
         })
     }
 
@@ -402,7 +403,7 @@ impl Daemon {
         self.mirror.stop();
         self.log.close(RECORD_TIMEOUT)?;
         stopped?;
-        drop(self.pool);
+        drop(self.hsm);
         tracing::info!("stopped");
         failed.map_or(Ok(()), Err)
     }

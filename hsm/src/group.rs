@@ -21,7 +21,8 @@ use zeroize::Zeroizing;
 use crate::pool::PinnedKey;
 use crate::route::{Route, Seat, Share};
 use crate::{
-    AnySigner, HsmError, KeyPurpose, Pkcs11Uri, Pool, PoolMetrics, PoolSettings, Signer, TokenStanding,
+    AnySigner, HsmError, KeyName, KeyPurpose, Pkcs11Uri, Pool, PoolMetrics, PoolSettings, Signer,
+    TokenStanding,
 };
 
 /// Members of a group. More copies of a key than this are a risk, not a reserve.
@@ -98,7 +99,7 @@ impl Group {
     /// # Errors
     /// What configuration or an operator must change, by member.
     pub fn start(members: Vec<MemberSettings>, patience: Duration) -> Result<Self, HsmError> {
-        check_rules(&members)?;
+        Self::check_rules(&members)?;
         let pools = at_once(&members, |member| Pool::open(member.pool.clone()))?;
         let mut started = Vec::with_capacity(members.len());
         for (member, pool) in members.into_iter().zip(pools) {
@@ -111,6 +112,35 @@ impl Group {
         match fatal.into_iter().find(|error| all || !error.needs_operator()) {
             Some(error) => Err(error),
             None => Ok(Self { members: started, patience }),
+        }
+    }
+
+    /// What can be said of the members without calling them.
+    ///
+    /// # Errors
+    /// [`HsmError::MemberRefused`] for the first that breaks a rule.
+    pub fn check_rules(members: &[MemberSettings]) -> Result<(), HsmError> {
+        let refuse = |member: &MemberSettings, rule| {
+            Err(HsmError::MemberRefused { member: Box::new(member.pool.token.token_only()), rule })
+        };
+        let name =
+            |member: &MemberSettings| (member.pool.token.token.clone(), member.pool.token.serial.clone());
+        for (index, member) in members.iter().enumerate() {
+            if index >= MEMBERS_MAX {
+                return refuse(member, "a group has at most 8 members");
+            }
+            if !(1..=WEIGHT_MAX).contains(&member.weight) {
+                return refuse(member, "a weight is a number from 1 to 100");
+            }
+            if members[..index].iter().any(|other| name(other) == name(member)) {
+                return refuse(member, "a token is a member once, and this one is named twice");
+            }
+        }
+        match members {
+            [first, ..] if members.iter().all(|member| member.draining) => {
+                refuse(first, "somebody must sign, and every member is draining")
+            }
+            _ => Ok(()),
         }
     }
 
@@ -155,6 +185,37 @@ impl Group {
         let (seats, halves) = self.seats(opened)?;
         let public_keys = halves.iter().map(VerifyingKey::to_bytes).collect();
         Ok(AnySigner::new(Route::new(seats, self.patience), public_keys))
+    }
+
+    /// As [`Pool::make_signing_key`], where the group is one token.
+    ///
+    /// # Errors
+    /// As there; [`HsmError::MemberRefused`] where there are several: what one makes the others do not have.
+    pub fn make_signing_key(&self, name: KeyName, deadline: Instant) -> Result<Pkcs11Uri, HsmError> {
+        self.only("a key that one member makes is in no other: make it elsewhere and put it into each")?
+            .make_signing_key(name, deadline)
+    }
+
+    /// As [`Pool::destroy_signing_key`], where the group is one token.
+    ///
+    /// # Errors
+    /// As there; [`HsmError::MemberRefused`] where there are several.
+    pub fn destroy_signing_key(
+        &self,
+        uri: &Pkcs11Uri,
+        public_key: [u8; 32],
+        deadline: Instant,
+    ) -> Result<(), HsmError> {
+        self.only("a key of several members is destroyed in each of them, by whoever put it there")?
+            .destroy_signing_key(uri, public_key, deadline)
+    }
+
+    fn only(&self, rule: &'static str) -> Result<&Pool, HsmError> {
+        match &self.members[..] {
+            [member] => Ok(&member.pool),
+            [member, ..] => Err(HsmError::MemberRefused { member: Box::new(member.pool.token()), rule }),
+            [] => Err(HsmError::Stopped),
+        }
     }
 
     /// The seats of those that sign, and the public keys of all members.
@@ -280,30 +341,6 @@ impl Member {
 impl fmt::Debug for Group {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries(self.members.iter().map(|member| &member.pool)).finish()
-    }
-}
-
-fn check_rules(members: &[MemberSettings]) -> Result<(), HsmError> {
-    let refuse = |member: &MemberSettings, rule| {
-        Err(HsmError::MemberRefused { member: Box::new(member.pool.token.token_only()), rule })
-    };
-    let name = |member: &MemberSettings| (member.pool.token.token.clone(), member.pool.token.serial.clone());
-    for (index, member) in members.iter().enumerate() {
-        if index >= MEMBERS_MAX {
-            return refuse(member, "a group has at most 8 members");
-        }
-        if !(1..=WEIGHT_MAX).contains(&member.weight) {
-            return refuse(member, "a weight is a number from 1 to 100");
-        }
-        if members[..index].iter().any(|other| name(other) == name(member)) {
-            return refuse(member, "a token is a member once, and this one is named twice");
-        }
-    }
-    match members {
-        [first, ..] if members.iter().all(|member| member.draining) => {
-            refuse(first, "somebody must sign, and every member is draining")
-        }
-        _ => Ok(()),
     }
 }
 

@@ -301,9 +301,13 @@ impl Journey {
                 let public_key = seat.public_key;
                 return (self.complete)(Ok(Signed { public_key, signature }));
             }
-            Ok(Output::Found { .. } | Output::Opened(_) | Output::Sealed { .. }) => {
-                HsmError::SignatureFault { purpose: self.purpose }
-            }
+            Ok(
+                Output::Destroyed
+                | Output::Found { .. }
+                | Output::Made { .. }
+                | Output::Opened(_)
+                | Output::Sealed { .. },
+            ) => HsmError::SignatureFault { purpose: self.purpose },
             Err(error) => error,
         };
         let outcome = if self.note(index, error) { self.go_on() } else { Err(self.give_up()) };
@@ -332,10 +336,14 @@ impl Journey {
     }
 
     fn give_up(mut self) -> (HsmError, Complete) {
-        let single = self.route.seats.len() == 1;
+        let full = |failure: &MemberFailure| matches!(*failure.cause, HsmError::Overloaded { .. });
+        // What is to be told plainly: that of a token alone, a request at fault, and that there is too much work.
+        let plain = self.route.seats.len() == 1
+            || self.failures.last().is_some_and(|last| is_callers(&last.cause))
+            || self.failures.iter().all(full);
         let error = match self.failures.pop() {
             None => HsmError::DeadlinePassed { purpose: self.purpose },
-            Some(last) if single || is_callers(&last.cause) => *last.cause,
+            Some(last) if plain => *last.cause,
             Some(last) => {
                 self.failures.push(last);
                 HsmError::NoMember { purpose: self.purpose, failures: self.failures }

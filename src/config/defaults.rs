@@ -60,6 +60,14 @@ pub(super) fn hsm_queue_len_max() -> usize {
 pub(super) fn hsm_sign_timeout_ms() -> u64 {
     2_000
 }
+/// Above what a signature takes on the slowest tokens we know of, some 100 ms; two such waits are far below a client's
+/// patience.
+pub(super) fn hsm_member_timeout_ms() -> u64 {
+    150
+}
+pub(super) fn hsm_member_weight() -> u32 {
+    1
+}
 pub(super) fn hsm_hang_limit_ms() -> u64 {
     5_000
 }

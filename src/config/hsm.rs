@@ -1,4 +1,4 @@
-//! The `[hsm]` table, and where a key lives: in a file, or in the token of that table.
+//! The `[hsm]` table, and where a key lives: in a file, or in the token or the tokens of that table.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,25 +9,21 @@ use serde::Deserialize;
 use super::file::{in_range, wrong};
 use super::{ConfigError, defaults};
 
-/// The token that holds keys, and how it is used.
+/// The tokens that hold keys, and how they are used.
 #[derive(Debug, Clone)]
 pub struct Hsm {
-    /// The PKCS#11 library: `hsm.module`.
-    pub module: PathBuf,
-    /// What the library's file must hash to: `hsm.module_sha256`.
-    pub module_sha256: Option<[u8; 32]>,
-    /// The token, by label and serial: `hsm.token`.
-    pub token: Pkcs11Uri,
-    /// Where its PIN comes from: `hsm.pin_source`.
-    pub pin_source: PinSource,
+    /// The token of `[hsm]`, or those of `[[hsm.member]]`, each with the same keys.
+    pub members: Vec<HsmMember>,
     /// Where systemd put this unit's credentials: `$CREDENTIALS_DIRECTORY`.
     pub credentials: Option<PathBuf>,
-    /// Threads and sessions: `hsm.workers`.
+    /// Threads and sessions, for each token: `hsm.workers`.
     pub workers: usize,
-    /// Jobs that may wait for each purpose: `hsm.queue_len_max`.
+    /// Jobs that may wait for each purpose, for each token: `hsm.queue_len_max`.
     pub queue_len_max: usize,
     /// How long one signature may take, its wait included: `hsm.sign_timeout_ms`.
     pub sign_timeout: Duration,
+    /// How long one of several tokens may take for a signature before another is asked: `hsm.member_timeout_ms`.
+    pub member_timeout: Duration,
     /// How long one call into the library may take: `hsm.hang_limit_ms`.
     pub hang_limit: Duration,
     /// How often each key is tested: `hsm.probe_interval_ms`.
@@ -36,12 +32,29 @@ pub struct Hsm {
     pub allow_extractable: bool,
 }
 
+/// One token. Its settings stand in `[hsm]` where it is the only one, else in a `[[hsm.member]]` table.
+#[derive(Debug, Clone)]
+pub struct HsmMember {
+    /// The PKCS#11 library: `module`.
+    pub module: PathBuf,
+    /// What the library's file must hash to: `module_sha256`.
+    pub module_sha256: Option<[u8; 32]>,
+    /// The token, by label and serial: `token`.
+    pub token: Pkcs11Uri,
+    /// Where its PIN comes from: `pin_source`.
+    pub pin_source: PinSource,
+    /// Its share of the work, in proportion to the others': `weight`.
+    pub weight: u32,
+    /// Whether it signs nothing, and stays logged in and tested: `draining`.
+    pub draining: bool,
+}
+
 /// Where a private key lives.
 #[derive(Debug, Clone)]
 pub enum KeyPlace {
     /// In a file.
     File(PathBuf),
-    /// In the token of `[hsm]`.
+    /// In the token of `[hsm]`, or in each of its members.
     Token {
         /// Its name, by `object` or `id`.
         uri: Box<Pkcs11Uri>,
@@ -53,16 +66,20 @@ pub enum KeyPlace {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct HsmTable {
-    module: PathBuf,
+    module: Option<PathBuf>,
     module_sha256: Option<String>,
-    token: String,
-    pin_source: String,
+    token: Option<String>,
+    pin_source: Option<String>,
+    #[serde(default)]
+    member: Vec<MemberTable>,
     #[serde(default = "defaults::hsm_workers")]
     workers: usize,
     #[serde(default = "defaults::hsm_queue_len_max")]
     queue_len_max: usize,
     #[serde(default = "defaults::hsm_sign_timeout_ms")]
     sign_timeout_ms: u64,
+    #[serde(default = "defaults::hsm_member_timeout_ms")]
+    member_timeout_ms: u64,
     #[serde(default = "defaults::hsm_hang_limit_ms")]
     hang_limit_ms: u64,
     #[serde(default = "defaults::hsm_probe_interval_ms")]
@@ -71,53 +88,100 @@ pub(super) struct HsmTable {
     allow_extractable: bool,
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct MemberTable {
+    module: PathBuf,
+    module_sha256: Option<String>,
+    token: String,
+    pin_source: String,
+    #[serde(default = "defaults::hsm_member_weight")]
+    weight: u32,
+    #[serde(default)]
+    draining: bool,
+}
+
 impl HsmTable {
     pub(super) fn check(self) -> Result<Hsm, ConfigError> {
+        let single = (self.module, self.module_sha256, self.token, self.pin_source);
+        let members = match (single, self.member) {
+            ((None, None, None, None), members) if !members.is_empty() => {
+                let check =
+                    |(index, member): (usize, MemberTable)| member.check(&format!("hsm.member[{index}]"));
+                members.into_iter().enumerate().map(check).collect::<Result<Vec<_>, _>>()?
+            }
+            ((Some(module), module_sha256, Some(token), Some(pin_source)), members) if members.is_empty() => {
+                let weight = defaults::hsm_member_weight();
+                let only = MemberTable { module, module_sha256, token, pin_source, weight, draining: false };
+                vec![only.check("hsm")?]
+            }
+            _ => {
+                return Err(wrong(
+                    "hsm",
+                    "…",
+                    "module, token and pin_source must stand either in [hsm], for one token, or in each [[hsm.member]]",
+                    "write all three in the one place or the other, and module_sha256 beside its module",
+                ));
+            }
+        };
+        in_range("hsm.workers", self.workers as u64, 1, 256)?;
+        in_range("hsm.queue_len_max", self.queue_len_max as u64, 1, 65_536)?;
+        let millis = |key, value, least, most| in_range(key, value, least, most).map(Duration::from_millis);
+        Ok(Hsm {
+            members,
+            credentials: std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from),
+            workers: self.workers,
+            queue_len_max: self.queue_len_max,
+            sign_timeout: millis("hsm.sign_timeout_ms", self.sign_timeout_ms, 10, 60_000)?,
+            member_timeout: millis("hsm.member_timeout_ms", self.member_timeout_ms, 10, 60_000)?,
+            hang_limit: millis("hsm.hang_limit_ms", self.hang_limit_ms, 100, 600_000)?,
+            probe_interval: millis("hsm.probe_interval_ms", self.probe_interval_ms, 50, 600_000)?,
+            allow_extractable: self.allow_extractable,
+        })
+    }
+}
+
+impl MemberTable {
+    /// `table` is where it stands. The rules among members are the group's.
+    fn check(self, table: &str) -> Result<HsmMember, ConfigError> {
+        let named = |key: &str| format!("{table}.{key}");
         if !self.module.is_absolute() {
             return Err(wrong(
-                "hsm.module",
+                named("module"),
                 self.module.display(),
                 "not an absolute path",
                 "write the library's full path, such as /usr/lib/softhsm/libsofthsm2.so",
             ));
         }
         let module_sha256 = match &self.module_sha256 {
-            Some(text) => Some(hex32("hsm.module_sha256", text)?),
+            Some(text) => Some(hex32(&named("module_sha256"), text)?),
             None => None,
         };
-        let token = parse_uri("hsm.token", &self.token)?;
-        token.require_token().map_err(|error| refused("hsm.token", &self.token, &error))?;
+        let token = parse_uri(&named("token"), &self.token)?;
+        token.require_token().map_err(|error| refused(&named("token"), &self.token, &error))?;
         if token.object.is_some() || token.id.is_some() || token.pin_source.is_some() {
             return Err(wrong(
-                "hsm.token",
+                named("token"),
                 &self.token,
                 "names a key or a PIN source as well",
-                "keep token and serial; name keys at signing.key and audit.checkpoint_key, the PIN at hsm.pin_source",
+                "keep token and serial; name keys at signing.key and audit.checkpoint_key, the PIN at pin_source",
             ));
         }
         let Some(pin_source) = PinSource::parse(&self.pin_source) else {
             return Err(wrong(
-                "hsm.pin_source",
+                named("pin_source"),
                 "(not shown)",
                 "not a place where a PIN may come from",
                 "write \"credential:NAME\", \"file:/PATH\", \"fd:NUMBER\" or \"operator:\"; never the PIN itself",
             ));
         };
-        in_range("hsm.workers", self.workers as u64, 1, 256)?;
-        in_range("hsm.queue_len_max", self.queue_len_max as u64, 1, 65_536)?;
-        let millis = |key, value, least, most| in_range(key, value, least, most).map(Duration::from_millis);
-        Ok(Hsm {
+        Ok(HsmMember {
             module: self.module,
             module_sha256,
             token: token.token_only(),
             pin_source,
-            credentials: std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from),
-            workers: self.workers,
-            queue_len_max: self.queue_len_max,
-            sign_timeout: millis("hsm.sign_timeout_ms", self.sign_timeout_ms, 10, 60_000)?,
-            hang_limit: millis("hsm.hang_limit_ms", self.hang_limit_ms, 100, 600_000)?,
-            probe_interval: millis("hsm.probe_interval_ms", self.probe_interval_ms, 50, 600_000)?,
-            allow_extractable: self.allow_extractable,
+            weight: self.weight,
+            draining: self.draining,
         })
     }
 }
@@ -143,12 +207,25 @@ pub(super) fn key_place(
                 ));
             };
             let mut uri = parse_uri(key_name, &text)?;
-            uri.token = uri.token.or_else(|| hsm.token.token.clone());
-            uri.serial = uri.serial.or_else(|| hsm.token.serial.clone());
+            // A key of a group is in every member; the first lends it its name.
+            let named = uri.token.is_some() || uri.serial.is_some();
+            let home =
+                hsm.members.first().map(|member| member.token.clone()).unwrap_or_else(Pkcs11Uri::empty);
+            uri.token = uri.token.or_else(|| home.token.clone());
+            uri.serial = uri.serial.or_else(|| home.serial.clone());
             uri.require_object().map_err(|error| refused(key_name, &text, &error))?;
-            if (&uri.token, &uri.serial) != (&hsm.token.token, &hsm.token.serial) {
-                let fix = "name the key by object or id alone; its token is hsm.token";
-                return Err(wrong(key_name, &text, "the key is in another token than hsm.token", fix));
+            if (&uri.token, &uri.serial) != (&home.token, &home.serial) || (named && hsm.members.len() > 1) {
+                let (problem, fix) = match hsm.members.len() {
+                    1 => (
+                        "the key is in another token than hsm.token",
+                        "name the key by object or id alone; its token is hsm.token",
+                    ),
+                    _ => (
+                        "it names one token, and the key is in every [[hsm.member]]",
+                        "name the key by object or id alone",
+                    ),
+                };
+                return Err(wrong(key_name, &text, problem, fix));
             }
             Ok(KeyPlace::Token { uri: Box::new(uri), public_key: hex32(public_name, &public_key)? })
         }

@@ -26,7 +26,7 @@ use std::time::Duration;
 
 pub use defaults::{ACK_TIMEOUT_MS, FLUSH_INTERVAL_MS, UNFLUSHED_AGE_MAX_MS};
 pub use dev::{DevKey, DevToken};
-pub use hsm::{Hsm, KeyPlace};
+pub use hsm::{Hsm, HsmMember, KeyPlace};
 pub use mirror::{HostPort, Mirror, Receiver, Syslog};
 pub use retention::Retention;
 pub use revocation::{OnStale, Redis, RedisServers, Revocation, RevocationRules, SecretSource};

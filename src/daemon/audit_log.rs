@@ -104,7 +104,7 @@ pub(super) fn report_recovery(recovery: &Recovery) {
 pub fn set_aside(config: &Config, authority: &str, reason: &str) -> Result<Option<SetAside>, StartError> {
     let time = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%SZ").to_string();
     let decision = Decision { authority, reason, time: &time };
-    let (signer, _pool) = keys::open_checkpoint_signer(config)?;
+    let (signer, _hsm) = keys::open_checkpoint_signer(config)?;
     Ok(audit::succeed(&audit_settings(config, true), &decision, Some(signer))?)
 }
 

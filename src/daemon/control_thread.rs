@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use edgate_hsm::Pool;
+use edgate_hsm::Group;
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 
@@ -93,7 +93,7 @@ pub(super) struct Ingredients<'a> {
     pub(super) retire: Option<control::Retire>,
     pub(super) couriers: &'a Couriers,
     pub(super) stamps: Option<StampReader>,
-    pub(super) pool: Option<Arc<Pool>>,
+    pub(super) hsm: Option<Arc<Group>>,
 }
 
 impl Ingredients<'_> {
@@ -116,7 +116,7 @@ impl Ingredients<'_> {
             retire,
             couriers,
             stamps,
-            pool,
+            hsm,
         } = self;
         let issuing = config.signing.as_ref().map(|signing| Issuing {
             own: signing.issuer,
@@ -136,11 +136,11 @@ impl Ingredients<'_> {
         let seen = Arc::clone(&view);
         let strictness = Strictness::of(config);
         let standings = couriers.standings();
-        let (scraped, asked) = (pool.clone(), pool.clone());
+        let (scraped, asked) = (hsm.clone(), hsm.clone());
         let (stamps_scraped, stamps_asked) = (stamps.clone(), stamps);
-        let next_key = config.file.clone().map(|file| keys::next_checkpoint_key(file, pool.clone()));
-        let unlock = pool.map(|pool| -> control::Unlock {
-            Arc::new(move |pin| pool.unlock(pin).map_err(|error| error.to_string()))
+        let next_key = config.file.clone().map(|file| keys::next_checkpoint_key(file, hsm.clone()));
+        let unlock = hsm.map(|hsm| -> control::Unlock {
+            Arc::new(move |pin| hsm.unlock(pin).map_err(|error| error.to_string()))
         });
         State {
             issuing,
@@ -164,8 +164,8 @@ impl Ingredients<'_> {
             eraser: log.eraser(),
             metrics: Arc::new(move |out| {
                 out.push_str(metrics.render().trim_end_matches("# EOF\n"));
-                if let Some(pool) = &scraped {
-                    hsm_metrics::render(pool, out);
+                if let Some(hsm) = &scraped {
+                    hsm_metrics::render(hsm, out);
                 }
                 if let Some(stamps) = &stamps_scraped {
                     stamps.render(out);
@@ -174,10 +174,10 @@ impl Ingredients<'_> {
             unlock,
             // The control plane asks its own appender and store how they are.
             readiness: Arc::new(move || {
-                let token = asked.iter().map(|pool| hsm_dependency(pool));
+                let tokens = asked.iter().map(|hsm| hsm_dependency(hsm));
                 let mirrors = mirror.iter().map(mirroring::dependency);
                 std::iter::once(revocation_dependency(&seen, strictness))
-                    .chain(token)
+                    .chain(tokens)
                     .chain(mirrors)
                     .chain(witnesses::dependencies(&standings))
                     .chain(stamps_asked.iter().map(StampReader::dependency))

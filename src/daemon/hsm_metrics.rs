@@ -1,28 +1,28 @@
-//! The session pool's numbers, as OpenMetrics text.
+//! The numbers of the tokens' session pools, as OpenMetrics text: of all together, and of each.
 
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use edgate_hsm::{BUCKETS_US, Durations, Pool, TokenStanding};
+use edgate_hsm::{BUCKETS_US, Durations, Group, MemberStanding, TokenStanding};
 
 /// The lanes in the order of `PoolMetrics::queued`.
 const LANES: [&str; 4] = ["tls_server", "audit_checkpoint", "token_signing", "wrapping"];
 
 /// Appends every family, without a closing `# EOF`.
-pub(super) fn render(pool: &Pool, out: &mut String) {
-    let metrics = pool.metrics();
-    let standing = pool.standing();
-    let needs_operator = matches!(&standing, TokenStanding::Unavailable(cause) if cause.needs_operator());
+pub(super) fn render(hsm: &Group, out: &mut String) {
+    let metrics = hsm.metrics();
+    let members = hsm.members();
+    let needs_operator = members.iter().any(MemberStanding::needs_operator);
     let flag = u64::from;
     let gauges = [
         (
             "hsm_ready",
-            "Whether every key in the token has signed",
-            flag(matches!(standing, TokenStanding::Ready)),
+            "Whether every key has signed in some token",
+            flag(matches!(hsm.standing(), TokenStanding::Ready)),
         ),
         (
             "hsm_needs_operator",
-            "Whether the token waits for an operator: its PIN is wrong, locked or missing",
+            "Whether a token waits for an operator: its PIN is wrong, locked or missing",
             flag(needs_operator),
         ),
         ("hsm_outstanding", "Jobs not answered yet", metrics.outstanding as u64),
@@ -60,9 +60,49 @@ pub(super) fn render(pool: &Pool, out: &mut String) {
         let (function, code) = (function.escape_default(), code.escape_default());
         line(out, format_args!("edgate_hsm_errors_total{{function=\"{function}\",code=\"{code}\"}} {count}"));
     }
+    render_members(&members, out);
     histogram(out, "hsm_wait_seconds", "From submission to a worker", &metrics.wait);
     histogram(out, "hsm_call_seconds", "In the module", &metrics.call);
     histogram(out, "hsm_verify_seconds", "Verifying before release", &metrics.verify);
+}
+
+/// What tells one token from another.
+fn render_members(members: &[MemberStanding], out: &mut String) {
+    type Read = fn(&MemberStanding) -> u64;
+    let up: Read = |member| u64::from(matches!(member.standing, TokenStanding::Ready));
+    let errors: Read = |member| member.metrics.errors.values().sum();
+    let families: [(&str, &str, &str, Read); 6] = [
+        ("hsm_member_up", "gauge", "Whether every key in this token has signed", up),
+        ("hsm_member_draining", "gauge", "Whether it is kept from signing", |member| {
+            u64::from(member.draining)
+        }),
+        ("hsm_member_outstanding", "gauge", "Its jobs not answered yet", |member| {
+            member.metrics.outstanding as u64
+        }),
+        ("hsm_member_signed", "counter", "Signatures it released", |member| member.metrics.signed),
+        ("hsm_member_errors", "counter", "Its PKCS#11 calls that failed", errors),
+        (
+            "hsm_member_failed_over",
+            "counter",
+            "Times it failed or took too long for a signature that another could be asked for",
+            |member| member.failed_over,
+        ),
+    ];
+    for (name, kind, help, read) in families {
+        family(out, name, kind, help);
+        let total = if kind == "counter" { "_total" } else { "" };
+        for member in members {
+            let label = |text: &Option<String>| escaped(text.as_deref().unwrap_or_default());
+            let (token, serial) = (label(&member.token.token), label(&member.token.serial));
+            let value = read(member);
+            line(out, format_args!("edgate_{name}{total}{{token=\"{token}\",serial=\"{serial}\"}} {value}"));
+        }
+    }
+}
+
+/// A label's value, which an operator chose: as OpenMetrics has it.
+fn escaped(text: &str) -> String {
+    text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
 
 /// Begins a family.

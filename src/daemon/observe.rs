@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use edgate_hsm::{Pool, TokenStanding};
+use edgate_hsm::{Group, MemberStanding, TokenStanding};
 
 use crate::audit::{self, LogWatch};
 use crate::cluster::{ClusterStatus, StatusReader};
@@ -21,16 +21,16 @@ pub(super) fn data_readiness(
     log: LogWatch,
     view: Arc<View>,
     strictness: Strictness,
-    pool: Option<Arc<Pool>>,
+    hsm: Option<Arc<Group>>,
     witnesses: Vec<StandingReader>,
 ) -> impl Fn() -> (bool, String) + Send + Sync {
     move || {
         let dependencies = [audit_dependency(&log), revocation_dependency(&view, strictness)];
         // Said, and not counted: verification goes on without the token and without a witness.
-        let token = pool.as_ref().map(|pool| hsm_dependency(pool));
+        let tokens = hsm.as_ref().map(|hsm| hsm_dependency(hsm));
         let witnesses: Vec<Dependency> = witnesses::dependencies(&witnesses).collect();
         let mut text = String::new();
-        for Dependency { name, ready, detail } in dependencies.iter().chain(&token).chain(&witnesses) {
+        for Dependency { name, ready, detail } in dependencies.iter().chain(&tokens).chain(&witnesses) {
             let state = if *ready { "ok" } else { "failed" };
             let comma = if detail.is_empty() { "" } else { ", " };
             // Writing to a string does not fail.
@@ -109,16 +109,29 @@ pub(super) fn cluster_readings(status: &StatusReader) -> Vec<Reading> {
     ]
 }
 
-/// The token with the keys. Verification does not depend on it: issuing and checkpoints do.
-pub(super) fn hsm_dependency(pool: &Pool) -> Dependency {
-    let (ready, detail) = match pool.standing() {
-        TokenStanding::Ready => (true, String::new()),
-        TokenStanding::Healing => (false, "a fault is being looked into".to_owned()),
-        TokenStanding::Stopped => (false, "closed".to_owned()),
-        TokenStanding::Stuck => (false, "calls into its module do not return".to_owned()),
-        TokenStanding::Unavailable(cause) => (false, cause.to_string()),
+/// The tokens with the keys. Verification does not depend on them: issuing and checkpoints do, on one of them.
+pub(super) fn hsm_dependency(hsm: &Group) -> Dependency {
+    let members = hsm.members();
+    let signs = |member: &MemberStanding| matches!(member.standing, TokenStanding::Ready) && !member.draining;
+    let signing = members.iter().filter(|member| signs(member)).count();
+    let mut detail = match members.len() {
+        1 => String::new(),
+        all => format!("{signing} of {all} tokens sign"),
     };
-    Dependency { name: "hsm", ready, detail }
+    for member in members.iter().filter(|member| !signs(member)) {
+        if members.len() > 1 {
+            // Writing to a string does not fail.
+            let _ = write!(detail, "; {}: ", member.token);
+        }
+        match &member.standing {
+            TokenStanding::Ready => detail.push_str("draining"),
+            TokenStanding::Healing => detail.push_str("a fault is being looked into"),
+            TokenStanding::Stopped => detail.push_str("closed"),
+            TokenStanding::Stuck => detail.push_str("calls into its module do not return"),
+            TokenStanding::Unavailable(cause) => detail.push_str(&cause.to_string()),
+        }
+    }
+    Dependency { name: "hsm", ready: signing > 0, detail }
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a gauge may be rounded above 2^53")]

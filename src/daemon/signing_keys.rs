@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
-use edgate_hsm::{HsmError, KeyName, Pkcs11Uri, Pool, Purpose, Signer, SoftwareKey, TokenSigning, UriRules};
+use edgate_hsm::{Group, HsmError, KeyName, Pkcs11Uri, Purpose, Signer, SoftwareKey, TokenSigning, UriRules};
 
 use super::StartError;
 use super::keys::{public_key, published};
@@ -51,7 +51,7 @@ type Told = [String; 3];
 #[derive(Clone)]
 struct Places {
     configured: KeyPlace,
-    pool: Option<Arc<Pool>>,
+    hsm: Option<Arc<Group>>,
 }
 
 impl StoredKeys {
@@ -62,7 +62,7 @@ impl StoredKeys {
     pub(super) async fn load(
         config: &Config,
         store: &Store,
-        pool: Option<&Arc<Pool>>,
+        hsm: Option<&Arc<Group>>,
     ) -> Result<Self, StartError> {
         let killed = store.load_killed_keys().await?;
         let Some(signing) = &config.signing else {
@@ -76,7 +76,7 @@ impl StoredKeys {
         let at = now();
         let (mut ring, mended) = Ring::load(stored, rules(signing), |kid| dead.contains(kid), at);
         let mut changes: Vec<Told> = mended.iter().map(told).collect();
-        let places = Places { configured: signing.key.clone(), pool: pool.cloned() };
+        let places = Places { configured: signing.key.clone(), hsm: hsm.cloned() };
         changes.extend(adopt(&mut ring, &signing.key, &dead, at)?);
         let is_first = |ring: &Ring| ring.keys().len() == 1 && ring.keys()[0].created == at;
         let signer = match ring.active().map(|key| places.open(key)) {
@@ -305,14 +305,14 @@ impl Places {
     fn make_in_token(&self) -> Result<MadeKey, HsmError> {
         let purpose = Purpose::TokenSigning;
         let deadline = Instant::now() + KEY_TIMEOUT;
-        let pool = self.pool()?;
+        let tokens = self.tokens()?;
         // Nobody knows its kid before it is there, and then its name cannot be changed any more.
         let time = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%SZ");
         let random = getrandom::u32().map_err(|source| HsmError::Entropy { purpose, source })?;
         let name =
             KeyName::new(purpose, &format!("{time}-{random:08x}")).expect("letters, digits and a dash");
-        let uri = pool.make_signing_key(name, deadline)?;
-        let signer = pool.signing_key::<TokenSigning>(&uri, None, deadline)?;
+        let uri = tokens.make_signing_key(name, deadline)?;
+        let signer = tokens.signing_key::<TokenSigning>(&uri, None, deadline)?;
         Ok(MadeKey { public_key: signer.public_key(), place: uri.to_string() })
     }
 
@@ -329,7 +329,7 @@ impl Places {
             }
             Place::Token(uri) => {
                 let deadline = Instant::now() + KEY_TIMEOUT;
-                self.pool()?.signing_key(&uri, Some(key.public_key), deadline)
+                self.tokens()?.signing_key(&uri, Some(key.public_key), deadline)
             }
         }
     }
@@ -339,7 +339,7 @@ impl Places {
             Place::File(path) => SoftwareKey::destroy(&path, Purpose::TokenSigning, &key.public_key),
             Place::Token(uri) => {
                 let deadline = Instant::now() + KEY_TIMEOUT;
-                self.pool()?.destroy_signing_key(&uri, key.public_key, deadline)
+                self.tokens()?.destroy_signing_key(&uri, key.public_key, deadline)
             }
         }
     }
@@ -351,8 +351,8 @@ impl Places {
         Ok(Place::File(PathBuf::from(&key.place)))
     }
 
-    fn pool(&self) -> Result<&Arc<Pool>, HsmError> {
-        self.pool.as_ref().ok_or_else(|| HsmError::Module {
+    fn tokens(&self) -> Result<&Arc<Group>, HsmError> {
+        self.hsm.as_ref().ok_or_else(|| HsmError::Module {
             path: PathBuf::from("(none)"),
             problem: "a signing key of this node is in a token and the configuration has no [hsm] table: add it again".to_owned(),
         })

@@ -102,7 +102,7 @@ fn read_write(shared: &Arc<Shared>, inside: &Inside<'_>) -> Result<(Session, Tok
     let (token, epoch) = lock(&shared.token).clone().ok_or(HsmError::Stopped)?;
     if epoch != inside.epoch() {
         // Its slot may be another token's by now; the keeper finds it again.
-        return Err(HsmError::ModuleRenewed { path: shared.settings.module.clone() });
+        return Err(HsmError::ModuleRenewed { path: shared.module.path().to_owned() });
     }
     let session = shared.module.context(inside).open_rw_session(token.slot).map_err(CallError::from)?;
     Ok((session, token))
