@@ -1,4 +1,5 @@
-//! Signing through the pool against the bare module, two calls against three, and what a token that hangs costs.
+//! Signing through the pool against the bare module, two calls against three, what a token that hangs costs, and how soon
+//! another signs in its place.
 //!
 //! `cargo bench -p edgate-bench --bench hsm`. Needs SoftHSM; makes its own token in a temporary folder. Contestants run in turn and
 //! the median round counts, because on a shared machine the clock drifts more between runs than the difference.
@@ -12,6 +13,8 @@ use std::hint::black_box;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::process::ExitCode;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use criterion::Criterion;
@@ -23,7 +26,10 @@ use edgate_bench::load::pool::{Pool as Requests, Target, Tokens};
 use edgate_bench::load::servers::{Server, as_edgate, edgate, free_address};
 use edgate_bench::load::summary::median;
 use edgate_bench::ratio::Ratio;
-use edgate_hsm::{Callers, GeneratedKey, Pkcs11Uri, Pool, PoolSettings, Purpose, TokenSigning, pooled_rate};
+use edgate_hsm::{
+    Callers, GeneratedKey, Group, MemberSettings, MemberStanding, Pkcs11Uri, Pool, PoolSettings, Purpose,
+    Signer, TokenSigning, TokenStanding, pooled_rate,
+};
 use support::{Stage, soon, stage, stage_with_faults};
 
 const ROUNDS: usize = 31;
@@ -34,6 +40,11 @@ const CALLERS: [Callers; 2] = [Callers { count: 64, together: 1 }, Callers { cou
 const LASTING: Duration = Duration::from_millis(300);
 /// Decisions in one round with the daemon.
 const DECISIONS: u64 = 30_000;
+/// Times that a token is lost, and how long others sign before and after.
+const LOSSES: usize = 21;
+const LOAD: Duration = Duration::from_millis(150);
+/// How long a member may take: the daemon's default.
+const MEMBER_TIMEOUT: Duration = Duration::from_millis(150);
 /// How long the token may take to heal.
 const PATIENCE: Duration = Duration::from_secs(60);
 const ISSUER: &str = "https://issuer.bench";
@@ -45,7 +56,8 @@ fn main() -> ExitCode {
     }
     // Each in its own process, as the tests: `stage` runs this program again.
     let name = std::env::args().skip_while(|argument| argument != "--exact").nth(1);
-    let benches: [(&str, fn()); 4] = [("pool", pool), ("paths", paths), ("hanging", hanging), ("sign", sign)];
+    let benches: [(&str, fn()); 5] =
+        [("pool", pool), ("paths", paths), ("hanging", hanging), ("failover", failover), ("sign", sign)];
     for (bench, run) in benches {
         if name.as_deref().is_none_or(|name| name == bench) {
             run();
@@ -153,6 +165,109 @@ fn sign() {
             bencher.iter(|| signer.sign(black_box(b"message"), Instant::now() + LASTING).unwrap());
         });
     });
+}
+
+/// From the moment a token is lost under load to the first signature that was asked for after that.
+fn failover() {
+    stage_with_faults("failover", |stage| {
+        stage.faults("");
+        let key = ed25519_dalek::SigningKey::from_bytes(&[7; 32]);
+        let label = "edgate/token-signing/1";
+        let tokens = ["one", "two"].map(|label| stage.make_token(label));
+        let named = tokens.each_ref().map(|token| stage.import(token, &key, label));
+        let members = tokens.each_ref().map(|token| {
+            // As in service, but for the time until a lost token is looked for again.
+            let pool = PoolSettings {
+                workers: 2,
+                probe_interval: Duration::from_millis(500),
+                reinit_interval: Duration::from_millis(300),
+                hang_limit: Duration::from_secs(5),
+                checks: release_checks(Engine::Auto),
+                ..stage.settings(token)
+            };
+            MemberSettings { pool, weight: 1, draining: false }
+        });
+        let group = Group::start(members.to_vec(), MEMBER_TIMEOUT).unwrap();
+        let pinned = key.verifying_key().to_bytes();
+        let signer = group.signing_key::<TokenSigning>(&named[0], Some(pinned), soon()).unwrap();
+        let both = || {
+            let until = Instant::now() + PATIENCE;
+            let ready = |member: &MemberStanding| matches!(member.standing, TokenStanding::Ready);
+            while !group.members().iter().all(ready) || signed_in_turn(&group, &signer).contains(&0) {
+                assert!(Instant::now() < until, "the lost token does not rejoin");
+            }
+        };
+        let killed = |lost: usize| {
+            let away = stage.take_away(&tokens[lost]);
+            move || away.bring_back()
+        };
+        let hung = |lost: usize| {
+            let label = tokens[lost].token.clone().unwrap();
+            stage.faults(&format!("C_Sign hang token={label}\nC_SignInit hang token={label}\n"));
+            || stage.faults("")
+        };
+        println!("killed (its token folder is moved away): {}", lose(&signer, &both, killed));
+        println!("hung (its calls do not return): {}", lose(&signer, &both, hung));
+    });
+}
+
+/// What each member signed of ten signatures.
+fn signed_in_turn(group: &Group, signer: &Signer<TokenSigning>) -> Vec<u64> {
+    let signed = || group.members().into_iter().map(|member| member.metrics.signed).collect::<Vec<_>>();
+    let before = signed();
+    for _ in 0..10 {
+        signer.sign(b"message", Instant::now() + PATIENCE).unwrap();
+    }
+    signed().iter().zip(before).map(|(after, before)| after - before).collect()
+}
+
+/// Loses one member and the other in turn while three threads sign; the times to the first signature, and the longest that
+/// any signature took.
+fn lose<Back: FnOnce()>(
+    signer: &Signer<TokenSigning>,
+    both: &impl Fn(),
+    lose: impl Fn(usize) -> Back,
+) -> String {
+    let (mut firsts, mut longest) = (Vec::new(), Duration::ZERO);
+    for round in 0..LOSSES {
+        both();
+        let (stop, slowest) = (AtomicBool::new(false), Mutex::new(Duration::ZERO));
+        let back = std::thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    while !stop.load(Ordering::Relaxed) {
+                        let started = Instant::now();
+                        signer.sign(b"message", started + PATIENCE).unwrap();
+                        let mut slowest = slowest.lock().unwrap();
+                        *slowest = started.elapsed().max(*slowest);
+                    }
+                });
+            }
+            std::thread::sleep(LOAD);
+            let back = lose(round % 2);
+            let lost = Instant::now();
+            // Both kinds of seat are tried: the first that comes is asked of the lost one every other time.
+            let answers: Vec<Duration> = (0..2)
+                .map(|_| {
+                    signer.sign(b"message", lost + PATIENCE).unwrap();
+                    lost.elapsed()
+                })
+                .collect();
+            firsts.push(answers[1].as_secs_f64() * 1e3);
+            std::thread::sleep(LOAD);
+            stop.store(true, Ordering::Relaxed);
+            back
+        });
+        longest = longest.max(slowest.into_inner().unwrap());
+        back();
+    }
+    let worst = firsts.iter().copied().fold(0.0, f64::max);
+    format!(
+        "two signatures asked for one after the other once it is lost: median {:.1} ms, worst {worst:.1} ms of {LOSSES}; the \
+         longest that any signature took {:.1} ms",
+        median(&firsts),
+        longest.as_secs_f64() * 1e3
+    )
 }
 
 /// Verification by the whole daemon while every signing call hangs, against the same daemon with a healthy token.

@@ -172,6 +172,7 @@ fn a_member_with_another_key_ends_the_start_and_the_rule_is_named() {
 
 #[test]
 fn members_that_cannot_be_a_group_are_refused_by_their_key() {
+    type Change<'a> = &'a dyn Fn(String) -> String;
     let Some(pair) = Pair::new(false) else { return };
     let refused = |hsm: &str, change: &dyn Fn(String) -> String| {
         let config = pair.configure(hsm, change);
@@ -181,7 +182,7 @@ fn members_that_cannot_be_a_group_are_refused_by_their_key() {
         said
     };
     let (first, second) = (&pair.stage.token, &pair.second);
-    let cases: [(&str, &dyn Fn(String) -> String, &str); 7] = [
+    let cases: [(&str, Change<'_>, &str); 7] = [
         ("member_timeout_ms = 1", &|text| text, "hsm.member_timeout_ms"),
         ("", &|text| text.replace("[hsm]\n", &format!("[hsm]\ntoken = {first:?}\n")), "either in [hsm]"),
         ("", &|text| text.replace(second, first), "named twice"),
