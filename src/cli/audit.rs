@@ -24,6 +24,7 @@ use super::audit_report::{self, ReportArguments};
 use super::audit_verify_export::{self, VerifyExportArguments};
 use super::audit_verify_mirror::{self, VerifyMirrorArguments};
 use super::checkpoint_keys::believed;
+use super::control_client::Asked;
 use super::verify_record::{RecordArguments, Recorded};
 use super::{
     EXIT_FAILURE, EXIT_INPUT, EXIT_NO, EXIT_YES, Output, audit_aep, audit_bundle, audit_checkpoint_key,
@@ -49,9 +50,9 @@ pub(super) enum AuditCommand {
     /// Find the records about one person, token, address or session by their keyed tags; the log says that it was done.
     Tag(audit_tag::TagArguments),
     /// Hand over from the log's checkpoint key to the one that the running node's configuration names now.
-    RotateCheckpointKey(audit_checkpoint_key::RotateArguments),
+    RotateCheckpointKey(Asked),
     /// Begin an epoch of the tags: what is recorded from now on cannot be matched with what was before, but by who has both keys.
-    RotateTagKey(audit_tag_keys::RotateArguments),
+    RotateTagKey(Asked),
     /// Destroy the tag key of an epoch that is over: whose its tags are can then never be said again. Mass erasure.
     DestroyTagKey(audit_tag_keys::DestroyArguments),
     /// Open the sealed values of a record, with the private keys of all openers; the log says that it was done.

@@ -1,10 +1,12 @@
 //! `edgate audit hold`, `release`, `retire`: what a running node does with its log when an operator orders it.
 
+use std::fmt;
+
 use clap::Args;
 use serde_json::{Value, json};
 
 use super::audit_export::parse_time;
-use super::control_client::{ClientError, Target, Words, post, post_slowly, refuse};
+use super::control_client::{Asked, ClientError, Target, Words, post_slowly, refuse, text};
 use super::{EXIT_NO, EXIT_YES, Output, complain, print_line};
 
 #[derive(Debug, Args)]
@@ -23,9 +25,7 @@ pub(super) struct HoldArguments {
     #[command(flatten)]
     words: Words,
     #[command(flatten)]
-    target: Target,
-    #[command(flatten)]
-    output: Output,
+    asked: Asked,
 }
 
 #[derive(Debug, Args)]
@@ -35,9 +35,7 @@ pub(super) struct ReleaseArguments {
     #[command(flatten)]
     words: Words,
     #[command(flatten)]
-    target: Target,
-    #[command(flatten)]
-    output: Output,
+    asked: Asked,
 }
 
 #[derive(Debug, Args)]
@@ -59,43 +57,35 @@ pub(super) struct RetireArguments {
 }
 
 pub(super) fn hold(arguments: &HoldArguments) -> u8 {
-    let HoldArguments { name, from, to, words, target, output } = arguments;
-    let mut body =
-        json!({"name": name, "from_ns": from, "authority": words.authority, "reason": words.reason});
+    let HoldArguments { name, from, to, words, asked } = arguments;
+    let mut body = words.body();
+    body["name"] = name.clone().into();
+    body["from_ns"] = (*from).into();
     if let Some(to) = to {
         body["to_ns"] = (*to).into();
     }
-    let answered = target.url().and_then(|url| post(&url, "/v1/audit/holds", &body));
-    told(answered, output, &format!("held      {name}"))
+    asked.post("/v1/audit/holds", &body, |answer| told(answer, format_args!("held      {name}")))
 }
 
 pub(super) fn release(arguments: &ReleaseArguments) -> u8 {
-    let ReleaseArguments { name, words, target, output } = arguments;
-    let body = json!({"authority": words.authority, "reason": words.reason});
+    let ReleaseArguments { name, words, asked } = arguments;
     let named = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
-    let url = match named && !name.is_empty() {
-        true => target.url(),
-        false => Err(ClientError::Input(format!("{name:?} is no name of a hold"))),
-    };
-    let answered = url.and_then(|url| post(&url, &format!("/v1/audit/holds/{name}/release"), &body));
-    told(answered, output, &format!("released  {name}"))
+    if !named || name.is_empty() {
+        return refuse(&ClientError::Input(format!("{name:?} is no name of a hold")));
+    }
+    let path = format!("/v1/audit/holds/{name}/release");
+    asked.post(&path, &words.body(), |answer| told(answer, format_args!("released  {name}")))
 }
 
-fn told(answered: Result<Value, ClientError>, output: &Output, line: &str) -> u8 {
-    match answered {
-        Ok(answer) if output.json => print_line(answer),
-        Ok(answer) => {
-            print_line(line);
-            print_line(format_args!("recorded  {}", answer["id"].as_str().unwrap_or_default()));
-        }
-        Err(error) => return refuse(&error),
-    }
-    EXIT_YES
+fn told(answer: &Value, line: fmt::Arguments<'_>) {
+    print_line(line);
+    print_line(format_args!("recorded  {}", text(answer, "id")));
 }
 
 pub(super) fn retire(arguments: &RetireArguments) -> u8 {
     let RetireArguments { before, words, target, output } = arguments;
-    let body = json!({"before_ns": before, "authority": words.authority, "reason": words.reason});
+    let mut body = words.body();
+    body["before_ns"] = (*before).into();
     let mut retired: Vec<Value> = Vec::new();
     let kept = loop {
         let answered = target.url().and_then(|url| post_slowly(&url, "/v1/audit/retire", &body));

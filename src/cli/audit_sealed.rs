@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use super::control_client::{ClientError, Target, Words, post, refuse, text};
+use super::control_client::{Asked, ClientError, Target, Words, post, refuse, text};
 use super::{EXIT_INPUT, EXIT_NO, EXIT_YES, Output, complain, print_line};
 use crate::audit::RecordId;
 use crate::audit::sealed::{OpenError, OpenedValues, OpenerSecret, SealedRecord, parse_day};
@@ -66,9 +66,7 @@ pub(super) struct DestroyArguments {
     #[command(flatten)]
     words: Words,
     #[command(flatten)]
-    target: Target,
-    #[command(flatten)]
-    output: Output,
+    asked: Asked,
 }
 
 pub(super) fn run(command: &SealedCommand) -> u8 {
@@ -100,19 +98,15 @@ fn destroy(arguments: &DestroyArguments) -> u8 {
         complain("a day is written YYYY-MM-DD");
         return EXIT_INPUT;
     }
-    let DestroyArguments { tenant, day, words, .. } = arguments;
-    let body = json!({"tenant": tenant, "day": day, "authority": words.authority, "reason": words.reason});
-    let answer = arguments.target.url().and_then(|url| post(&url, "/v1/audit/sealed-keys/destroy", &body));
-    match answer {
-        Ok(answer) if arguments.output.json => print_line(answer),
-        Ok(answer) => {
-            print_line(format_args!("destroyed the sealed keys of tenant {tenant:?} of {day}"));
-            print_line(format_args!("recorded  {}", text(&answer, "id")));
-            print_line("copies that were made of them, in backups, are yours to destroy");
-        }
-        Err(error) => return refuse(&error),
-    }
-    EXIT_YES
+    let DestroyArguments { tenant, day, words, asked } = arguments;
+    let mut body = words.body();
+    body["tenant"] = tenant.clone().into();
+    body["day"] = day.clone().into();
+    asked.post("/v1/audit/sealed-keys/destroy", &body, |answer| {
+        print_line(format_args!("destroyed the sealed keys of tenant {tenant:?} of {day}"));
+        print_line(format_args!("recorded  {}", text(answer, "id")));
+        print_line("copies that were made of them, in backups, are yours to destroy");
+    })
 }
 
 pub(super) fn open(arguments: &OpenArguments) -> u8 {

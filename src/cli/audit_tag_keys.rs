@@ -3,16 +3,8 @@
 use clap::Args;
 use serde_json::json;
 
-use super::control_client::{Target, Words, post, tell, text};
-use super::{Output, print_line};
-
-#[derive(Debug, Args)]
-pub(super) struct RotateArguments {
-    #[command(flatten)]
-    target: Target,
-    #[command(flatten)]
-    output: Output,
-}
+use super::control_client::{Asked, Words, text};
+use super::print_line;
 
 #[derive(Debug, Args)]
 pub(super) struct DestroyArguments {
@@ -21,24 +13,19 @@ pub(super) struct DestroyArguments {
     #[command(flatten)]
     words: Words,
     #[command(flatten)]
-    target: Target,
-    #[command(flatten)]
-    output: Output,
+    asked: Asked,
 }
 
-pub(super) fn rotate(arguments: &RotateArguments) -> u8 {
-    let answer = arguments.target.url().and_then(|url| post(&url, "/v1/audit/tag-keys", &json!({})));
-    tell(answer, &arguments.output, |answer| {
+pub(super) fn rotate(asked: &Asked) -> u8 {
+    asked.post("/v1/audit/tag-keys", &json!({}), |answer| {
         print_line(format_args!("epoch     {}", answer["epoch"]));
         print_line(format_args!("recorded  {}", text(answer, "id")));
     })
 }
 
 pub(super) fn destroy(arguments: &DestroyArguments) -> u8 {
-    let body = json!({"authority": arguments.words.authority, "reason": arguments.words.reason});
     let path = format!("/v1/audit/tag-keys/{}/destroy", arguments.epoch);
-    let answer = arguments.target.url().and_then(|url| post(&url, &path, &body));
-    tell(answer, &arguments.output, |answer| {
+    arguments.asked.post(&path, &arguments.words.body(), |answer| {
         print_line(format_args!("destroyed the tag key of epoch {}", answer["epoch"]));
         print_line(format_args!("recorded  {}", text(answer, "id")));
         print_line("copies that were made of it, in backups, are yours to destroy");

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use ureq::Body;
 use ureq::http::Response;
 use zeroize::Zeroizing;
@@ -34,6 +34,15 @@ pub(super) struct Words {
     /// Why.
     #[arg(long, value_name = "TEXT")]
     pub(super) reason: String,
+}
+
+/// Which node is asked, and how what it answers is shown.
+#[derive(Debug, Args)]
+pub(super) struct Asked {
+    #[command(flatten)]
+    target: Target,
+    #[command(flatten)]
+    output: Output,
 }
 
 /// What `edgate token issue` reads.
@@ -158,22 +167,40 @@ pub(super) enum ClientError {
     Unavailable(String),
 }
 
-/// Prints what a node answered, or says why it did not.
-pub(super) fn tell(answer: Result<Value, ClientError>, output: &Output, say: impl FnOnce(&Value)) -> u8 {
-    match answer {
-        Ok(answer) if output.json => print_line(answer),
-        Ok(answer) => say(&answer),
-        Err(error) => return refuse(&error),
-    }
-    EXIT_YES
-}
-
 pub(super) fn refuse(error: &ClientError) -> u8 {
     complain(error);
     match error {
         ClientError::Config(_) => EXIT_CONFIG,
         ClientError::Input(_) => EXIT_INPUT,
         ClientError::Absent(_) | ClientError::Unavailable(_) => EXIT_UNAVAILABLE,
+    }
+}
+
+impl Words {
+    /// The body of a request that these words are all of.
+    pub(super) fn body(&self) -> Value {
+        json!({"authority": self.authority, "reason": self.reason})
+    }
+}
+
+impl Asked {
+    /// Asks the node; prints what it answers, for a person with `say`.
+    pub(super) fn get(&self, path: &str, say: impl FnOnce(&Value)) -> u8 {
+        self.tell(self.target.url().and_then(|url| get(&url, path)), say)
+    }
+
+    /// Sends `body` to the node; prints what it answers, for a person with `say`.
+    pub(super) fn post(&self, path: &str, body: &Value, say: impl FnOnce(&Value)) -> u8 {
+        self.tell(self.target.url().and_then(|url| post(&url, path, body)), say)
+    }
+
+    fn tell(&self, answer: Result<Value, ClientError>, say: impl FnOnce(&Value)) -> u8 {
+        match answer {
+            Ok(answer) if self.output.json => print_line(answer),
+            Ok(answer) => say(&answer),
+            Err(error) => return refuse(&error),
+        }
+        EXIT_YES
     }
 }
 

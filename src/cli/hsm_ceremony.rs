@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 use super::hsm::Failure;
-use super::{EXIT_FAILURE, EXIT_YES, complain, print_line};
+use super::{EXIT_FAILURE, EXIT_YES, complain, hsm_transcript, print_line};
 use crate::audit::hex;
 use crate::keys::thumbprint;
 
@@ -342,7 +342,7 @@ fn load<T: DeserializeOwned>(path: &Path) -> Result<(T, Vec<u8>), Failure> {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, Failure> {
-    std::fs::read(path).map_err(|error| input(format!("cannot read {}: {error}", path.display())))
+    hsm_transcript::read(path).map_err(input)
 }
 
 fn exists(path: &Path) -> Failure {

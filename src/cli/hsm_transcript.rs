@@ -51,7 +51,8 @@ pub(super) fn run(arguments: &TranscriptArguments) -> u8 {
     }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, String> {
+/// A file that a ceremony is held to; the error names it.
+pub(super) fn read(path: &Path) -> Result<Vec<u8>, String> {
     std::fs::read(path).map_err(|error| format!("cannot read {}: {error}", path.display()))
 }
 

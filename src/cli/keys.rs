@@ -3,15 +3,15 @@
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use super::control_client::{ClientError, Target, Words, get, post, refuse, text};
-use super::{EXIT_YES, Output, print_line};
+use super::control_client::{Asked, ClientError, Words, refuse, text};
+use super::print_line;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum KeysCommand {
     /// Every signing key: its state, since when, and what happens to it next.
-    List(Plain),
+    List(Asked),
     /// Let the next key take over: the draft that there is, or a new one. One that may not sign yet does as soon as it may.
-    Rotate(Plain),
+    Rotate(Asked),
     /// Let this draft sign now; refused before everybody can have it (signing.propagation_s).
     Activate(Named),
     /// Say that a draft is backed up, which signing.require_backup asks for.
@@ -25,15 +25,7 @@ pub(super) enum KeysCommand {
     /// The emergency: what this key signed is refused from now on, whoever's key it is. It cannot be taken back.
     Kill(Dead),
     /// Print the JWKS that the node publishes.
-    ExportJwks(Plain),
-}
-
-#[derive(Debug, Args)]
-pub(super) struct Plain {
-    #[command(flatten)]
-    target: Target,
-    #[command(flatten)]
-    output: Output,
+    ExportJwks(Asked),
 }
 
 #[derive(Debug, Args)]
@@ -42,9 +34,7 @@ pub(super) struct Named {
     #[arg(allow_hyphen_values = true)]
     kid: String,
     #[command(flatten)]
-    target: Target,
-    #[command(flatten)]
-    output: Output,
+    asked: Asked,
 }
 
 #[derive(Debug, Args)]
@@ -55,9 +45,7 @@ pub(super) struct Answered {
     #[command(flatten)]
     words: Words,
     #[command(flatten)]
-    target: Target,
-    #[command(flatten)]
-    output: Output,
+    asked: Asked,
 }
 
 #[derive(Debug, Args)]
@@ -72,46 +60,42 @@ pub(super) struct Dead {
     #[command(flatten)]
     words: Words,
     #[command(flatten)]
-    target: Target,
-    #[command(flatten)]
-    output: Output,
+    asked: Asked,
 }
 
 pub(super) fn run(command: &KeysCommand) -> u8 {
     match command {
-        KeysCommand::List(plain) => {
-            let answer = plain.target.url().and_then(|url| get(&url, "/v1/keys"));
-            tell(answer, plain.output, list)
-        }
-        KeysCommand::Rotate(plain) => {
-            let answer = plain.target.url().and_then(|url| post(&url, "/v1/keys/rotate", &json!({})));
-            tell(answer, plain.output, changed)
-        }
-        KeysCommand::ExportJwks(plain) => {
-            let answer = plain.target.url().and_then(|url| get(&url, "/v1/keys/jwks"));
-            // It is JSON either way.
-            tell(answer, plain.output, |jwks| print_line(jwks))
-        }
-        KeysCommand::Activate(named) => one(named, "activate"),
-        KeysCommand::Retire(named) => one(named, "retire"),
-        KeysCommand::BackedUp(answered) => one_answered(answered, "backed-up"),
-        KeysCommand::Disable(answered) => one_answered(answered, "disable"),
-        KeysCommand::Destroy(answered) => one_answered(answered, "destroy"),
+        KeysCommand::List(asked) => asked.get("/v1/keys", list),
+        KeysCommand::Rotate(asked) => asked.post("/v1/keys/rotate", &json!({}), changed),
+        // It is JSON either way.
+        KeysCommand::ExportJwks(asked) => asked.get("/v1/keys/jwks", |jwks| print_line(jwks)),
+        KeysCommand::Activate(named) => named.one("activate"),
+        KeysCommand::Retire(named) => named.one("retire"),
+        KeysCommand::BackedUp(answered) => answered.one("backed-up"),
+        KeysCommand::Disable(answered) => answered.one("disable"),
+        KeysCommand::Destroy(answered) => answered.one("destroy"),
         KeysCommand::Kill(dead) => kill(dead),
     }
 }
 
-fn one(named: &Named, what: &str) -> u8 {
-    let Named { kid, target, output } = named;
-    let answer = target.url().and_then(|url| post(&url, &path(kid, what)?, &json!({})));
-    tell(answer, *output, changed)
+impl Named {
+    fn one(&self, what: &str) -> u8 {
+        one(&self.asked, &self.kid, what, &json!({}))
+    }
 }
 
-fn one_answered(answered: &Answered, what: &str) -> u8 {
-    let Answered { kid, words, target, output } = answered;
-    let body = json!({"authority": words.authority, "reason": words.reason});
-    let answer = target.url().and_then(|url| post(&url, &path(kid, what)?, &body));
-    tell(answer, *output, changed)
+impl Answered {
+    fn one(&self, what: &str) -> u8 {
+        one(&self.asked, &self.kid, what, &self.words.body())
+    }
+}
+
+/// Has something done to one key.
+fn one(asked: &Asked, kid: &str, what: &str, body: &Value) -> u8 {
+    match path(kid, what) {
+        Ok(path) => asked.post(&path, body, changed),
+        Err(error) => refuse(&error),
+    }
 }
 
 /// A signing key's name is a thumbprint; anything else would name another path.
@@ -128,13 +112,13 @@ fn path(kid: &str, what: &str) -> Result<String, ClientError> {
 }
 
 fn kill(dead: &Dead) -> u8 {
-    let Dead { kid, issuer, words, target, output } = dead;
-    let mut body = json!({"kid": kid, "authority": words.authority, "reason": words.reason});
+    let Dead { kid, issuer, words, asked } = dead;
+    let mut body = words.body();
+    body["kid"] = kid.clone().into();
     if let Some(issuer) = issuer {
         body["issuer"] = issuer.clone().into();
     }
-    let answer = target.url().and_then(|url| post(&url, "/v1/keys/kill", &body));
-    tell(answer, *output, |answer| {
+    asked.post("/v1/keys/kill", &body, |answer| {
         for issuer in answer["killed"].as_array().into_iter().flatten() {
             print_line(format_args!("killed    {kid} of {}", issuer.as_str().unwrap_or_default()));
         }
@@ -200,13 +184,4 @@ fn draft(key: &Value) -> String {
 fn time(ms: &Value) -> String {
     let stamp = ms.as_i64().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
     stamp.map_or_else(|| ms.to_string(), |stamp| stamp.to_string())
-}
-
-fn tell(answer: Result<Value, ClientError>, output: Output, say: impl FnOnce(&Value)) -> u8 {
-    match answer {
-        Ok(answer) if output.json => print_line(answer),
-        Ok(answer) => say(&answer),
-        Err(error) => return refuse(&error),
-    }
-    EXIT_YES
 }
