@@ -46,6 +46,16 @@ pub(super) async fn receive_json(request: Request) -> Result<Vec<u8>, ApiError> 
     receive(request.into_body()).await
 }
 
+/// Receives a body that says nothing.
+pub(super) async fn receive_nothing(request: Request) -> Result<(), ApiError> {
+    nothing(&receive_json(request).await?)
+}
+
+/// A body that says nothing: an object without members.
+pub(super) fn nothing(bytes: &[u8]) -> Result<(), ApiError> {
+    read_object(bytes, &mut json::Scratch::default(), "none", |_, _| Ok(false))
+}
+
 /// A body must say that it is JSON: a page in a browser cannot send that across origins without asking first.
 pub(super) fn check_content_type(headers: &HeaderMap) -> Result<(), ApiError> {
     check_media_type(headers, "application/json")
@@ -147,6 +157,28 @@ fn whole_number(reader: &mut Reader<'_>, name: &str, unit: &str) -> Result<u64, 
         return Err(wrong());
     }
     reader.number()?.to_u64().ok_or_else(wrong)
+}
+
+/// Who answers for something, and why.
+pub(super) struct Words {
+    pub(super) authority: String,
+    pub(super) reason: String,
+}
+
+/// The words of a body that has nothing else; each at most so many bytes.
+pub(super) fn words(bytes: &[u8], authority_max: usize, reason_max: usize) -> Result<Words, ApiError> {
+    const MEMBERS: &str = "authority, reason";
+    let (mut authority, mut reason) = (None, None);
+    read_object(bytes, &mut json::Scratch::default(), MEMBERS, |reader, name| {
+        match name {
+            "authority" => authority = Some(text(reader, name, authority_max)?.to_owned()),
+            "reason" => reason = Some(text(reader, name, reason_max)?.to_owned()),
+            _ => return Ok(false),
+        }
+        Ok(true)
+    })?;
+    let (authority, reason) = said(authority, reason, MEMBERS)?;
+    Ok(Words { authority, reason })
 }
 
 /// Who answers for something, and why: both are needed, and say something.

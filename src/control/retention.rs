@@ -11,7 +11,7 @@ use serde_json::json;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use super::actions::{Peer, blocking, run, with_body};
-use super::body;
+use super::body::{self, Words};
 use super::error::{ApiError, ErrorKind};
 use super::evidence;
 use super::state::Shared;
@@ -45,8 +45,6 @@ const CUSTODY_TIMEOUT: Duration = Duration::from_secs(10);
 const HOLD_MEMBERS: &str = "name, from_ns, to_ns, authority, reason";
 
 const RETIRE_MEMBERS: &str = "before_ns, authority, reason";
-
-const RELEASE_MEMBERS: &str = "authority, reason";
 
 /// Places a hold; answers once it is in force and on record.
 pub(super) async fn hold(
@@ -130,17 +128,7 @@ async fn place(shared: Arc<Shared>, peer: Peer, bytes: Vec<u8>) -> Result<Respon
 }
 
 async fn end(shared: Arc<Shared>, peer: Peer, name: String, bytes: Vec<u8>) -> Result<Response, ApiError> {
-    let mut scratch = json::Scratch::default();
-    let (mut authority, mut reason) = (None, None);
-    body::read_object(&bytes, &mut scratch, RELEASE_MEMBERS, |reader, member| {
-        match member {
-            "authority" => authority = Some(body::text(reader, member, WORDS_BYTES_MAX)?.to_owned()),
-            "reason" => reason = Some(body::text(reader, member, WORDS_BYTES_MAX)?.to_owned()),
-            _ => return Ok(false),
-        }
-        Ok(true)
-    })?;
-    let (authority, reason) = body::said(authority, reason, RELEASE_MEMBERS)?;
+    let Words { authority, reason } = body::words(&bytes, WORDS_BYTES_MAX, WORDS_BYTES_MAX)?;
     let _custody = custody(&shared).await?;
     let (dir, named) = (shared.own_log.dir.clone(), name.clone());
     let holds = change(move || {

@@ -9,19 +9,16 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
 use super::actions::{Peer, blocking, run};
-use super::body;
+use super::body::{self, Words};
 use super::error::{ApiError, ErrorKind};
 use super::evidence;
 use super::retention;
 use super::state::Shared;
 use crate::audit::{AuditError, ChangeEvent, Event, Phase, RecordId};
-use crate::json;
 
 /// Longest name of whoever answers for a destruction, and longest reason: both go into one text of a record.
 pub(super) const AUTHORITY_BYTES_MAX: usize = 256;
 pub(super) const REASON_BYTES_MAX: usize = 512;
-
-const MEMBERS: &str = "authority, reason";
 
 #[derive(Serialize)]
 struct Changed {
@@ -36,8 +33,7 @@ pub(super) async fn rotate(
     Extension(peer): Extension<Peer>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let bytes = body::receive_json(request).await?;
-    body::read_object(&bytes, &mut json::Scratch::default(), "none", |_, _| Ok(false))?;
+    body::receive_nothing(request).await?;
     run(&shared, begin_epoch(Arc::clone(&shared), peer)).await
 }
 
@@ -70,17 +66,7 @@ async fn destroy_epoch(
     epoch: u64,
     bytes: Vec<u8>,
 ) -> Result<Response, ApiError> {
-    let mut scratch = json::Scratch::default();
-    let (mut authority, mut reason) = (None, None);
-    body::read_object(&bytes, &mut scratch, MEMBERS, |reader, name| {
-        match name {
-            "authority" => authority = Some(body::text(reader, name, AUTHORITY_BYTES_MAX)?),
-            "reason" => reason = Some(body::text(reader, name, REASON_BYTES_MAX)?),
-            _ => return Ok(false),
-        }
-        Ok(true)
-    })?;
-    let (authority, reason) = body::said(authority, reason, MEMBERS)?;
+    let Words { authority, reason } = body::words(&bytes, AUTHORITY_BYTES_MAX, REASON_BYTES_MAX)?;
     // No hold may be placed between the look at them and the end of the key.
     let _custody = retention::custody(&shared).await?;
     let _turn = shared.changing_tag_keys.lock().await;

@@ -2,22 +2,20 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::{Extension, Path, Request, State};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodRouter, post};
+use axum::{Json, Router};
 
 use super::answers::{Changed, Listed};
-use super::steps::{self, Done, Words};
+use super::steps::{self, Done};
 use crate::control::actions::{Peer, run};
-use crate::control::body;
+use crate::control::body::{self, Words};
 use crate::control::error::{ApiError, ErrorKind};
 use crate::control::state::Shared;
 use crate::control::tag_keys::{AUTHORITY_BYTES_MAX, REASON_BYTES_MAX};
-use crate::json;
 use crate::keys::life::Ring;
-
-const MEMBERS: &str = "authority, reason";
 
 /// `GET /v1/keys`
 pub(in crate::control) async fn list(State(shared): State<Arc<Shared>>) -> Result<Response, ApiError> {
@@ -42,7 +40,7 @@ pub(in crate::control) async fn rotate(
     Extension(peer): Extension<Peer>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    nothing(request).await?;
+    body::receive_nothing(request).await?;
     run(&shared, rotate_now(Arc::clone(&shared), peer)).await
 }
 
@@ -54,11 +52,11 @@ async fn rotate_now(shared: Arc<Shared>, peer: Peer) -> Result<Response, ApiErro
     let now = (keys.now)();
     let next = keys.own_ring(|ring| {
         let draft = ring.draft()?;
-        Some((draft.kid.clone(), draft.wanted, ring.may_activate(&draft.kid, now).is_ok()))
+        Some((draft.kid.clone(), ring.may_activate(&draft.kid, now).is_ok()))
     })?;
     let done = match next {
-        Some((kid, _, true)) => steps::activate(&shared, &actor, &kid).await?,
-        Some((kid, _, false)) => steps::want(&shared, &actor, &kid).await?,
+        Some((kid, true)) => steps::activate(&shared, &actor, &kid).await?,
+        Some((kid, false)) => steps::want(&shared, &actor, &kid).await?,
         None => steps::prepare(&shared, &actor, true).await?,
     };
     answer(&shared, done)
@@ -73,59 +71,30 @@ enum Command {
     Retire,
 }
 
-/// `POST /v1/keys/{kid}/activate`
-pub(in crate::control) async fn activate(
-    State(shared): State<Arc<Shared>>,
-    Extension(peer): Extension<Peer>,
-    Path(kid): Path<String>,
-    request: Request,
-) -> Result<Response, ApiError> {
-    nothing(request).await?;
-    run(&shared, one(Arc::clone(&shared), peer, kid, Command::Activate)).await
+/// `POST /v1/keys/{kid}/…`
+pub(in crate::control) fn to_one_key() -> Router<Arc<Shared>> {
+    Router::new()
+        .route("/v1/keys/{kid}/activate", command(|body| body::nothing(body).map(|()| Command::Activate)))
+        .route("/v1/keys/{kid}/backed-up", command(|body| words(body).map(Command::BackUp)))
+        .route("/v1/keys/{kid}/destroy", command(|body| words(body).map(Command::Destroy)))
+        .route("/v1/keys/{kid}/disable", command(|body| words(body).map(Command::Disable)))
+        .route("/v1/keys/{kid}/retire", command(|body| body::nothing(body).map(|()| Command::Retire)))
 }
 
-/// `POST /v1/keys/{kid}/retire`
-pub(in crate::control) async fn retire(
-    State(shared): State<Arc<Shared>>,
-    Extension(peer): Extension<Peer>,
-    Path(kid): Path<String>,
-    request: Request,
-) -> Result<Response, ApiError> {
-    nothing(request).await?;
-    run(&shared, one(Arc::clone(&shared), peer, kid, Command::Retire)).await
+/// What does the command that `read` makes of the body.
+fn command(read: fn(&[u8]) -> Result<Command, ApiError>) -> MethodRouter<Arc<Shared>> {
+    let handle = move |State(shared): State<Arc<Shared>>,
+                       Extension(peer): Extension<Peer>,
+                       Path(kid): Path<String>,
+                       request: Request| async move {
+        let command = read(&body::receive_json(request).await?)?;
+        run(&shared, one(Arc::clone(&shared), peer, kid, command)).await
+    };
+    post(handle)
 }
 
-/// `POST /v1/keys/{kid}/disable`
-pub(in crate::control) async fn disable(
-    State(shared): State<Arc<Shared>>,
-    Extension(peer): Extension<Peer>,
-    Path(kid): Path<String>,
-    request: Request,
-) -> Result<Response, ApiError> {
-    let command = Command::Disable(words(request).await?);
-    run(&shared, one(Arc::clone(&shared), peer, kid, command)).await
-}
-
-/// `POST /v1/keys/{kid}/backed-up`
-pub(in crate::control) async fn back_up(
-    State(shared): State<Arc<Shared>>,
-    Extension(peer): Extension<Peer>,
-    Path(kid): Path<String>,
-    request: Request,
-) -> Result<Response, ApiError> {
-    let command = Command::BackUp(words(request).await?);
-    run(&shared, one(Arc::clone(&shared), peer, kid, command)).await
-}
-
-/// `POST /v1/keys/{kid}/destroy`
-pub(in crate::control) async fn destroy(
-    State(shared): State<Arc<Shared>>,
-    Extension(peer): Extension<Peer>,
-    Path(kid): Path<String>,
-    request: Request,
-) -> Result<Response, ApiError> {
-    let command = Command::Destroy(words(request).await?);
-    run(&shared, one(Arc::clone(&shared), peer, kid, command)).await
+fn words(body: &[u8]) -> Result<Words, ApiError> {
+    body::words(body, AUTHORITY_BYTES_MAX, REASON_BYTES_MAX)
 }
 
 async fn one(shared: Arc<Shared>, peer: Peer, kid: String, command: Command) -> Result<Response, ApiError> {
@@ -144,26 +113,4 @@ async fn one(shared: Arc<Shared>, peer: Peer, kid: String, command: Command) -> 
 fn answer(shared: &Shared, done: Done) -> Result<Response, ApiError> {
     let changed = shared.keys.own_ring(|ring: &Ring| Changed::new(done.id, ring, &done.key))?;
     Ok(Json(changed).into_response())
-}
-
-/// A body that says nothing.
-async fn nothing(request: Request) -> Result<(), ApiError> {
-    let bytes = body::receive_json(request).await?;
-    body::read_object(&bytes, &mut json::Scratch::default(), "none", |_, _| Ok(false))
-}
-
-/// A body that says who answers for it, and why.
-async fn words(request: Request) -> Result<Words, ApiError> {
-    let bytes = body::receive_json(request).await?;
-    let (mut authority, mut reason) = (None, None);
-    body::read_object(&bytes, &mut json::Scratch::default(), MEMBERS, |reader, name| {
-        match name {
-            "authority" => authority = Some(body::text(reader, name, AUTHORITY_BYTES_MAX)?.to_owned()),
-            "reason" => reason = Some(body::text(reader, name, REASON_BYTES_MAX)?.to_owned()),
-            _ => return Ok(false),
-        }
-        Ok(true)
-    })?;
-    let (authority, reason) = body::said(authority, reason, MEMBERS)?;
-    Ok(Words { authority, reason })
 }

@@ -114,6 +114,11 @@ impl Keys {
         self.look(look).ok_or_else(only_verifies)
     }
 
+    /// One of this node's own keys, as it stands now.
+    pub(super) fn key(&self, kid: &str) -> Result<SigningKey, ApiError> {
+        Ok(self.own_ring(|ring| ring.key(kid).cloned())??)
+    }
+
     /// What does not change of this node's own keys.
     pub(super) fn own(&self) -> Result<&Own, ApiError> {
         self.own.as_ref().ok_or_else(only_verifies)

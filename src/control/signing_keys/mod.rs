@@ -25,7 +25,7 @@ use std::sync::Arc;
 use edgate_hsm::{Signer, TokenSigning};
 
 pub(super) use answers::metrics;
-pub(super) use commands::{activate, back_up, destroy, disable, jwks, list, retire, rotate};
+pub(super) use commands::{jwks, list, rotate, to_one_key};
 pub(super) use held::Keys;
 pub(super) use keeper::keep;
 pub(super) use kill::kill;

@@ -6,17 +6,12 @@ use std::sync::Arc;
 use super::held::{Keys, Own};
 use crate::audit::{ChangeEvent, Phase};
 use crate::control::actions::blocking;
+use crate::control::body::Words;
 use crate::control::error::{ApiError, ErrorKind};
 use crate::control::state::Shared;
 use crate::control::tag_keys::{AsEvent, conclude, destruction as change_of_key, intend, rotation};
 use crate::keys::life::{KeyState, NewKey, Refusal, Ring, SigningKey, UnixMillis};
 use crate::keys::thumbprint;
-
-/// Who answers for something, and why, as it stands in the record.
-pub(super) struct Words {
-    pub(super) authority: String,
-    pub(super) reason: String,
-}
 
 /// What is going to be done, as the record says it.
 struct Order<'a> {
@@ -47,14 +42,12 @@ pub(super) async fn prepare(shared: &Arc<Shared>, actor: &str, wanted: bool) -> 
         let new = NewKey { kid: kid.clone(), public_key: made.public_key, place: made.place, wanted };
         let create = |ring: &mut Ring, now| ring.create(new.clone(), now).map(|_| vec![new.kid.clone()]);
         // In the database before anybody sees it; since when they do is known a moment later.
-        let made = async {
-            store(shared, own, &planned(keys, create)?).await?;
-            Ok(keys.change(None, create)?)
-        };
-        if let Err(error) = made.await {
+        let stored = async { store(shared, own, &planned(keys, create)?).await };
+        if let Err(error) = stored.await {
             discard(own, &new).await;
             return Err(error);
         }
+        keys.change(None, create)?;
         published(shared, own, &kid).await
     };
     recorded(shared, &order, effect).await
@@ -82,14 +75,14 @@ async fn published(shared: &Arc<Shared>, own: &Own, kid: &str) -> Result<Signing
         Ok(())
     })?;
     note(shared, own, &[kid.to_owned()]).await;
-    Ok(shared.keys.own_ring(|ring| ring.key(kid).cloned())??)
+    shared.keys.key(kid)
 }
 
 /// The Draft signs from now on, and the key before it no more.
 pub(super) async fn activate(shared: &Arc<Shared>, actor: &str, kid: &str) -> Result<Done, ApiError> {
     let (keys, own) = (&shared.keys, shared.keys.own()?);
     keys.own_ring(|ring| ring.may_activate(kid, (keys.now)()))??;
-    let key = keys.own_ring(|ring| ring.key(kid).cloned())??;
+    let key = keys.key(kid)?;
     // Before anything is on record: a token that is away is met again and again.
     let (open, opened) = (Arc::clone(&own.places.open), key.clone());
     let signer = blocking(move || open(&opened)).await?;
@@ -112,7 +105,7 @@ pub(super) async fn activate(shared: &Arc<Shared>, actor: &str, kid: &str) -> Re
             Err(_) => note(shared, own, &[kid.to_owned()]).await,
         }
         changed?;
-        Ok(keys.own_ring(|ring| ring.key(kid).cloned())??)
+        keys.key(kid)
     };
     recorded(shared, &order, effect).await
 }
@@ -152,7 +145,7 @@ pub(super) async fn disable(
 ) -> Result<Done, ApiError> {
     let (keys, own) = (&shared.keys, shared.keys.own()?);
     let to = keys.own_ring(|ring| ring.may_disable(kid))??;
-    let before = keys.own_ring(|ring| ring.key(kid).cloned())??;
+    let before = keys.key(kid)?;
     let (what, after) = (format!("signing.key {kid}"), words.tell(to.name()));
     let order =
         Order { actor, what: &what, before: before.state.name(), after: &after, event: change_of_key };
@@ -161,7 +154,7 @@ pub(super) async fn disable(
         store(shared, own, &[SigningKey { state: to, ..before.clone() }]).await?;
         let changed = keys.change(None, |ring, now| ring.disable(kid, now))?;
         note(shared, own, &changed).await;
-        Ok(keys.own_ring(|ring| ring.key(kid).cloned())??)
+        keys.key(kid)
     };
     recorded(shared, &order, effect).await
 }
@@ -175,7 +168,7 @@ pub(super) async fn destroy(
 ) -> Result<Done, ApiError> {
     let (keys, own) = (&shared.keys, shared.keys.own()?);
     keys.own_ring(|ring| ring.may_destroy(kid))??;
-    let key = keys.own_ring(|ring| ring.key(kid).cloned())??;
+    let key = keys.key(kid)?;
     let (what, after) = (format!("signing.key {kid}"), words.tell(KeyState::Destroyed.name()));
     let order = Order { actor, what: &what, before: key.state.name(), after: &after, event: change_of_key };
     let effect = async {
@@ -186,7 +179,7 @@ pub(super) async fn destroy(
         let gone = |ring: &mut Ring, now| ring.destroy(kid, now).map(|()| vec![kid.to_owned()]);
         store(shared, own, &planned(keys, gone)?).await?;
         keys.change(None, gone)?;
-        Ok(keys.own_ring(|ring| ring.key(kid).cloned())??)
+        keys.key(kid)
     };
     recorded(shared, &order, effect).await
 }
@@ -202,13 +195,13 @@ async fn simple(
     let (keys, own) = (&shared.keys, shared.keys.own()?);
     // Refused before anything is on record.
     planned(keys, &change)?;
-    let before = keys.own_ring(|ring| ring.key(kid).cloned())??;
+    let before = keys.key(kid)?;
     let what = format!("signing.key {kid}");
     let order = Order { actor, what: &what, before: before.state.name(), after, event: change_of_key };
     let effect = async {
         store(shared, own, &planned(keys, &change)?).await?;
         keys.change(None, &change)?;
-        Ok(keys.own_ring(|ring| ring.key(kid).cloned())??)
+        keys.key(kid)
     };
     recorded(shared, &order, effect).await
 }
@@ -272,6 +265,7 @@ fn unusable(what: &str, problem: &str) -> ApiError {
 }
 
 impl Words {
+    /// What was done, by whom and why, as it stands in the record.
     fn tell(&self, what: &str) -> String {
         format!("{what}; by {}: {}", self.authority, self.reason)
     }
