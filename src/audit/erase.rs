@@ -328,8 +328,7 @@ pub enum Waiting {
 }
 
 /// Goes on with the erasures that the list in the folder names, as far as an ERASE in effect does too and no hold was placed
-/// since. `key` is the log's, or its folder still names the one before it. Repeatable: a crash here leaves what was found, or
-/// less to do.
+/// since. `keys` are all of the log's. Repeatable: a crash here leaves what was found, or less to do.
 pub(super) fn resume(folder: &Folder, dir: &Path, keys: &[CheckpointKey]) -> io::Result<Resumed> {
     let list = folder.erasing()?;
     if list.is_empty() {

@@ -13,7 +13,7 @@ use super::{
     appender::Shared,
     error::{AuditError, AuditFailure, FailureKind},
     key_history::{KEY_FILE, KeyHistory},
-    note::{Checkpoint, CheckpointKey},
+    note::Checkpoint,
     proof::{ProveError, tree_at},
     real::replace_file,
     verify::note_in,
@@ -78,11 +78,12 @@ pub struct PassedOver {
     pub size: u64,
 }
 
-/// Holds a log of `size` records against everything that is kept beside it; what it cannot be held against is named.
+/// Holds a log of `size` records against everything that is kept beside it; what it cannot be held against is named. `history` is the
+/// log's own, which was read from there.
 ///
 /// # Errors
 /// [`AuditError::RolledBack`], and [`AuditError::Anchor`] for an anchor that cannot be believed.
-pub(super) fn vouch(dir: &Path, keys: &[CheckpointKey], size: u64) -> Result<Vec<PassedOver>, AuditError> {
+pub(super) fn vouch(dir: &Path, history: &KeyHistory, size: u64) -> Result<Vec<PassedOver>, AuditError> {
     let io = |error| AuditError::io("read what is kept in", dir, error);
     let rolled_back = |cause: String| AuditError::RolledBack { path: dir.to_owned(), cause };
     if let Some(cause) = note_in(&dir.join(ROLLBACK)).map_err(io)? {
@@ -97,15 +98,15 @@ pub(super) fn vouch(dir: &Path, keys: &[CheckpointKey], size: u64) -> Result<Vec
     if let Some(name) = names.get(ANCHORS_MAX) {
         return Err(distrusted(name, format!("there are more than {ANCHORS_MAX}")));
     }
+    let keys = history.all(dir)?;
     let mut kept = Vec::new();
     // The last handover between two keys: what both signed contains what all before it did.
-    let history = KeyHistory::beside(dir)?.unwrap_or_default();
     let handover = history.handovers().last().map(|handover| handover.checkpoint.clone());
     kept.extend(handover.map(|checkpoint| (KEY_FILE.to_owned(), checkpoint)));
     for name in names {
         let note = note_in(&dir.join(&name)).map_err(io)?.unwrap_or_default();
         let checkpoint =
-            Checkpoint::open(&note, keys).map_err(|error| distrusted(&name, error.to_string()))?;
+            Checkpoint::open(&note, &keys).map_err(|error| distrusted(&name, error.to_string()))?;
         kept.push((name, checkpoint));
     }
     let mut passed_over = Vec::new();
@@ -116,7 +117,7 @@ pub(super) fn vouch(dir: &Path, keys: &[CheckpointKey], size: u64) -> Result<Vec
                 "{signed} records were signed as {name} says, {size} are there"
             )));
         }
-        let found = match tree_at(dir, keys, checkpoint.size) {
+        let found = match tree_at(dir, &keys, checkpoint.size) {
             Ok(tree) => tree.root(),
             // What was signed there went lawfully, on record; what is left continues it, or `audit verify` says where not.
             Err(ProveError::Retired { .. }) => {

@@ -133,21 +133,19 @@ pub fn open_vouched(
     };
     let folder = Arc::new(Folder::new(Box::new(RealMedium::new(dir, sink))));
     let clock = Clock::system();
-    let signer = signer.map(|signer| {
+    let signing = signer.map(|signer| {
         let configured = CheckpointKey::new(settings.origin.clone(), signer.verifying_key);
         let history = KeyHistory::ending_with(dir, &configured)?;
-        let keys = history.all(dir)?;
         let key = history.current().unwrap_or(configured);
-        Ok::<_, AuditError>((Signing { signer, key, history }, keys))
+        Ok::<_, AuditError>(Signing { signer, key, history })
     });
-    let signer = signer.transpose()?;
+    let signing = signing.transpose()?;
     // What was signed is compared before anything is written: a log that was rolled back stays as it was found.
     let (mut follower, mut passed_over) = (None, Vec::new());
     let (writer, mut recovery) = resume_if(&folder, settings, tag_epoch, clock, &mut |size| {
-        follower =
-            signer.as_ref().map(|(signing, _)| Follower::resume(dir, &signing.key, size)).transpose()?;
-        let Some((_, keys)) = signer.as_ref().filter(|_| !created) else { return Ok(()) };
-        passed_over = kept::vouch(dir, keys, size)?;
+        follower = signing.as_ref().map(|signing| Follower::resume(dir, &signing.key, size)).transpose()?;
+        let Some(signing) = signing.as_ref().filter(|_| !created) else { return Ok(()) };
+        passed_over = kept::vouch(dir, &signing.history, size)?;
         outside(dir).inspect_err(|error| {
             if let AuditError::RolledBack { cause, .. } = error {
                 // Without it the next start asks again, and is told the same.
@@ -156,12 +154,13 @@ pub fn open_vouched(
         })
     })?;
     (recovery.created, recovery.passed_over) = (created, passed_over);
-    if let Some((_, keys)) = &signer {
-        recovery.erasures = erase::resume(&folder, dir, keys).map_err(io("go on with the erasures of"))?;
+    if let Some(signing) = &signing {
+        let keys = signing.history.all(dir)?;
+        recovery.erasures = erase::resume(&folder, dir, &keys).map_err(io("go on with the erasures of"))?;
     }
-    let sealing = signer
+    let sealing = signing
         .zip(follower)
-        .map(|((signing, _), mut follower)| {
+        .map(|(signing, mut follower)| {
             follower.begin(writer.genesis());
             signing.history.publish(dir).map_err(io("publish the checkpoint key in"))?;
             Ok((signing, follower))

@@ -151,15 +151,15 @@ struct Damage {
 /// The log's own name, and the first thing wrong with it by the code of a start and of a verification.
 fn damage_of(dir: &Path) -> Result<(String, Damage), AuditError> {
     let io = |what| move |source: io::Error| AuditError::io(what, dir, source);
-    let history = KeyHistory::beside(dir).and_then(|history| {
+    let own = KeyHistory::beside(dir).and_then(|history| {
         let history = history.unwrap_or_default();
-        Ok((history.all(dir)?, history.current()))
+        Ok((history.all(dir)?, history))
     });
     // Keys that cannot be believed are damage of their own: a start does not go on with them.
-    let ((keys, current), cause) = match history {
-        Ok(keys) => (keys, None),
+    let ((keys, history), cause) = match own {
+        Ok(own) => (own, None),
         Err(AuditError::KeyHistory { path, cause }) => {
-            ((Vec::new(), None), Some(format!("{}: {cause}", path.display())))
+            (Default::default(), Some(format!("{}: {cause}", path.display())))
         }
         Err(error) => return Err(error),
     };
@@ -176,9 +176,9 @@ fn damage_of(dir: &Path) -> Result<(String, Damage), AuditError> {
     let folder = Folder::new(Box::new(RealMedium::new(dir, sink)));
     // What a start compares before it goes on, with the key that the log itself names.
     let mut vouch = |size| {
-        let Some(current) = current.as_ref().filter(|key| key.name == report.origin) else { return Ok(()) };
-        Follower::resume(dir, current, size)?;
-        kept::vouch(dir, &options.keys, size).map(|_| ())
+        let Some(current) = history.current().filter(|key| key.name == report.origin) else { return Ok(()) };
+        Follower::resume(dir, &current, size)?;
+        kept::vouch(dir, &history, size).map(|_| ())
     };
     match would_resume(&folder, dir, &mut vouch) {
         Ok(()) => Err(AuditError::NothingToDecide { path: dir.to_owned() }),
