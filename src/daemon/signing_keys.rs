@@ -71,13 +71,15 @@ impl StoredKeys {
         let issuer = &config.issuers[signing.issuer];
         // A key of ours is named by its thumbprint: dead is dead, whatever its issuer was called then.
         let dead: HashSet<&str> = killed.iter().map(|one| one.kid.as_str()).collect();
-        let (named, kid) = configured(&signing.key)?;
+        let named = told_place(&signing.key)?;
+        let found = public_key::<TokenSigning>(&signing.key);
+        let kid = found.as_ref().ok().map(thumbprint);
         let stored = store.load_signing_keys(&issuer.tenant, kid.as_deref(), &named).await?;
         let at = now();
         let (mut ring, mended) = Ring::load(stored, rules(signing), |kid| dead.contains(kid), at);
         let mut changes: Vec<Told> = mended.iter().map(told).collect();
         let places = Places { configured: signing.key.clone(), hsm: hsm.cloned() };
-        changes.extend(adopt(&mut ring, &signing.key, &dead, at)?);
+        changes.extend(adopt(&mut ring, named, found, &dead, at)?);
         let is_first = |ring: &Ring| ring.keys().len() == 1 && ring.keys()[0].created == at;
         let signer = match ring.active().map(|key| places.open(key)) {
             // A PIN that is refused is the operator's, before anything else. And of a first key that cannot be used nothing is kept, so
@@ -184,21 +186,15 @@ fn publisher(policy: Arc<ArcSwap<Policy>>) -> control::Publish {
     })
 }
 
-/// Where the configured key is, and its name, as far as that can be read.
-fn configured(place: &KeyPlace) -> Result<(String, Option<String>), StartError> {
-    let kid = public_key::<TokenSigning>(place).ok().map(|public_key| thumbprint(&public_key));
-    Ok((told_place(place)?, kid))
-}
-
-/// Takes the configured key in, unless it is known or dead; what that changed.
+/// Takes the configured key in, whose public half was found at the place `named`, unless it is known or dead; what that changed.
 fn adopt(
     ring: &mut Ring,
-    place: &KeyPlace,
+    named: String,
+    found: Result<[u8; 32], StartError>,
     dead: &HashSet<&str>,
     at: UnixMillis,
 ) -> Result<Option<Told>, StartError> {
-    let named = told_place(place)?;
-    let public_key = match public_key::<TokenSigning>(place) {
+    let public_key = match found {
         // Its file may be gone by an operator's order.
         Err(StartError::Key(HsmError::Missing { .. }))
             if ring.keys().iter().any(|key| key.place == named) =>
