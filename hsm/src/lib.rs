@@ -5,8 +5,8 @@
 //! into the key file, so that renaming one file to the other does not get around the type.
 //!
 //! Where the private key lives is the provider's business: a file ([`SoftwareKey`]), a PKCS#11 token ([`Pool`]) or
-//! several tokens that hold the same key ([`Group`]), behind the same [`Signer`]. Nothing here knows tokens, logs or runtimes, and every call may block: callers with an
-//! event loop use [`Signer::submit`] or a thread made for it.
+//! several tokens that hold the same key ([`Group`]), behind the same [`Signer`]. Nothing here knows tokens, logs or
+//! runtimes, and every call may block: callers with an event loop use [`Signer::submit`] or a thread made for it.
 //!
 //! In this crate a token is the device that holds keys, as in PKCS#11.
 

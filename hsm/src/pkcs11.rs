@@ -22,7 +22,7 @@ mod token;
 
 pub use class::{CallError, Class};
 pub(crate) use gate::Inside;
-pub(crate) use key::{EC_PARAMS_NAME, EC_PARAMS_OID, KeyRules, find_one, find_signing_key};
+pub(crate) use key::{EC_PARAMS_NAME, EC_PARAMS_OID, KeyRules, find_all, find_one, find_signing_key};
 pub use key::{edwards_point, is_edwards25519};
 pub(crate) use login::{Login, log_in};
 pub use login::{LoginRefusal, PinPolicy};

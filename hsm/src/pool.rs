@@ -264,7 +264,7 @@ impl Pool {
     /// The token's name.
     #[must_use]
     pub fn token(&self) -> Pkcs11Uri {
-        self.shared.settings.token.token_only()
+        self.link().token()
     }
 
     /// How the token stands. Does not call it.

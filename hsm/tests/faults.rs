@@ -332,7 +332,7 @@ fn the_module_sees_a_wrong_pin_once_in_a_hundred_restarts() {
 }
 
 #[test]
-#[ignore = "a helper process"]
+#[ignore = "not a test: the other process that the_module_sees_a_wrong_pin_once_in_a_hundred_restarts starts"]
 fn helper_starts_and_fails() {
     stage_with_faults("helper_starts_and_fails", |stage| {
         assert!(Pool::start(stage.settings(&stage.helper_token())).unwrap_err().needs_operator());

@@ -2,15 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "test code")]
 
+#[path = "support/session.rs"]
+mod session;
 mod support;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
-use cryptoki::object::Attribute;
-use cryptoki::session::UserType;
-use cryptoki::types::AuthPin;
 use ed25519_dalek::{Signature, SigningKey, VerifyingKey};
 use edgate_hsm::{
     AuditCheckpoint, Group, HsmError, MemberKey, MemberSettings, MemberStanding, Pkcs11Uri, Purpose, Signer,
@@ -411,20 +409,10 @@ fn a_member_with_one_wrong_key_of_two_is_not_ready() {
 }
 
 #[test]
-#[ignore = "a helper process"]
+#[ignore = "not a test: the other process that a_member_with_one_wrong_key_of_two_is_not_ready starts"]
 fn helper_deletes_the_checkpoint_key() {
     stage("helper_deletes_the_checkpoint_key", |stage| {
-        let context = Pkcs11::new(&stage.module).unwrap();
-        context.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)).unwrap();
-        let serial = stage.helper_token().serial.unwrap();
-        let mut slots = context.get_slots_with_initialized_token().unwrap().into_iter();
-        let slot = slots.find(|slot| context.get_token_info(*slot).unwrap().serial_number() == serial);
-        let session = context.open_rw_session(slot.unwrap()).unwrap();
-        session.login(UserType::User, Some(&AuthPin::from(PIN.to_owned()))).unwrap();
-        let label = Attribute::Label(b"edgate/audit-checkpoint/1".to_vec());
-        for handle in session.find_objects(&[label]).unwrap() {
-            session.destroy_object(handle).unwrap();
-        }
+        session::delete_objects(stage, &stage.helper_token(), "edgate/audit-checkpoint/1");
     });
 }
 

@@ -2,16 +2,15 @@
 
 #![allow(clippy::unwrap_used, reason = "test code")]
 
+#[path = "support/session.rs"]
+mod session;
 mod support;
 
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
 use cryptoki::mechanism::Mechanism;
 use cryptoki::object::{Attribute, ObjectClass};
-use cryptoki::session::UserType;
-use cryptoki::types::AuthPin;
 use ed25519_dalek::{Signature, VerifyingKey};
 use edgate_hsm::{
     AuditCheckpoint, GuardError, HsmError, LoginRefusal, PinPolicy, PinSource, Pkcs11Uri, Pool, Purpose,
@@ -170,7 +169,7 @@ fn a_wrong_pin_is_sent_once_over_a_hundred_restarts() {
 }
 
 #[test]
-#[ignore = "a helper process"]
+#[ignore = "not a test: the other process that a_wrong_pin_is_sent_once_over_a_hundred_restarts starts"]
 fn helper_finds_the_pin_guarded() {
     stage("helper_finds_the_pin_guarded", |stage| {
         let error = Pool::start(stage.settings(&stage.helper_token())).unwrap_err();
@@ -324,15 +323,10 @@ fn a_key_deleted_by_another_process_is_missed_and_the_others_go_on() {
 }
 
 #[test]
-#[ignore = "a helper process"]
+#[ignore = "not a test: the other process that a_key_deleted_by_another_process_is_missed_and_the_others_go_on starts"]
 fn helper_deletes_the_token_signing_key() {
     stage("helper_deletes_the_token_signing_key", |stage| {
-        with_session(stage, &stage.helper_token(), |session| {
-            let label = Attribute::Label(b"edgate/token-signing/1".to_vec());
-            for handle in session.find_objects(&[label]).unwrap() {
-                session.destroy_object(handle).unwrap();
-            }
-        });
+        session::delete_objects(stage, &stage.helper_token(), "edgate/token-signing/1");
     });
 }
 
@@ -400,7 +394,7 @@ fn a_garbage_configuration_of_the_module_shows_no_token() {
 fn a_key_that_can_be_read_out_is_refused_unless_allowed() {
     stage("a_key_that_can_be_read_out_is_refused_unless_allowed", |stage| {
         let token = stage.make_token("edgate");
-        with_session(stage, &token, |session| {
+        session::with_session(stage, &token, |session| {
             for (id, sign, params) in [(1, true, "oid"), (2, false, "oid"), (3, true, "name")] {
                 let params = if params == "oid" {
                     vec![0x06, 0x03, 0x2b, 0x65, 0x70]
@@ -444,7 +438,7 @@ fn a_key_that_can_be_read_out_is_refused_unless_allowed() {
 fn two_keys_of_one_name_are_refused() {
     stage("two_keys_of_one_name_are_refused", |stage| {
         let token = stage.make_token("edgate");
-        with_session(stage, &token, |session| {
+        session::with_session(stage, &token, |session| {
             for _ in 0..2 {
                 let common = [Attribute::Token(true), Attribute::Id(vec![1])];
                 let mut public = vec![Attribute::EcParams(vec![0x06, 0x03, 0x2b, 0x65, 0x70])];
@@ -545,18 +539,4 @@ fn the_doctor_knows_what_is_wrong_with_softhsm() {
         verifying_key.verify_strict(&signed, &Signature::from_bytes(&signature)).unwrap();
         assert_eq!(admin.keys().unwrap().len(), 2);
     });
-}
-
-/// A session beside the pool, as another program would have it.
-fn with_session(stage: &Stage, token: &Pkcs11Uri, body: impl FnOnce(&cryptoki::session::Session)) {
-    let context = Pkcs11::new(&stage.module).unwrap();
-    // Initialised already when a pool was there before.
-    let _ = context.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK));
-    let slots = context.get_slots_with_initialized_token().unwrap();
-    let serial =
-        |slot: &cryptoki::slot::Slot| context.get_token_info(*slot).unwrap().serial_number().to_owned();
-    let slot = slots.into_iter().find(|slot| Some(serial(slot)) == token.serial).unwrap();
-    let session = context.open_rw_session(slot).unwrap();
-    session.login(UserType::User, Some(&AuthPin::from(PIN.to_owned()))).unwrap();
-    body(&session);
 }

@@ -42,7 +42,8 @@ pub(crate) fn find_one(
     }
 }
 
-fn find_all(
+/// Every object of `class` that `wanted` names by id, label or both.
+pub(crate) fn find_all(
     session: &Session,
     wanted: &Pkcs11Uri,
     class: ObjectClass,

@@ -6,14 +6,14 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use cryptoki::object::{Attribute, KeyType, ObjectClass, ObjectHandle};
+use cryptoki::object::{Attribute, KeyType, ObjectClass};
 use cryptoki::session::Session;
 
 use super::Pool;
 use super::job::{KeyKind, Output, Work};
 use super::shared::{Shared, lock};
 use crate::admin::Generator;
-use crate::pkcs11::{CallError, Inside, KeyRules, TokenSeen, find_one, find_signing_key};
+use crate::pkcs11::{CallError, Inside, KeyRules, TokenSeen, find_all, find_signing_key};
 use crate::{HsmError, KeyName, Pkcs11Uri, Purpose};
 
 impl Pool {
@@ -65,45 +65,31 @@ pub(super) fn destroy(
     public_key: &[u8; 32],
 ) -> Result<Output, HsmError> {
     let (session, _) = read_write(shared, inside)?;
-    let Some(private) = find_if_there(&session, uri, ObjectClass::PRIVATE_KEY)? else {
-        // A token whose store is away shows nothing; one that shows other keys has lost this one.
-        let others =
-            session.find_objects(&[Attribute::Class(ObjectClass::PRIVATE_KEY), Attribute::Token(true)]);
-        return match others.map_err(CallError::from)?.is_empty() {
-            false => Ok(Output::Destroyed),
-            true => Err(HsmError::Object { wanted: Box::new(uri.clone()), matches: 0 }),
-        };
+    let found = match find_signing_key(&session, uri, KeyRules { allow_extractable: true }) {
+        Err(HsmError::Object { wanted, matches: 0 }) => {
+            // A token whose store is away shows nothing; one that shows other keys has lost this one.
+            let others =
+                session.find_objects(&[Attribute::Class(ObjectClass::PRIVATE_KEY), Attribute::Token(true)]);
+            return match others.map_err(CallError::from)?.is_empty() {
+                false => Ok(Output::Destroyed),
+                true => Err(HsmError::Object { wanted, matches: 0 }),
+            };
+        }
+        found => found?,
     };
-    let found = find_signing_key(&session, uri, KeyRules { allow_extractable: true })?;
     if found.public_key.is_some_and(|found| found != *public_key) {
         return Err(HsmError::KeyMismatch { key: Box::new(uri.clone()) });
     }
-    session.destroy_object(private).map_err(CallError::from)?;
-    if let Some(public) = find_if_there(&session, uri, ObjectClass::PUBLIC_KEY)? {
+    session.destroy_object(found.private).map_err(CallError::from)?;
+    for public in find_all(&session, uri, ObjectClass::PUBLIC_KEY, KeyType::EC_EDWARDS)? {
         session.destroy_object(public).map_err(CallError::from)?;
     }
     Ok(Output::Destroyed)
 }
 
-fn find_if_there(
-    session: &Session,
-    uri: &Pkcs11Uri,
-    class: ObjectClass,
-) -> Result<Option<ObjectHandle>, HsmError> {
-    match find_one(session, uri, class, KeyType::EC_EDWARDS) {
-        Ok(handle) => Ok(Some(handle)),
-        Err(HsmError::Object { matches: 0, .. }) => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
 /// A session of its own, closed when it is dropped, inside the module.
 fn read_write(shared: &Arc<Shared>, inside: &Inside<'_>) -> Result<(Session, TokenSeen), HsmError> {
-    let (token, epoch) = lock(&shared.token).clone().ok_or(HsmError::Stopped)?;
-    if epoch != inside.epoch() {
-        // Its slot may be another token's by now; the keeper finds it again.
-        return Err(HsmError::ModuleRenewed { path: shared.module.path().to_owned() });
-    }
+    let token = shared.token_in(inside.epoch())?;
     let session = shared.module.context(inside).open_rw_session(token.slot).map_err(CallError::from)?;
     Ok((session, token))
 }

@@ -43,7 +43,7 @@ pub(super) struct Shared {
     pub(super) slots: Mutex<Slots>,
     pub(super) keys: Mutex<Vec<Arc<PinnedKey>>>,
     // The token and the epoch of the module in which its slot is that. Set by the keeper with each login, read by workers
-    // that open a session.
+    // that open a session ([`Shared::token_in`]).
     pub(super) token: Mutex<Option<(TokenSeen, u64)>>,
     /// This pool, as others in the module see it.
     pub(super) tenant: Arc<Tenant>,
@@ -161,6 +161,18 @@ impl Shared {
 
     pub(super) fn outstanding_len(&self) -> usize {
         lock(&self.outstanding).len()
+    }
+
+    /// The token as it was seen in this epoch of the module, so that its slot is still that.
+    ///
+    /// # Errors
+    /// [`HsmError::ModuleRenewed`] if its slot may be another token's by now; the keeper finds it again.
+    pub(super) fn token_in(&self, epoch: u64) -> Result<TokenSeen, HsmError> {
+        let (token, seen) = lock(&self.token).clone().ok_or(HsmError::Stopped)?;
+        if seen != epoch {
+            return Err(HsmError::ModuleRenewed { path: self.module.path().to_owned() });
+        }
+        Ok(token)
     }
 
     /// The standing and its generation, which grows with each change to `Ready`.

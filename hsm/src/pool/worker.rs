@@ -215,12 +215,7 @@ impl Worker {
                 if stale.is_some() {
                     add(&self.shared.counters.sessions_closed);
                 }
-                let (token, epoch) = lock(&self.shared.token).clone().ok_or(HsmError::Stopped)?;
-                // The slot may be another token's now. The keeper finds this one again.
-                if epoch != inside.epoch() {
-                    let path = self.shared.module.path().to_owned();
-                    return Err(HsmError::ModuleRenewed { path });
-                }
+                let token = self.shared.token_in(inside.epoch())?;
                 // Two are left to the keeper, which opens before it closes.
                 let allowed = token.sessions_max.map_or(u64::MAX, |max| max.saturating_sub(2).max(2));
                 if self.shared.counters.sessions() >= allowed {
