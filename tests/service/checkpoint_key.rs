@@ -6,12 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use edgate::audit::{KeyHistory, own_keys};
 use serde_json::{Value, json};
 
-use crate::support::{Edgate, edgate, until};
-
-fn lines(output: &std::process::Output) -> Vec<Value> {
-    let text = String::from_utf8(output.stdout.clone()).unwrap();
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
-}
+use crate::support::{Edgate, edgate, lines, until};
 
 fn rotate(node: &Edgate) -> std::process::Output {
     let control = format!("http://{}", node.control);

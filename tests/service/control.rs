@@ -107,11 +107,7 @@ fn the_command_line_verifies_what_the_server_verifies() {
     .join("\n");
     let output = edgate(&[&flags[..], &["--json", "--jsonl", "-"]].concat(), lines.as_bytes());
     assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stderr));
-    let results: Vec<Value> = String::from_utf8(output.stdout)
-        .unwrap()
-        .lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect();
+    let results = crate::support::lines(&output);
     let reasons: Vec<&str> = results.iter().map(|result| result["reason"].as_str().unwrap()).collect();
     assert_eq!(reasons, ["accepted", "expired", "line_not_json", "token_malformed"]);
     assert_eq!(results[0]["claims"]["jti"], "a");

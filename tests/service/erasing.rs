@@ -6,15 +6,10 @@ use std::process::Output;
 
 use serde_json::{Value, json};
 
-use crate::support::{Edgate, edgate, until};
+use crate::support::{Edgate, edgate, lines, until};
 
 fn audit(command: &str, dir: &Path, more: &[&str]) -> Output {
     edgate(&[&["audit", command, "--json", "--dir", dir.to_str().unwrap()], more].concat(), b"")
-}
-
-fn lines(output: &Output) -> Vec<Value> {
-    let text = String::from_utf8(output.stdout.clone()).unwrap();
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 fn report(dir: &Path) -> Value {

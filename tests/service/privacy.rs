@@ -8,7 +8,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-use crate::support::{Edgate, ISSUER, Issuer, edgate, until_signed};
+use crate::support::{Edgate, ISSUER, Issuer, edgate, lines, until_signed};
 
 const ALICE: &str = "alice@example.com";
 
@@ -22,11 +22,6 @@ fn alice(edgate: &Edgate, jti: &str) -> String {
 fn look_up(dir: &Path, control: &str, field: &str, value: &str, more: &[&str]) -> Output {
     let what = ["audit", "tag", field, "-", "--json", "--dir", dir.to_str().unwrap(), "--control", control];
     edgate(&[&what[..], more].concat(), format!("{value}\n").as_bytes())
-}
-
-fn lines(output: &Output) -> Vec<Value> {
-    let text = String::from_utf8(output.stdout.clone()).unwrap();
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 fn segments_hold(dir: &Path, bytes: impl AsRef<[u8]>) -> bool {

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::support::{Edgate, edgate, until};
+use crate::support::{Edgate, edgate, lines, until};
 
 /// Fills the log's first segments: many decisions in one record.
 fn fill(node: &Edgate, segments: usize) {
@@ -53,8 +53,7 @@ fn a_hold_keeps_segments_and_after_its_release_they_are_retired_on_record() {
     assert!(said["kept"]["why"].to_string().contains("case-7"), "{said}");
     // Who asked, and what came of it, is on record.
     let acts = edgate(&["audit", "tail", "--json", "--kind", "admin", "--dir", dir.to_str().unwrap()], b"");
-    let text = String::from_utf8(acts.stdout).unwrap();
-    let acts: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let acts = lines(&acts);
     let outcome = &acts.last().unwrap()["body"];
     assert_eq!(
         (&outcome["action"], &outcome["actor"]),

@@ -452,3 +452,9 @@ pub fn edgate(arguments: &[&str], input: &[u8]) -> std::process::Output {
     writer.join().unwrap();
     output
 }
+
+/// What a program printed, one JSON value a line.
+pub fn lines(output: &std::process::Output) -> Vec<Value> {
+    let text = String::from_utf8(output.stdout.clone()).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
