@@ -329,7 +329,7 @@ fn config_text(
     minter: &Minter,
 ) -> String {
     let path = |name: &str| stage.folder.join(name).display().to_string();
-    let public = |key: &GeneratedKey| edgate::audit::hex(&key.public_key.unwrap());
+    let public = |key: &GeneratedKey| key.public_key.unwrap().to_string();
     let named =
         |key: &GeneratedKey| Pkcs11Uri { object: key.uri.object.clone(), ..Pkcs11Uri::empty() }.to_string();
     format!(

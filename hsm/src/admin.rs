@@ -20,9 +20,9 @@ pub use keygen::{GeneratedKey, KeyName};
 pub use rate::{Callers, SignPaths, pooled_rate};
 
 use crate::pkcs11::{
-    CallError, Inside, Module, PinPolicy, TokenSeen, edwards_point, find_token, list_tokens, log_in,
+    CallError, Inside, Module, PinPolicy, TokenSeen, find_token, list_tokens, log_in, read_point,
 };
-use crate::{HsmError, ObjectKind, Pkcs11Uri};
+use crate::{Algorithm, HsmError, ObjectKind, Pkcs11Uri, PublicKey};
 
 /// How long one administrative step may wait for the module.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -42,8 +42,8 @@ pub struct KeySeen {
     pub uri: Pkcs11Uri,
     /// `ed25519`, `ec`, `aes-256`, ...
     pub algorithm: String,
-    /// Public key of an Ed25519 key, where the token shows it.
-    pub public_key: Option<[u8; 32]>,
+    /// Public key of an Ed25519 or P-256 key, where the token shows it.
+    pub public_key: Option<PublicKey>,
     /// `CKA_EXTRACTABLE`; `None` for public keys.
     pub extractable: Option<bool>,
 }
@@ -142,8 +142,12 @@ impl Admin {
             (Some(KeyType::RSA), _) => "rsa".to_owned(),
             (other, _) => other.map_or_else(|| "unknown".to_owned(), |other| other.to_string()),
         };
-        let is_edwards = key_type == Some(KeyType::EC_EDWARDS);
-        let public_key = point.as_deref().filter(|_| is_edwards).and_then(edwards_point);
+        let known = match key_type {
+            Some(KeyType::EC_EDWARDS) => Some(Algorithm::Ed25519),
+            Some(KeyType::EC) => Some(Algorithm::P256),
+            _ => None,
+        };
+        let public_key = known.zip(point).and_then(|(algorithm, point)| read_point(algorithm, &point));
         KeySeen { uri, algorithm, public_key, extractable }
     }
 

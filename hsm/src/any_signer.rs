@@ -1,7 +1,6 @@
 //! One of several keys signs, each in a token of its own.
 
 use std::fmt;
-use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -11,21 +10,20 @@ use crate::{HsmError, KeyPurpose, Signed};
 /// A handle to a group whose members have different keys for the purpose `P`. Cheap to clone; shared by threads.
 ///
 /// No key leaves its token for it, not even to be copied; the price is that verifiers must know every key.
-pub struct AnySigner<P> {
+pub struct AnySigner<P: KeyPurpose> {
     route: Arc<Route>,
-    public_keys: Arc<[[u8; 32]]>,
-    purpose: PhantomData<P>,
+    public_keys: Arc<[P::PublicKey]>,
 }
 
 impl<P: KeyPurpose> AnySigner<P> {
-    pub(crate) fn new(route: Arc<Route>, public_keys: Vec<[u8; 32]>) -> Self {
-        Self { route, public_keys: public_keys.into(), purpose: PhantomData }
+    pub(crate) fn new(route: Arc<Route>, public_keys: Vec<P::PublicKey>) -> Self {
+        Self { route, public_keys: public_keys.into() }
     }
 
     /// Every key that may sign or may have signed, in the order of the members, drained ones included: what is to be
     /// published.
     #[must_use]
-    pub fn public_keys(&self) -> &[[u8; 32]] {
+    pub fn public_keys(&self) -> &[P::PublicKey] {
         &self.public_keys
     }
 
@@ -38,10 +36,10 @@ impl<P: KeyPurpose> AnySigner<P> {
     /// As [`Signer::sign`](crate::Signer::sign).
     pub fn sign(
         &self,
-        message: impl Fn(&[u8; 32]) -> Vec<u8> + Send + 'static,
+        message: impl Fn(&P::PublicKey) -> Vec<u8> + Send + 'static,
         deadline: Instant,
     ) -> Result<Signed, HsmError> {
-        self.route.sign(Message::ByKey(Box::new(message)), P::PURPOSE, deadline)
+        self.route.sign(by_key::<P>(message), P::PURPOSE, deadline)
     }
 
     /// As [`Self::sign`], without blocking: `complete` is called as for [`Signer::submit`](crate::Signer::submit).
@@ -50,21 +48,22 @@ impl<P: KeyPurpose> AnySigner<P> {
     /// What can be said at once; `complete` is then not called.
     pub fn submit(
         &self,
-        message: impl Fn(&[u8; 32]) -> Vec<u8> + Send + 'static,
+        message: impl Fn(&P::PublicKey) -> Vec<u8> + Send + 'static,
         deadline: Instant,
         complete: impl FnOnce(Result<Signed, HsmError>) + Send + 'static,
     ) -> Result<(), HsmError> {
-        self.route.submit(Message::ByKey(Box::new(message)), P::PURPOSE, deadline, complete)
+        self.route.submit(by_key::<P>(message), P::PURPOSE, deadline, complete)
     }
 }
 
-impl<P> Clone for AnySigner<P> {
+/// A seat has a key that its purpose takes, so each is converted; `None` would leave nothing to sign.
+fn by_key<P: KeyPurpose>(message: impl Fn(&P::PublicKey) -> Vec<u8> + Send + 'static) -> Message {
+    Message::ByKey(Box::new(move |key| P::PublicKey::try_from(*key).ok().map(|key| message(&key))))
+}
+
+impl<P: KeyPurpose> Clone for AnySigner<P> {
     fn clone(&self) -> Self {
-        Self {
-            route: Arc::clone(&self.route),
-            public_keys: Arc::clone(&self.public_keys),
-            purpose: PhantomData,
-        }
+        Self { route: Arc::clone(&self.route), public_keys: Arc::clone(&self.public_keys) }
     }
 }
 

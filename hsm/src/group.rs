@@ -15,13 +15,12 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ed25519_dalek::VerifyingKey;
 use zeroize::Zeroizing;
 
-use crate::pool::PinnedKey;
+use crate::pool::{PinnedKey, typed};
 use crate::route::{Route, Seat, Share};
 use crate::{
-    AnySigner, HsmError, KeyName, KeyPurpose, Pkcs11Uri, Pool, PoolMetrics, PoolSettings, Signer,
+    AnySigner, HsmError, KeyName, KeyPurpose, Pkcs11Uri, Pool, PoolMetrics, PoolSettings, PublicKey, Signer,
     TokenStanding,
 };
 
@@ -48,7 +47,7 @@ pub struct MemberKey {
     /// Its name, by `object` or `id`; the token is the member's.
     pub uri: Pkcs11Uri,
     /// The public key it must have.
-    pub public_key: [u8; 32],
+    pub public_key: PublicKey,
 }
 
 /// Tokens that sign for one another.
@@ -154,16 +153,17 @@ impl Group {
     pub fn signing_key<P: KeyPurpose>(
         &self,
         uri: &Pkcs11Uri,
-        pinned: Option<[u8; 32]>,
+        pinned: Option<P::PublicKey>,
         deadline: Instant,
     ) -> Result<Signer<P>, HsmError> {
+        let pinned = pinned.map(Into::into);
         if pinned.is_none() && self.members.len() > 1 {
             return Err(HsmError::Unpinned { key: Box::new(uri.clone()) });
         }
         let keys = at_once(&self.members, |member| member.open_key::<P>(uri, pinned, deadline))?;
         let (seats, halves) = self.seats(keys)?;
-        let verifying_key = *halves.first().ok_or(HsmError::Stopped)?;
-        Ok(Signer::routed(Route::new(seats, self.patience), verifying_key))
+        let public_key = *halves.first().ok_or(HsmError::Stopped)?;
+        Ok(Signer::routed(Route::new(seats, self.patience), typed::<P>(public_key, uri)?))
     }
 
     /// Opens the signing key of each member, in the order of the settings, for the purpose `P`. Blocks until `deadline`.
@@ -183,7 +183,8 @@ impl Group {
         let opened =
             at_once(&named, |(member, key)| member.open_key::<P>(&key.uri, Some(key.public_key), deadline))?;
         let (seats, halves) = self.seats(opened)?;
-        let public_keys = halves.iter().map(VerifyingKey::to_bytes).collect();
+        let of_purpose = |(half, (_, key)): (PublicKey, &(&Member, &MemberKey))| typed::<P>(half, &key.uri);
+        let public_keys = halves.into_iter().zip(&named).map(of_purpose).collect::<Result<_, _>>()?;
         Ok(AnySigner::new(Route::new(seats, self.patience), public_keys))
     }
 
@@ -219,14 +220,14 @@ impl Group {
     }
 
     /// The seats of those that sign, and the public keys of all members.
-    fn seats(&self, keys: Vec<Opened>) -> Result<(Vec<Seat>, Vec<VerifyingKey>), HsmError> {
+    fn seats(&self, keys: Vec<Opened>) -> Result<(Vec<Seat>, Vec<PublicKey>), HsmError> {
         let (mut seats, mut halves) = (Vec::new(), Vec::new());
         for (member, key) in self.members.iter().zip(keys) {
             let (key, public_half) = key.map_err(|error| self.refused(member, error))?;
             halves.push(public_half);
             if !member.draining {
                 let share = Arc::clone(&member.share);
-                seats.push(Seat::new(member.pool.link(), key, public_half.to_bytes(), share));
+                seats.push(Seat::new(member.pool.link(), key, public_half, share));
             }
         }
         Ok((seats, halves))
@@ -322,14 +323,14 @@ impl Group {
 const KEY_RULE: &str = "a member's key must be the one pinned for it, and what it signs must verify under it; its key \
                         is another. Put the pinned key into it, pin the one it has, or take it out of the group";
 
-type Opened = Result<(Arc<PinnedKey>, VerifyingKey), HsmError>;
+type Opened = Result<(Arc<PinnedKey>, PublicKey), HsmError>;
 
 impl Member {
     /// The key in this member's token, whichever token `uri` names.
     fn open_key<P: KeyPurpose>(
         &self,
         uri: &Pkcs11Uri,
-        pinned: Option<[u8; 32]>,
+        pinned: Option<PublicKey>,
         deadline: Instant,
     ) -> Opened {
         let token = self.pool.token();

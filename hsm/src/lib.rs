@@ -18,6 +18,7 @@ mod pin;
 mod pin_guard;
 mod pkcs11;
 mod pool;
+mod public_key;
 mod purpose;
 mod release;
 mod route;
@@ -36,10 +37,10 @@ pub use group::{Group, MEMBERS_MAX, MemberKey, MemberSettings, MemberStanding, W
 pub use pin::{PIN_BYTES_MAX, PinError, PinSource};
 pub use pin_guard::{Attempt, GuardError, PinGuard};
 pub use pkcs11::{
-    CallError, Class, LoginRefusal, Module, PinPolicy, TokenFlags, TokenSeen, edwards_point,
-    installed_softhsm, is_edwards25519,
+    CallError, Class, LoginRefusal, Module, PinPolicy, TokenFlags, TokenSeen, installed_softhsm,
 };
 pub use pool::{BUCKETS_US, Durations, Pool, PoolMetrics, PoolSettings, TokenStanding};
+pub use public_key::{Algorithm, NotEd25519, PublicKey};
 pub use purpose::{AuditCheckpoint, KeyPurpose, Purpose, TlsServer, TokenSigning, Witness};
 pub use release::{ReleaseCheck, ReleaseChecks};
 pub use route::Signed;

@@ -6,7 +6,8 @@
 //!   exactly one hit is demanded. Public keys are pinned.
 //! - The same error code means different things in different functions ([`Class`]).
 //! - A module without `CKF_OS_LOCKING_OK`, or finalized under a running call, crashes the process ([`Module`]).
-//! - Only pure Ed25519 is asked for: two providers ignore context and pre-hash and sign as if there were none.
+//! - Of Ed25519 only the pure kind is asked for: two providers ignore context and pre-hash and sign as if there were none.
+//!   Of ECDSA only `CKM_ECDSA` over a digest made here: SoftHSM 2.6.1 does not hash.
 
 mod class;
 mod gate;
@@ -22,8 +23,10 @@ mod token;
 
 pub use class::{CallError, Class};
 pub(crate) use gate::Inside;
-pub(crate) use key::{EC_PARAMS_NAME, EC_PARAMS_OID, KeyRules, find_all, find_one, find_signing_key};
-pub use key::{edwards_point, is_edwards25519};
+pub(crate) use key::{
+    EC_PARAMS_NAME, EC_PARAMS_OID, KeyRules, P256_PARAMS_OID, find_all, find_one, find_signing_key, key_type,
+    read_point,
+};
 pub(crate) use login::{Login, log_in};
 pub use login::{LoginRefusal, PinPolicy};
 pub use module::{Module, installed_softhsm};

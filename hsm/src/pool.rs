@@ -29,7 +29,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
-use ed25519_dalek::VerifyingKey;
 use zeroize::Zeroizing;
 
 pub(crate) use job::{KeyKind, Output, PinnedKey, Work};
@@ -41,7 +40,7 @@ pub(crate) use watch::TICK;
 
 use crate::pkcs11::{KeyRules, Module, PinPolicy};
 use crate::route::{Route, Seat};
-use crate::{HsmError, KeyPurpose, Pkcs11Uri, Purpose, ReleaseChecks, Signer};
+use crate::{HsmError, KeyPurpose, Pkcs11Uri, PublicKey, Purpose, ReleaseChecks, Signer};
 
 /// What a pool works with.
 #[derive(Debug, Clone)]
@@ -188,12 +187,12 @@ impl Pool {
     pub fn signing_key<P: KeyPurpose>(
         &self,
         uri: &Pkcs11Uri,
-        pinned: Option<[u8; 32]>,
+        pinned: Option<P::PublicKey>,
         deadline: Instant,
     ) -> Result<Signer<P>, HsmError> {
-        let (key, verifying_key) = self.open_key(uri, P::PURPOSE, pinned, deadline)?;
-        let seat = Seat::new(self.link(), key, verifying_key.to_bytes(), Arc::default());
-        Ok(Signer::routed(Route::new(vec![seat], Duration::MAX), verifying_key))
+        let (key, public_key) = self.open_key(uri, P::PURPOSE, pinned.map(Into::into), deadline)?;
+        let seat = Seat::new(self.link(), key, public_key, Arc::default());
+        Ok(Signer::routed(Route::new(vec![seat], Duration::MAX), typed::<P>(public_key, uri)?))
     }
 
     /// Opens a signing key as [`Self::signing_key`] does, for a route to it.
@@ -201,11 +200,12 @@ impl Pool {
         &self,
         uri: &Pkcs11Uri,
         purpose: Purpose,
-        pinned: Option<[u8; 32]>,
+        pinned: Option<PublicKey>,
         deadline: Instant,
-    ) -> Result<(Arc<PinnedKey>, VerifyingKey), HsmError> {
+    ) -> Result<(Arc<PinnedKey>, PublicKey), HsmError> {
         let uri = self.object_uri(uri)?;
-        let found = match self.run(Work::FindSigning { uri: uri.clone() }, purpose, deadline) {
+        let work = Work::FindSigning { uri: uri.clone(), allowed: purpose.algorithms() };
+        let found = match self.run(work, purpose, deadline) {
             Ok(Output::Found { public_key, label, id }) => Some((public_key, label, id)),
             Ok(_) => None,
             // The keeper checks it when the token is back.
@@ -229,12 +229,12 @@ impl Pool {
                 exact.id = Some(id);
             }
         }
-        let bytes = public_key.ok_or_else(|| HsmError::Unpinned { key: Box::new(uri.clone()) })?;
-        let public_half = self.shared.settings.checks.pin(&bytes).ok_or_else(|| HsmError::KeyAttribute {
-            key: Box::new(uri.clone()),
-            problem: "its public key is not a usable Ed25519 key",
-        })?;
-        let verifying_key = *public_half.key();
+        let public_key = public_key.ok_or_else(|| HsmError::Unpinned { key: Box::new(uri.clone()) })?;
+        let public_half =
+            self.shared.settings.checks.pin(public_key).ok_or_else(|| HsmError::KeyAttribute {
+                key: Box::new(uri.clone()),
+                problem: "its public key is not a usable Ed25519 key",
+            })?;
         let key = self.adopt(exact, purpose, KeyKind::Signing(Box::new(public_half)))?;
         if let Err(error) = self.prove(&key, deadline)
             && !(pinned.is_some() && is_absence(&error))
@@ -242,7 +242,7 @@ impl Pool {
             self.forget(&key);
             return Err(error);
         }
-        Ok((key, verifying_key))
+        Ok((key, public_key))
     }
 
     /// Supplies the PIN for one login ([`PinSource::Operator`](crate::PinSource::Operator)). Blocks until it is made.
@@ -419,6 +419,14 @@ impl Drop for Pool {
         // Timed out or all gone: either way there is nothing left to wait for.
         let _ = self.alive.recv_timeout(CLOSE_PATIENCE);
     }
+}
+
+/// `key` as what the purpose `P` takes.
+pub(crate) fn typed<P: KeyPurpose>(key: PublicKey, uri: &Pkcs11Uri) -> Result<P::PublicKey, HsmError> {
+    P::PublicKey::try_from(key).map_err(|_| HsmError::KeyAttribute {
+        key: Box::new(uri.clone()),
+        problem: "its algorithm is none for this purpose",
+    })
 }
 
 /// The label that keygen gives a key: `edgate/PURPOSE/NAME`.

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::PublicKey;
+
 /// What a key may be used for. Stored in key files and named in errors and audit records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Purpose {
@@ -49,6 +51,9 @@ impl fmt::Display for Purpose {
 pub trait KeyPurpose: Send + Sync + 'static {
     /// The same purpose as a value.
     const PURPOSE: Purpose;
+
+    /// What public keys of this purpose are: 32 bytes of Ed25519, or of several algorithms.
+    type PublicKey: Copy + fmt::Debug + Eq + Into<PublicKey> + Send + Sync + TryFrom<PublicKey> + 'static;
 }
 
 /// Type of the keys that sign checkpoints of the audit log.
@@ -69,16 +74,20 @@ pub enum Witness {}
 
 impl KeyPurpose for AuditCheckpoint {
     const PURPOSE: Purpose = Purpose::AuditCheckpoint;
+    type PublicKey = [u8; 32];
 }
 
 impl KeyPurpose for TokenSigning {
     const PURPOSE: Purpose = Purpose::TokenSigning;
+    type PublicKey = [u8; 32];
 }
 
 impl KeyPurpose for TlsServer {
     const PURPOSE: Purpose = Purpose::TlsServer;
+    type PublicKey = PublicKey;
 }
 
 impl KeyPurpose for Witness {
     const PURPOSE: Purpose = Purpose::Witness;
+    type PublicKey = [u8; 32];
 }

@@ -8,8 +8,11 @@ use std::fmt;
 use std::sync::Arc;
 
 use ed25519_dalek::{Signature, VerifyingKey};
+use ring::signature::{ECDSA_P256_SHA256_FIXED, UnparsedPublicKey};
 
-/// Verifies pure Ed25519 signatures (RFC 8032 §5.1.7) under one pinned public key. Shared by all threads of the pool.
+use crate::PublicKey;
+
+/// Verifies signatures under one pinned public key. Shared by all threads of the pool.
 pub trait ReleaseCheck: Send + Sync {
     /// Whether `signature` is one of `message` under the pinned key.
     fn verifies(&self, message: &[u8], signature: &[u8; 64]) -> bool;
@@ -18,7 +21,8 @@ pub trait ReleaseCheck: Send + Sync {
 /// Makes the check of a public key; `None` for a key under which nothing may be released.
 type Make = dyn Fn(&[u8; 32]) -> Option<Box<dyn ReleaseCheck>> + Send + Sync;
 
-/// How the checks of a pool's keys are made. Cheap to clone.
+/// How the checks of a pool's Ed25519 keys are made: pure Ed25519 (RFC 8032 §5.1.7). Cheap to clone. What P-256 keys sign,
+/// in handshakes alone, is checked by `ring`.
 #[derive(Clone)]
 pub struct ReleaseChecks(Arc<Make>);
 
@@ -39,15 +43,27 @@ impl ReleaseChecks {
         })
     }
 
-    pub(crate) fn pin(&self, public_key: &[u8; 32]) -> Option<Pinned> {
-        let verifying_key = VerifyingKey::from_bytes(public_key).ok()?;
-        (self.0)(public_key).map(|check| Pinned { verifying_key, check })
+    pub(crate) fn pin(&self, public_key: PublicKey) -> Option<Pinned> {
+        let check = match &public_key {
+            PublicKey::Ed25519(bytes) => (self.0)(bytes)?,
+            PublicKey::P256(point) => Box::new(OnP256(*point)),
+        };
+        Some(Pinned { public_key, check })
     }
 }
 
 impl ReleaseCheck for VerifyingKey {
     fn verifies(&self, message: &[u8], signature: &[u8; 64]) -> bool {
         self.verify_strict(message, &Signature::from_bytes(signature)).is_ok()
+    }
+}
+
+/// A point that is on no curve verifies nothing.
+struct OnP256([u8; 65]);
+
+impl ReleaseCheck for OnP256 {
+    fn verifies(&self, message: &[u8], signature: &[u8; 64]) -> bool {
+        UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, &self.0).verify(message, signature).is_ok()
     }
 }
 
@@ -59,13 +75,13 @@ impl fmt::Debug for ReleaseChecks {
 
 /// A pinned public key and its check.
 pub(crate) struct Pinned {
-    verifying_key: VerifyingKey,
+    public_key: PublicKey,
     check: Box<dyn ReleaseCheck>,
 }
 
 impl Pinned {
-    pub(crate) fn key(&self) -> &VerifyingKey {
-        &self.verifying_key
+    pub(crate) fn key(&self) -> PublicKey {
+        self.public_key
     }
 
     pub(crate) fn verifies(&self, message: &[u8], signature: &[u8; 64]) -> bool {
@@ -75,7 +91,7 @@ impl Pinned {
 
 impl fmt::Debug for Pinned {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Pinned").field(&self.verifying_key).finish()
+        f.debug_tuple("Pinned").field(&self.public_key).finish()
     }
 }
 
@@ -89,7 +105,7 @@ mod tests {
     #[test]
     fn the_strict_check_refuses_each_flipped_bit_and_another_message() {
         let key = SigningKey::from_bytes(&[7; 32]);
-        let pinned = ReleaseChecks::strict().pin(&key.verifying_key().to_bytes()).unwrap();
+        let pinned = ReleaseChecks::strict().pin(key.verifying_key().to_bytes().into()).unwrap();
         let good = key.sign(b"message").to_bytes();
         assert!(pinned.verifies(b"message", &good));
         assert!(!pinned.verifies(b"other", &good));
@@ -103,14 +119,14 @@ mod tests {
     #[test]
     fn a_key_that_is_not_of_prime_order_or_no_key_is_not_pinned() {
         for torsion in EIGHT_TORSION {
-            assert!(ReleaseChecks::strict().pin(torsion.compress().as_bytes()).is_none());
+            assert!(ReleaseChecks::strict().pin(torsion.compress().to_bytes().into()).is_none());
             let mixed = ED25519_BASEPOINT_POINT + torsion;
-            let pinned = ReleaseChecks::strict().pin(mixed.compress().as_bytes());
+            let pinned = ReleaseChecks::strict().pin(mixed.compress().to_bytes().into());
             assert_eq!(pinned.is_some(), torsion == EIGHT_TORSION[0]);
         }
         let mut no_point = [0; 32];
         no_point[0] = 2;
-        assert!(ReleaseChecks::strict().pin(&no_point).is_none());
-        assert!(ReleaseChecks::new(|_| None).pin(&[1; 32]).is_none(), "the caller may refuse any");
+        assert!(ReleaseChecks::strict().pin(no_point.into()).is_none());
+        assert!(ReleaseChecks::new(|_| None).pin([1; 32].into()).is_none(), "the caller may refuse any");
     }
 }

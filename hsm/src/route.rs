@@ -14,7 +14,7 @@ use crossbeam_channel::bounded;
 
 use crate::pkcs11::Class;
 use crate::pool::{Once, Output, PinnedKey, PoolLink, TICK, Work, probe_message};
-use crate::{HsmError, MemberFailure, Purpose, TokenStanding};
+use crate::{HsmError, MemberFailure, PublicKey, Purpose, TokenStanding};
 
 /// How long a member that failed or was too slow is asked only after the others. Then it is tried with a signature that
 /// nobody waits for.
@@ -33,7 +33,7 @@ pub(crate) struct Share {
 pub(crate) struct Seat {
     pool: PoolLink,
     key: Arc<PinnedKey>,
-    public_key: [u8; 32],
+    public_key: PublicKey,
     share: Arc<Share>,
 }
 
@@ -53,13 +53,13 @@ pub(crate) enum Message {
     ByKey(MessageOf),
 }
 
-type MessageOf = Box<dyn Fn(&[u8; 32]) -> Vec<u8> + Send>;
+type MessageOf = Box<dyn Fn(&PublicKey) -> Option<Vec<u8>> + Send>;
 
 /// A signature, and whose it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Signed {
     /// The key that signed.
-    pub public_key: [u8; 32],
+    pub public_key: PublicKey,
     /// Its signature, verified.
     pub signature: [u8; 64],
 }
@@ -158,7 +158,7 @@ impl Route {
 }
 
 impl Seat {
-    pub(crate) fn new(pool: PoolLink, key: Arc<PinnedKey>, public_key: [u8; 32], share: Arc<Share>) -> Self {
+    pub(crate) fn new(pool: PoolLink, key: Arc<PinnedKey>, public_key: PublicKey, share: Arc<Share>) -> Self {
         Self { pool, key, public_key, share }
     }
 
@@ -235,7 +235,10 @@ impl Journey {
             let route = Arc::clone(&self.route);
             let (seat, purpose) = (&route.seats[index], self.purpose);
             let deadline = self.time_for(seat);
-            let work = Work::Sign { key: Arc::clone(&seat.key), message: self.message_for(seat) };
+            let Some(message) = self.message_for(seat) else {
+                return Err((HsmError::SignatureFault { purpose }, self.complete));
+            };
+            let work = Work::Sign { key: Arc::clone(&seat.key), message };
             let held = Arc::new(Once::new(self));
             let arriving = Arc::clone(&held);
             let answer = move |outcome| {
@@ -282,9 +285,9 @@ impl Journey {
         self.deadline.min(Instant::now() + time)
     }
 
-    fn message_for(&self, seat: &Seat) -> Vec<u8> {
+    fn message_for(&self, seat: &Seat) -> Option<Vec<u8>> {
         match &self.message {
-            Message::Same(message) => message.clone(),
+            Message::Same(message) => Some(message.clone()),
             Message::ByKey(write) => write(&seat.public_key),
         }
     }

@@ -1,31 +1,25 @@
 //! The handle through which everything is signed.
 
 use std::fmt;
-use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Instant;
 
-use ed25519_dalek::{Signature, VerifyingKey};
+use ed25519_dalek::Signature;
 
 use crate::route::{Message, Route};
-use crate::{HsmError, KeyPurpose, Purpose, Signed, SoftwareKey};
+use crate::{HsmError, KeyPurpose, PublicKey, Purpose, Signed, SoftwareKey};
 
-/// A handle to one Ed25519 key for the purpose `P`. Cheap to clone; shared by threads.
-pub struct Signer<P> {
-    shared: Arc<Shared>,
-    purpose: PhantomData<fn() -> P>,
+/// A handle to one key for the purpose `P`. Cheap to clone; shared by threads.
+pub struct Signer<P: KeyPurpose> {
+    provider: Arc<Provider>,
+    // Pinned when the key was opened. A provider that signs with another key is caught, not believed.
+    public_key: P::PublicKey,
 }
 
 /// Where the private key lives.
 enum Provider {
     Tokens(Arc<Route>),
     Software(Box<SoftwareKey>),
-}
-
-struct Shared {
-    provider: Provider,
-    // Pinned when the key was opened. A provider that signs with another key is caught, not believed.
-    verifying_key: VerifyingKey,
 }
 
 impl<P: KeyPurpose> Signer<P> {
@@ -41,15 +35,17 @@ impl<P: KeyPurpose> Signer<P> {
                 wanted: P::PURPOSE,
             });
         }
-        let verifying_key = key.verifying_key();
-        let shared = Shared { provider: Provider::Software(Box::new(key)), verifying_key };
-        Ok(Self { shared: Arc::new(shared), purpose: PhantomData })
+        let public_key = P::PublicKey::try_from(PublicKey::Ed25519(key.verifying_key().to_bytes()));
+        let public_key = public_key.map_err(|_| HsmError::Malformed {
+            path: key.path().to_owned(),
+            problem: "its algorithm is none for its purpose",
+        })?;
+        Ok(Self { provider: Arc::new(Provider::Software(Box::new(key))), public_key })
     }
 
     /// A signer over a key in one or more tokens.
-    pub(crate) fn routed(route: Arc<Route>, verifying_key: VerifyingKey) -> Self {
-        let shared = Shared { provider: Provider::Tokens(route), verifying_key };
-        Self { shared: Arc::new(shared), purpose: PhantomData }
+    pub(crate) fn routed(route: Arc<Route>, public_key: P::PublicKey) -> Self {
+        Self { provider: Arc::new(Provider::Tokens(route)), public_key }
     }
 
     /// What this key may sign.
@@ -58,13 +54,13 @@ impl<P: KeyPurpose> Signer<P> {
         P::PURPOSE
     }
 
-    /// The public key, in the encoding of RFC 8032 §5.1.2.
+    /// The public key: where only Ed25519 serves the purpose, in the encoding of RFC 8032 §5.1.2.
     #[must_use]
-    pub fn public_key(&self) -> [u8; 32] {
-        self.shared.verifying_key.to_bytes()
+    pub fn public_key(&self) -> P::PublicKey {
+        self.public_key
     }
 
-    /// Signs `message` with pure Ed25519 (RFC 8032 §5.1.6). May block until `deadline`.
+    /// Signs `message` with the algorithm of the key ([`Algorithm`](crate::Algorithm)). May block until `deadline`.
     ///
     /// The signature is verified against the pinned public key first: a wrong key, a faulty module or a flipped bit
     /// during signing (which would leak the private key) never leaves this function.
@@ -77,8 +73,8 @@ impl<P: KeyPurpose> Signer<P> {
         if Instant::now() >= deadline {
             return Err(HsmError::DeadlinePassed { purpose: P::PURPOSE });
         }
-        match &self.shared.provider {
-            Provider::Software(key) => self.release(message, key.sign(message)),
+        match &*self.provider {
+            Provider::Software(key) => release(key, message, key.sign(message)),
             // The worker verified it under the same public key before it answered.
             Provider::Tokens(route) => {
                 let signed = route.sign(Message::Same(message.to_vec()), P::PURPOSE, deadline);
@@ -99,7 +95,7 @@ impl<P: KeyPurpose> Signer<P> {
         deadline: Instant,
         complete: impl FnOnce(Result<[u8; 64], HsmError>) + Send + 'static,
     ) -> Result<(), HsmError> {
-        match &self.shared.provider {
+        match &*self.provider {
             Provider::Software(_) => {
                 complete(Ok(self.sign(&message, deadline)?));
                 Ok(())
@@ -111,25 +107,25 @@ impl<P: KeyPurpose> Signer<P> {
             }
         }
     }
+}
 
-    /// The only way out for a signature.
-    fn release(&self, message: &[u8], signature: [u8; 64]) -> Result<[u8; 64], HsmError> {
-        match self.shared.verifying_key.verify_strict(message, &Signature::from_bytes(&signature)) {
-            Ok(()) => Ok(signature),
-            Err(_) => Err(HsmError::SignatureFault { purpose: P::PURPOSE }),
-        }
+/// The only way out for a signature by a file's key.
+fn release(key: &SoftwareKey, message: &[u8], signature: [u8; 64]) -> Result<[u8; 64], HsmError> {
+    match key.verifying_key().verify_strict(message, &Signature::from_bytes(&signature)) {
+        Ok(()) => Ok(signature),
+        Err(_) => Err(HsmError::SignatureFault { purpose: key.purpose() }),
     }
 }
 
-impl<P> Clone for Signer<P> {
+impl<P: KeyPurpose> Clone for Signer<P> {
     fn clone(&self) -> Self {
-        Self { shared: Arc::clone(&self.shared), purpose: PhantomData }
+        Self { provider: Arc::clone(&self.provider), public_key: self.public_key }
     }
 }
 
 impl<P: KeyPurpose> fmt::Debug for Signer<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let provider = match &self.shared.provider {
+        let provider = match &*self.provider {
             Provider::Tokens(_) => "pkcs11",
             Provider::Software(_) => "software",
         };
@@ -143,6 +139,8 @@ impl<P: KeyPurpose> fmt::Debug for Signer<P> {
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
+
+    use ed25519_dalek::VerifyingKey;
 
     use super::*;
     use crate::{AuditCheckpoint, TokenSigning};
@@ -168,14 +166,14 @@ mod tests {
     #[test]
     fn a_corrupted_signature_is_never_released() {
         let dir = tempfile::tempdir().unwrap();
-        let signer = signer(&dir);
-        let good = signer.sign(b"message", in_a_minute()).unwrap();
+        let good = signer(&dir).sign(b"message", in_a_minute()).unwrap();
+        let key = SoftwareKey::load(&dir.path().join("signing-key.pem"), Purpose::TokenSigning).unwrap();
         for byte in 0..64 {
             let mut corrupted = good;
             corrupted[byte] ^= 1;
-            assert!(matches!(signer.release(b"message", corrupted), Err(HsmError::SignatureFault { .. })));
+            assert!(matches!(release(&key, b"message", corrupted), Err(HsmError::SignatureFault { .. })));
         }
-        assert!(matches!(signer.release(b"other", good), Err(HsmError::SignatureFault { .. })));
+        assert!(matches!(release(&key, b"other", good), Err(HsmError::SignatureFault { .. })));
     }
 
     #[test]

@@ -490,17 +490,18 @@ fn with_a_key_per_member_any_signs_and_says_which() {
         let pair = Pair { tokens, key: SigningKey::from_bytes(&[7; 32]), uri: Pkcs11Uri::empty() };
         let group = Group::start(pair.members(stage), PATIENCE).unwrap();
         let signer = group.signing_keys::<TokenSigning>(&keys, soon()).unwrap();
-        let public: Vec<[u8; 32]> = keys.iter().map(|key| key.public_key).collect();
+        let public: Vec<[u8; 32]> = keys.iter().map(|key| key.public_key.ed25519().unwrap()).collect();
         assert_eq!(signer.public_keys(), public);
         // The message names its key, as a JWS does.
         let message = |public_key: &[u8; 32]| [b"signed by ", &public_key[..]].concat();
         let mut signed_by = [0, 0];
         let mut sign = || {
             let signed = signer.sign(message, soon()).unwrap();
-            let verifying_key = VerifyingKey::from_bytes(&signed.public_key).unwrap();
+            let public_key = signed.public_key.ed25519().unwrap();
+            let verifying_key = VerifyingKey::from_bytes(&public_key).unwrap();
             let signature = Signature::from_bytes(&signed.signature);
-            verifying_key.verify_strict(&message(&signed.public_key), &signature).unwrap();
-            let index = public.iter().position(|key| *key == signed.public_key).unwrap();
+            verifying_key.verify_strict(&message(&public_key), &signature).unwrap();
+            let index = public.iter().position(|key| *key == public_key).unwrap();
             signed_by[index] += 1;
             signed_by
         };
@@ -524,7 +525,7 @@ fn with_a_key_per_member_any_signs_and_says_which() {
         let swapped: Vec<MemberKey> = keys
             .iter()
             .zip(public.iter().rev())
-            .map(|(key, other)| MemberKey { public_key: *other, ..key.clone() })
+            .map(|(key, other)| MemberKey { public_key: (*other).into(), ..key.clone() })
             .collect();
         let error = group.signing_keys::<TokenSigning>(&swapped, soon()).unwrap_err();
         assert!(matches!(error, HsmError::MemberRefused { .. }), "{error}");

@@ -11,7 +11,8 @@ use cryptoki::session::UserType;
 use cryptoki::types::AuthPin;
 use ed25519_dalek::{Signature, VerifyingKey};
 use edgate_hsm::{
-    Admin, KeyName, PinPolicy, PinSource, Pkcs11Uri, Pool, PoolSettings, Purpose, TokenSigning, Verdict,
+    Admin, KeyName, PinPolicy, PinSource, Pkcs11Uri, Pool, PoolSettings, PublicKey, Purpose, TokenSigning,
+    Verdict,
 };
 
 const CHILD: &str = "EDGATE_SECOND_CHILD";
@@ -103,7 +104,9 @@ fn a_second_provider_signs_through_the_pool_and_its_faults_are_named() {
                 PoolSettings { workers: 3, ..PoolSettings::new(module.to_owned(), token, pin(folder)) };
             let pool = Pool::start(settings).unwrap();
             let key = Pkcs11Uri { kind: None, ..made.uri };
-            let signer = pool.signing_key::<TokenSigning>(&key, made.public_key, soon()).unwrap();
+            let signer = pool
+                .signing_key::<TokenSigning>(&key, made.public_key.and_then(PublicKey::ed25519), soon())
+                .unwrap();
             let verifying_key = VerifyingKey::from_bytes(&signer.public_key()).unwrap();
             for number in 0..100 {
                 let message = format!("message {number}");

@@ -14,7 +14,7 @@ use cryptoki::types::AuthPin;
 use edgate_hsm::{
     Module, PinPolicy, PinSource, Pkcs11Uri, Pool, Purpose, Signer, TokenSigning, TokenStanding,
 };
-use support::{PIN, Stage, soon, stage_with_faults, until, wait_for};
+use support::{PIN, Stage, ed25519, soon, stage_with_faults, until, wait_for};
 
 fn is_ready(standing: &TokenStanding) -> bool {
     matches!(standing, TokenStanding::Ready)
@@ -211,7 +211,7 @@ fn a_login_that_only_a_person_makes_is_never_ended_for_another_token() {
         let mut settings = stage.settings(&one);
         settings.pin = PinPolicy { source: PinSource::Operator, ..stage.pin() };
         let first = Pool::start(settings).unwrap();
-        let signer: Signer<TokenSigning> = first.signing_key(&key.uri, key.public_key, soon()).unwrap();
+        let signer: Signer<TokenSigning> = first.signing_key(&key.uri, Some(ed25519(&key)), soon()).unwrap();
         first.unlock(PIN.to_owned().into()).unwrap();
         let (away, finalized) = (stage.take_away(&two), stage.calls("C_Finalize"));
         let second = Pool::start(stage.settings(&two)).unwrap();

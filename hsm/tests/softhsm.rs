@@ -16,7 +16,7 @@ use edgate_hsm::{
     AuditCheckpoint, GuardError, HsmError, LoginRefusal, PinPolicy, PinSource, Pkcs11Uri, Pool, Purpose,
     TokenSigning, TokenStanding,
 };
-use support::{PIN, Stage, soon, stage, until, wait_for, write_pin};
+use support::{PIN, Stage, ed25519, soon, stage, until, wait_for, write_pin};
 
 fn assert_signs(signer: &edgate_hsm::Signer<TokenSigning>) {
     let signature = signer.sign(b"message", soon()).unwrap();
@@ -39,8 +39,8 @@ fn a_generated_key_signs_through_the_pool() {
         let key = stage.make_key(&token, Purpose::TokenSigning, "1");
         assert!(key.refused.is_empty(), "{:?}", key.refused);
         let pool = Pool::start(stage.settings(&token)).unwrap();
-        let signer = pool.signing_key::<TokenSigning>(&key.uri, key.public_key, soon()).unwrap();
-        assert_eq!(Some(signer.public_key()), key.public_key);
+        let signer = pool.signing_key::<TokenSigning>(&key.uri, Some(ed25519(&key)), soon()).unwrap();
+        assert_eq!(signer.public_key(), ed25519(&key));
         for length in [0, 1, 1 << 20] {
             signer.sign(&vec![7; length], soon()).unwrap();
         }
@@ -102,7 +102,7 @@ fn one_key_serves_one_purpose() {
         assert!(matches!(admin.generate(&name), Err(HsmError::KeyInUse { .. })));
         // ... and a pinned key is the one that is meant.
         let other = admin.generate(&edgate_hsm::KeyName::new(Purpose::TokenSigning, "2").unwrap()).unwrap();
-        let error = pool.signing_key::<TokenSigning>(&key.uri, other.public_key, soon()).unwrap_err();
+        let error = pool.signing_key::<TokenSigning>(&key.uri, Some(ed25519(&other)), soon()).unwrap_err();
         assert!(matches!(error, HsmError::KeyMismatch { .. }), "{error}");
         assert_signs(&pool.signing_key::<TokenSigning>(&key.uri, None, soon()).unwrap());
     });
@@ -123,7 +123,7 @@ fn a_running_pool_makes_a_key_and_destroys_the_one_that_is_meant() {
         assert!(matches!(taken, HsmError::KeyInUse { .. }), "{taken}");
 
         let public_key = signer.public_key();
-        let other = pool.destroy_signing_key(&uri, kept.public_key.unwrap(), soon()).unwrap_err();
+        let other = pool.destroy_signing_key(&uri, ed25519(&kept), soon()).unwrap_err();
         assert!(matches!(other, HsmError::KeyMismatch { .. }), "{other}");
         pool.destroy_signing_key(&uri, public_key, soon()).unwrap();
         let gone = pool.signing_key::<TokenSigning>(&uri, None, soon()).unwrap_err();
@@ -131,12 +131,12 @@ fn a_running_pool_makes_a_key_and_destroys_the_one_that_is_meant() {
         // Both halves, once and for all; the other key is not touched, and the token stays usable.
         pool.destroy_signing_key(&uri, public_key, soon()).unwrap();
         assert_eq!(stage.admin(&token).keys().unwrap().len(), 2);
-        assert_signs(&pool.signing_key::<TokenSigning>(&kept.uri, kept.public_key, soon()).unwrap());
+        assert_signs(&pool.signing_key::<TokenSigning>(&kept.uri, Some(ed25519(&kept)), soon()).unwrap());
         assert!(matches!(pool.standing(), TokenStanding::Ready));
 
         // A token that shows no key at all says nothing about this one.
-        pool.destroy_signing_key(&kept.uri, kept.public_key.unwrap(), soon()).unwrap();
-        let away = pool.destroy_signing_key(&kept.uri, kept.public_key.unwrap(), soon()).unwrap_err();
+        pool.destroy_signing_key(&kept.uri, ed25519(&kept), soon()).unwrap();
+        let away = pool.destroy_signing_key(&kept.uri, ed25519(&kept), soon()).unwrap_err();
         assert!(matches!(away, HsmError::Object { matches: 0, .. }), "{away}");
     });
 }
@@ -187,7 +187,7 @@ fn a_token_waits_for_its_operator() {
         let pool = Pool::start(settings).unwrap();
         assert!(is_down(&pool.standing()));
         // Its public key is known, so the signer exists; it signs when the token is open.
-        let signer = pool.signing_key::<TokenSigning>(&key.uri, key.public_key, soon()).unwrap();
+        let signer = pool.signing_key::<TokenSigning>(&key.uri, Some(ed25519(&key)), soon()).unwrap();
         let error = signer.sign(b"m", soon()).unwrap_err();
         assert!(error.needs_operator(), "{error}");
         assert!(pool.unlock("wrong".to_owned().into()).is_err());

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use edgate_hsm::{
-    ATTRIBUTE_NAMES, Admin, KeyName, PinPolicy, PinSource, Pkcs11Uri, Purpose, UriRules, Verdict,
+    ATTRIBUTE_NAMES, Admin, KeyName, PinPolicy, PinSource, Pkcs11Uri, PublicKey, Purpose, UriRules, Verdict,
 };
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -250,9 +250,9 @@ impl Ceremony<'_> {
                 let attributes = self.admin.attributes(&made.uri)?;
                 Ok(json!({
                     "uri": made.uri.to_string(), "attributes": attributes, "refused": made.refused,
-                    "public_key": made.public_key.map(|key| hex(&key)),
-                    "public_key_sha256": made.public_key.map(|key| hex(&Sha256::digest(key))),
-                    "thumbprint": made.public_key.map(|key| thumbprint(&key)),
+                    "public_key": made.public_key.map(|key| key.to_string()),
+                    "public_key_sha256": made.public_key.map(|key| hex(&Sha256::digest(key.as_bytes()))),
+                    "thumbprint": made.public_key.and_then(PublicKey::ed25519).map(|key| thumbprint(&key)),
                 }))
             }
             (Step::Confirm { .. }, _) if self.yes => Ok(json!("--yes")),
@@ -275,7 +275,8 @@ impl Ceremony<'_> {
             }
             (Step::Selftest { key }, _) => {
                 let public_key = self.admin.selftest(&named(self.admin, key))?;
-                Ok(json!({"public_key": hex(&public_key), "thumbprint": thumbprint(&public_key)}))
+                let thumbprint = public_key.ed25519().map(|key| thumbprint(&key));
+                Ok(json!({"public_key": public_key.to_string(), "thumbprint": thumbprint}))
             }
             (Step::Keygen { .. }, None) => unreachable!("every keygen step was given a name"),
         }

@@ -61,14 +61,19 @@ pub(super) fn published(public_key: &[u8; 32]) -> Result<PublishedKey, StartErro
     Ok(PublishedKey { kid: thumbprint(public_key), verifying_key })
 }
 
-pub(super) fn public_key<P: KeyPurpose>(place: &KeyPlace) -> Result<[u8; 32], StartError> {
+pub(super) fn public_key<P: KeyPurpose<PublicKey = [u8; 32]>>(
+    place: &KeyPlace,
+) -> Result<[u8; 32], StartError> {
     match place {
         KeyPlace::File(path) => Ok(Signer::<P>::software(SoftwareKey::load(path, P::PURPOSE)?)?.public_key()),
         KeyPlace::Token { public_key, .. } => Ok(*public_key),
     }
 }
 
-fn signer<P: KeyPurpose>(place: &KeyPlace, hsm: Option<&Group>) -> Result<Signer<P>, StartError> {
+fn signer<P: KeyPurpose<PublicKey = [u8; 32]>>(
+    place: &KeyPlace,
+    hsm: Option<&Group>,
+) -> Result<Signer<P>, StartError> {
     match place {
         KeyPlace::File(path) => Ok(Signer::software(SoftwareKey::load(path, P::PURPOSE)?)?),
         KeyPlace::Token { uri, public_key } => {

@@ -75,7 +75,7 @@ fn key(admin: &Admin, purpose: Purpose) -> Result<DevKey, StartError> {
         }
     };
     let uri = Pkcs11Uri { object: Some(label), ..Pkcs11Uri::empty() };
-    Ok(DevKey { uri: uri.to_string(), public_key: hex(&public_key) })
+    Ok(DevKey { uri: uri.to_string(), public_key: public_key.to_string() })
 }
 
 /// A token with a random PIN, in the folder's own SoftHSM.

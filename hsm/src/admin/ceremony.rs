@@ -65,7 +65,7 @@ impl Admin {
     /// # Errors
     /// What is wrong with the key, or [`HsmError::SignatureFault`].
     pub fn sign_transcript(&self, key: &Pkcs11Uri, text: &[u8]) -> Result<([u8; 32], [u8; 64]), HsmError> {
-        self.sign_verified(key, &[TRANSCRIPT_PREFIX, text].concat())
+        self.sign_ed25519(key, &[TRANSCRIPT_PREFIX, text].concat())
     }
 }
 

@@ -14,9 +14,9 @@ use ed25519_dalek::{Signature, VerifyingKey};
 
 use super::Admin;
 use crate::pkcs11::{
-    CallError, EC_PARAMS_NAME, EC_PARAMS_OID, Inside, KeyRules, edwards_point, find_signing_key,
+    CallError, EC_PARAMS_NAME, EC_PARAMS_OID, Inside, KeyRules, P256_PARAMS_OID, find_signing_key, read_point,
 };
-use crate::{HsmError, Pkcs11Uri, Purpose};
+use crate::{Algorithm, HsmError, Pkcs11Uri, PublicKey, Purpose, ReleaseChecks};
 
 /// How one examination ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,7 +115,7 @@ impl Admin {
     /// # Errors
     /// What is wrong with the key, or [`HsmError::SignatureFault`].
     pub fn sign_report(&self, key: &Pkcs11Uri, report: &Report) -> Result<([u8; 32], [u8; 64]), HsmError> {
-        self.sign_verified(key, &[REPORT_PREFIX, report.to_string().as_bytes()].concat())
+        self.sign_ed25519(key, &[REPORT_PREFIX, report.to_string().as_bytes()].concat())
     }
 
     /// Has `key` sign something and verifies it: the key is there, usable and matches its public half, which is
@@ -123,22 +123,40 @@ impl Admin {
     ///
     /// # Errors
     /// What is wrong with the key, or [`HsmError::SignatureFault`].
-    pub fn selftest(&self, key: &Pkcs11Uri) -> Result<[u8; 32], HsmError> {
-        Ok(self.sign_verified(key, &crate::pool::probe_message())?.0)
+    pub fn selftest(&self, key: &Pkcs11Uri) -> Result<PublicKey, HsmError> {
+        let any = [Algorithm::Ed25519, Algorithm::P256];
+        Ok(self.sign_verified(key, &any, &crate::pool::probe_message())?.0)
     }
 
-    pub(super) fn sign_verified(
+    pub(super) fn sign_ed25519(
         &self,
         key: &Pkcs11Uri,
         message: &[u8],
     ) -> Result<([u8; 32], [u8; 64]), HsmError> {
+        let (public_key, signature) = self.sign_verified(key, &[Algorithm::Ed25519], message)?;
+        let public_key =
+            public_key.try_into().map_err(|_| HsmError::KeyMismatch { key: Box::new(key.clone()) })?;
+        Ok((public_key, signature))
+    }
+
+    /// Signs with `key` and verifies it; the public key that the token shows, and the signature.
+    ///
+    /// # Errors
+    /// What is wrong with the key, or [`HsmError::SignatureFault`].
+    pub fn sign_verified(
+        &self,
+        key: &Pkcs11Uri,
+        allowed: &[Algorithm],
+        message: &[u8],
+    ) -> Result<(PublicKey, [u8; 64]), HsmError> {
         key.require_object()?;
         let inside = self.enter()?;
-        let found = find_signing_key(&self.session, key, KeyRules::default())?;
+        let found = find_signing_key(&self.session, key, allowed, KeyRules::default())?;
         let public_key = found.public_key.ok_or_else(|| HsmError::Unpinned { key: Box::new(key.clone()) })?;
-        let signature = self.module.raw(&inside).sign(&self.session, found.private, message)?;
-        let good = VerifyingKey::from_bytes(&public_key)
-            .is_ok_and(|key| key.verify_strict(message, &Signature::from_bytes(&signature)).is_ok());
+        let raw = self.module.raw(&inside);
+        let signature = raw.sign(&self.session, public_key.algorithm(), found.private, message)?;
+        let good =
+            ReleaseChecks::strict().pin(public_key).is_some_and(|key| key.verifies(message, &signature));
         let purpose = found.label.as_deref().and_then(crate::pool::purpose_of_label);
         match good {
             true => Ok((public_key, signature)),
@@ -244,7 +262,8 @@ impl Examination<'_> {
             Some(0x03) if point.len() == 35 => "a DER BIT STRING",
             _ => "raw",
         };
-        let public_key = edwards_point(&point).ok_or_else(|| {
+        let read = read_point(Algorithm::Ed25519, &point).and_then(|key| key.try_into().ok());
+        let public_key = read.ok_or_else(|| {
             CallError::nonsense(
                 cryptoki::context::Function::GetAttributeValue,
                 "a CKA_EC_POINT in no known encoding",
@@ -257,7 +276,7 @@ impl Examination<'_> {
         // On its own session: an error may spoil it.
         let context = self.admin.module.context(self.inside);
         let session = context.open_ro_session(self.admin.token.slot)?;
-        self.admin.module.raw(self.inside).sign(&session, key, message)
+        self.admin.module.raw(self.inside).sign(&session, Algorithm::Ed25519, key, message)
     }
 
     fn signature(&mut self, pair: &Pair) {
@@ -340,9 +359,7 @@ impl Examination<'_> {
 
     /// A key of another kind must not sign with Ed25519.
     fn other_key(&mut self) {
-        // 1.2.840.10045.3.1.7, P-256.
-        let params = vec![0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
-        let public = [Attribute::Token(false), Attribute::EcParams(params)];
+        let public = [Attribute::Token(false), Attribute::EcParams(P256_PARAMS_OID.to_vec())];
         let private = [Attribute::Token(false), Attribute::Sign(true), Attribute::Sensitive(true)];
         match self.session().generate_key_pair(&Mechanism::EccKeyPairGen, &public, &private) {
             Ok((_, private)) => {
@@ -362,7 +379,7 @@ impl Examination<'_> {
         let raw = self.admin.module.raw(self.inside);
         let (started, mut count) = (Instant::now(), 0_u32);
         while started.elapsed() < Duration::from_millis(500) {
-            if raw.sign(&session, pair.private, &count.to_le_bytes()).is_err() {
+            if raw.sign(&session, Algorithm::Ed25519, pair.private, &count.to_le_bytes()).is_err() {
                 self.find("rate", Verdict::Fail, format!("the signature after {count} failed"));
                 return;
             }

@@ -5,13 +5,15 @@ use cryptoki::object::{Attribute, ObjectHandle};
 use cryptoki::session::Session;
 
 use super::Admin;
-use crate::pkcs11::{CallError, Class, EC_PARAMS_NAME, EC_PARAMS_OID};
-use crate::{HsmError, ObjectKind, Pkcs11Uri, Purpose};
+use crate::pkcs11::{CallError, Class, EC_PARAMS_NAME, EC_PARAMS_OID, P256_PARAMS_OID};
+use crate::{Algorithm, HsmError, ObjectKind, Pkcs11Uri, PublicKey, Purpose};
 
-/// What a new key is called: `edgate/PURPOSE/NAME`.
+/// What a new key is called, `edgate/PURPOSE/NAME`, and what it is made for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyName {
     purpose: Purpose,
+    // `None` for AES.
+    algorithm: Option<Algorithm>,
     name: String,
 }
 
@@ -21,17 +23,25 @@ pub struct GeneratedKey {
     /// Its full name.
     pub uri: Pkcs11Uri,
     /// Public key, for signing keys.
-    pub public_key: Option<[u8; 32]>,
+    pub public_key: Option<PublicKey>,
     /// Protections that the token refused to set; empty if it took all.
     pub refused: Vec<&'static str>,
 }
 
 impl KeyName {
-    /// A name for a key; `name` is one or more of `A-Z a-z 0-9 . _ -`.
+    /// A name for a key of the usual algorithm; `name` is one or more of `A-Z a-z 0-9 . _ -`.
     #[must_use]
     pub fn new(purpose: Purpose, name: &str) -> Option<Self> {
         let plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
-        (plain && (1..=64).contains(&name.len())).then(|| Self { purpose, name: name.to_owned() })
+        let algorithm = purpose.algorithms().first().copied();
+        (plain && (1..=64).contains(&name.len())).then(|| Self { purpose, algorithm, name: name.to_owned() })
+    }
+
+    /// The same name for a key of another algorithm; `None` if that does not serve the purpose.
+    #[must_use]
+    pub fn with_algorithm(self, algorithm: Algorithm) -> Option<Self> {
+        let serves = self.purpose.algorithms().contains(&algorithm);
+        serves.then_some(Self { algorithm: Some(algorithm), ..self })
     }
 
     /// As the token shows it.
@@ -42,7 +52,7 @@ impl KeyName {
 }
 
 impl Admin {
-    /// Generates a key for the purpose of `name`: AES-256 for wrapping, else Ed25519. It cannot leave the token, be
+    /// Generates a key for the purpose of `name`: AES-256 for wrapping, else a pair. It cannot leave the token, be
     /// copied or changed, and does nothing else, as far as the token can be told so.
     ///
     /// # Errors
@@ -52,7 +62,7 @@ impl Admin {
         let inside = self.enter()?;
         let (uri, refused) = Generator { session: &self.session, token: &self.token.uri }.generate(name)?;
         drop(inside);
-        if name.purpose == Purpose::Wrapping {
+        if name.algorithm.is_none() {
             return Ok(GeneratedKey { uri, public_key: None, refused });
         }
         let public_key = self.selftest(&uri)?;
@@ -73,8 +83,7 @@ impl Generator<'_> {
         let mut id = vec![0; 16];
         // Chosen before: with CKA_MODIFIABLE=false it cannot be set afterwards.
         getrandom::fill(&mut id).map_err(|source| HsmError::Entropy { purpose: name.purpose, source })?;
-        let kind =
-            if name.purpose == Purpose::Wrapping { ObjectKind::SecretKey } else { ObjectKind::Private };
+        let kind = if name.algorithm.is_none() { ObjectKind::SecretKey } else { ObjectKind::Private };
         let uri = Pkcs11Uri {
             object: Some(label.clone()),
             id: Some(id.clone()),
@@ -87,8 +96,8 @@ impl Generator<'_> {
             return Err(HsmError::KeyInUse { key, found: name.purpose, wanted: name.purpose });
         }
         let names = [Attribute::Label(label.into_bytes()), Attribute::Id(id)];
-        let refused = if name.purpose == Purpose::Wrapping {
-            self.with_less_protection(&uri, |protections| {
+        let Some(algorithm) = name.algorithm else {
+            let refused = self.with_less_protection(&uri, |protections| {
                 let mut template = vec![
                     Attribute::ValueLen(32.into()),
                     Attribute::Encrypt(true),
@@ -98,22 +107,28 @@ impl Generator<'_> {
                 ];
                 template.extend(secret(&names, protections, MechanismType::AES_GCM));
                 self.session.generate_key(&Mechanism::AesKeyGen, &template).map_err(CallError::from)
-            })?
-        } else {
-            self.with_less_protection(&uri, |protections| self.generate_pair(&names, protections))?
+            })?;
+            return Ok((uri, refused));
         };
+        let generate = |protections: &[Protection]| self.generate_pair(algorithm, &names, protections);
+        let refused = self.with_less_protection(&uri, generate)?;
         Ok((uri, refused))
     }
 
-    /// One Ed25519 pair, naming the curve as the token wants it named.
+    /// One pair, naming the curve as the token wants it named.
     fn generate_pair(
         &self,
+        algorithm: Algorithm,
         names: &[Attribute],
         protections: &[Protection],
     ) -> Result<ObjectHandle, CallError> {
         let mut private = vec![Attribute::Sign(true), Attribute::Decrypt(false), Attribute::Unwrap(false)];
         private.extend([Attribute::Derive(false), Attribute::SignRecover(false)]);
-        private.extend(secret(names, protections, MechanismType::EDDSA));
+        let (mechanism, signs_with, curve) = match algorithm {
+            Algorithm::Ed25519 => (Mechanism::EccEdwardsKeyPairGen, MechanismType::EDDSA, EC_PARAMS_OID),
+            Algorithm::P256 => (Mechanism::EccKeyPairGen, MechanismType::ECDSA, P256_PARAMS_OID),
+        };
+        private.extend(secret(names, protections, signs_with));
         let generate = |params: &[u8]| {
             let mut public = vec![
                 Attribute::Token(true),
@@ -122,12 +137,13 @@ impl Generator<'_> {
                 Attribute::EcParams(params.to_vec()),
             ];
             public.extend_from_slice(names);
-            let mechanism = Mechanism::EccEdwardsKeyPairGen;
             self.session.generate_key_pair(&mechanism, &public, &private).map_err(CallError::from)
         };
         // YubiHSM takes the name only, NSS and opencryptoki the identifier only.
-        let (_, handle) = match generate(EC_PARAMS_OID) {
-            Err(error) if error.class() == Class::Config => generate(EC_PARAMS_NAME)?,
+        let (_, handle) = match generate(curve) {
+            Err(error) if error.class() == Class::Config && algorithm == Algorithm::Ed25519 => {
+                generate(EC_PARAMS_NAME)?
+            }
             other => other?,
         };
         Ok(handle)

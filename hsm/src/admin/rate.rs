@@ -9,7 +9,7 @@ use cryptoki::mechanism::eddsa::{EddsaParams, EddsaSignatureScheme};
 
 use super::Admin;
 use crate::pkcs11::{CallError, KeyRules, find_signing_key};
-use crate::{HsmError, KeyPurpose, Pkcs11Uri, Signer};
+use crate::{Algorithm, HsmError, KeyPurpose, Pkcs11Uri, Signer};
 
 /// Time per signature by the two ways of making one.
 #[derive(Debug, Clone, Copy)]
@@ -33,21 +33,21 @@ impl Admin {
         let sessions = (0..threads)
             .map(|_| {
                 let session = context.open_ro_session(self.token.slot).map_err(CallError::from)?;
-                let found = find_signing_key(&session, key, KeyRules { allow_extractable: true })?;
-                Ok((session, found.private))
+                let found = find_signing_key(&session, key, &ANY, KeyRules { allow_extractable: true })?;
+                Ok((session, found))
             })
             .collect::<Result<Vec<_>, HsmError>>()?;
         let (stop, start) = (AtomicBool::new(false), Barrier::new(threads + 1));
         std::thread::scope(|scope| {
             let running: Vec<_> = sessions
                 .into_iter()
-                .map(|(session, handle)| {
+                .map(|(session, found)| {
                     let (stop, start) = (&stop, &start);
                     scope.spawn(move || -> Result<u64, CallError> {
                         start.wait();
                         let mut count = 0_u64;
                         while !stop.load(Ordering::Relaxed) {
-                            raw.sign(&session, handle, &count.to_le_bytes())?;
+                            raw.sign(&session, found.algorithm, found.private, &count.to_le_bytes())?;
                             count += 1;
                         }
                         Ok(count)
@@ -67,7 +67,7 @@ impl Admin {
         })
     }
 
-    /// Times the two ways to sign, in turn, `rounds` signatures each.
+    /// Times the two ways to sign with Ed25519, in turn, `rounds` signatures each.
     ///
     /// # Errors
     /// What the module answered.
@@ -76,13 +76,14 @@ impl Admin {
         let context = self.module.context(&inside);
         let raw = self.module.raw(&inside);
         let session = context.open_ro_session(self.token.slot).map_err(CallError::from)?;
-        let found = find_signing_key(&session, key, KeyRules { allow_extractable: true })?;
+        let only = [Algorithm::Ed25519];
+        let found = find_signing_key(&session, key, &only, KeyRules { allow_extractable: true })?;
         let mechanism = Mechanism::Eddsa(EddsaParams::new(EddsaSignatureScheme::Pure));
         let (mut two, mut three, mut refused) = (Duration::ZERO, Duration::ZERO, false);
         for round in 0..rounds {
             let message = round.to_le_bytes();
             let started = Instant::now();
-            raw.sign(&session, found.private, &message)?;
+            raw.sign(&session, found.algorithm, found.private, &message)?;
             two += started.elapsed();
             if !refused {
                 let started = Instant::now();
@@ -94,6 +95,8 @@ impl Admin {
         Ok(SignPaths { two_calls: two / rounds.max(1), three_calls })
     }
 }
+
+const ANY: [Algorithm; 2] = [Algorithm::Ed25519, Algorithm::P256];
 
 /// Callers that keep a pool busy for its rate to be measured.
 #[derive(Debug, Clone, Copy)]

@@ -4,7 +4,7 @@ use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHan
 use cryptoki::session::Session;
 
 use super::CallError;
-use crate::{HsmError, Pkcs11Uri};
+use crate::{Algorithm, HsmError, Pkcs11Uri, PublicKey};
 
 /// What is allowed of a key that we would rather not have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -17,8 +17,9 @@ pub(crate) struct KeyRules {
 #[derive(Debug, Clone)]
 pub(crate) struct SigningKeyFound {
     pub(crate) private: ObjectHandle,
+    pub(crate) algorithm: Algorithm,
     /// `None` if the token shows no public key object.
-    pub(crate) public_key: Option<[u8; 32]>,
+    pub(crate) public_key: Option<PublicKey>,
     pub(crate) label: Option<String>,
 }
 
@@ -32,13 +33,21 @@ pub(crate) fn find_one(
     class: ObjectClass,
     key_type: KeyType,
 ) -> Result<ObjectHandle, HsmError> {
-    let mut found = find_all(session, wanted, class, key_type)?;
-    match (found.pop(), found.len()) {
-        (Some(handle), 0) => Ok(handle),
-        (last, more) => Err(HsmError::Object {
-            wanted: Box::new(wanted.clone()),
-            matches: more + usize::from(last.is_some()),
-        }),
+    only(&find_all(session, wanted, class, key_type)?, wanted)
+}
+
+fn only<T: Copy>(found: &[T], wanted: &Pkcs11Uri) -> Result<T, HsmError> {
+    match found {
+        [one] => Ok(*one),
+        _ => Err(HsmError::Object { wanted: Box::new(wanted.clone()), matches: found.len() }),
+    }
+}
+
+/// `CKA_KEY_TYPE` of the keys of an algorithm.
+pub(crate) const fn key_type(algorithm: Algorithm) -> KeyType {
+    match algorithm {
+        Algorithm::Ed25519 => KeyType::EC_EDWARDS,
+        Algorithm::P256 => KeyType::EC,
     }
 }
 
@@ -55,7 +64,7 @@ pub(crate) fn find_all(
     Ok(session.find_objects(&template)?)
 }
 
-/// The Ed25519 key pair that `wanted` names.
+/// The key pair that `wanted` names, of one of the algorithms in `allowed`.
 ///
 /// # Errors
 /// [`HsmError::Object`] unless exactly one private key matches, [`HsmError::KeyAttribute`] for a key that may not or
@@ -63,9 +72,15 @@ pub(crate) fn find_all(
 pub(crate) fn find_signing_key(
     session: &Session,
     wanted: &Pkcs11Uri,
+    allowed: &[Algorithm],
     rules: KeyRules,
 ) -> Result<SigningKeyFound, HsmError> {
-    let private = find_one(session, wanted, ObjectClass::PRIVATE_KEY, KeyType::EC_EDWARDS)?;
+    let mut found = Vec::new();
+    for algorithm in allowed {
+        let handles = find_all(session, wanted, ObjectClass::PRIVATE_KEY, key_type(*algorithm))?;
+        found.extend(handles.into_iter().map(|handle| (handle, *algorithm)));
+    }
+    let (private, algorithm) = only(&found, wanted)?;
     let refuse = |problem| HsmError::KeyAttribute { key: Box::new(wanted.clone()), problem };
     let asked = [
         AttributeType::Sign,
@@ -95,17 +110,21 @@ pub(crate) fn find_signing_key(
              `edgate hsm keygen`, or allow this one by name",
         ));
     }
-    if seen.params.as_deref().is_some_and(|params| !params.is_empty() && !is_edwards25519(params)) {
-        return Err(refuse("it is not on edwards25519"));
+    if seen.is_on_other_curve(algorithm) {
+        return Err(refuse("it is not on edwards25519 or P-256, as its type has it"));
     }
-    let public_key = find_public_key(session, wanted)?;
-    Ok(SigningKeyFound { private, public_key, label: seen.label })
+    let public_key = find_public_key(session, wanted, algorithm)?;
+    Ok(SigningKeyFound { private, algorithm, public_key, label: seen.label })
 }
 
 /// The public key beside the private one. A missing public object is no error: the key may be pinned by the caller.
-fn find_public_key(session: &Session, wanted: &Pkcs11Uri) -> Result<Option<[u8; 32]>, HsmError> {
+fn find_public_key(
+    session: &Session,
+    wanted: &Pkcs11Uri,
+    algorithm: Algorithm,
+) -> Result<Option<PublicKey>, HsmError> {
     let refuse = |problem| HsmError::KeyAttribute { key: Box::new(wanted.clone()), problem };
-    let found = find_all(session, wanted, ObjectClass::PUBLIC_KEY, KeyType::EC_EDWARDS)?;
+    let found = find_all(session, wanted, ObjectClass::PUBLIC_KEY, key_type(algorithm))?;
     let handle = match found[..] {
         [] => return Ok(None),
         [handle] => handle,
@@ -116,42 +135,43 @@ fn find_public_key(session: &Session, wanted: &Pkcs11Uri) -> Result<Option<[u8; 
     for attribute in session.get_attributes(handle, &asked).map_err(CallError::from)? {
         seen.note(attribute);
     }
-    if seen.params.as_deref().is_some_and(|params| !params.is_empty() && !is_edwards25519(params)) {
-        return Err(refuse("its public key is not on edwards25519"));
+    if seen.is_on_other_curve(algorithm) {
+        return Err(refuse("its public key is not on edwards25519 or P-256, as its type has it"));
     }
-    let from_info = seen.info.as_deref().and_then(|info| info.strip_prefix(SPKI_PREFIX)).and_then(array);
+    let from_info =
+        seen.info.as_deref().and_then(PublicKey::from_spki).filter(|key| key.algorithm() == algorithm);
     let public_key = from_info
-        .or_else(|| seen.point.as_deref().and_then(edwards_point))
+        .or_else(|| seen.point.as_deref().and_then(|point| read_point(algorithm, point)))
         .ok_or_else(|| refuse("its public key (CKA_EC_POINT) is in no encoding that we know"))?;
     Ok(Some(public_key))
 }
 
-/// Reads `CKA_EC_POINT` of an Ed25519 key, of which there are three encodings in use: 32 raw bytes (PKCS#11 3.1), a DER
-/// OCTET STRING of them (2.40, SoftHSM), a DER BIT STRING of them (some drafts).
-#[must_use]
-pub fn edwards_point(point: &[u8]) -> Option<[u8; 32]> {
-    match point {
-        [0x04, 0x20, raw @ ..] | [0x03, 0x21, 0x00, raw @ ..] if raw.len() == 32 => array(raw),
-        raw => array(raw),
-    }
+/// Reads `CKA_EC_POINT`, of which there are three encodings in use: raw (Ed25519 in PKCS#11 3.1), a DER OCTET STRING (2.40,
+/// SoftHSM), a DER BIT STRING (some drafts).
+pub(crate) fn read_point(algorithm: Algorithm, point: &[u8]) -> Option<PublicKey> {
+    let raw = match (algorithm, point) {
+        (Algorithm::Ed25519, [0x04, 0x20, raw @ ..] | [0x03, 0x21, 0x00, raw @ ..]) if raw.len() == 32 => raw,
+        (Algorithm::P256, [0x04, 0x41, raw @ ..] | [0x03, 0x42, 0x00, raw @ ..]) if raw.len() == 65 => raw,
+        (_, raw) => raw,
+    };
+    PublicKey::from_bytes(raw).filter(|key| key.algorithm() == algorithm)
 }
 
-/// Reads `CKA_EC_PARAMS`: the OBJECT IDENTIFIER of RFC 8410 or the name of the curve as a PrintableString.
-#[must_use]
-pub fn is_edwards25519(params: &[u8]) -> bool {
-    params == EC_PARAMS_OID || params == EC_PARAMS_NAME
+/// Whether `CKA_EC_PARAMS` names the algorithm's curve: by OBJECT IDENTIFIER (RFC 8410, RFC 5480), or edwards25519 by its name
+/// as a PrintableString.
+fn is_curve(algorithm: Algorithm, params: &[u8]) -> bool {
+    match algorithm {
+        Algorithm::Ed25519 => params == EC_PARAMS_OID || params == EC_PARAMS_NAME,
+        Algorithm::P256 => params == P256_PARAMS_OID,
+    }
 }
 
 /// `id-Ed25519`, 1.3.101.112.
 pub(crate) const EC_PARAMS_OID: &[u8] = &[0x06, 0x03, 0x2b, 0x65, 0x70];
 /// PrintableString "edwards25519".
 pub(crate) const EC_PARAMS_NAME: &[u8] = b"\x13\x0cedwards25519";
-/// SubjectPublicKeyInfo of RFC 8410 §4, up to the key.
-const SPKI_PREFIX: &[u8] = &[0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
-
-fn array(bytes: &[u8]) -> Option<[u8; 32]> {
-    bytes.try_into().ok()
-}
+/// `prime256v1`, 1.2.840.10045.3.1.7.
+pub(crate) const P256_PARAMS_OID: &[u8] = &[0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
 
 /// The attributes that a token answered; the library leaves out those it did not.
 #[derive(Default)]
@@ -167,6 +187,11 @@ struct Seen {
 }
 
 impl Seen {
+    /// A token that shows no curve, or an empty one, says nothing.
+    fn is_on_other_curve(&self, algorithm: Algorithm) -> bool {
+        self.params.as_deref().is_some_and(|params| !params.is_empty() && !is_curve(algorithm, params))
+    }
+
     fn note(&mut self, attribute: Attribute) {
         match attribute {
             Attribute::Sign(value) => self.sign = Some(value),
@@ -189,22 +214,33 @@ mod tests {
 
     #[test]
     fn every_encoding_of_a_point_is_read_and_no_other() {
-        let raw = [7; 32];
-        let octets = [&[0x04, 0x20][..], &raw].concat();
-        let bits = [&[0x03, 0x21, 0x00][..], &raw].concat();
-        for encoding in [&raw[..], &octets, &bits] {
-            assert_eq!(edwards_point(encoding), Some(raw));
+        let point: [u8; 65] = std::array::from_fn(|index| if index == 0 { 4 } else { 7 });
+        for key in [PublicKey::Ed25519([7; 32]), PublicKey::P256(point)] {
+            let (algorithm, raw) = (key.algorithm(), key.as_bytes());
+            let length = u8::try_from(raw.len()).unwrap();
+            let octets = [&[0x04, length][..], raw].concat();
+            let bits = [&[0x03, length + 1, 0x00][..], raw].concat();
+            for encoding in [raw, &octets, &bits] {
+                assert_eq!(read_point(algorithm, encoding), Some(key));
+                for other in [Algorithm::Ed25519, Algorithm::P256].iter().filter(|other| **other != algorithm)
+                {
+                    assert_eq!(read_point(*other, encoding), None);
+                }
+            }
+            for wrong in [&raw[..31], &octets[..octets.len() - 1], &octets[1..], &[0x04; 66], &[]] {
+                assert_eq!(read_point(algorithm, wrong), None);
+            }
         }
-        for wrong in [&raw[..31], &octets[..33], &octets[1..], &[0x04; 65], &[]] {
-            assert_eq!(edwards_point(wrong), None);
-        }
+        assert_eq!(read_point(Algorithm::P256, &[0x05; 65]), None, "no compressed point");
     }
 
     #[test]
-    fn both_names_of_the_curve_are_read_and_no_other() {
-        assert!(is_edwards25519(EC_PARAMS_OID) && is_edwards25519(EC_PARAMS_NAME));
-        // Ed448, P-256.
-        assert!(!is_edwards25519(&[0x06, 0x03, 0x2b, 0x65, 0x71]));
-        assert!(!is_edwards25519(&[0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07]));
+    fn every_name_of_the_curve_is_read_and_no_other() {
+        let names = [EC_PARAMS_OID, EC_PARAMS_NAME, P256_PARAMS_OID];
+        let is = |algorithm| names.map(|params| is_curve(algorithm, params));
+        assert_eq!(is(Algorithm::Ed25519), [true, true, false]);
+        assert_eq!(is(Algorithm::P256), [false, false, true]);
+        // Ed448.
+        assert!(!is_curve(Algorithm::Ed25519, &[0x06, 0x03, 0x2b, 0x65, 0x71]));
     }
 }

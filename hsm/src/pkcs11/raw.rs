@@ -1,9 +1,9 @@
 //! The one place that calls a module directly.
 //!
 //! `cryptoki` 0.12 signs with three calls: `C_SignInit`, `C_Sign` for the length, `C_Sign`. On a module whose calls
-//! cost 200 microseconds (a network HSM) that is 600 where 400 do, and NSS refuses the length query outright. An
-//! Ed25519 signature is 64 bytes (RFC 8032 §5.1.6), so the length query asks what is known. Upstream has the same in
-//! `sign_into`, not released; this file goes when it is.
+//! cost 200 microseconds (a network HSM) that is 600 where 400 do, and NSS refuses the length query outright. Signatures of
+//! Ed25519 (RFC 8032 §5.1.6) and of ECDSA on P-256 (PKCS#11 §2.3.1) are 64 bytes, so the length query asks what is known.
+//! Upstream has the same in `sign_into`, not released; this file goes when it is.
 #![expect(
     unsafe_code,
     reason = "two calls through the module's function table; see the module's documentation"
@@ -17,11 +17,14 @@ use cryptoki::error::Rv;
 use cryptoki::object::ObjectHandle;
 use cryptoki::session::Session;
 use cryptoki_sys::{
-    CK_C_Sign, CK_C_SignInit, CK_FUNCTION_LIST, CK_MECHANISM, CK_OBJECT_HANDLE, CK_SESSION_HANDLE, CK_ULONG,
-    CKM_EDDSA, CKR_OK,
+    CK_C_Sign, CK_C_SignInit, CK_FUNCTION_LIST, CK_MECHANISM, CK_MECHANISM_TYPE, CK_OBJECT_HANDLE,
+    CK_SESSION_HANDLE, CK_ULONG, CKM_ECDSA, CKM_EDDSA, CKR_OK,
 };
 
+use sha2::{Digest as _, Sha256};
+
 use super::CallError;
+use crate::Algorithm;
 
 /// The two functions of one module. They stay valid because the library is never unloaded.
 #[derive(Clone, Copy)]
@@ -58,30 +61,35 @@ impl RawSign {
         Ok(Self { sign_init, sign })
     }
 
-    /// Signs with pure Ed25519 (`CKM_EDDSA` without parameter) in two calls.
+    /// Signs in two calls: with pure Ed25519 (`CKM_EDDSA` without parameter), or the SHA-256 of the message with `CKM_ECDSA`.
     ///
     /// # Errors
     /// What the module answered. The session may be left with an active operation and must be closed.
     pub(crate) fn sign(
         self,
         session: &Session,
+        algorithm: Algorithm,
         key: ObjectHandle,
         message: &[u8],
     ) -> Result<[u8; 64], CallError> {
-        self.sign_at(session.handle(), key.handle(), message)
+        let (session, key) = (session.handle(), key.handle());
+        match algorithm {
+            Algorithm::Ed25519 => self.sign_at(session, CKM_EDDSA, key, message),
+            Algorithm::P256 => self.sign_at(session, CKM_ECDSA, key, &Sha256::digest(message)),
+        }
     }
 
     fn sign_at(
         self,
         session: CK_SESSION_HANDLE,
+        mechanism: CK_MECHANISM_TYPE,
         key: CK_OBJECT_HANDLE,
         message: &[u8],
     ) -> Result<[u8; 64], CallError> {
         let (Some(sign_init), Some(sign)) = (self.sign_init, self.sign) else {
             return Err(cryptoki::error::Error::NullFunctionPointer.into());
         };
-        let mut mechanism =
-            CK_MECHANISM { mechanism: CKM_EDDSA, pParameter: ptr::null_mut(), ulParameterLen: 0 };
+        let mut mechanism = CK_MECHANISM { mechanism, pParameter: ptr::null_mut(), ulParameterLen: 0 };
         // SAFETY: `mechanism` outlives the call, which does not keep the pointer (PKCS#11 §5.13.1). Handles are plain
         // numbers that the module checks; `&Session` is not Sync, so no other thread uses this session.
         let code = unsafe { sign_init(session, &raw mut mechanism, key) };

@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 
 use super::once::Once;
 use crate::release::Pinned;
-use crate::{HsmError, KeyName, Pkcs11Uri, Purpose};
+use crate::{Algorithm, HsmError, KeyName, Pkcs11Uri, PublicKey, Purpose};
 
 /// A key in the token with what is known of it outside.
 #[derive(Debug)]
@@ -26,7 +26,7 @@ pub(crate) struct PinnedKey {
 
 #[derive(Debug)]
 pub(crate) enum KeyKind {
-    /// Ed25519; every signature is verified under this key before it leaves.
+    /// Every signature is verified under this key before it leaves.
     Signing(Box<Pinned>),
     /// AES-256.
     Wrapping,
@@ -35,9 +35,9 @@ pub(crate) enum KeyKind {
 /// What is to be done in the token.
 pub(crate) enum Work {
     /// Destroy the signing key that `uri` names, which must have this public key.
-    Destroy { uri: Pkcs11Uri, public_key: [u8; 32] },
-    /// Find the signing key that `uri` names and read its public key.
-    FindSigning { uri: Pkcs11Uri },
+    Destroy { uri: Pkcs11Uri, public_key: PublicKey },
+    /// Find the signing key that `uri` names, of one of the algorithms, and read its public key.
+    FindSigning { uri: Pkcs11Uri, allowed: &'static [Algorithm] },
     /// Find the AES key that `uri` names.
     FindWrapping { uri: Pkcs11Uri },
     /// Generate a signing key.
@@ -46,7 +46,7 @@ pub(crate) enum Work {
     Open { key: Arc<PinnedKey>, iv: [u8; 12], data: Vec<u8>, associated: Vec<u8> },
     /// Encrypt `data` under a fresh IV.
     Seal { key: Arc<PinnedKey>, data: Zeroizing<Vec<u8>>, associated: Vec<u8> },
-    /// Sign `message` with pure Ed25519.
+    /// Sign `message` with the algorithm of the key.
     Sign { key: Arc<PinnedKey>, message: Vec<u8> },
 }
 
@@ -66,7 +66,7 @@ impl Work {
 /// What came out.
 pub(crate) enum Output {
     Destroyed,
-    Found { public_key: Option<[u8; 32]>, label: Option<String>, id: Vec<u8> },
+    Found { public_key: Option<PublicKey>, label: Option<String>, id: Vec<u8> },
     Made { uri: Pkcs11Uri },
     Opened(Zeroizing<Vec<u8>>),
     Sealed { iv: [u8; 12], data: Vec<u8> },

@@ -252,12 +252,13 @@ impl Keeper {
             gcm::open(session, handle, iv, &sealed, b"probe")?;
             return Ok(());
         };
-        let found = find_signing_key(session, &key.uri, rules)?;
-        if found.public_key.is_some_and(|public_key| public_key != pinned.key().to_bytes()) {
+        let algorithm = pinned.key().algorithm();
+        let found = find_signing_key(session, &key.uri, &[algorithm], rules)?;
+        if found.public_key.is_some_and(|public_key| public_key != pinned.key()) {
             return Err(HsmError::KeyMismatch { key: Box::new(key.uri.clone()) });
         }
         let message = probe_message();
-        let signature = self.shared.module.raw(inside).sign(session, found.private, &message)?;
+        let signature = self.shared.module.raw(inside).sign(session, algorithm, found.private, &message)?;
         if !verify(key, &message, &signature) {
             add(&self.shared.counters.signature_faults);
             return Err(HsmError::SignatureFault { purpose: key.purpose });

@@ -93,7 +93,7 @@ mod tests {
     use crate::pool::Work;
 
     fn ticket(purpose: Purpose) -> Arc<Ticket> {
-        let work = Work::FindSigning { uri: Pkcs11Uri::empty() };
+        let work = Work::FindSigning { uri: Pkcs11Uri::empty(), allowed: &[] };
         let deadline = Instant::now() + Duration::from_secs(60);
         Arc::new(Ticket::new(work, purpose, deadline, 0, Box::new(|_| {})))
     }

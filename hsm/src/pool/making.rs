@@ -6,15 +6,15 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use cryptoki::object::{Attribute, KeyType, ObjectClass};
+use cryptoki::object::{Attribute, ObjectClass};
 use cryptoki::session::Session;
 
 use super::Pool;
 use super::job::{KeyKind, Output, Work};
 use super::shared::{Shared, lock};
 use crate::admin::Generator;
-use crate::pkcs11::{CallError, Inside, KeyRules, TokenSeen, find_all, find_signing_key};
-use crate::{HsmError, KeyName, Pkcs11Uri, Purpose};
+use crate::pkcs11::{CallError, Inside, KeyRules, TokenSeen, find_all, find_signing_key, key_type};
+use crate::{HsmError, KeyName, Pkcs11Uri, PublicKey, Purpose};
 
 impl Pool {
     /// Generates a token-signing key that cannot leave the token, under a name that is not taken; blocks. Its full name.
@@ -43,10 +43,10 @@ impl Pool {
         deadline: Instant,
     ) -> Result<(), HsmError> {
         let uri = self.object_uri(uri)?;
+        let public_key = PublicKey::Ed25519(public_key);
         // The keeper would miss it.
-        lock(&self.shared.keys).retain(
-            |key| !matches!(&key.kind, KeyKind::Signing(pinned) if pinned.key().to_bytes() == public_key),
-        );
+        lock(&self.shared.keys)
+            .retain(|key| !matches!(&key.kind, KeyKind::Signing(pinned) if pinned.key() == public_key));
         self.run(Work::Destroy { uri, public_key }, Purpose::TokenSigning, deadline).map(|_| ())
     }
 }
@@ -62,10 +62,15 @@ pub(super) fn destroy(
     shared: &Arc<Shared>,
     inside: &Inside<'_>,
     uri: &Pkcs11Uri,
-    public_key: &[u8; 32],
+    public_key: PublicKey,
 ) -> Result<Output, HsmError> {
     let (session, _) = read_write(shared, inside)?;
-    let found = match find_signing_key(&session, uri, KeyRules { allow_extractable: true }) {
+    let found = match find_signing_key(
+        &session,
+        uri,
+        &[public_key.algorithm()],
+        KeyRules { allow_extractable: true },
+    ) {
         Err(HsmError::Object { wanted, matches: 0 }) => {
             // A token whose store is away shows nothing; one that shows other keys has lost this one.
             let others =
@@ -77,11 +82,11 @@ pub(super) fn destroy(
         }
         found => found?,
     };
-    if found.public_key.is_some_and(|found| found != *public_key) {
+    if found.public_key.is_some_and(|found| found != public_key) {
         return Err(HsmError::KeyMismatch { key: Box::new(uri.clone()) });
     }
     session.destroy_object(found.private).map_err(CallError::from)?;
-    for public in find_all(&session, uri, ObjectClass::PUBLIC_KEY, KeyType::EC_EDWARDS)? {
+    for public in find_all(&session, uri, ObjectClass::PUBLIC_KEY, key_type(public_key.algorithm()))? {
         session.destroy_object(public).map_err(CallError::from)?;
     }
     Ok(Output::Destroyed)

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use cryptoki::context::Function;
 use cryptoki::error::RvError;
-use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle};
+use cryptoki::object::{Attribute, AttributeType, ObjectClass, ObjectHandle};
 use cryptoki::session::Session;
 
 use super::gcm;
@@ -16,7 +16,7 @@ use super::job::{KeyKind, Output, PinnedKey, Ticket, Work};
 use super::making;
 use super::metrics::add;
 use super::shared::{Shared, Slot, give_back, lock};
-use crate::pkcs11::{CallError, Class, Inside, KeyRules, find_one, find_signing_key};
+use crate::pkcs11::{CallError, Class, Inside, KeyRules, find_one, find_signing_key, key_type};
 use crate::{HsmError, Pkcs11Uri};
 
 /// A job is tried as it is, in a new session, and after the keeper has put things right.
@@ -180,10 +180,14 @@ impl Worker {
         match work {
             Work::Sign { key, message } => {
                 let handle = opened.handle(key, rules)?;
-                Ok(Output::Signature(raw.sign(&opened.session, handle, message)?))
+                let KeyKind::Signing(pinned) = &key.kind else {
+                    return Err(HsmError::SignatureFault { purpose: key.purpose });
+                };
+                let algorithm = pinned.key().algorithm();
+                Ok(Output::Signature(raw.sign(&opened.session, algorithm, handle, message)?))
             }
-            Work::FindSigning { uri } => {
-                let found = find_signing_key(&opened.session, uri, rules)?;
+            Work::FindSigning { uri, allowed } => {
+                let found = find_signing_key(&opened.session, uri, allowed, rules)?;
                 let id = read_id(&opened.session, found.private)?;
                 Ok(Output::Found { public_key: found.public_key, label: found.label, id })
             }
@@ -201,7 +205,7 @@ impl Worker {
                 let handle = opened.handle(key, rules)?;
                 gcm::open(&opened.session, handle, *iv, data, associated).map(Output::Opened)
             }
-            Work::Destroy { uri, public_key } => making::destroy(&shared, inside, uri, public_key),
+            Work::Destroy { uri, public_key } => making::destroy(&shared, inside, uri, *public_key),
             Work::Make { name } => making::make(&shared, inside, name),
         }
     }
@@ -269,7 +273,9 @@ fn find_private(
     rules: KeyRules,
 ) -> Result<ObjectHandle, HsmError> {
     match kind {
-        KeyKind::Signing(_) => find_one(session, uri, ObjectClass::PRIVATE_KEY, KeyType::EC_EDWARDS),
+        KeyKind::Signing(pinned) => {
+            find_one(session, uri, ObjectClass::PRIVATE_KEY, key_type(pinned.key().algorithm()))
+        }
         KeyKind::Wrapping => gcm::find_wrapping_key(session, uri, rules),
     }
 }

@@ -30,6 +30,11 @@ pub(crate) fn softhsm() -> Option<PathBuf> {
     module
 }
 
+/// The public half of an Ed25519 key.
+pub(crate) fn ed25519(key: &GeneratedKey) -> [u8; 32] {
+    key.public_key.and_then(edgate_hsm::PublicKey::ed25519).unwrap()
+}
+
 pub(crate) fn skip(why: &str) {
     eprintln!("SKIPPED: {why}");
     assert!(std::env::var_os("EDGATE_NO_SKIP").is_none(), "EDGATE_NO_SKIP is set, but: {why}");
