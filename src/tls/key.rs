@@ -120,8 +120,8 @@ thread_local! {
     static ASKED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Does `work`, in which keys may sign until `deadline`.
-pub(super) fn signing_until<T>(deadline: Instant, work: impl FnOnce() -> T) -> T {
+/// Does `work`, in which this thread may have keys sign until `deadline`, and wait for them.
+pub fn signing_until<T>(deadline: Instant, work: impl FnOnce() -> T) -> T {
     SIGNING_UNTIL.set(Some(deadline));
     let outcome = work();
     SIGNING_UNTIL.set(None);

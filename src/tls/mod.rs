@@ -24,5 +24,5 @@ pub use certificate::{CERTIFICATE_FILE_BYTES_MAX, Certificate, CertificateError}
 pub use der::ecdsa_signature;
 pub use identity::{Identity, IdentityError, Prepared};
 pub use inbox::{Door, Inbox, Ready, inbox};
-pub use key::{KEY_FILE_BYTES_MAX, KeyFileError, TlsKey};
+pub use key::{KEY_FILE_BYTES_MAX, KeyFileError, TlsKey, signing_until};
 pub use metrics::TlsMetrics;
