@@ -23,7 +23,8 @@ pub(crate) const fn lane_of(purpose: Purpose) -> usize {
         // A cosignature is what another log's checkpoint waits for.
         Purpose::AuditCheckpoint | Purpose::Witness => 1,
         Purpose::TokenSigning => 2,
-        Purpose::Wrapping => 3,
+        // A pool never uses a backup key.
+        Purpose::Backup | Purpose::Wrapping => 3,
     }
 }
 
