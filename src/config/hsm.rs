@@ -30,6 +30,9 @@ pub struct Hsm {
     pub probe_interval: Duration,
     /// Whether keys may be used that can be read out of the token: `hsm.allow_extractable`.
     pub allow_extractable: bool,
+    /// Whether keys may be used that can leave the token wrapped under a trusted key, and in no other way, as those do that can be
+    /// backed up: `hsm.allow_wrapped_export`.
+    pub allow_wrapped_export: bool,
 }
 
 /// One token. Its settings stand in `[hsm]` where it is the only one, else in a `[[hsm.member]]` table.
@@ -86,6 +89,8 @@ pub(super) struct HsmTable {
     probe_interval_ms: u64,
     #[serde(default)]
     allow_extractable: bool,
+    #[serde(default)]
+    allow_wrapped_export: bool,
 }
 
 #[derive(Deserialize)]
@@ -137,6 +142,7 @@ impl HsmTable {
             hang_limit: millis("hsm.hang_limit_ms", self.hang_limit_ms, 100, 600_000)?,
             probe_interval: millis("hsm.probe_interval_ms", self.probe_interval_ms, 50, 600_000)?,
             allow_extractable: self.allow_extractable,
+            allow_wrapped_export: self.allow_wrapped_export,
         })
     }
 }
