@@ -26,6 +26,9 @@ pub(super) enum KeysCommand {
     Destroy(Answered),
     /// The emergency: what this key signed is refused from now on, whoever's key it is. It cannot be taken back.
     Kill(Dead),
+    /// Wrap every secret that the node stores, its log's tag keys, under hsm.wrapping_key; then hsm.previous_wrapping_key is not needed any
+    /// more. The node goes on meanwhile, and asking again is safe.
+    Rewrap(Asked),
     /// Print the JWKS that the node publishes.
     ExportJwks(Asked),
 }
@@ -77,6 +80,15 @@ pub(super) struct Dead {
 pub(super) fn run(command: &KeysCommand) -> u8 {
     match command {
         KeysCommand::List(asked) => asked.get("/v1/keys", list),
+        KeysCommand::Rewrap(asked) => asked.post("/v1/keys/rewrap", &json!({}), |answer| {
+            print_line(format_args!("wrapped under  {}", text(answer, "wrapping_key")));
+            let [rewrapped, wrapped, unchanged] =
+                ["rewrapped", "wrapped", "unchanged"].map(|count| answer[count].to_string());
+            print_line(format_args!(
+                "{rewrapped} rewrapped, {wrapped} wrapped for the first time, {unchanged} as they were"
+            ));
+            print_line(format_args!("recorded       {}", text(answer, "id")));
+        }),
         KeysCommand::Rotate(asked) => asked.post("/v1/keys/rotate", &json!({}), changed),
         // It is JSON either way.
         KeysCommand::ExportJwks(asked) => asked.get("/v1/keys/jwks", |jwks| print_line(jwks)),

@@ -33,6 +33,10 @@ pub struct Hsm {
     /// Whether keys may be used that can leave the token wrapped under a trusted key, and in no other way, as those do that can be
     /// backed up: `hsm.allow_wrapped_export`.
     pub allow_wrapped_export: bool,
+    /// The AES key in the token that wraps what this node stores in secret: `hsm.wrapping_key`.
+    pub wrapping_key: Option<Pkcs11Uri>,
+    /// The one that did before, which only opens: `hsm.previous_wrapping_key`.
+    pub previous_wrapping_key: Option<Pkcs11Uri>,
 }
 
 /// One token. Its settings stand in `[hsm]` where it is the only one, else in a `[[hsm.member]]` table.
@@ -91,6 +95,8 @@ pub(super) struct HsmTable {
     allow_extractable: bool,
     #[serde(default)]
     allow_wrapped_export: bool,
+    wrapping_key: Option<String>,
+    previous_wrapping_key: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -131,6 +137,16 @@ impl HsmTable {
         };
         in_range("hsm.workers", self.workers as u64, 1, 256)?;
         in_range("hsm.queue_len_max", self.queue_len_max as u64, 1, 65_536)?;
+        let wrapping = |key: &str, text: Option<String>| {
+            text.map(|text| wrapping_key(&format!("hsm.{key}"), &text, &members)).transpose()
+        };
+        let wrapping_key = wrapping("wrapping_key", self.wrapping_key)?;
+        let previous_wrapping_key = wrapping("previous_wrapping_key", self.previous_wrapping_key)?;
+        if let (None, Some(previous)) = (&wrapping_key, &previous_wrapping_key) {
+            let problem = "there is no hsm.wrapping_key that follows it";
+            let fix = "name the key that wraps now at hsm.wrapping_key; this one only opens";
+            return Err(wrong("hsm.previous_wrapping_key", previous, problem, fix));
+        }
         let millis = |key, value, least, most| in_range(key, value, least, most).map(Duration::from_millis);
         Ok(Hsm {
             members,
@@ -143,6 +159,8 @@ impl HsmTable {
             probe_interval: millis("hsm.probe_interval_ms", self.probe_interval_ms, 50, 600_000)?,
             allow_extractable: self.allow_extractable,
             allow_wrapped_export: self.allow_wrapped_export,
+            wrapping_key,
+            previous_wrapping_key,
         })
     }
 }
@@ -247,6 +265,33 @@ pub(super) fn key_place(
             Err(wrong(file_name, "…", problem, "keep one of them"))
         }
     }
+}
+
+/// The name of a wrapping key, in the one token that there is.
+fn wrapping_key(key: &str, text: &str, members: &[HsmMember]) -> Result<Pkcs11Uri, ConfigError> {
+    let uri = parse_uri(key, text)?;
+    let [home] = members else {
+        let problem = "there are several [[hsm.member]], and what one wraps no other opens";
+        return Err(wrong(key, text, problem, "take it out, or keep one token"));
+    };
+    if home.pin_source == PinSource::Operator {
+        let problem = "the operator's PIN comes once the node runs, and it does not start before its secrets are opened";
+        return Err(wrong(key, text, problem, "let hsm.pin_source name a credential or a file"));
+    }
+    let named = Pkcs11Uri {
+        token: home.token.token.clone(),
+        serial: home.token.serial.clone(),
+        ..Pkcs11Uri::empty()
+    };
+    let whole = Pkcs11Uri { object: uri.object.clone(), id: uri.id.clone(), kind: uri.kind, ..named };
+    whole.require_object().map_err(|error| refused(key, text, &error))?;
+    let elsewhere =
+        uri.token.is_some() && uri.token != whole.token || uri.serial.is_some() && uri.serial != whole.serial;
+    if elsewhere || uri.pin_source.is_some() {
+        let problem = "it names another token than hsm.token, or a PIN source";
+        return Err(wrong(key, text, problem, "name the key by object or id alone"));
+    }
+    Ok(whole)
 }
 
 fn parse_uri(key: &str, text: &str) -> Result<Pkcs11Uri, ConfigError> {
