@@ -38,6 +38,8 @@ pub(super) enum HsmCommand {
     Restore(super::hsm_backup::RestoreArguments),
     /// Check a backup, offline: whole, and signed by its key. Exit code 1 if it proves nothing.
     VerifyBackup(super::hsm_backup::VerifyBackupArguments),
+    /// Make the request for a certificate of a TLS key in a token (PKCS#10, RFC 2986), signed by that key.
+    Csr(super::hsm_csr::CsrArguments),
     /// Check a ceremony's transcript, offline. Exit code 1 if it proves nothing.
     VerifyTranscript(super::hsm_transcript::TranscriptArguments),
     /// Hand the PIN to a running node whose token waits for it (`pin_source = "operator:"`). Asks for it on the terminal, or
@@ -135,6 +137,7 @@ pub(super) fn run(command: &HsmCommand) -> u8 {
         HsmCommand::Backup(arguments) => super::hsm_backup::backup(arguments),
         HsmCommand::Restore(arguments) => super::hsm_backup::restore(arguments),
         HsmCommand::VerifyBackup(arguments) => return super::hsm_backup::verify(arguments),
+        HsmCommand::Csr(arguments) => super::hsm_csr::run(arguments),
         HsmCommand::VerifyTranscript(arguments) => return super::hsm_transcript::run(arguments),
         HsmCommand::Unlock(arguments) => return super::control_client::unlock(arguments),
     };
@@ -179,6 +182,10 @@ pub(super) struct Named {
 }
 
 impl TokenArguments {
+    pub(super) fn json(&self) -> bool {
+        self.output.json
+    }
+
     pub(super) fn resolve(&self) -> Result<Named, Failure> {
         let uri = Pkcs11Uri::parse(&self.uri, UriRules::Production)?;
         let module = match (&self.module, &uri.module_path) {

@@ -137,18 +137,8 @@ impl HsmTable {
         };
         in_range("hsm.workers", self.workers as u64, 1, 256)?;
         in_range("hsm.queue_len_max", self.queue_len_max as u64, 1, 65_536)?;
-        let wrapping = |key: &str, text: Option<String>| {
-            text.map(|text| wrapping_key(&format!("hsm.{key}"), &text, &members)).transpose()
-        };
-        let wrapping_key = wrapping("wrapping_key", self.wrapping_key)?;
-        let previous_wrapping_key = wrapping("previous_wrapping_key", self.previous_wrapping_key)?;
-        if let (None, Some(previous)) = (&wrapping_key, &previous_wrapping_key) {
-            let problem = "there is no hsm.wrapping_key that follows it";
-            let fix = "name the key that wraps now at hsm.wrapping_key; this one only opens";
-            return Err(wrong("hsm.previous_wrapping_key", previous, problem, fix));
-        }
         let millis = |key, value, least, most| in_range(key, value, least, most).map(Duration::from_millis);
-        Ok(Hsm {
+        let mut hsm = Hsm {
             members,
             credentials: std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from),
             workers: self.workers,
@@ -159,9 +149,21 @@ impl HsmTable {
             probe_interval: millis("hsm.probe_interval_ms", self.probe_interval_ms, 50, 600_000)?,
             allow_extractable: self.allow_extractable,
             allow_wrapped_export: self.allow_wrapped_export,
-            wrapping_key,
-            previous_wrapping_key,
-        })
+            wrapping_key: None,
+            previous_wrapping_key: None,
+        };
+        let wrapping = |key: &str, text: Option<String>| {
+            text.map(|text| wrapping_key(&format!("hsm.{key}"), &text, &hsm)).transpose()
+        };
+        let current = wrapping("wrapping_key", self.wrapping_key)?;
+        let previous = wrapping("previous_wrapping_key", self.previous_wrapping_key)?;
+        if let (None, Some(previous)) = (&current, &previous) {
+            let problem = "there is no hsm.wrapping_key that follows it";
+            let fix = "name the key that wraps now at hsm.wrapping_key; this one only opens";
+            return Err(wrong("hsm.previous_wrapping_key", previous, problem, fix));
+        }
+        (hsm.wrapping_key, hsm.previous_wrapping_key) = (current, previous);
+        Ok(hsm)
     }
 }
 
@@ -222,35 +224,7 @@ pub(super) fn key_place(
     match (file, key, public_key) {
         (Some(path), None, None) => Ok(KeyPlace::File(path)),
         (None, Some(text), Some(public_key)) => {
-            let Some(hsm) = hsm else {
-                return Err(wrong(
-                    key_name,
-                    &text,
-                    "there is no [hsm] table",
-                    "add one with the key's token",
-                ));
-            };
-            let mut uri = parse_uri(key_name, &text)?;
-            // A key of a group is in every member; the first lends it its name.
-            let named = uri.token.is_some() || uri.serial.is_some();
-            let home =
-                hsm.members.first().map(|member| member.token.clone()).unwrap_or_else(Pkcs11Uri::empty);
-            uri.token = uri.token.or_else(|| home.token.clone());
-            uri.serial = uri.serial.or_else(|| home.serial.clone());
-            uri.require_object().map_err(|error| refused(key_name, &text, &error))?;
-            if (&uri.token, &uri.serial) != (&home.token, &home.serial) || (named && hsm.members.len() > 1) {
-                let (problem, fix) = match hsm.members.len() {
-                    1 => (
-                        "the key is in another token than hsm.token",
-                        "name the key by object or id alone; its token is hsm.token",
-                    ),
-                    _ => (
-                        "it names one token, and the key is in every [[hsm.member]]",
-                        "name the key by object or id alone",
-                    ),
-                };
-                return Err(wrong(key_name, &text, problem, fix));
-            }
+            let uri = token_key(key_name, &text, hsm)?;
             Ok(KeyPlace::Token { uri: Box::new(uri), public_key: hex32(public_name, &public_key)? })
         }
         (None, Some(text), None) => Err(wrong(
@@ -267,10 +241,38 @@ pub(super) fn key_place(
     }
 }
 
+/// The full name of a key in the token of `[hsm]`, or in each of its members. `key_name` is the setting's.
+pub(super) fn token_key(key_name: &str, text: &str, hsm: Option<&Hsm>) -> Result<Pkcs11Uri, ConfigError> {
+    let Some(hsm) = hsm else {
+        return Err(wrong(key_name, text, "there is no [hsm] table", "add one with the key's token"));
+    };
+    let mut uri = parse_uri(key_name, text)?;
+    // A key of a group is in every member; the first lends it its name.
+    let named = uri.token.is_some() || uri.serial.is_some();
+    let home = hsm.members.first().map(|member| member.token.clone()).unwrap_or_else(Pkcs11Uri::empty);
+    uri.token = uri.token.or_else(|| home.token.clone());
+    uri.serial = uri.serial.or_else(|| home.serial.clone());
+    uri.require_object().map_err(|error| refused(key_name, text, &error))?;
+    if (&uri.token, &uri.serial) != (&home.token, &home.serial) || (named && hsm.members.len() > 1) {
+        let (problem, fix) = match hsm.members.len() {
+            1 => (
+                "the key is in another token than hsm.token",
+                "name the key by object or id alone; its token is hsm.token",
+            ),
+            _ => (
+                "it names one token, and the key is in every [[hsm.member]]",
+                "name the key by object or id alone",
+            ),
+        };
+        return Err(wrong(key_name, text, problem, fix));
+    }
+    Ok(uri)
+}
+
 /// The name of a wrapping key, in the one token that there is.
-fn wrapping_key(key: &str, text: &str, members: &[HsmMember]) -> Result<Pkcs11Uri, ConfigError> {
-    let uri = parse_uri(key, text)?;
-    let [home] = members else {
+fn wrapping_key(key: &str, text: &str, hsm: &Hsm) -> Result<Pkcs11Uri, ConfigError> {
+    let uri = token_key(key, text, Some(hsm))?;
+    let [home] = &hsm.members[..] else {
         let problem = "there are several [[hsm.member]], and what one wraps no other opens";
         return Err(wrong(key, text, problem, "take it out, or keep one token"));
     };
@@ -278,20 +280,7 @@ fn wrapping_key(key: &str, text: &str, members: &[HsmMember]) -> Result<Pkcs11Ur
         let problem = "the operator's PIN comes once the node runs, and it does not start before its secrets are opened";
         return Err(wrong(key, text, problem, "let hsm.pin_source name a credential or a file"));
     }
-    let named = Pkcs11Uri {
-        token: home.token.token.clone(),
-        serial: home.token.serial.clone(),
-        ..Pkcs11Uri::empty()
-    };
-    let whole = Pkcs11Uri { object: uri.object.clone(), id: uri.id.clone(), kind: uri.kind, ..named };
-    whole.require_object().map_err(|error| refused(key, text, &error))?;
-    let elsewhere =
-        uri.token.is_some() && uri.token != whole.token || uri.serial.is_some() && uri.serial != whole.serial;
-    if elsewhere || uri.pin_source.is_some() {
-        let problem = "it names another token than hsm.token, or a PIN source";
-        return Err(wrong(key, text, problem, "name the key by object or id alone"));
-    }
-    Ok(whole)
+    Ok(uri)
 }
 
 fn parse_uri(key: &str, text: &str) -> Result<Pkcs11Uri, ConfigError> {

@@ -187,7 +187,7 @@ fn wrapping_keys_that_cannot_hold_are_refused_by_their_setting() {
     check(
         "[hsm]\n",
         &with("wrapping_key = \"pkcs11:token=other;object=k\"\n"),
-        "it names another token than hsm.token",
+        "the key is in another token than hsm.token",
     );
     let pin_source = format!("pin_source = \"file:{}\"", stage.path("pin").display());
     let text = fs::read_to_string(&config).unwrap();
