@@ -288,6 +288,20 @@ fn a_key_that_signs_otherwise_once_it_is_in_the_token_is_destroyed() {
             assert!(rule.contains(why), "{fault}: {rule}");
             assert_eq!((left, objects(stage, &token)), (Leftover::Destroyed, before), "{fault}");
         }
+        // Refused, and made and then refused.
+        for (fault, left) in [
+            ("C_UnwrapKey rv=0xd1 skip=1\n", Leftover::Nothing),
+            ("C_UnwrapKey rv=0x30 after skip=1\n", Leftover::Destroyed),
+        ] {
+            stage.faults(fault);
+            let found = not_restored(stage.admin(&token).restore(&backup, None).unwrap_err());
+            stage.faults("");
+            assert!(
+                found.0.contains("and not for good (C_UnwrapKey answered") && found.1 == left,
+                "{found:?}"
+            );
+            assert_eq!(objects(stage, &token), before, "{fault}");
+        }
         stage.faults("C_Sign corrupt skip=2\nC_DestroyObject rv=0x30 skip=1\n");
         let error = stage.admin(&token).restore(&backup, None).unwrap_err();
         stage.faults("");

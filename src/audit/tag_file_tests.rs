@@ -129,6 +129,34 @@ fn a_rewrap_can_be_cut_off_anywhere_and_done_again() {
     }
 }
 
+/// Wraps something else than it is given.
+#[derive(Debug)]
+struct Liar(Token);
+
+impl TagKeyWrap for Liar {
+    fn ids(&self) -> Vec<Vec<u8>> {
+        self.0.ids()
+    }
+
+    fn wrap(&self, usage: &[u8], _: &[u8]) -> Result<Vec<u8>, String> {
+        self.0.wrap(usage, &[1; TAG_KEY_BYTES])
+    }
+
+    fn open(&self, id: &[u8], usage: &[u8], wrapped: &[u8]) -> Result<Zeroizing<Vec<u8>>, String> {
+        self.0.open(id, usage, wrapped)
+    }
+}
+
+#[test]
+fn a_key_is_not_given_up_for_what_does_not_open_as_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tag.key");
+    let key = create(&path, 1, None).unwrap();
+    let refused = rewrap(&path, 1, &Liar(Token::with(&["one"]))).unwrap_err();
+    assert!(refused.to_string().contains("opens as something else"), "{refused}");
+    assert_eq!(tag(&read(&path, 1, None).unwrap()), tag(&key));
+}
+
 /// The bytes of a plain key stand in the file that was there before, which somebody may still have open.
 #[test]
 fn what_was_plain_is_overwritten() {

@@ -71,16 +71,19 @@ impl Admin {
         self.rehearse(&inside, backup, wrapping.handle)
             .map_err(|found| refuse(found.rule(), Leftover::Nothing))?;
 
-        let (handle, refused) =
-            with_less_protection(&self.session, &contents.id, COMES_BACK, |protections| {
-                self.unwrap(backup, wrapping.handle, true, |names, mechanisms| {
-                    secret(names, true, protections, mechanisms)
-                })
-            })?;
-        let made = self.prove(&inside, backup, handle).and_then(|()| self.add_public_key(backup, &uri));
-        if let Err(found) = made {
-            let left = if self.destroy_all(&contents.id) { Leftover::Destroyed } else { Leftover::Kept };
-            return Err(refuse(found.rule(), left));
+        let made = with_less_protection(&self.session, &contents.id, COMES_BACK, |protections| {
+            self.unwrap(backup, wrapping.handle, true, |names, mechanisms| {
+                secret(names, true, protections, mechanisms)
+            })
+        });
+        let (handle, refused) = made.map_err(|error| {
+            // Some make the object all the same.
+            let rule = format!("the token brings it back for this session, and not for good ({error})");
+            refuse(rule, self.destroy_all(&contents.id))
+        })?;
+        let shown = self.prove(&inside, backup, handle).and_then(|()| self.add_public_key(backup, &uri));
+        if let Err(found) = shown {
+            return Err(refuse(found.rule(), self.destroy_all(&contents.id)));
         }
         Ok(GeneratedKey { uri, public_key: Some(contents.public_key), refused })
     }
@@ -176,14 +179,19 @@ impl Admin {
         Err(refused.map_or(Unproven::Rule("the token takes no public key"), Unproven::Call))
     }
 
-    /// Whether no object of this id is left, none of which was there before.
-    fn destroy_all(&self, id: &[u8]) -> bool {
+    /// Destroys every object of this id, none of which was there before.
+    fn destroy_all(&self, id: &[u8]) -> Leftover {
         let find = || self.session.find_objects(&[Attribute::Id(id.to_vec())]);
-        for handle in find().unwrap_or_default() {
-            // What is left is looked at below.
-            let _ = self.session.destroy_object(handle);
+        match find() {
+            Ok(found) if found.is_empty() => Leftover::Nothing,
+            found => {
+                for handle in found.unwrap_or_default() {
+                    // What is left is looked at below.
+                    let _ = self.session.destroy_object(handle);
+                }
+                if find().is_ok_and(|left| left.is_empty()) { Leftover::Destroyed } else { Leftover::Kept }
+            }
         }
-        find().is_ok_and(|left| left.is_empty())
     }
 
     /// Signs in a session of its own: an error may spoil it, and ours has objects to look after.
