@@ -397,8 +397,8 @@ impl Daemon {
     /// # Errors
     /// If a shard ended badly or the log could not be closed.
     pub fn stop(mut self, reason: &str) -> Result<(), StartError> {
-        self.steering.drain();
         drop(self.acceptor.take());
+        self.steering.drain();
         shard::unlink(&self.listening);
         let mut failed = None;
         for (number, thread) in self.shards {

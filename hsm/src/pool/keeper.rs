@@ -15,6 +15,7 @@ use zeroize::Zeroizing;
 use super::gcm;
 use super::job::{KeyKind, PinnedKey, Work};
 use super::metrics::add;
+use super::purpose_of_label;
 use super::shared::{Shared, Slot, Standing, give_back, lock};
 use super::worker::verify;
 use crate::HsmError;
@@ -256,6 +257,14 @@ impl Keeper {
         let found = find_signing_key(session, &key.uri, &[algorithm], rules)?;
         if found.public_key.is_some_and(|public_key| public_key != pinned.key()) {
             return Err(HsmError::KeyMismatch { key: Box::new(key.uri.clone()) });
+        }
+        let named = found.label.as_deref().and_then(purpose_of_label).filter(|other| *other != key.purpose);
+        if let Some(other) = named {
+            return Err(HsmError::KeyInUse {
+                key: Box::new(key.uri.clone()),
+                found: other,
+                wanted: key.purpose,
+            });
         }
         let message = probe_message();
         let signature = self.shared.module.raw(inside).sign(session, algorithm, found.private, &message)?;
