@@ -9,6 +9,8 @@ use crate::PublicKey;
 pub enum Purpose {
     /// Signs checkpoints of the audit log.
     AuditCheckpoint,
+    /// Wraps other keys of the token, so that they can be backed up.
+    Backup,
     /// Answers TLS handshakes.
     TlsServer,
     /// Signs the tokens this node issues.
@@ -25,6 +27,7 @@ impl Purpose {
     pub const fn name(self) -> &'static str {
         match self {
             Self::AuditCheckpoint => "audit-checkpoint",
+            Self::Backup => "backup",
             Self::TlsServer => "tls-server",
             Self::TokenSigning => "token-signing",
             Self::Witness => "witness",
@@ -35,9 +38,15 @@ impl Purpose {
     /// The purpose a key file names.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
-        [Self::AuditCheckpoint, Self::TlsServer, Self::TokenSigning, Self::Witness, Self::Wrapping]
-            .into_iter()
-            .find(|purpose| purpose.name() == name)
+        let all = [
+            Self::AuditCheckpoint,
+            Self::Backup,
+            Self::TlsServer,
+            Self::TokenSigning,
+            Self::Witness,
+            Self::Wrapping,
+        ];
+        all.into_iter().find(|purpose| purpose.name() == name)
     }
 }
 

@@ -29,6 +29,7 @@ mod checkpoint_keys;
 mod control_client;
 mod export_manifest;
 mod hsm;
+mod hsm_backup;
 mod hsm_ceremony;
 mod hsm_csr;
 mod hsm_transcript;

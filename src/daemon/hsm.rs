@@ -39,6 +39,7 @@ fn members(hsm: &Hsm, config: &Config) -> Vec<MemberSettings> {
             hang_limit: hsm.hang_limit,
             probe_interval: hsm.probe_interval,
             allow_extractable: hsm.allow_extractable,
+            allow_wrapped_export: hsm.allow_wrapped_export,
             checks: release_checks(engine(config)),
             ..PoolSettings::new(member.module.clone(), member.token.clone(), pin)
         };

@@ -24,7 +24,8 @@ pub(crate) const fn lane_of(purpose: Purpose) -> usize {
         Purpose::AuditCheckpoint | Purpose::Witness => 0,
         Purpose::TlsServer => 1,
         Purpose::TokenSigning => 2,
-        Purpose::Wrapping => 3,
+        // A pool never uses a backup key.
+        Purpose::Backup | Purpose::Wrapping => 3,
     }
 }
 

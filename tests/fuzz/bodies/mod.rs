@@ -6,6 +6,7 @@
 
 mod archives;
 mod audit;
+mod backup;
 mod bundle;
 mod calls;
 mod claims;
@@ -22,6 +23,7 @@ mod witness;
 
 pub use archives::{audit_archive, write_archives};
 pub use audit::{audit_body, audit_note, audit_record, audit_sealed_key, audit_tree, record_id};
+pub use backup::hsm_backup;
 pub use bundle::{audit_bundle, write_bundles};
 pub use calls::{forward_auth, verify_call};
 pub use claims::claims;
@@ -55,6 +57,7 @@ pub const TARGETS: &[Target] = &[
     ("compact_jws", compact_jws),
     ("config", config),
     ("forward_auth", forward_auth),
+    ("hsm_backup", hsm_backup),
     ("json", json),
     ("jwks", jwks),
     ("pkcs11_uri", pkcs11_uri),
