@@ -44,6 +44,24 @@ impl KeyName {
         serves.then_some(Self { algorithm: Some(algorithm), ..self })
     }
 
+    /// What the key is for.
+    #[must_use]
+    pub fn purpose(&self) -> Purpose {
+        self.purpose
+    }
+
+    /// The algorithm of a pair; `None` for AES.
+    #[must_use]
+    pub fn algorithm(&self) -> Option<Algorithm> {
+        self.algorithm
+    }
+
+    /// The name alone.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// As the token shows it.
     #[must_use]
     pub fn label(&self) -> String {
