@@ -26,6 +26,7 @@ mod signing_keys;
 mod softhsm;
 mod start_error;
 mod timestamps;
+mod tls;
 mod transmitters;
 mod witnesses;
 
@@ -49,6 +50,7 @@ use crate::mirror::{self, Mirror};
 use crate::shard::{self, Policy, Waits};
 use crate::status_list::Fetcher;
 use crate::store::{OpenMode, Store, StoreError};
+use crate::tls::Acceptor;
 use crate::verify::{Engine, Verifier};
 
 pub use audit_log::set_aside;
@@ -119,6 +121,7 @@ pub fn check(config: &Config) -> Result<String, StartError> {
         return Err(AuditError::NotFound { path: config.audit.dir.clone() }.into());
     }
     audit_settings(config, false).check()?;
+    tls::check(config)?;
     sealing::of(config)?;
     // Which key the log has makes no difference to what is checked here.
     Witnesses::of(config, [0; 32])?;
@@ -199,6 +202,8 @@ pub struct Daemon {
     /// Where operators can connect.
     pub control_at: std::net::SocketAddr,
     steering: Arc<shard::Control>,
+    // Accepts and shakes hands, where some listener speaks TLS.
+    acceptor: Option<Acceptor>,
     shards: Vec<(u16, JoinHandle<std::io::Result<()>>)>,
     registrar: RegistrarThread,
     // Fetches other issuers' status lists, where some have any.
@@ -255,7 +260,9 @@ impl Daemon {
         let care = EngineCare::start(config, appenders.pop().expect("three more rings were asked for"))?;
         let mut recorder = appenders.pop().expect("three more rings were asked for");
 
-        let (sockets, listening) = shard::bind(&config.server.listen, shards)?;
+        let encrypted = tls::Encrypted::prepare(config, hsm.as_ref())?;
+        let bound = shard::bind(&config.server.listen, shards)?;
+        let listening = bound.places;
         let driver = shard::choose_driver(config.server.driver)
             .map_err(|error| StartError::Shard { number: 0, error })?;
         let metrics: Vec<Arc<ShardMetrics>> = (0..shards).map(|_| Arc::default()).collect();
@@ -282,11 +289,15 @@ impl Daemon {
 
         let settings = Arc::new(config.server.clone());
         let mut threads = Vec::with_capacity(usize::from(shards));
-        let parts = sockets.into_iter().zip(appenders).zip(revoking.inquirers);
+        let mut doors = Vec::with_capacity(usize::from(shards));
+        let parts = bound.sockets.into_iter().zip(appenders).zip(revoking.inquirers);
         for (number, ((sockets, appender), inquirer)) in (0..shards).zip(parts) {
+            let (door, inbox) = crate::tls::inbox();
+            doors.push(door);
             let parts = shard::Parts {
                 number,
                 sockets,
+                inbox,
                 settings: Arc::clone(&settings),
                 policy: Arc::clone(&policy),
                 view: Arc::clone(&view),
@@ -307,6 +318,7 @@ impl Daemon {
             threads.push((number, spawn_shard(parts, driver)?));
         }
 
+        let acceptor = encrypted.as_ref().map(|encrypted| encrypted.accept(bound.tls, doors)).transpose()?;
         let of_redis = sharing.iter().flat_map(|sharing| cluster_readings(&sharing.status));
         let metrics = Metrics::new(
             metrics,
@@ -316,6 +328,7 @@ impl Daemon {
                 .chain(witnesses::readings(&couriers.standings()))
                 .chain(care.readings())
                 .chain(of_redis)
+                .chain(encrypted.iter().flat_map(tls::Encrypted::readings))
                 .chain(mirror.watch().iter().flat_map(mirroring::readings))
                 .collect(),
         );
@@ -343,6 +356,7 @@ impl Daemon {
             couriers: &couriers,
             stamps: stamping.as_ref().map(TimestampThread::standing),
             hsm: hsm.clone(),
+            encrypted: encrypted.as_ref(),
         };
         let control = ControlThread::spawn(runtime, listener, ingredients.into_state(), revoking.cluster)?;
 
@@ -356,6 +370,7 @@ impl Daemon {
             listening,
             control_at,
             steering,
+            acceptor,
             shards: threads,
             registrar: revoking.registrar,
             fetcher,
@@ -377,6 +392,7 @@ impl Daemon {
     /// If a shard ended badly or the log could not be closed.
     pub fn stop(mut self, reason: &str) -> Result<(), StartError> {
         self.steering.drain();
+        drop(self.acceptor.take());
         shard::unlink(&self.listening);
         let mut failed = None;
         for (number, thread) in self.shards {

@@ -24,6 +24,7 @@ pub mod secevent; // security event tokens: what a transmitter says happened; pu
 pub mod shard; // one per core: sockets, batching, the request path
 pub mod status_list; // what issuers' status lists say of their tokens
 pub mod store; // the state database behind control and revocation
+pub mod tls; // handshakes of the data listener, away from the shards
 pub mod token; // compact JWS and claims; pure
 pub mod verify; // Ed25519: batch in, one verdict per item out
 pub mod wire; // bytes -> Request, Reply -> bytes; pure // what the subcommands print

@@ -25,6 +25,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "keys",
             "revocation",
             "shard",
+            "tls",
             "token",
             "verify",
             "witness",
@@ -32,7 +33,10 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ),
     ("cluster", &["config", "revocation", "store"]),
     ("config", &[]),
-    ("control", &["audit", "cluster", "keys", "revocation", "secevent", "status_list", "store", "token"]),
+    (
+        "control",
+        &["audit", "cluster", "keys", "revocation", "secevent", "status_list", "store", "tls", "token"],
+    ),
     (
         "daemon",
         &[
@@ -48,6 +52,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "shard",
             "status_list",
             "store",
+            "tls",
             "token",
             "verify",
             "witness",
@@ -65,11 +70,23 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("secevent", &["keys", "token", "verify"]),
     (
         "shard",
-        &["audit", "config", "keys", "metrics", "revocation", "status_list", "token", "verify", "wire"],
+        &[
+            "audit",
+            "config",
+            "keys",
+            "metrics",
+            "revocation",
+            "status_list",
+            "tls",
+            "token",
+            "verify",
+            "wire",
+        ],
     ),
     ("status_list", &["keys", "token", "verify"]),
     // The records of signing keys, which are plain values.
     ("store", &["keys", "revocation"]),
+    ("tls", &[]),
     ("token", &["verify"]),
     ("verify", &[]),
     ("wire", &[]),
@@ -82,13 +99,13 @@ const SHARED: &[&str] = &["decision", "json", "base64url", "etag", "listener", "
 const CRATE_HOMES: &[(&str, &[&str])] = &[
     ("monoio", &["shard", "daemon"]),
     // `cluster` waits for the store through the runtime it is given.
-    ("tokio", &["cluster", "control", "daemon", "listener", "store", "witness"]),
+    ("tokio", &["cluster", "control", "daemon", "listener", "store", "tls", "witness"]),
     ("redis", &["cluster"]),
     ("axum", &["control", "daemon", "listener", "witness"]),
     ("sqlx", &["store"]),
     ("clap", &["cli", "main"]),
     // `config` takes its URIs and PIN sources, which are plain values.
-    ("edgate_hsm", &["config", "control", "daemon", "cli", "witness"]),
+    ("edgate_hsm", &["config", "control", "daemon", "cli", "tls", "witness"]),
 ];
 
 /// Files (not folders) that may be named so little: none.

@@ -320,7 +320,8 @@ const TIMEOUT: Duration = Duration::from_secs(15);
 const SLOW_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// What a control listener's answers have: one of these.
-const ANSWERS: &[&str] = &["id", "unlocked", "revocations", "epoch", "erased", "retired", "keys"];
+const ANSWERS: &[&str] =
+    &["id", "unlocked", "revocations", "epoch", "erased", "retired", "keys", "certificate", "after"];
 
 /// The longest answer: a page of revocations whose names and reasons are long.
 const ANSWER_BYTES_MAX: u64 = 16 * 1024 * 1024;

@@ -32,6 +32,8 @@ pub(super) enum HsmCommand {
     Bench(BenchArguments),
     /// Work through a script of steps and leave a signed transcript: dry on SoftHSM, then for real.
     Ceremony(super::hsm_ceremony::CeremonyArguments),
+    /// Make the request for a certificate of a TLS key in a token (PKCS#10, RFC 2986), signed by that key.
+    Csr(super::hsm_csr::CsrArguments),
     /// Check a ceremony's transcript, offline. Exit code 1 if it proves nothing.
     VerifyTranscript(super::hsm_transcript::TranscriptArguments),
     /// Hand the PIN to a running node whose token waits for it (`pin_source = "operator:"`). Asks for it on the terminal, or
@@ -117,6 +119,7 @@ pub(super) fn run(command: &HsmCommand) -> u8 {
         HsmCommand::Selftest(arguments) => selftest(arguments),
         HsmCommand::Bench(arguments) => bench(arguments),
         HsmCommand::Ceremony(arguments) => super::hsm_ceremony::run(arguments),
+        HsmCommand::Csr(arguments) => super::hsm_csr::run(arguments),
         HsmCommand::VerifyTranscript(arguments) => return super::hsm_transcript::run(arguments),
         HsmCommand::Unlock(arguments) => return super::control_client::unlock(arguments),
     };
@@ -154,14 +157,18 @@ impl<E: Into<HsmError>> From<E> for Failure {
 }
 
 /// A token as named on the command line.
-struct Named {
+pub(super) struct Named {
     module: PathBuf,
     uri: Pkcs11Uri,
     pin: PinPolicy,
 }
 
 impl TokenArguments {
-    fn resolve(&self) -> Result<Named, Failure> {
+    pub(super) fn json(&self) -> bool {
+        self.output.json
+    }
+
+    pub(super) fn resolve(&self) -> Result<Named, Failure> {
         let uri = Pkcs11Uri::parse(&self.uri, UriRules::Production)?;
         let module = match (&self.module, &uri.module_path) {
             (Some(module), None) => module.clone(),
@@ -186,7 +193,7 @@ impl TokenArguments {
 }
 
 impl Named {
-    fn admin(&self) -> Result<Admin, Failure> {
+    pub(super) fn admin(&self) -> Result<Admin, Failure> {
         if self.uri.pin_source.is_none() {
             let advice =
                 "say where the PIN is: ?pin-source=file:/PATH, credential:NAME or fd:NUMBER in the URI";
@@ -196,7 +203,7 @@ impl Named {
     }
 
     /// The key that the URI names, without PIN and module.
-    fn key(&self) -> Result<Pkcs11Uri, Failure> {
+    pub(super) fn key(&self) -> Result<Pkcs11Uri, Failure> {
         self.uri.require_object()?;
         Ok(Pkcs11Uri { pin_source: None, module_path: None, ..self.uri.clone() })
     }

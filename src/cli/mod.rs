@@ -30,6 +30,7 @@ mod control_client;
 mod export_manifest;
 mod hsm;
 mod hsm_ceremony;
+mod hsm_csr;
 mod hsm_transcript;
 mod inspect;
 mod keys;
@@ -38,6 +39,7 @@ mod report_svg;
 mod revocations;
 mod serve;
 mod signature;
+mod tls;
 mod token_verify;
 mod verify_record;
 
@@ -102,6 +104,9 @@ enum Command {
     /// Look at a running node's signing keys, rotate, retire, disable and kill them.
     #[command(subcommand)]
     Keys(keys::KeysCommand),
+    /// The certificate that a running node presents to TLS clients.
+    #[command(subcommand)]
+    Tls(tls::TlsCommand),
     /// Verify raw Ed25519 signatures.
     #[command(subcommand)]
     Signature(SignatureCommand),
@@ -147,6 +152,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Audit(command) => audit::run(&command),
         Command::Hsm(command) => hsm::run(&command),
         Command::Keys(command) => keys::run(&command),
+        Command::Tls(command) => tls::run(&command),
         Command::Revoke(command) => revocations::revoke(&command),
         Command::Disable(command) => revocations::switch("disable", &command),
         Command::Enable(command) => revocations::switch("enable", &command),

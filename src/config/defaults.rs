@@ -74,6 +74,12 @@ pub(super) fn hsm_hang_limit_ms() -> u64 {
 pub(super) fn hsm_probe_interval_ms() -> u64 {
     10_000
 }
+pub(super) fn handshake_timeout_ms() -> u64 {
+    5_000
+}
+pub(super) fn handshake_threads() -> usize {
+    8
+}
 pub(super) fn ttl_s() -> u64 {
     120
 }

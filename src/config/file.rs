@@ -15,6 +15,7 @@ use super::revocation::RevocationTable;
 use super::sealed::SealedTable;
 use super::signing::SigningTable;
 use super::timestamp::TimestampTable;
+use super::tls::TlsTable;
 use super::transmitters::check_issuers_exist;
 use super::witness::{self, WitnessTable, check_witnesses};
 use super::{
@@ -65,6 +66,7 @@ struct ServerTable {
     connections_max: usize,
     #[serde(default = "defaults::drain_timeout_ms")]
     drain_timeout_ms: u64,
+    tls: Option<TlsTable>,
 }
 
 #[derive(Deserialize)]
@@ -200,7 +202,7 @@ impl File {
         check_issuers_exist(&revocation.transmitters, &issuers)?;
         Ok(Config {
             file: None,
-            server: self.server.check()?,
+            server: self.server.check(hsm.as_ref())?,
             control: self.control.check()?,
             audit: self.audit.check(hsm.as_ref())?,
             revocation,
@@ -214,7 +216,7 @@ impl File {
 }
 
 impl ServerTable {
-    fn check(self) -> Result<Server, ConfigError> {
+    fn check(self, hsm: Option<&Hsm>) -> Result<Server, ConfigError> {
         if self.listen.is_empty() {
             return Err(wrong("server.listen", "[]", "nowhere to listen", "add \"127.0.0.1:8180\""));
         }
@@ -233,6 +235,27 @@ impl ServerTable {
             }
             listen.push(place);
         }
+        let tls = self.tls.map(|table| table.check(hsm)).transpose()?;
+        let wants_tls = |place: &Listen| matches!(place, Listen::Tls(_));
+        match (listen.iter().find(|place| wants_tls(place)), &tls) {
+            (Some(place), None) => {
+                return Err(wrong(
+                    "server.listen",
+                    place,
+                    "there is no [server.tls] table",
+                    "add one with certificate_file, and key_file or key",
+                ));
+            }
+            (None, Some(_)) => {
+                return Err(wrong(
+                    "server.tls",
+                    "…",
+                    "no place in server.listen is for TLS",
+                    "write one as \"tls:ADDRESS:PORT\", or take the table out",
+                ));
+            }
+            (Some(_), Some(_)) | (None, None) => {}
+        }
         let cores =
             std::thread::available_parallelism().map_or(1, |n| u16::try_from(n.get()).unwrap_or(u16::MAX));
         let shards = self.shards.unwrap_or(cores.min(SHARDS_MAX));
@@ -249,6 +272,7 @@ impl ServerTable {
             body_bytes_max: self.body_bytes_max,
             connections_max: self.connections_max,
             drain_timeout: millis("server.drain_timeout_ms", self.drain_timeout_ms, 0, 600_000)?,
+            tls,
         })
     }
 }
@@ -266,14 +290,20 @@ fn parse_listen(key: &str, text: &str) -> Result<Listen, ConfigError> {
             "not an absolute path of under 108 bytes",
             "write unix:/run/edgate/…",
         )),
-        None => text.parse().map(Listen::Tcp).map_err(|_| {
-            wrong(
-                key,
-                format!("{text:?}"),
-                "not an IP address and port",
-                "write \"127.0.0.1:8180\" or \"unix:/path\"",
-            )
-        }),
+        None => {
+            let (address, place): (_, fn(SocketAddr) -> Listen) = match text.strip_prefix("tls:") {
+                Some(address) => (address, Listen::Tls),
+                None => (text, Listen::Tcp),
+            };
+            address.parse().map(place).map_err(|_| {
+                wrong(
+                    key,
+                    format!("{text:?}"),
+                    "not an IP address and port",
+                    "write \"127.0.0.1:8180\", \"tls:127.0.0.1:8443\" or \"unix:/path\"",
+                )
+            })
+        }
     }
 }
 

@@ -198,35 +198,7 @@ pub(super) fn key_place(
     match (file, key, public_key) {
         (Some(path), None, None) => Ok(KeyPlace::File(path)),
         (None, Some(text), Some(public_key)) => {
-            let Some(hsm) = hsm else {
-                return Err(wrong(
-                    key_name,
-                    &text,
-                    "there is no [hsm] table",
-                    "add one with the key's token",
-                ));
-            };
-            let mut uri = parse_uri(key_name, &text)?;
-            // A key of a group is in every member; the first lends it its name.
-            let named = uri.token.is_some() || uri.serial.is_some();
-            let home =
-                hsm.members.first().map(|member| member.token.clone()).unwrap_or_else(Pkcs11Uri::empty);
-            uri.token = uri.token.or_else(|| home.token.clone());
-            uri.serial = uri.serial.or_else(|| home.serial.clone());
-            uri.require_object().map_err(|error| refused(key_name, &text, &error))?;
-            if (&uri.token, &uri.serial) != (&home.token, &home.serial) || (named && hsm.members.len() > 1) {
-                let (problem, fix) = match hsm.members.len() {
-                    1 => (
-                        "the key is in another token than hsm.token",
-                        "name the key by object or id alone; its token is hsm.token",
-                    ),
-                    _ => (
-                        "it names one token, and the key is in every [[hsm.member]]",
-                        "name the key by object or id alone",
-                    ),
-                };
-                return Err(wrong(key_name, &text, problem, fix));
-            }
+            let uri = token_key(key_name, &text, hsm)?;
             Ok(KeyPlace::Token { uri: Box::new(uri), public_key: hex32(public_name, &public_key)? })
         }
         (None, Some(text), None) => Err(wrong(
@@ -241,6 +213,34 @@ pub(super) fn key_place(
             Err(wrong(file_name, "…", problem, "keep one of them"))
         }
     }
+}
+
+/// The full name of a key in the token of `[hsm]`, or in each of its members. `key_name` is the setting's.
+pub(super) fn token_key(key_name: &str, text: &str, hsm: Option<&Hsm>) -> Result<Pkcs11Uri, ConfigError> {
+    let Some(hsm) = hsm else {
+        return Err(wrong(key_name, text, "there is no [hsm] table", "add one with the key's token"));
+    };
+    let mut uri = parse_uri(key_name, text)?;
+    // A key of a group is in every member; the first lends it its name.
+    let named = uri.token.is_some() || uri.serial.is_some();
+    let home = hsm.members.first().map(|member| member.token.clone()).unwrap_or_else(Pkcs11Uri::empty);
+    uri.token = uri.token.or_else(|| home.token.clone());
+    uri.serial = uri.serial.or_else(|| home.serial.clone());
+    uri.require_object().map_err(|error| refused(key_name, text, &error))?;
+    if (&uri.token, &uri.serial) != (&home.token, &home.serial) || (named && hsm.members.len() > 1) {
+        let (problem, fix) = match hsm.members.len() {
+            1 => (
+                "the key is in another token than hsm.token",
+                "name the key by object or id alone; its token is hsm.token",
+            ),
+            _ => (
+                "it names one token, and the key is in every [[hsm.member]]",
+                "name the key by object or id alone",
+            ),
+        };
+        return Err(wrong(key_name, text, problem, fix));
+    }
+    Ok(uri)
 }
 
 fn parse_uri(key: &str, text: &str) -> Result<Pkcs11Uri, ConfigError> {

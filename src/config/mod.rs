@@ -15,6 +15,7 @@ mod sealed;
 mod signing;
 mod status_list;
 mod timestamp;
+mod tls;
 mod transmitters;
 mod url;
 mod witness;
@@ -34,6 +35,7 @@ pub use sealed::{Sealed, SealedField};
 pub use signing::{JWKS_MAX_AGE_S, KEYS_PUBLISHED_MAX, STATUS_LIST_LIFE_S, Signing};
 pub use status_list::StatusList;
 pub use timestamp::Timestamp;
+pub use tls::{Tls, TlsKeyPlace};
 pub use transmitters::Transmitter;
 pub use witness::{AdminAck, OnWitnessAway, Witness};
 
@@ -86,6 +88,8 @@ pub struct Server {
     pub connections_max: usize,
     /// How long shutdown waits for requests in flight: `server.drain_timeout_ms`.
     pub drain_timeout: Duration,
+    /// Certificate and key of the TLS listeners, if there are any: `server.tls`.
+    pub tls: Option<Tls>,
 }
 
 /// A place to listen at.
@@ -93,6 +97,8 @@ pub struct Server {
 pub enum Listen {
     /// A TCP address.
     Tcp(SocketAddr),
+    /// A TCP address whose callers speak TLS; written `tls:ADDRESS:PORT`.
+    Tls(SocketAddr),
     /// A Unix socket; written `unix:/path`.
     Unix(PathBuf),
 }
@@ -102,7 +108,7 @@ impl Listen {
     #[must_use]
     pub fn is_local(&self) -> bool {
         match self {
-            Self::Tcp(address) => address.ip().is_loopback(),
+            Self::Tcp(address) | Self::Tls(address) => address.ip().is_loopback(),
             Self::Unix(_) => true,
         }
     }
@@ -112,6 +118,7 @@ impl fmt::Display for Listen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp(address) => write!(f, "{address}"),
+            Self::Tls(address) => write!(f, "tls:{address}"),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
         }
     }

@@ -99,12 +99,59 @@ fn errors_name_the_key_the_value_and_the_fix() {
         ("[state]", "shards = 0\n[state]", "server.shards = 0", "1 to"),
         ("[state]", "shard = 1\n[state]", "unknown field `shard`", "expected one of"),
         ("[state]", "listen = 3\n[state]", "duplicate key", "listen"),
+        ("127.0.0.1:0\"", "tls:127.0.0.1:0\"", "server.listen = tls:127.0.0.1:0", "[server.tls]"),
+        (
+            "127.0.0.1:0\"",
+            "tls:0.0.0.0:443\"",
+            "server.listen[0] = \"tls:0.0.0.0:443\"",
+            "allow_unauthenticated",
+        ),
+        (
+            "127.0.0.1:0\"",
+            "tls:edgate.test\"",
+            "server.listen[0] = \"tls:edgate.test\"",
+            "tls:127.0.0.1:8443",
+        ),
+        (
+            "[state]",
+            "[server.tls]\ncertificate_file = \"c\"\nkey_file = \"k\"\n[state]",
+            "server.tls",
+            "tls:ADDRESS:PORT",
+        ),
     ];
     for (from, to, key, fix) in cases {
         let text = GOOD.replacen(from, to, 1);
         assert_ne!(text, GOOD, "{from}");
         let message = parse(&text).unwrap_err().to_string();
         assert!(message.contains(key) && message.contains(fix), "{to}: {message}");
+    }
+}
+
+#[test]
+fn a_tls_listener_has_a_certificate_and_one_key() {
+    let with = |table: &str| {
+        let text = GOOD.replacen("127.0.0.1:0\"", "tls:127.0.0.1:0\"", 1);
+        parse(&text.replacen(
+            "[state]",
+            &format!("[server.tls]\ncertificate_file = \"c\"\n{table}\n[state]"),
+            1,
+        ))
+    };
+    let tls = with("key_file = \"k\"").unwrap().server.tls.unwrap();
+    assert!(matches!(tls.key, TlsKeyPlace::File(_)));
+    assert_eq!((tls.handshake_timeout, tls.handshake_threads), (Duration::from_secs(5), 8));
+    for (table, problem) in [
+        ("", "exactly one of server.tls.key_file and server.tls.key"),
+        (
+            "key_file = \"k\"\nkey = \"pkcs11:object=k\"",
+            "exactly one of server.tls.key_file and server.tls.key",
+        ),
+        ("key = \"pkcs11:object=k\"", "there is no [hsm] table"),
+        ("key_file = \"k\"\nhandshake_threads = 0", "server.tls.handshake_threads = 0"),
+        ("key_file = \"k\"\nhandshake_timeout_ms = 1", "server.tls.handshake_timeout_ms = 1"),
+    ] {
+        let message = with(table).unwrap_err().to_string();
+        assert!(message.contains(problem), "{table}: {message}");
     }
 }
 

@@ -34,6 +34,7 @@ mod signing_keys;
 mod state;
 mod status_lists;
 mod tag_keys;
+mod tls;
 mod unlock;
 mod verify_runs;
 mod view_feed;
@@ -52,5 +53,6 @@ pub use state::{
     Unlock, Witnessing,
 };
 pub use status_lists::{STATUS_LIST_LIFE_S, StatusListPolicy};
+pub use tls::{NextCertificate, Reload, Tls};
 pub use verify_runs::OwnLog;
 pub use view_feed::fill_view;

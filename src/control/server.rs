@@ -31,6 +31,7 @@ use super::signing_keys;
 use super::state::{ACTIONS_MAX, Shared, State};
 use super::status_lists;
 use super::tag_keys;
+use super::tls;
 use super::unlock;
 use super::verify_runs;
 use super::view_feed::purge_expired;
@@ -115,6 +116,8 @@ fn router(shared: Arc<Shared>, local: SocketAddr) -> Router {
         .route("/v1/audit/verify-runs", post(verify_runs::record))
         .route("/v1/audit/sealed-keys/destroy", post(sealed::destroy))
         .route("/v1/audit/checkpoint-key", post(checkpoint_key::rotate))
+        .route("/v1/tls", get(tls::show))
+        .route("/v1/tls/reload", post(tls::reload))
         .route("/v1/audit/tag-keys", post(tag_keys::rotate))
         .route("/v1/audit/tag-keys/{epoch}/destroy", post(tag_keys::destroy))
         .route("/v1/audit/verify-chain", get(observe::verify_chain))

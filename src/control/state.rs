@@ -18,6 +18,7 @@ use super::lookups::{LOOKUP_INTERVAL, LOOKUPS_AT_ONCE};
 use super::retention::{Custody, Retire};
 use super::signing_keys::{Keys, SigningKeys};
 use super::status_lists::{Published, StatusListPolicy};
+use super::tls::Tls;
 use super::verify_runs::OwnLog;
 use crate::audit::sealed::SealedKeys;
 use crate::audit::{Appender, Eraser, LogTags};
@@ -71,6 +72,8 @@ pub struct State {
     pub retire: Option<Retire>,
     /// What replaces the log's checkpoint key; `None` without a configuration file that could name another.
     pub checkpoint_key: Option<KeyChange>,
+    /// The certificate of the TLS listeners; `None` where there are none.
+    pub tls: Option<Tls>,
     /// Writes the other rooms' metrics in the Prometheus text format, without a closing `# EOF`.
     pub metrics: Arc<dyn Fn(&mut String) + Send + Sync>,
     /// How the other things this node depends on are, besides the audit log and the state database, which are asked
@@ -219,6 +222,7 @@ pub(super) struct Shared {
     pub(super) custody: Custody,
     pub(super) retire: Option<Retire>,
     pub(super) checkpoint_key: Option<KeyChange>,
+    pub(super) tls: Option<Tls>,
     pub(super) metrics: Arc<dyn Fn(&mut String) + Send + Sync>,
     pub(super) readiness: Arc<dyn Fn() -> Vec<Dependency> + Send + Sync>,
     pub(super) host_names: Vec<String>,
@@ -265,6 +269,7 @@ impl Shared {
             custody: state.custody,
             retire: state.retire,
             checkpoint_key: state.checkpoint_key,
+            tls: state.tls,
             metrics: state.metrics,
             readiness: state.readiness,
             host_names: state.host_names,

@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 use super::keys;
 use super::observe::{Strictness, hsm_dependency, revocation_dependency};
 use super::timestamps::StampReader;
+use super::tls::{self, Encrypted};
 use super::witnesses::{self, Couriers};
 use super::{StartError, hsm_metrics, mirroring, now};
 use crate::audit::verify::{Options, verify_dir};
@@ -94,6 +95,7 @@ pub(super) struct Ingredients<'a> {
     pub(super) couriers: &'a Couriers,
     pub(super) stamps: Option<StampReader>,
     pub(super) hsm: Option<Arc<Group>>,
+    pub(super) encrypted: Option<&'a Encrypted>,
 }
 
 impl Ingredients<'_> {
@@ -117,6 +119,7 @@ impl Ingredients<'_> {
             couriers,
             stamps,
             hsm,
+            encrypted,
         } = self;
         let issuing = config.signing.as_ref().map(|signing| Issuing {
             own: signing.issuer,
@@ -138,7 +141,9 @@ impl Ingredients<'_> {
         let standings = couriers.standings();
         let (scraped, asked) = (hsm.clone(), hsm.clone());
         let (stamps_scraped, stamps_asked) = (stamps.clone(), stamps);
-        let next_key = config.file.clone().map(|file| keys::next_checkpoint_key(file, hsm.clone()));
+        let tls = encrypted.map(|encrypted| encrypted.in_control(config.file.clone(), hsm.clone()));
+        let (encrypted_asked, next_key) =
+            (tls.clone(), config.file.clone().map(|file| keys::next_checkpoint_key(file, hsm.clone())));
         let unlock = hsm.map(|hsm| -> control::Unlock {
             Arc::new(move |pin| hsm.unlock(pin).map_err(|error| error.to_string()))
         });
@@ -160,6 +165,7 @@ impl Ingredients<'_> {
             custody,
             retire,
             checkpoint_key: next_key.and_then(|next| Some(KeyChange { handovers: log.handovers()?, next })),
+            tls,
             own_log: OwnLog { origin: config.audit.origin.clone(), dir: config.audit.dir.clone() },
             eraser: log.eraser(),
             metrics: Arc::new(move |out| {
@@ -181,6 +187,7 @@ impl Ingredients<'_> {
                     .chain(mirrors)
                     .chain(witnesses::dependencies(&standings))
                     .chain(stamps_asked.iter().map(StampReader::dependency))
+                    .chain(encrypted_asked.iter().map(tls::dependency))
                     .collect()
             }),
             host_names: config.control.allowed_hosts.iter().map(|name| name.to_ascii_lowercase()).collect(),

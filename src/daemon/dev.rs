@@ -9,7 +9,7 @@ pub(super) fn greet(daemon: &Daemon, dir: &Path) {
     let control = daemon.control_at;
     let data = daemon.listening.iter().find_map(|place| match place {
         Listen::Tcp(address) => Some(*address),
-        Listen::Unix(_) => None,
+        Listen::Tls(_) | Listen::Unix(_) => None,
     });
     let Some(data) = data else { return };
     let issued = match issue(control) {

@@ -20,7 +20,7 @@ use crate::verify::VerifyingKey;
 const CHECKPOINT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long a start waits for a token to show and prove one key. A token that is away is looked for afterwards.
-const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The keys of this node, and the tokens that some of them live in.
 pub(super) struct NodeKeys {

@@ -59,6 +59,9 @@ pub enum StartError {
     /// The issuers cannot be used.
     #[error("{0}")]
     Policy(#[from] PolicyError),
+    /// TLS cannot be set up.
+    #[error("{0}")]
+    Tls(String),
     /// A shard cannot run.
     #[error("shard {number}: {error}")]
     Shard {
@@ -121,6 +124,7 @@ impl StartError {
             Self::SoftHsm { .. }
             | Self::StatusList { .. }
             | Self::Timestamp { .. }
+            | Self::Tls(_)
             | Self::Witness { .. } => config::EXIT_CONFIG,
             Self::Audit(AuditError::NotFound { .. } | AuditError::Settings(_)) => config::EXIT_CONFIG,
             // A port in use may be free again in a moment.

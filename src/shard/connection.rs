@@ -7,9 +7,6 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Instant;
 
-use monoio::buf::IoBufMut;
-use monoio::io::{AsyncReadRent, AsyncWriteRent, AsyncWriteRentExt};
-
 use crate::decision::Rejection;
 use crate::metrics::bump;
 use crate::wire::{
@@ -20,17 +17,14 @@ use crate::wire::{
 use super::Shard;
 use super::clock::{Clock, Deadline};
 use super::outbox::{Outbox, Owed, Release};
+use super::stream::Stream;
 use super::turn::{Form, Question};
 
 /// The read buffer a connection starts with and returns to: one request with a long token.
 const BUFFER_BYTES: usize = 4096;
 
 /// Serves one connection until it ends, by either side, by a deadline or by the drain.
-pub(super) async fn serve<S: AsyncReadRent + AsyncWriteRent>(
-    stream: S,
-    peer: Option<IpAddr>,
-    shard: Rc<Shard>,
-) {
+pub(super) async fn serve<S: Stream>(stream: S, peer: Option<IpAddr>, shard: Rc<Shard>) {
     let deadline = shard.clock.watch();
     bump(&shard.metrics.connections);
     bump(&shard.metrics.connections_accepted);
@@ -120,7 +114,7 @@ impl Route {
     }
 }
 
-impl<S: AsyncReadRent + AsyncWriteRent> Session<S> {
+impl<S: Stream> Session<S> {
     async fn run(&mut self) {
         loop {
             let next = self.take_requests().await;
@@ -129,7 +123,9 @@ impl<S: AsyncReadRent + AsyncWriteRent> Session<S> {
             }
             let draining = self.shard.control.is_draining() && self.buffer.is_empty();
             if matches!(next, Next::Close) || draining || !self.read().await {
-                let _ = self.stream.shutdown().await;
+                self.shard.clock.set(&self.deadline, self.shard.settings.idle_timeout, true);
+                let deadline = Rc::clone(&self.deadline);
+                deadline.within(self.stream.shutdown()).await;
                 return;
             }
         }
@@ -370,10 +366,8 @@ impl<S: AsyncReadRent + AsyncWriteRent> Session<S> {
         if buffer.capacity() - filled < BUFFER_BYTES / 2 {
             buffer.reserve(BUFFER_BYTES.max(filled.min(HEAD_BYTES_MAX * 4)));
         }
-        let end = buffer.capacity();
         let deadline = Rc::clone(&self.deadline);
-        let Some((result, slice)) = deadline.within(self.stream.read(buffer.slice_mut(filled..end))).await
-        else {
+        let Some((result, buffer)) = deadline.within(self.stream.read(buffer)).await else {
             // The read was dropped with its buffer: only the fact that something had arrived is left.
             if !idle {
                 bump(&self.shard.metrics.http_errors);
@@ -382,7 +376,7 @@ impl<S: AsyncReadRent + AsyncWriteRent> Session<S> {
             }
             return false;
         };
-        self.buffer = slice.into_inner();
+        self.buffer = buffer;
         self.arrived = Instant::now();
         matches!(result, Ok(received) if received > 0)
     }

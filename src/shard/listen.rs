@@ -33,12 +33,24 @@ pub struct BindError {
     hint: &'static str,
 }
 
-/// Binds every place for every shard; also returns the addresses really bound (a port of 0 is chosen by the kernel).
+/// What was bound.
+#[derive(Debug)]
+pub struct Bound {
+    /// What each shard accepts from.
+    pub sockets: Vec<Sockets>,
+    /// Where connections begin with a TLS handshake, which no shard makes.
+    pub tls: Vec<TcpListener>,
+    /// The addresses really bound: a port of 0 is chosen by the kernel.
+    pub places: Vec<Listen>,
+}
+
+/// Binds every place for every shard.
 ///
 /// # Errors
 /// [`BindError`] names the place; nothing stays bound.
-pub fn bind(places: &[Listen], shards: u16) -> Result<(Vec<Sockets>, Vec<Listen>), BindError> {
+pub fn bind(places: &[Listen], shards: u16) -> Result<Bound, BindError> {
     let mut sockets: Vec<Sockets> = (0..shards).map(|_| Sockets::default()).collect();
+    let mut tls = Vec::new();
     let mut bound = Vec::with_capacity(places.len());
     for place in places {
         let failed =
@@ -55,6 +67,11 @@ pub fn bind(places: &[Listen], shards: u16) -> Result<(Vec<Sockets>, Vec<Listen>
                 }
                 bound.push(Listen::Tcp(address));
             }
+            Listen::Tls(address) => {
+                let listener = bind_tcp(*address, false).map_err(failed)?;
+                bound.push(Listen::Tls(listener.local_addr().map_err(failed)?));
+                tls.push(listener);
+            }
             Listen::Unix(path) => {
                 let listener = bind_unix(path).map_err(failed)?;
                 for shard in &mut sockets {
@@ -64,7 +81,7 @@ pub fn bind(places: &[Listen], shards: u16) -> Result<(Vec<Sockets>, Vec<Listen>
             }
         }
     }
-    Ok((sockets, bound))
+    Ok(Bound { sockets, tls, places: bound })
 }
 
 fn hint(error: &std::io::Error) -> &'static str {

@@ -16,6 +16,7 @@ mod outbox;
 mod policy;
 mod receipts;
 mod request;
+mod stream;
 mod turn;
 
 use std::cell::RefCell;
@@ -35,15 +36,17 @@ use crate::config;
 use crate::metrics::{ShardMetrics, bump};
 use crate::revocation::View;
 use crate::status_list;
+use crate::tls;
 use crate::verify::Verifier;
 
 pub use held::Waits;
-pub use listen::{BindError, Sockets, bind, unlink};
+pub use listen::{BindError, Bound, Sockets, bind, unlink};
 pub use policy::{IsKilled, IssuerRealms, Policy, PolicyError, Published, published_keys};
 pub use request::{Admitted, Moment, Read, Settled, admit, look_up, read, settle};
 
 use clock::{Clock, TICK};
 use decider::{Decider, Recording};
+use stream::{Stream, TlsStream};
 use turn::Turn;
 
 /// What one shard is made of; moved into its thread.
@@ -52,6 +55,8 @@ pub struct Parts {
     pub number: u16,
     /// Its listening sockets.
     pub sockets: Sockets,
+    /// Where it is handed connections that have shaken hands.
+    pub inbox: tls::Inbox,
     /// The `[server]` settings.
     pub settings: Arc<config::Server>,
     /// What to decide by; swapped whole.
@@ -190,18 +195,18 @@ pub fn run(parts: Parts, driver: DriverInUse) -> std::io::Result<()> {
                 .with_entries(RING_ENTRIES);
             // Kernels before 6.1 know fewer of these: there the plain ring does.
             match builder.enable_timer().build() {
-                Ok(mut runtime) => runtime.block_on(serve(parts)),
+                Ok(mut runtime) => runtime.block_on(serve(parts, driver)),
                 Err(_) => monoio::RuntimeBuilder::<monoio::IoUringDriver>::new()
                     .with_entries(RING_ENTRIES)
                     .enable_timer()
                     .build()?
-                    .block_on(serve(parts)),
+                    .block_on(serve(parts, driver)),
             }
         }
         DriverInUse::Epoll => monoio::RuntimeBuilder::<monoio::LegacyDriver>::new()
             .enable_timer()
             .build()?
-            .block_on(serve(parts)),
+            .block_on(serve(parts, driver)),
     }
 }
 
@@ -222,7 +227,7 @@ impl Shard {
     }
 }
 
-async fn serve(parts: Parts) -> std::io::Result<()> {
+async fn serve(parts: Parts, driver: DriverInUse) -> std::io::Result<()> {
     let shard = Rc::new(Shard {
         settings: parts.settings,
         policy: parts.policy,
@@ -252,6 +257,7 @@ async fn serve(parts: Parts) -> std::io::Result<()> {
         let listener = UnixListener::from_std(socket)?;
         acceptors.push(monoio::spawn(accept_unix(listener, Rc::clone(&shard))));
     }
+    acceptors.push(monoio::spawn(accept_tls(parts.inbox, driver, Rc::clone(&shard))));
     parts.control.running.fetch_add(1, Ordering::AcqRel);
 
     let mut drain_until = None;
@@ -307,10 +313,18 @@ async fn accept_unix(listener: UnixListener, shard: Rc<Shard>) {
     }
 }
 
-fn spawn_connection<S>(stream: S, peer: Option<IpAddr>, shard: &Rc<Shard>)
-where
-    S: monoio::io::AsyncReadRent + monoio::io::AsyncWriteRent + 'static,
-{
+async fn accept_tls(inbox: tls::Inbox, driver: DriverInUse, shard: Rc<Shard>) {
+    loop {
+        let ready = inbox.next().await;
+        let peer = ready.peer.ip();
+        match TlsStream::new(ready, driver) {
+            Ok(stream) => spawn_connection(stream, Some(peer), &shard),
+            Err(error) => pause_after(&error).await,
+        }
+    }
+}
+
+fn spawn_connection(stream: impl Stream + 'static, peer: Option<IpAddr>, shard: &Rc<Shard>) {
     if shard.control.is_draining() || shard.clock.connections() >= shard.settings.connections_max {
         bump(&shard.metrics.connections_refused);
         return;

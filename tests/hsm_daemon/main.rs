@@ -7,6 +7,7 @@ mod groups;
 mod softhsm;
 #[path = "../support/mod.rs"]
 mod support;
+mod tls;
 
 use std::fs;
 use std::io::Write as _;

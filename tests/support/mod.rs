@@ -381,8 +381,13 @@ pub fn exchange(address: SocketAddr, request: &[u8]) -> Response {
 
 /// A connection that shows each response.
 pub struct Connection {
-    stream: BufReader<TcpStream>,
+    stream: BufReader<Box<dyn Duplex>>,
 }
+
+/// Bytes both ways: a socket, or TLS on one.
+pub trait Duplex: Read + Write + Send {}
+
+impl<S: Read + Write + Send> Duplex for S {}
 
 impl Connection {
     pub fn open(address: SocketAddr) -> Self {
@@ -394,7 +399,11 @@ impl Connection {
         let stream = TcpStream::connect(address).ok()?;
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_nodelay(true).unwrap();
-        Some(Self { stream: BufReader::new(stream) })
+        Some(Self::over(stream))
+    }
+
+    pub fn over(stream: impl Duplex + 'static) -> Self {
+        Self { stream: BufReader::new(Box::new(stream)) }
     }
 
     pub fn send(&mut self, bytes: &[u8]) {

@@ -302,6 +302,7 @@ fn state(
         custody: Custody::default(),
         retire: None,
         checkpoint_key: None,
+        tls: None,
         metrics: Arc::new(|text| text.push_str("# TYPE other counter\nother 1\n")),
         readiness: Arc::new(|| vec![Dependency { name: "shards", ready: true, detail: String::new() }]),
         unlock: None,
