@@ -38,6 +38,10 @@ mod wire;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use frame::{FromAgent, Hello, ToAgent, read_frame};
+
+use crate::{HsmError, TokenStanding};
+
 pub(crate) use client::Link;
 pub use server::{Agent, EXIT_STUCK};
 pub use settings::{AgentEvent, AgentSettings};
@@ -51,6 +55,31 @@ pub struct AgentAddress {
     /// The user id it must have. Without one: this process's own, root's, or that of the owner of the socket's folder, if
     /// nobody else may write there.
     pub uid: Option<u32>,
+}
+
+/// What either side makes of bytes that come through the socket: the words for people in the first frame, if it is one. For the
+/// fuzzer, which has no other way in.
+#[doc(hidden)]
+#[must_use]
+pub fn agent_frame_words(bytes: &[u8]) -> Option<Vec<String>> {
+    let frame = read_frame(&mut &*bytes).ok()?;
+    let asked = Hello::decode(&frame).is_ok() || ToAgent::decode(&frame).is_ok();
+    let said = match FromAgent::decode(&frame) {
+        Ok(FromAgent::Refused(words)) => vec![words],
+        Ok(FromAgent::Replies(replies)) => {
+            replies.iter().filter_map(|reply| reply.outcome.as_ref().err().map(HsmError::to_string)).collect()
+        }
+        Ok(FromAgent::Status(status)) => match &status.standing {
+            TokenStanding::Unavailable(cause) => vec![cause.to_string()],
+            TokenStanding::Healing | TokenStanding::Ready | TokenStanding::Stopped | TokenStanding::Stuck => {
+                Vec::new()
+            }
+        },
+        Ok(FromAgent::Unlocked(outcome)) => outcome.err().iter().map(HsmError::to_string).collect(),
+        Ok(FromAgent::Welcome(token)) => vec![token.to_string()],
+        Err(_) => return asked.then(Vec::new),
+    };
+    Some(said)
 }
 
 /// How often an agent says how its token stands.

@@ -32,7 +32,7 @@ pub use admin::{
     ATTRIBUTE_NAMES, Admin, Callers, Finding, GeneratedKey, KeyName, KeySeen, REPORT_PREFIX, Report,
     SignPaths, TRANSCRIPT_PREFIX, Verdict, pooled_rate, tokens,
 };
-pub use agent::{Agent, AgentAddress, AgentEvent, AgentSettings, AgentUnlock, EXIT_STUCK};
+pub use agent::{Agent, AgentAddress, AgentEvent, AgentSettings, AgentUnlock, EXIT_STUCK, agent_frame_words};
 pub use any_signer::AnySigner;
 pub use error::{EXIT_OPERATOR, HsmError, MemberFailure};
 pub use group::{Group, MEMBERS_MAX, MemberKey, MemberSettings, MemberStanding, WEIGHT_MAX};

@@ -20,6 +20,10 @@ pub enum Purpose {
 }
 
 impl Purpose {
+    /// Every purpose.
+    pub const ALL: [Self; 5] =
+        [Self::AuditCheckpoint, Self::TlsServer, Self::TokenSigning, Self::Witness, Self::Wrapping];
+
     /// The stable name written into key files.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -35,9 +39,7 @@ impl Purpose {
     /// The purpose a key file names.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
-        [Self::AuditCheckpoint, Self::TlsServer, Self::TokenSigning, Self::Witness, Self::Wrapping]
-            .into_iter()
-            .find(|purpose| purpose.name() == name)
+        Self::ALL.into_iter().find(|purpose| purpose.name() == name)
     }
 }
 

@@ -21,14 +21,7 @@ impl AgentSettings {
     /// An agent for its own user and every purpose.
     #[must_use]
     pub fn new(socket: PathBuf) -> Self {
-        let purposes = vec![
-            Purpose::AuditCheckpoint,
-            Purpose::TlsServer,
-            Purpose::TokenSigning,
-            Purpose::Witness,
-            Purpose::Wrapping,
-        ];
-        Self { socket, allow_uids: vec![own_uid()], purposes }
+        Self { socket, allow_uids: vec![own_uid()], purposes: Purpose::ALL.to_vec() }
     }
 }
 

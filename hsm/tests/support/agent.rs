@@ -46,14 +46,15 @@ impl Stage {
 
 /// What the process of [`Stage::start_agent`] does: it serves until its standard input ends, or its module hangs.
 pub(crate) fn serve(stage: &Stage) {
+    let settings = stage.settings(&stage.helper_token());
+    serve_as(stage, PoolSettings { hang_limit: HANG_LIMIT, ..settings });
+}
+
+/// As [`serve`], with other settings.
+pub(crate) fn serve_as(stage: &Stage, settings: PoolSettings) {
     let module = PathBuf::from(std::env::var_os("EDGATE_HSM_TEST_MODULE").unwrap());
     let socket = PathBuf::from(std::env::var_os("EDGATE_HSM_TEST_SOCKET").unwrap());
-    let settings = stage.settings(&stage.helper_token());
-    let pool = PoolSettings {
-        access: Access::Module { path: module, pin: stage.pin() },
-        hang_limit: HANG_LIMIT,
-        ..settings
-    };
+    let pool = PoolSettings { access: Access::Module { path: module, pin: stage.pin() }, ..settings };
     let agent = Agent::start(pool, AgentSettings::new(socket), |event| eprintln!("agent: {event}")).unwrap();
     std::thread::spawn(|| {
         let _ = std::io::stdin().read_to_end(&mut Vec::new());
