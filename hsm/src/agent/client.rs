@@ -257,6 +257,11 @@ impl Link {
     /// Everything that was on its way through the connection is answered, and all that comes is refused.
     fn lose(&self, connection: &Connection, error: HsmError) {
         *lock(&self.connection) = None;
+        // Its counts are history; what it had open is not.
+        if let Some(status) = lock(&self.told).as_mut() {
+            status.metrics.sessions = 0;
+            status.metrics.workers_stuck = 0;
+        }
         connection.shut();
         // First, so that whoever is answered finds it out of service when it looks for another.
         self.desk.change_standing(Standing::Down(Arc::new(error)), |_| ());

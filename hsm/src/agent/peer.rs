@@ -22,6 +22,8 @@ pub(super) struct Peer {
 }
 
 impl Peer {
+    /// Both ends must be in one PID namespace, or the other's below ours: elsewhere the kernel has no number for the process, and
+    /// rustix 1.1 no value for that.
     pub(super) fn of(stream: &impl AsFd) -> io::Result<Self> {
         let credentials = sockopt::socket_peercred(stream)?;
         let pid = u32::try_from(credentials.pid.as_raw_nonzero().get()).unwrap_or(0);
