@@ -30,6 +30,7 @@ mod timestamps;
 mod tls;
 mod transmitters;
 mod witnesses;
+mod wrapping;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -60,6 +61,7 @@ pub use keys::open_checkpoint_signer;
 pub use release::release_checks;
 pub use softhsm::prepare as prepare_softhsm;
 pub use start_error::StartError;
+pub use wrapping::{LentWrap, open_tag_key_wrap};
 
 use anchors::Anchors;
 use audit_log::{audit_settings, halt, on_failure, record_erasures, record_start, report_recovery};
@@ -162,8 +164,10 @@ pub fn init(config: &Config) -> Result<Vec<PathBuf>, StartError> {
         created.push(config.database.clone());
     }
     if !config.audit.dir.exists() {
-        let (signer, _hsm) = open_checkpoint_signer(config)?;
-        let opened = audit::open_signed(&audit_settings(config, true), 0, Some(signer))?;
+        let (signer, hsm) = open_checkpoint_signer(config)?;
+        let tag_wrap = wrapping::of(config, hsm.as_deref())?;
+        let settings = audit::Settings { tag_wrap, ..audit_settings(config, true) };
+        let opened = audit::open_signed(&settings, 0, Some(signer))?;
         opened.log.close(RECORD_TIMEOUT)?;
         created.push(config.audit.dir.clone());
     }
@@ -245,7 +249,9 @@ impl Daemon {
         let mirrored = mirror::targets(&config.audit.mirror);
         let mut witnesses = Witnesses::of(config, checkpoint.verifying_key)?;
         timestamps::check(config)?;
-        let settings = audit::Settings { sealing: sealing::of(config)?, ..audit_settings(config, false) };
+        let tag_wrap = wrapping::of(config, hsm.as_deref())?;
+        let settings =
+            audit::Settings { sealing: sealing::of(config)?, tag_wrap, ..audit_settings(config, false) };
         let rings = shards + mirrored + 3;
         let opened = audit::open_vouched(&settings, rings, Some(checkpoint), &mut |dir| witnesses.ask(dir))?;
         report_recovery(&opened.recovery);
@@ -392,8 +398,8 @@ impl Daemon {
     /// # Errors
     /// If a shard ended badly or the log could not be closed.
     pub fn stop(mut self, reason: &str) -> Result<(), StartError> {
-        self.steering.drain();
         drop(self.acceptor.take());
+        self.steering.drain();
         shard::unlink(&self.listening);
         let mut failed = None;
         for (number, thread) in self.shards {

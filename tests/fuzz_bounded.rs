@@ -212,6 +212,7 @@ bounded! {
     a_token_has_one_spelling: "compact_jws", 10_000;
     an_accepted_configuration_keeps_what_the_daemon_relies_on: "config", 4_000;
     a_forward_authentication_query_is_understood_or_refused: "forward_auth", 10_000;
+    a_backup_of_a_key_has_one_form_and_is_whole_or_refused: "hsm_backup", 4_000;
     a_json_text_is_judged_as_another_library_judges_it: "json", 20_000;
     a_key_set_is_usable_or_says_why_not: "jwks", 6_000;
     a_pkcs11_uri_has_one_form_and_never_shows_its_pin: "pkcs11_uri", 10_000;

@@ -207,6 +207,21 @@ fn an_altered_cut_or_foreign_transcript_proves_nothing() {
 }
 
 #[test]
+fn a_key_that_can_be_backed_up_is_made_by_a_script_that_says_so() {
+    let Some(stage) = Stage::new() else { return };
+    let script =
+        SCRIPT.replacen("\"audit-checkpoint\"", "\"audit-checkpoint\"\nwrappable = true", 1).replace(
+            "extractable = false, sensitive = true, never_extractable = true",
+            "wrap_with_trusted = true",
+        );
+    let output = stage.ceremony(&script, "done.jsonl", &["--dry-run"], "yes\n");
+    assert!(output.status.success(), "{output:?}");
+    let lines = stage.lines("done.jsonl");
+    assert_eq!(lines[2]["do"], "keygen edgate/audit-checkpoint/2026, wrappable");
+    assert_eq!(lines[2]["detail"]["attributes"]["extractable"], true);
+}
+
+#[test]
 fn the_script_that_is_shipped_can_be_rehearsed() {
     let Some(stage) = Stage::new() else { return };
     let script = include_str!("../packaging/ceremony.toml");
@@ -230,6 +245,9 @@ fn what_cannot_be_done_is_refused_before_anything_is() {
     );
     stage.refused(&wrapping, &[], "edgate/wrapping/2026 is no Ed25519 key");
     stage.refused(SCRIPT, &["--yes"], "--yes is refused for a real run");
+    stage.refused(&SCRIPT.replace("\"wrapping\"", "\"backup\""), &[], "the security officer's to make");
+    let stays = SCRIPT.replace("\"wrapping\"", "\"wrapping\"\nwrappable = true");
+    stage.refused(&stays, &[], "wrappable is for keys that sign");
 
     let allowed = format!("allow_yes = true\n{SCRIPT}");
     let output = stage.ceremony(&allowed, "done.jsonl", &["--yes"], "");

@@ -1,10 +1,14 @@
 //! What an operator does with a token: look into it, generate keys. A running service generates signing keys too (`pool/making`),
 //! and does nothing else of this.
 
+mod backup;
 mod ceremony;
 mod doctor;
 mod keygen;
+mod officer;
+mod protection;
 mod rate;
+mod restore;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -17,6 +21,7 @@ pub use ceremony::{ATTRIBUTE_NAMES, TRANSCRIPT_PREFIX};
 pub use doctor::{Finding, REPORT_PREFIX, Report, Verdict};
 pub(crate) use keygen::Generator;
 pub use keygen::{GeneratedKey, KeyName};
+pub use officer::Officer;
 pub use rate::{Callers, SignPaths, pooled_rate};
 
 use crate::pkcs11::{

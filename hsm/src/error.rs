@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::pkcs11::{CallError, Class, LoginRefusal};
-use crate::{Pkcs11Uri, Purpose, UriError};
+use crate::{BackupError, Pkcs11Uri, Purpose, UriError};
 
 /// Why a key could not be created, loaded or used. Messages name the file, what was found and what to do; they never
 /// hold key material.
@@ -36,6 +36,14 @@ pub enum HsmError {
         /// Its words.
         text: String,
     },
+    /// The file is no backup that can be believed.
+    #[error("backup {path} is not usable: {problem}")]
+    Backup {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: BackupError,
+    },
     /// A PKCS#11 call failed.
     #[error("{0}")]
     Call(#[from] CallError),
@@ -53,8 +61,8 @@ pub enum HsmError {
         /// The system's answer.
         source: getrandom::Error,
     },
-    /// A key file to be created is already there.
-    #[error("cannot create key file {path}: it exists already and is never overwritten; move it away first")]
+    /// A file to be created is already there.
+    #[error("cannot create {path}: it exists already and is never overwritten; move it away first")]
     Exists {
         /// The file.
         path: PathBuf,
@@ -154,6 +162,24 @@ pub enum HsmError {
         purpose: Purpose,
         /// Who was asked, and what came of it.
         failures: Vec<MemberFailure>,
+    },
+    /// A key is not put back into a token.
+    #[error("{key} is not restored: {rule}; {left}")]
+    NotRestored {
+        /// The key.
+        key: Box<Pkcs11Uri>,
+        /// The rule it does not keep, and what to do.
+        rule: String,
+        /// What is left in the token.
+        left: Leftover,
+    },
+    /// A key cannot leave its token wrapped.
+    #[error("{key} cannot be backed up by wrapping: {problem}; nothing was written")]
+    NotWrapped {
+        /// The key.
+        key: Box<Pkcs11Uri>,
+        /// What stands against it, and what to do.
+        problem: String,
     },
     /// The path names something other than a plain file.
     #[error("key file {path} is {found}, not a regular file; name the file itself")]
@@ -346,6 +372,7 @@ impl HsmError {
             | Self::TooLong { .. }
             | Self::Unsealed => 70,
             Self::AgentRefused { .. }
+            | Self::Backup { .. }
             | Self::Exists { .. }
             | Self::File { .. }
             | Self::KeyAttribute { .. }
@@ -356,6 +383,8 @@ impl HsmError {
             | Self::Missing { .. }
             | Self::Module { .. }
             | Self::NotAFile { .. }
+            | Self::NotRestored { .. }
+            | Self::NotWrapped { .. }
             | Self::Object { .. }
             | Self::Owner { .. }
             | Self::Permissions { .. }
@@ -367,6 +396,29 @@ impl HsmError {
             | Self::Unpinned { .. }
             | Self::Uri(_) => 78,
         }
+    }
+}
+
+/// What a restore that failed leaves in the token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Leftover {
+    /// What was unwrapped is gone again.
+    Destroyed,
+    /// It is still there.
+    Kept,
+    /// It got no further.
+    Nothing,
+}
+
+impl fmt::Display for Leftover {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Destroyed => "what was unwrapped was destroyed again",
+            Self::Kept => {
+                "what was unwrapped could not be destroyed: delete the objects of that id with the vendor's tool"
+            }
+            Self::Nothing => "nothing was put into the token",
+        })
     }
 }
 

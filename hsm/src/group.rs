@@ -21,7 +21,7 @@ use crate::pool::{PinnedKey, typed};
 use crate::route::{Route, Seat, Share};
 use crate::{
     AnySigner, HsmError, KeyName, KeyPurpose, Pkcs11Uri, Pool, PoolMetrics, PoolSettings, PublicKey, Signer,
-    TokenStanding,
+    TokenStanding, WrappingKey,
 };
 
 /// Members of a group. More copies of a key than this are a risk, not a reserve.
@@ -209,6 +209,18 @@ impl Group {
     ) -> Result<(), HsmError> {
         self.only("a key of several members is destroyed in each of them, by whoever put it there")?
             .destroy_signing_key(uri, public_key, deadline)
+    }
+
+    /// As [`Pool::wrapping_key`], where the group is one token.
+    ///
+    /// # Errors
+    /// As there; [`HsmError::MemberRefused`] where there are several.
+    pub fn wrapping_key(&self, uri: &Pkcs11Uri, deadline: Instant) -> Result<WrappingKey, HsmError> {
+        let pool = self
+            .only("what one member wrapped no other can open, unless it holds the same key by the same id")?;
+        let here =
+            Pkcs11Uri { object: uri.object.clone(), id: uri.id.clone(), kind: uri.kind, ..pool.token() };
+        pool.wrapping_key(&here, deadline)
     }
 
     fn only(&self, rule: &'static str) -> Result<&Pool, HsmError> {

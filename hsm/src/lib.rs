@@ -13,6 +13,7 @@
 mod admin;
 mod agent;
 mod any_signer;
+mod backup;
 mod error;
 mod group;
 mod pin;
@@ -29,12 +30,15 @@ mod uri;
 mod wrapping;
 
 pub use admin::{
-    ATTRIBUTE_NAMES, Admin, Callers, Finding, GeneratedKey, KeyName, KeySeen, REPORT_PREFIX, Report,
+    ATTRIBUTE_NAMES, Admin, Callers, Finding, GeneratedKey, KeyName, KeySeen, Officer, REPORT_PREFIX, Report,
     SignPaths, TRANSCRIPT_PREFIX, Verdict, pooled_rate, tokens,
 };
 pub use agent::{Agent, AgentAddress, AgentEvent, AgentSettings, AgentUnlock, EXIT_STUCK, agent_frame_words};
 pub use any_signer::AnySigner;
-pub use error::{EXIT_OPERATOR, HsmError, MemberFailure};
+pub use backup::{
+    BACKUP_BYTES_MAX, BACKUP_PREFIX, Backup, BackupContents, BackupError, WRAPPED_BYTES_MAX, WrapMechanism,
+};
+pub use error::{EXIT_OPERATOR, HsmError, Leftover, MemberFailure};
 pub use group::{Group, MEMBERS_MAX, MemberKey, MemberSettings, MemberStanding, WEIGHT_MAX};
 pub use pin::{PIN_BYTES_MAX, PinError, PinSource};
 pub use pin_guard::{Attempt, GuardError, PinGuard};

@@ -24,10 +24,10 @@ mod token;
 pub use class::{CallError, Class};
 pub(crate) use gate::Inside;
 pub(crate) use key::{
-    EC_PARAMS_NAME, EC_PARAMS_OID, KeyRules, P256_PARAMS_OID, find_all, find_one, find_signing_key, key_type,
-    read_point,
+    EC_PARAMS_NAME, EC_PARAMS_OID, KeyRules, P256_PARAMS_OID, SigningKeyFound, find_all, find_one,
+    find_signing_key, key_type, read_point,
 };
-pub(crate) use login::{Login, log_in};
+pub(crate) use login::{Login, Who, log_in, log_in_as};
 pub use login::{LoginRefusal, PinPolicy};
 pub use module::{Module, installed_softhsm};
 pub(crate) use tenant::{Activity, Cost, Tenant};

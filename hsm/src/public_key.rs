@@ -41,7 +41,7 @@ impl Purpose {
         match self {
             Self::TlsServer => &[Algorithm::P256, Algorithm::Ed25519],
             Self::AuditCheckpoint | Self::TokenSigning | Self::Witness => &[Algorithm::Ed25519],
-            Self::Wrapping => &[],
+            Self::Backup | Self::Wrapping => &[],
         }
     }
 }

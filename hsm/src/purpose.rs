@@ -9,6 +9,8 @@ use crate::PublicKey;
 pub enum Purpose {
     /// Signs checkpoints of the audit log.
     AuditCheckpoint,
+    /// Wraps other keys of the token, so that they can be backed up.
+    Backup,
     /// Answers TLS handshakes.
     TlsServer,
     /// Signs the tokens this node issues.
@@ -21,14 +23,21 @@ pub enum Purpose {
 
 impl Purpose {
     /// Every purpose.
-    pub const ALL: [Self; 5] =
-        [Self::AuditCheckpoint, Self::TlsServer, Self::TokenSigning, Self::Witness, Self::Wrapping];
+    pub const ALL: [Self; 6] = [
+        Self::AuditCheckpoint,
+        Self::Backup,
+        Self::TlsServer,
+        Self::TokenSigning,
+        Self::Witness,
+        Self::Wrapping,
+    ];
 
     /// The stable name written into key files.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::AuditCheckpoint => "audit-checkpoint",
+            Self::Backup => "backup",
             Self::TlsServer => "tls-server",
             Self::TokenSigning => "token-signing",
             Self::Witness => "witness",

@@ -66,19 +66,7 @@ impl SoftwareKey {
         )?;
         let text = Zeroizing::new(format!("{PURPOSE_LABEL} {purpose}\n{}", pem.as_str()));
 
-        let (folder, draft) = draft_path(path, purpose)?;
-        write_draft(&draft, text.as_bytes())?;
-        let renamed = rustix::fs::renameat_with(CWD, &draft, CWD, path, RenameFlags::NOREPLACE);
-        if let Err(errno) = renamed {
-            // Best effort: a draft that stays is unused and private.
-            let _ = std::fs::remove_file(&draft);
-            return Err(match errno {
-                Errno::EXIST => HsmError::Exists { path: path.to_owned() },
-                _ => file_error("create key file", path)(errno.into()),
-            });
-        }
-        let sync_folder = || File::open(&folder)?.sync_all();
-        sync_folder().map_err(file_error("sync folder", &folder))?;
+        store_new(path, text.as_bytes(), purpose)?;
         Ok(Self { path: path.to_owned(), purpose, signing_key })
     }
 
@@ -169,6 +157,23 @@ impl fmt::Debug for SoftwareKey {
     }
 }
 
+/// Writes a new file, mode 0600, whole and durable or not at all; one that is there is never overwritten.
+pub(crate) fn store_new(path: &Path, bytes: &[u8], purpose: Purpose) -> Result<(), HsmError> {
+    let (folder, draft) = draft_path(path, purpose)?;
+    write_draft(&draft, bytes)?;
+    let renamed = rustix::fs::renameat_with(CWD, &draft, CWD, path, RenameFlags::NOREPLACE);
+    if let Err(errno) = renamed {
+        // Best effort: a draft that stays is unused and private.
+        let _ = std::fs::remove_file(&draft);
+        return Err(match errno {
+            Errno::EXIST => HsmError::Exists { path: path.to_owned() },
+            _ => file_error("create", path)(errno.into()),
+        });
+    }
+    let sync_folder = || File::open(&folder)?.sync_all();
+    sync_folder().map_err(file_error("sync folder", &folder))
+}
+
 fn open_existing(path: &Path) -> Result<File, HsmError> {
     // NONBLOCK so that a FIFO in the file's place cannot hang the start.
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
@@ -241,7 +246,7 @@ fn write_draft(draft: &Path, bytes: &[u8]) -> Result<(), HsmError> {
         file.write_all(bytes)?;
         file.sync_all()
     };
-    write().map_err(file_error("write key file", draft))
+    write().map_err(file_error("write", draft))
 }
 
 fn file_error<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> HsmError + 'a {

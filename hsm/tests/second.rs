@@ -11,8 +11,8 @@ use cryptoki::session::UserType;
 use cryptoki::types::AuthPin;
 use ed25519_dalek::{Signature, VerifyingKey};
 use edgate_hsm::{
-    Admin, KeyName, PinPolicy, PinSource, Pkcs11Uri, Pool, PoolSettings, PublicKey, Purpose, TokenSigning,
-    Verdict,
+    Admin, HsmError, KeyName, Officer, PinPolicy, PinSource, Pkcs11Uri, Pool, PoolSettings, PublicKey,
+    Purpose, TokenSigning, Verdict,
 };
 
 const CHILD: &str = "EDGATE_SECOND_CHILD";
@@ -81,6 +81,15 @@ fn pin(folder: &Path) -> PinPolicy {
     PinPolicy { source: PinSource::File(path), credentials: None, guard_folder: folder.to_owned() }
 }
 
+/// As [`pin`], of the security officer.
+fn officer_pin(folder: &Path) -> PinPolicy {
+    use std::os::unix::fs::PermissionsExt as _;
+    let path = folder.join("officer-pin");
+    std::fs::write(&path, OFFICER_PIN).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+    PinPolicy { source: PinSource::File(path), ..pin(folder) }
+}
+
 fn soon() -> Instant {
     Instant::now() + Duration::from_secs(30)
 }
@@ -112,6 +121,35 @@ fn a_second_provider_signs_through_the_pool_and_its_faults_are_named() {
                 let message = format!("message {number}");
                 let signature = signer.sign(message.as_bytes(), soon()).unwrap();
                 verifying_key.verify_strict(message.as_bytes(), &Signature::from_bytes(&signature)).unwrap();
+            }
+        },
+    );
+}
+
+/// It wraps Ed25519, the bare seed, and unwraps secret keys only: a backup would have been made that nobody can restore.
+#[test]
+fn a_provider_that_does_not_bring_a_wrapped_key_back_is_told_so() {
+    in_a_process_of_its_own(
+        "a_provider_that_does_not_bring_a_wrapped_key_back_is_told_so",
+        |module, folder| {
+            let token = initialise(module);
+            let name = KeyName::new(Purpose::Backup, "1").unwrap();
+            let officer = Officer::open(module, &token, &officer_pin(folder)).unwrap();
+            let backup_key = officer.make_backup_key(&name).unwrap();
+            assert!(backup_key.refused.is_empty(), "{:?}", backup_key.refused);
+            drop(officer);
+            let admin = Admin::open(module, &token, &pin(folder)).unwrap();
+            for purpose in [Purpose::TokenSigning, Purpose::TlsServer] {
+                let name = KeyName::new(purpose, "1").unwrap().wrappable().unwrap();
+                let key = admin.generate(&name).unwrap();
+                let before = admin.keys().unwrap().len();
+                let error = admin.backup(&key.uri, "edgate/backup/1").unwrap_err();
+                println!("{error}");
+                assert!(matches!(error, HsmError::NotWrapped { .. }), "{error}");
+                let why =
+                    "wraps it but does not bring it back (C_UnwrapKey answered CKR_TEMPLATE_INCONSISTENT)";
+                assert!(error.to_string().contains(why), "{error}");
+                assert_eq!(admin.keys().unwrap().len(), before);
             }
         },
     );

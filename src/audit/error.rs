@@ -197,6 +197,24 @@ pub enum AuditError {
         /// The key file.
         path: PathBuf,
     },
+    /// A tag key is wrapped under a key that is not at hand.
+    #[error("the tag key {path} is wrapped under the token's key with the id {id}: let hsm.wrapping_key or hsm.previous_wrapping_key name that key, or give a command that works beside the node --config", path = path.display())]
+    TagKeyUnderOther {
+        /// The file.
+        path: PathBuf,
+        /// `CKA_ID`, hexadecimal.
+        id: String,
+    },
+    /// A tag key cannot be wrapped or opened.
+    #[error("cannot {what} the tag key {path}: {cause}", path = path.display())]
+    TagKeyWrap {
+        /// `wrap` or `open`.
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        cause: String,
+    },
 }
 
 impl AuditError {

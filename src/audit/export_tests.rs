@@ -86,7 +86,7 @@ fn filters_are_what_a_look_at_every_row_says() {
     assert_eq!(all.tag_epochs, BTreeSet::from([1]));
 
     let text = |text: &str| Some(text.to_owned());
-    let keys = TagKeys::load(folder.path()).unwrap();
+    let keys = TagKeys::load(folder.path(), None).unwrap();
     let tag = |field, value: &[u8]| keys.tags(field, value)[0];
     let none = Filter::default;
     for (filter, expected) in [

@@ -82,6 +82,7 @@ mod succeed;
 pub mod summary;
 mod sync;
 pub mod tag;
+mod tag_file;
 mod tag_keys;
 mod tagging;
 mod tail;
@@ -121,7 +122,8 @@ pub use sealer::{CheckpointSigner, Handovers, Sign, SignError};
 pub use settings::{OnFailure, Settings, Watermarks};
 pub use status::Status;
 pub use succeed::{Decision, SetAside, succeed};
-pub use tag_keys::{EpochKey, TagKeys};
+pub use tag_file::TagKeyWrap;
+pub use tag_keys::{EpochKey, Rewrapped, TagKeys};
 pub use tagging::LogTags;
 pub use tail::{Entry, Tail};
 

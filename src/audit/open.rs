@@ -121,11 +121,11 @@ pub fn open_vouched(
     if created && !settings.create {
         return Err(AuditError::NotFound { path: dir.clone() });
     }
-    let keys = TagKeys::open(dir, created)?;
+    let keys = TagKeys::open(dir, created, settings.tag_wrap.as_deref())?;
     let (tag_epoch, key) =
         keys.newest().ok_or_else(|| AuditError::TagKeyMissing { path: key_path(dir, FIRST_EPOCH) })?;
     Lock::prepare(dir, ARCHIVE_LOCK)?;
-    let tagging = Tagging::new(tag_epoch, key.clone());
+    let tagging = Tagging::new(tag_epoch, key.clone(), settings.tag_wrap.clone());
     resume_destroying(dir)?;
     let sink = match settings.sink {
         Some(sink) => sink,

@@ -38,7 +38,7 @@ fn stage() -> Stage {
     settings.segment_bytes = SEGMENT_BYTES;
     let clock = Clock::new(|| Reading { wall_ns: 1_000, mono_ns: 1_000 });
     let (writer, _) = resume(&folder, &settings, clock).unwrap();
-    let tagging = Tagging::new(1, TagKey::new(&[0; 32]));
+    let tagging = Tagging::new(1, TagKey::new(&[0; 32]), None);
     let shared = Arc::new(Shared::new(writer.boot(), 2, 1, tagging, 64, 1 << 20));
     let progress = Arc::new(Progress::new(&writer));
     let (prepared_out, prepared_in) = bounded(1);

@@ -1,8 +1,10 @@
 //! How a log is kept: the settings, and the bounds they are held to.
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use super::{error::AuditError, real::SinkKind, sealed::Sealing, sequencer::SEGMENT_BYTES_MIN};
+use super::{
+    error::AuditError, real::SinkKind, sealed::Sealing, sequencer::SEGMENT_BYTES_MIN, tag_file::TagKeyWrap,
+};
 
 /// How a log is kept.
 #[derive(Debug, Clone)]
@@ -34,6 +36,8 @@ pub struct Settings {
     pub receipts: bool,
     /// Which values are sealed, and for whom; none by default.
     pub sealing: Option<Sealing>,
+    /// Who wraps the files of the tag keys; by default they are not wrapped.
+    pub tag_wrap: Option<Arc<dyn TagKeyWrap>>,
     /// What the callers do when an event cannot be recorded. The log only carries the setting.
     pub on_failure: OnFailure,
     /// When the disk counts as low, scarce and full.
@@ -62,6 +66,7 @@ impl Settings {
             unsigned_age_max: Duration::from_secs(600),
             receipts: false,
             sealing: None,
+            tag_wrap: None,
             on_failure: OnFailure::Deny,
             watermarks: Watermarks::default(),
             sink: None,

@@ -11,7 +11,7 @@ use super::{
     verify::{Class, Options, verify_dir},
     walk::read_record,
 };
-use crate::audit::{Ack, tag::TagKey};
+use crate::audit::{Ack, tag_file};
 
 const SECOND: Duration = Duration::from_secs(10);
 const DECISION: Decision<'static> =
@@ -51,7 +51,7 @@ fn a_damaged_log_is_set_aside_whole_and_its_successor_names_the_decision() {
     let folder = tempfile::tempdir().unwrap();
     let dir = folder.path().join("audit");
     log(&dir);
-    TagKey::create(&dir.join("tag.key.2")).unwrap();
+    tag_file::create(&dir.join("tag.key.2"), 2, None).unwrap();
     let tag_keys = |dir: &Path| ["tag.key", "tag.key.2"].map(|name| fs::read(dir.join(name)).unwrap());
     let before = tag_keys(&dir);
     let damaged = damage(&dir);

@@ -3,25 +3,13 @@
 //! A tag is `HMAC-SHA-256(key, field ‖ value)` cut to 16 bytes. Whoever holds the key can look a value up; nobody
 //! else can tell whose record it is, nor try values. The field byte keeps a subject and an equal jti apart.
 
-use std::{
-    fmt,
-    fs::{self, OpenOptions},
-    io::{self, Read as _, Write as _},
-    net::IpAddr,
-    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
-    path::Path,
-    sync::Arc,
-};
+use std::{fmt, net::IpAddr, sync::Arc};
 
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
 use zeroize::{Zeroize as _, Zeroizing};
 
-use super::{
-    error::AuditError,
-    real::sync_folder,
-    sha256::{Block, MAC_REST_MAX, Macs},
-};
+use super::sha256::{Block, MAC_REST_MAX, Macs};
 
 /// Bytes of a stored tag.
 pub const TAG_BYTES: usize = 16;
@@ -114,50 +102,6 @@ impl TagKey {
         mac.update(&[field as u8]);
         mac.update(value);
         cut(&mac.finalize().into_bytes().into())
-    }
-
-    /// Reads the key file of a log folder.
-    ///
-    /// # Errors
-    /// When it is missing, of the wrong length, or readable by others than its owner.
-    pub fn load(path: &Path) -> Result<Self, AuditError> {
-        let io = |source| AuditError::io("read the tag key", path, source);
-        let file = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(path).map_err(io)?;
-        let mode = file.metadata().map_err(io)?.mode();
-        if mode & 0o077 != 0 {
-            return Err(AuditError::KeyFileLax { path: path.to_owned(), mode: mode & 0o7777 });
-        }
-        let mut bytes = Zeroizing::new(Vec::with_capacity(TAG_KEY_BYTES + 1));
-        file.take(TAG_KEY_BYTES as u64 + 1).read_to_end(&mut bytes).map_err(io)?;
-        let key: &[u8; TAG_KEY_BYTES] = bytes
-            .as_slice()
-            .try_into()
-            .map_err(|_| io(io::Error::new(io::ErrorKind::InvalidData, "not 32 bytes")))?;
-        Ok(Self::new(key))
-    }
-
-    /// Makes a random key file, mode 0600, whole and durable before it has its name.
-    ///
-    /// # Errors
-    /// When the file exists or cannot be written.
-    pub(super) fn create(path: &Path) -> Result<Self, AuditError> {
-        let io = |source| AuditError::io("create the tag key", path, source);
-        let mut bytes = Zeroizing::new([0; TAG_KEY_BYTES]);
-        getrandom::fill(bytes.as_mut()).map_err(|error| io(io::Error::other(error)))?;
-        let draft = path.with_added_extension("new");
-        // What an interrupted call left: no key, or the same file as one, so it is not written to.
-        match fs::remove_file(&draft) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io(error)),
-            _ => {}
-        }
-        let mut file =
-            OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft).map_err(io)?;
-        file.write_all(bytes.as_ref()).and_then(|()| file.sync_all()).map_err(io)?;
-        // Unlike a rename this never takes another file's place.
-        fs::hard_link(&draft, path).and_then(|()| fs::remove_file(&draft)).map_err(io)?;
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        sync_folder(folder).map_err(io)?;
-        Ok(Self::new(&bytes))
     }
 }
 
@@ -311,15 +255,5 @@ mod tests {
                 "{len} bytes"
             );
         }
-    }
-
-    #[test]
-    fn lax_key_file_is_refused() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("tag.key");
-        let tag = TagKey::create(&path).unwrap().tag(TagField::Jti, b"x");
-        assert_eq!(TagKey::load(&path).unwrap().tag(TagField::Jti, b"x"), tag);
-        fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o640)).unwrap();
-        assert!(matches!(TagKey::load(&path), Err(AuditError::KeyFileLax { mode: 0o640, .. })));
     }
 }

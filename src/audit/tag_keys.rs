@@ -5,7 +5,7 @@
 //! was lost.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, btree_map::Entry},
     fs::{self, File, OpenOptions},
     io::{self, Write as _},
     os::unix::fs::OpenOptionsExt as _,
@@ -20,6 +20,7 @@ use super::{
     real::sync_folder,
     succeed::set_aside,
     tag::{Tag, TagField, TagKey},
+    tag_file::{self, Found, TagKeyWrap},
 };
 
 /// The keys of all epochs of a log.
@@ -38,13 +39,14 @@ pub enum EpochKey {
 }
 
 impl TagKeys {
-    /// Reads the key files of the log in `dir`.
+    /// Reads the key files of the log in `dir`; `wrap` opens those that are wrapped.
     ///
     /// # Errors
-    /// When one of them cannot be read, is no key, or may be read by others than its owner.
-    pub fn load(dir: &Path) -> Result<Self, AuditError> {
+    /// When one of them cannot be read, is no key, or may be read by others than its owner; [`AuditError::TagKeyUnderOther`] where it
+    /// is wrapped under a key that `wrap` does not have.
+    pub fn load(dir: &Path, wrap: Option<&dyn TagKeyWrap>) -> Result<Self, AuditError> {
         let io = |source| AuditError::io("list the tag keys of", dir, source);
-        let mut epochs = BTreeMap::new();
+        let (mut epochs, mut files) = (BTreeMap::new(), Vec::new());
         for entry in fs::read_dir(dir).map_err(io)? {
             let path = entry.map_err(io)?.path();
             match path.file_name().and_then(|name| name.to_str()).and_then(parse_name) {
@@ -54,12 +56,14 @@ impl TagKeys {
                     })?;
                     epochs.insert(epoch, EpochKey::Destroyed(record.trim_end().to_owned()));
                 }
-                Some((epoch, false)) => {
-                    let key = TagKey::load(&path)?;
-                    // Where both are there, the destruction was interrupted, and stands.
-                    epochs.entry(epoch).or_insert(EpochKey::Kept(key));
-                }
+                Some((epoch, false)) => files.push((epoch, path)),
                 None => {}
+            }
+        }
+        for (epoch, path) in files {
+            // Where both are there, the destruction was interrupted, and stands; of the key there may be a half.
+            if let Entry::Vacant(place) = epochs.entry(epoch) {
+                place.insert(EpochKey::Kept(tag_file::read(&path, epoch, wrap)?));
             }
         }
         Ok(Self { epochs })
@@ -67,16 +71,16 @@ impl TagKeys {
 
     /// The keys of a log that is being opened; a new one gets its first. Completes the destruction of keys that was
     /// interrupted.
-    pub(super) fn open(dir: &Path, new: bool) -> Result<Self, AuditError> {
-        let keys = Self::load(dir)?;
+    pub(super) fn open(dir: &Path, new: bool, wrap: Option<&dyn TagKeyWrap>) -> Result<Self, AuditError> {
+        let keys = Self::load(dir, wrap)?;
         for (epoch, key) in &keys.epochs {
             if let EpochKey::Destroyed(record) = key {
-                destroy(dir, *epoch, record)?;
+                destroy(dir, *epoch, record, wrap)?;
             }
         }
         if new && keys.epochs.is_empty() {
-            TagKey::create(&key_path(dir, FIRST_EPOCH))?;
-            return Self::load(dir);
+            tag_file::create(&key_path(dir, FIRST_EPOCH), FIRST_EPOCH, wrap)?;
+            return Self::load(dir, wrap);
         }
         Ok(keys)
     }
@@ -123,23 +127,74 @@ pub(super) fn copy(dir: &Path, successor: &Path) -> Result<(), AuditError> {
 
 /// Destroys an epoch's key, here and beside the logs of this folder that were set aside. Repeatable: what says that it is
 /// destroyed is durable first, and the own key, by which the copies are known, goes last.
-pub(super) fn destroy(dir: &Path, epoch: u64, record: &str) -> Result<(), AuditError> {
+pub(super) fn destroy(
+    dir: &Path,
+    epoch: u64,
+    record: &str,
+    wrap: Option<&dyn TagKeyWrap>,
+) -> Result<(), AuditError> {
     let path = key_path(dir, epoch);
     let io = |source| AuditError::io("destroy the tag key", &path, source);
     mark(dir, epoch, record).map_err(io)?;
-    let key = match fs::read(&path) {
-        Ok(key) => Zeroizing::new(key),
+    let stored = match fs::read(&path) {
+        Ok(stored) => Zeroizing::new(stored),
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(io(error)),
     };
-    for aside in set_aside(dir).map_err(io)? {
-        let copy = key_path(&aside, epoch);
-        if fs::read(&copy).map(Zeroizing::new).is_ok_and(|copy| copy == key) {
-            mark(&aside, epoch, record).map_err(io)?;
-            overwrite(&copy, key.len()).map_err(io)?;
+    // Where it is overwritten in part, the copies are gone.
+    if tag_file::is_whole(&stored) {
+        let key = tag_file::open(&path, epoch, &stored, wrap)?;
+        for aside in set_aside(dir).map_err(io)? {
+            let copy = key_path(&aside, epoch);
+            let Ok(stored) = fs::read(&copy).map(Zeroizing::new) else { continue };
+            // Wrapped at another time, the same key is other bytes.
+            if tag_file::open(&copy, epoch, &stored, wrap).is_ok_and(|copy| copy == key) {
+                mark(&aside, epoch, record).map_err(io)?;
+                overwrite(&copy, stored.len()).map_err(io)?;
+            }
         }
     }
-    overwrite(&path, key.len()).map_err(io)
+    overwrite(&path, stored.len()).map_err(io)
+}
+
+/// How many files there are, by how they stood before [`rewrap`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Rewrapped {
+    /// Wrapped under the current key already.
+    pub current: usize,
+    /// Not wrapped before.
+    pub plain: usize,
+    /// Wrapped under the previous key before.
+    pub previous: usize,
+}
+
+/// Wraps every key of the log under the key that wraps now, here and beside the logs of this folder that were set aside. Repeatable,
+/// file by file: whatever is done when it ends early stays done.
+///
+/// # Errors
+/// The first file that cannot be opened, wrapped or replaced; it is as it was.
+pub(super) fn rewrap(dir: &Path, wrap: &dyn TagKeyWrap) -> Result<Rewrapped, AuditError> {
+    let io = |source| AuditError::io("list the tag keys of", dir, source);
+    let mut done = Rewrapped::default();
+    let mut folders = vec![dir.to_owned()];
+    folders.extend(set_aside(dir).map_err(io)?);
+    for folder in folders {
+        for entry in fs::read_dir(&folder).map_err(io)? {
+            let name = entry.map_err(io)?.file_name();
+            let Some((epoch, false)) = name.to_str().and_then(parse_name) else { continue };
+            let path = folder.join(&name);
+            if path.with_added_extension(&DESTROYED[1..]).exists() {
+                // The next start overwrites it.
+                continue;
+            }
+            match tag_file::rewrap(&path, epoch, wrap)? {
+                Found::Current => done.current += 1,
+                Found::Plain => done.plain += 1,
+                Found::Previous => done.previous += 1,
+            }
+        }
+    }
+    Ok(done)
 }
 
 /// Leaves word that this key was destroyed.
@@ -232,26 +287,26 @@ mod tests {
             fs::create_dir(folder).unwrap();
         }
         for epoch in 1..=2 {
-            TagKey::create(&key_path(&dir, epoch)).unwrap();
+            tag_file::create(&key_path(&dir, epoch), epoch, None).unwrap();
         }
         copy(&dir, &aside).unwrap();
-        TagKey::create(&key_path(&other, 1)).unwrap();
+        tag_file::create(&key_path(&other, 1), 1, None).unwrap();
         let key = fs::read(key_path(&dir, 1)).unwrap();
 
-        destroy(&dir, 1, "00-0-7").unwrap();
+        destroy(&dir, 1, "00-0-7", None).unwrap();
         for folder in [&dir, &aside] {
             assert!(!key_path(folder, 1).exists() && key_path(folder, 2).exists());
-            let keys = TagKeys::load(folder).unwrap();
+            let keys = TagKeys::load(folder, None).unwrap();
             assert!(matches!(keys.of(1), Some(EpochKey::Destroyed(record)) if record == "00-0-7"));
             assert_eq!(keys.newest().unwrap().0, 2);
         }
         // Another log's key of that number is another key.
-        assert!(matches!(TagKeys::load(&other).unwrap().of(1), Some(EpochKey::Kept(_))));
+        assert!(matches!(TagKeys::load(&other, None).unwrap().of(1), Some(EpochKey::Kept(_))));
 
         // Interrupted when only word of it was left: the next start goes on.
         fs::write(key_path(&dir, 1), &key).unwrap();
         fs::set_permissions(key_path(&dir, 1), std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
-        assert!(TagKeys::open(&dir, false).unwrap().newest().is_some());
+        assert!(TagKeys::open(&dir, false, None).unwrap().newest().is_some());
         assert!(!key_path(&dir, 1).exists());
     }
 
@@ -260,20 +315,20 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let dir = folder.path();
         for epoch in 1..=3 {
-            TagKey::create(&key_path(dir, epoch)).unwrap();
+            tag_file::create(&key_path(dir, epoch), epoch, None).unwrap();
         }
-        let keys = TagKeys::load(dir).unwrap();
+        let keys = TagKeys::load(dir, None).unwrap();
         let tags = keys.tags(TagField::Subject, b"alice");
         assert_eq!(tags.len(), 3);
         assert!(tags[0] != tags[1] && tags[1] != tags[2] && tags[0] != tags[2]);
         fs::write(dir.join("tag.key.2.destroyed"), "00-0-1\n").unwrap();
-        let keys = TagKeys::load(dir).unwrap();
+        let keys = TagKeys::load(dir, None).unwrap();
         assert_eq!(keys.tags(TagField::Subject, b"alice"), [tags[0], tags[2]]);
         assert!(matches!(keys.of(2), Some(EpochKey::Destroyed(record)) if record == "00-0-1"));
         assert!(keys.of(4).is_none());
         // A key that is there is never written over, and whatever the file is, it is not passed over.
-        assert!(TagKey::create(&key_path(dir, 3)).is_err());
+        assert!(tag_file::create(&key_path(dir, 3), 3, None).is_err());
         fs::write(key_path(dir, 3), "short").unwrap();
-        assert!(TagKeys::load(dir).is_err());
+        assert!(TagKeys::load(dir, None).is_err());
     }
 }

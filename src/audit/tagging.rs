@@ -15,10 +15,12 @@ use std::{
 use super::{
     appender::Shared,
     error::AuditError,
+    hex::hex,
     hold::Holds,
     id::RecordId,
     tag::TagKey,
-    tag_keys::{self, EpochKey, TagKeys, key_path},
+    tag_file::{self, TagKeyWrap},
+    tag_keys::{self, EpochKey, Rewrapped, TagKeys, key_path},
 };
 
 /// The key in use. Read by appenders, changed by [`LogTags`].
@@ -26,13 +28,16 @@ pub(super) struct Tagging {
     // Looked at once per batch; the lock is taken when it has changed.
     epoch: AtomicU64,
     key: Mutex<Arc<TagKey>>,
-    // Held by who changes keys, which takes as long as the disk does.
+    // Held by who changes keys, which takes as long as the disk does, and the token where keys are wrapped.
     changing: Mutex<()>,
+    // Wraps the key files, if they are to be wrapped.
+    wrap: Option<Arc<dyn TagKeyWrap>>,
 }
 
 impl Tagging {
-    pub(super) fn new(epoch: u64, key: TagKey) -> Self {
-        Self { epoch: AtomicU64::new(epoch), key: Mutex::new(Arc::new(key)), changing: Mutex::default() }
+    pub(super) fn new(epoch: u64, key: TagKey, wrap: Option<Arc<dyn TagKeyWrap>>) -> Self {
+        let key = Mutex::new(Arc::new(key));
+        Self { epoch: AtomicU64::new(epoch), key, changing: Mutex::default(), wrap }
     }
 
     pub(super) fn epoch(&self) -> u64 {
@@ -81,9 +86,9 @@ impl LogTags {
         }
         let next = self.epoch() + 1;
         // An earlier call may have come as far as this.
-        let key = match TagKeys::load(&self.dir)?.newest() {
+        let key = match TagKeys::load(&self.dir, self.wrap())?.newest() {
             Some((epoch, key)) if epoch == next => key.clone(),
-            _ => TagKey::create(&key_path(&self.dir, next))?,
+            _ => tag_file::create(&key_path(&self.dir, next), next, self.wrap())?,
         };
         let tagging = &self.shared.tagging;
         let mut current = tagging.lock();
@@ -101,7 +106,33 @@ impl LogTags {
     pub fn destroy(&self, epoch: u64, record: RecordId) -> Result<(), AuditError> {
         let _one = self.shared.tagging.changing.lock().unwrap_or_else(PoisonError::into_inner);
         self.may_destroy(epoch)?;
-        tag_keys::destroy(&self.dir, epoch, &record.to_string())
+        tag_keys::destroy(&self.dir, epoch, &record.to_string(), self.wrap())
+    }
+
+    /// The id of the key that wraps the key files, in hexadecimal; `None` where they are not wrapped.
+    #[must_use]
+    pub fn wrapping_id(&self) -> Option<String> {
+        Some(hex(self.wrap()?.ids().first()?))
+    }
+
+    /// Wraps every key file under the key that wraps now, those beside logs that were set aside too; how many there were, by how they
+    /// stood. Tags are made meanwhile: what is in memory stays as it is. Repeatable; what is done when it ends early stays done.
+    ///
+    /// # Errors
+    /// [`AuditError::TagKeyWrap`] where nothing wraps them, or a key is not opened or wrapped; [`AuditError::TagKeyUnderOther`]; what
+    /// the disk says. The file that it is about is as it was.
+    pub fn rewrap(&self) -> Result<Rewrapped, AuditError> {
+        let _one = self.shared.tagging.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let wrap = self.wrap().ok_or_else(|| AuditError::TagKeyWrap {
+            what: "wrap",
+            path: self.dir.clone(),
+            cause: "no key is configured that wraps".to_owned(),
+        })?;
+        tag_keys::rewrap(&self.dir, wrap)
+    }
+
+    fn wrap(&self) -> Option<&dyn TagKeyWrap> {
+        self.shared.tagging.wrap.as_deref()
     }
 
     /// Whether there is a key of this epoch that may be destroyed.
@@ -122,7 +153,7 @@ impl LogTags {
         if let Some(hold) = hold {
             return Err(AuditError::Held { name: hold.name });
         }
-        match TagKeys::load(&self.dir)?.of(epoch) {
+        match TagKeys::load(&self.dir, self.wrap())?.of(epoch) {
             Some(EpochKey::Kept(_)) => Ok(()),
             Some(EpochKey::Destroyed(record)) => {
                 Err(AuditError::TagKeyDestroyed { epoch, record: record.clone() })

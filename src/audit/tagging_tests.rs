@@ -101,7 +101,7 @@ fn every_tag_is_of_the_epoch_its_segment_states_whoever_records_while_keys_chang
 
     let (by_epoch, count) = tags_by_epoch(folder.path());
     assert_eq!(count, appended);
-    let keys = TagKeys::load(folder.path()).unwrap();
+    let keys = TagKeys::load(folder.path(), None).unwrap();
     for (epoch, tags) in &by_epoch {
         let Some(EpochKey::Kept(key)) = keys.of(*epoch) else { panic!("epoch {epoch}") };
         let expected = key.tag(TagField::Subject, b"alice");
@@ -152,7 +152,7 @@ fn only_a_key_of_an_epoch_that_is_over_is_destroyed_and_once() {
     assert!(matches!(tags.destroy(1, record), Err(AuditError::TagKeyInUse { epoch: 1 })));
     assert!(matches!(tags.destroy(2, record), Err(AuditError::TagKeyMissing { .. })));
     // As a rotation that was interrupted leaves it: the next one takes it.
-    TagKey::create(&key_path(dir, 2)).unwrap();
+    tag_file::create(&key_path(dir, 2), 2, None).unwrap();
     assert!(matches!(tags.destroy(2, record), Err(AuditError::TagKeyMissing { .. })));
     assert_eq!(tags.rotate().unwrap(), 2);
     let mut holds = Holds::default();

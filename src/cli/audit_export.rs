@@ -125,9 +125,10 @@ impl FilterArguments {
 pub(super) fn run(arguments: &ExportArguments) -> u8 {
     let json = arguments.output.json;
     let mut filter = arguments.filter.filter();
-    let sought = arguments
-        .tag
-        .map(|field| audit_tag::read_value().and_then(|value| Sought::read(&arguments.dir, field, &value)));
+    let sought = arguments.tag.map(|field| {
+        audit_tag::read_value()
+            .and_then(|value| Sought::read(&arguments.dir, field, &value, &arguments.target))
+    });
     let sought = match sought.transpose() {
         Ok(sought) => sought,
         Err(problem) => return problem.tell(json),

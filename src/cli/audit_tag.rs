@@ -16,7 +16,9 @@ use super::export_manifest::Problem;
 use super::{EXIT_NO, EXIT_YES, Output, complain, print_line};
 use crate::audit::export::{Exported, Format, export};
 use crate::audit::tag::{Tag, TagField};
-use crate::audit::{EpochKey, TagKeys, hex};
+use crate::audit::{AuditError, EpochKey, TagKeys, hex};
+use crate::config::Config;
+use crate::daemon::open_tag_key_wrap;
 
 #[derive(Debug, Args)]
 #[command(after_help = TAG_HELP)]
@@ -63,7 +65,8 @@ pub(super) fn run(arguments: &TagArguments) -> u8 {
         "-" => read_value(),
         value => Ok(Zeroizing::new(value.to_owned())),
     };
-    let sought = value.and_then(|value| Sought::read(&arguments.dir, arguments.field, &value));
+    let sought =
+        value.and_then(|value| Sought::read(&arguments.dir, arguments.field, &value, &arguments.target));
     let sought = match sought {
         Ok(sought) => sought,
         Err(problem) => return problem.tell(json),
@@ -123,14 +126,18 @@ pub(super) struct Sought {
 }
 
 impl Sought {
-    pub(super) fn read(dir: &Path, field: TagField, value: &str) -> Result<Self, Problem> {
+    /// The keys that are wrapped are opened in the token of the configuration that `target` names.
+    pub(super) fn read(dir: &Path, field: TagField, value: &str, target: &Target) -> Result<Self, Problem> {
         if value.is_empty() || value.len() > VALUE_BYTES_MAX {
             return Err(Problem::Input(format!("the value must have 1 to {VALUE_BYTES_MAX} bytes")));
         }
         let values =
             field.values(value).ok_or_else(|| Problem::Input("a client is an IP address".to_owned()))?;
-        let keys = TagKeys::load(dir)
-            .map_err(|error| Problem::Input(format!("{error} (the node's user can read the log's keys)")))?;
+        let keys = match (TagKeys::load(dir, None), target.config()) {
+            // Only then the token is asked.
+            (Err(AuditError::TagKeyUnderOther { .. }), Some(config)) => open_wrapped(dir, config)?,
+            (keys, _) => keys.map_err(|error| unreadable(&error))?,
+        };
         let tags: Vec<Tag> = values.iter().flat_map(|value| keys.tags(field, value)).collect();
         if tags.is_empty() {
             return Err(Problem::Input(format!("there is no tag key in {}", dir.display())));
@@ -165,6 +172,18 @@ impl Sought {
         }
         unsearched
     }
+}
+
+fn unreadable(error: &AuditError) -> Problem {
+    Problem::Input(format!("{error} (the node's user can read the log's keys)"))
+}
+
+/// The keys of a log that wraps them, opened as a start of the node opens them.
+fn open_wrapped(dir: &Path, config: &Path) -> Result<TagKeys, Problem> {
+    let config = Config::load(config).map_err(|error| Problem::Input(error.to_string()))?;
+    let opened = open_tag_key_wrap(&config).map_err(|error| Problem::Input(error.to_string()))?;
+    let wrap = opened.as_ref().map(|(wrap, _tokens)| &**wrap);
+    TagKeys::load(dir, wrap).map_err(|error| unreadable(&error))
 }
 
 /// Epochs whose records may be about the value all the same.

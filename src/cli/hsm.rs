@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand, ValueEnum};
 use edgate_hsm::{
-    Admin, Algorithm, AuditCheckpoint, Callers, HsmError, KeyName, KeyPurpose, PinPolicy, PinSource,
+    Admin, Algorithm, AuditCheckpoint, Callers, HsmError, KeyName, KeyPurpose, Officer, PinPolicy, PinSource,
     Pkcs11Uri, Pool, PoolSettings, Purpose, Report, TlsServer, TokenSigning, UriRules,
 };
 use serde_json::{Value, json};
@@ -32,6 +32,12 @@ pub(super) enum HsmCommand {
     Bench(BenchArguments),
     /// Work through a script of steps and leave a signed transcript: dry on SoftHSM, then for real.
     Ceremony(super::hsm_ceremony::CeremonyArguments),
+    /// Wrap a key that was made `--wrappable` into a file, by the token; it is tried at once whether it comes back.
+    Backup(super::hsm_backup::BackupArguments),
+    /// Put a key back from its backup; it stays only if it signs as the key of the backup.
+    Restore(super::hsm_backup::RestoreArguments),
+    /// Check a backup, offline: whole, and signed by its key. Exit code 1 if it proves nothing.
+    VerifyBackup(super::hsm_backup::VerifyBackupArguments),
     /// Make the request for a certificate of a TLS key in a token (PKCS#10, RFC 2986), signed by that key.
     Csr(super::hsm_csr::CsrArguments),
     /// Check a ceremony's transcript, offline. Exit code 1 if it proves nothing.
@@ -52,7 +58,7 @@ pub(super) struct TokenArguments {
     #[arg(long, default_value = "/var/lib/edgate")]
     state: PathBuf,
     #[command(flatten)]
-    output: Output,
+    pub(super) output: Output,
 }
 
 #[derive(Debug, Args)]
@@ -78,6 +84,13 @@ pub(super) struct KeygenArguments {
     /// are Ed25519.
     #[arg(long, value_enum)]
     algorithm: Option<KeyAlgorithm>,
+    /// The key may leave the token wrapped under a trusted backup key, and in no other way: `edgate hsm backup` makes backups of it.
+    /// The service uses it only with `hsm.allow_wrapped_export = true`.
+    #[arg(long)]
+    wrappable: bool,
+    /// Where the security officer's PIN is, who alone makes backup keys: file:/PATH, credential:NAME or fd:NUMBER.
+    #[arg(long, value_name = "SOURCE", required_if_eq("purpose", "backup"))]
+    so_pin_source: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -96,6 +109,8 @@ pub(super) struct BenchArguments {
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum KeyUse {
     AuditCheckpoint,
+    /// Wraps other keys for their backups.
+    Backup,
     TlsServer,
     TokenSigning,
     Wrapping,
@@ -119,6 +134,9 @@ pub(super) fn run(command: &HsmCommand) -> u8 {
         HsmCommand::Selftest(arguments) => selftest(arguments),
         HsmCommand::Bench(arguments) => bench(arguments),
         HsmCommand::Ceremony(arguments) => super::hsm_ceremony::run(arguments),
+        HsmCommand::Backup(arguments) => super::hsm_backup::backup(arguments),
+        HsmCommand::Restore(arguments) => super::hsm_backup::restore(arguments),
+        HsmCommand::VerifyBackup(arguments) => return super::hsm_backup::verify(arguments),
         HsmCommand::Csr(arguments) => super::hsm_csr::run(arguments),
         HsmCommand::VerifyTranscript(arguments) => return super::hsm_transcript::run(arguments),
         HsmCommand::Unlock(arguments) => return super::control_client::unlock(arguments),
@@ -202,6 +220,19 @@ impl Named {
         Ok(Admin::open(&self.module, &self.uri.token_only(), &self.pin)?)
     }
 
+    /// The security officer, whose PIN is where `source` says.
+    fn officer(&self, source: &str) -> Result<Officer, Failure> {
+        // A bare word would be a credential's name, and would be shown: it may be the PIN.
+        let named = Some(source).filter(|text| text.contains(':')).and_then(PinSource::parse);
+        let source = named.filter(|source| *source != PinSource::Operator).ok_or_else(|| {
+            let advice =
+                "--so-pin-source takes file:/PATH, credential:NAME or fd:NUMBER, never the PIN itself";
+            Failure::Input(advice.to_owned())
+        })?;
+        let pin = PinPolicy { source, ..self.pin.clone() };
+        Ok(Officer::open(&self.module, &self.uri.token_only(), &pin)?)
+    }
+
     /// The key that the URI names, without PIN and module.
     pub(super) fn key(&self) -> Result<Pkcs11Uri, Failure> {
         self.uri.require_object()?;
@@ -266,7 +297,21 @@ fn keygen(arguments: &KeygenArguments) -> Result<u8, Failure> {
             Failure::Input(format!("{purpose} keys are not of that algorithm; leave --algorithm out"))
         })?,
     };
-    let key = named.admin()?.generate(&name)?;
+    let name = match arguments.wrappable {
+        false => name,
+        true => name.wrappable().ok_or_else(|| {
+            Failure::Input(format!("--wrappable is for keys that sign; {purpose} keys stay in their token"))
+        })?,
+    };
+    let key = match (&arguments.so_pin_source, purpose) {
+        (Some(source), Purpose::Backup) => named.officer(source)?.make_backup_key(&name)?,
+        (Some(_), _) => {
+            return Err(Failure::Input(
+                "--so-pin-source is for --purpose backup; the user makes all other keys".to_owned(),
+            ));
+        }
+        (None, _) => named.admin()?.generate(&name)?,
+    };
     if arguments.token.output.json {
         print_line(json!({
             "uri": key.uri.to_string(),
@@ -415,6 +460,7 @@ impl KeyUse {
     const fn purpose(self) -> Purpose {
         match self {
             Self::AuditCheckpoint => Purpose::AuditCheckpoint,
+            Self::Backup => Purpose::Backup,
             Self::TlsServer => Purpose::TlsServer,
             Self::TokenSigning => Purpose::TokenSigning,
             Self::Wrapping => Purpose::Wrapping,

@@ -69,7 +69,13 @@ enum Step {
     /// Compares attributes as read back.
     Expect { key: String, attributes: BTreeMap<String, bool> },
     /// Generates a key.
-    Keygen { purpose: String, name: String },
+    Keygen {
+        purpose: String,
+        name: String,
+        /// It may leave the token wrapped under a trusted key.
+        #[serde(default)]
+        wrappable: bool,
+    },
     /// Has a key sign.
     Selftest { key: String },
 }
@@ -142,18 +148,29 @@ impl Step {
             Self::Confirm { text } => format!("confirm {text:?}"),
             Self::Doctor { .. } => "doctor".to_owned(),
             Self::Expect { key, .. } => format!("expect {key}"),
-            Self::Keygen { purpose, name } => format!("keygen edgate/{purpose}/{name}"),
+            Self::Keygen { purpose, name, wrappable } => {
+                format!("keygen edgate/{purpose}/{name}{}", if *wrappable { ", wrappable" } else { "" })
+            }
             Self::Selftest { key } => format!("selftest {key}"),
         }
     }
 
     /// The name of the key that the step makes.
     fn key_name(&self) -> Result<Option<KeyName>, Failure> {
-        let Self::Keygen { purpose, name } = self else { return Ok(None) };
+        let Self::Keygen { purpose, name, wrappable } = self else { return Ok(None) };
         let known = Purpose::from_name(purpose)
             .ok_or_else(|| input(format!("script: unknown purpose {purpose:?}")))?;
         let name = KeyName::new(known, name)
             .ok_or_else(|| input(format!("script: name {name:?} must be 1 to 64 of A-Z a-z 0-9 . _ -")))?;
+        if known == Purpose::Backup {
+            return Err(input(
+                "script: a backup key is the security officer's to make, with `edgate hsm keygen`",
+            ));
+        }
+        if !wrappable {
+            return Ok(Some(name));
+        }
+        let name = name.wrappable().ok_or_else(|| input("script: wrappable is for keys that sign"))?;
         Ok(Some(name))
     }
 }

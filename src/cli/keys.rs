@@ -1,10 +1,12 @@
 //! `edgate keys`: the signing keys of a running node.
 
+use std::path::PathBuf;
+
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::control_client::{Asked, ClientError, Words, refuse, text};
-use super::print_line;
+use super::{EXIT_NO, complain, hsm_backup, print_line};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum KeysCommand {
@@ -15,7 +17,7 @@ pub(super) enum KeysCommand {
     /// Let this draft sign now; refused before everybody can have it (signing.propagation_s).
     Activate(Named),
     /// Say that a draft is backed up, which signing.require_backup asks for.
-    BackedUp(Answered),
+    BackedUp(BackedUp),
     /// Take a key that signs no more out of the JWKS; refused while something it signed can be valid.
     Retire(Named),
     /// Let the active key sign no more, with nobody in its place, or give a draft up.
@@ -24,6 +26,9 @@ pub(super) enum KeysCommand {
     Destroy(Answered),
     /// The emergency: what this key signed is refused from now on, whoever's key it is. It cannot be taken back.
     Kill(Dead),
+    /// Wrap every secret that the node stores, its log's tag keys, under hsm.wrapping_key; then hsm.previous_wrapping_key is not needed any
+    /// more. The node goes on meanwhile, and asking again is safe.
+    Rewrap(Asked),
     /// Print the JWKS that the node publishes.
     ExportJwks(Asked),
 }
@@ -49,6 +54,15 @@ pub(super) struct Answered {
 }
 
 #[derive(Debug, Args)]
+pub(super) struct BackedUp {
+    #[command(flatten)]
+    answered: Answered,
+    /// The backup, as `edgate hsm backup` wrote it: it must be whole and of this key, and its SHA-256 goes on record with the reason.
+    #[arg(long, value_name = "FILE")]
+    backup: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
 pub(super) struct Dead {
     /// The key, as the header of tokens names it.
     #[arg(allow_hyphen_values = true)]
@@ -66,12 +80,21 @@ pub(super) struct Dead {
 pub(super) fn run(command: &KeysCommand) -> u8 {
     match command {
         KeysCommand::List(asked) => asked.get("/v1/keys", list),
+        KeysCommand::Rewrap(asked) => asked.post("/v1/keys/rewrap", &json!({}), |answer| {
+            print_line(format_args!("wrapped under  {}", text(answer, "wrapping_key")));
+            let [rewrapped, wrapped, unchanged] =
+                ["rewrapped", "wrapped", "unchanged"].map(|count| answer[count].to_string());
+            print_line(format_args!(
+                "{rewrapped} rewrapped, {wrapped} wrapped for the first time, {unchanged} as they were"
+            ));
+            print_line(format_args!("recorded       {}", text(answer, "id")));
+        }),
         KeysCommand::Rotate(asked) => asked.post("/v1/keys/rotate", &json!({}), changed),
         // It is JSON either way.
         KeysCommand::ExportJwks(asked) => asked.get("/v1/keys/jwks", |jwks| print_line(jwks)),
         KeysCommand::Activate(named) => named.one("activate"),
         KeysCommand::Retire(named) => named.one("retire"),
-        KeysCommand::BackedUp(answered) => answered.one("backed-up"),
+        KeysCommand::BackedUp(backed_up) => backed_up.one(),
         KeysCommand::Disable(answered) => answered.one("disable"),
         KeysCommand::Destroy(answered) => answered.one("destroy"),
         KeysCommand::Kill(dead) => kill(dead),
@@ -87,6 +110,25 @@ impl Named {
 impl Answered {
     fn one(&self, what: &str) -> u8 {
         one(&self.asked, &self.kid, what, &self.words.body())
+    }
+}
+
+impl BackedUp {
+    fn one(&self) -> u8 {
+        let Answered { kid, words, asked } = &self.answered;
+        let mut body = words.body();
+        if let Some(path) = &self.backup {
+            match hsm_backup::of_signing_key(path, kid) {
+                Ok(digest) => {
+                    body["reason"] = format!("{} (backup with SHA-256 {digest})", words.reason).into();
+                }
+                Err(problem) => {
+                    complain(problem);
+                    return EXIT_NO;
+                }
+            }
+        }
+        one(asked, kid, "backed-up", &body)
     }
 }
 

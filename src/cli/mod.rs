@@ -30,6 +30,7 @@ mod control_client;
 mod export_manifest;
 mod hsm;
 mod hsm_agent;
+mod hsm_backup;
 mod hsm_ceremony;
 mod hsm_csr;
 mod hsm_transcript;

@@ -22,7 +22,7 @@ pub(super) fn run(command: &TlsCommand) -> u8 {
             print_line(format_args!("from now   {}", line(&answer["after"])));
             match answer["id"].as_str() {
                 Some(id) => print_line(format_args!("recorded   {id}")),
-                None => print_line("it is the same certificate; its key was opened anew"),
+                None => print_line("nothing changed: chain and key are those that were in use"),
             }
         }),
     }

@@ -235,6 +235,16 @@ impl ServerTable {
             }
             listen.push(place);
         }
+        for (i, place) in listen.iter().enumerate() {
+            if let Some(other) = listen[..i].iter().find(|other| other.is_same(place)) {
+                return Err(wrong(
+                    format!("server.listen[{i}]"),
+                    place,
+                    format!("{other} is the same place"),
+                    "keep one of them, or give them ports of their own",
+                ));
+            }
+        }
         let tls = self.tls.map(|table| table.check(hsm)).transpose()?;
         let wants_tls = |place: &Listen| matches!(place, Listen::Tls(_));
         match (listen.iter().find(|place| wants_tls(place)), &tls) {

@@ -30,6 +30,13 @@ pub struct Hsm {
     pub probe_interval: Duration,
     /// Whether keys may be used that can be read out of the token: `hsm.allow_extractable`.
     pub allow_extractable: bool,
+    /// Whether keys may be used that can leave the token wrapped under a trusted key, and in no other way, as those do that can be
+    /// backed up: `hsm.allow_wrapped_export`.
+    pub allow_wrapped_export: bool,
+    /// The AES key in the token that wraps what this node stores in secret: `hsm.wrapping_key`.
+    pub wrapping_key: Option<Pkcs11Uri>,
+    /// The one that did before, which only opens: `hsm.previous_wrapping_key`.
+    pub previous_wrapping_key: Option<Pkcs11Uri>,
 }
 
 /// One token. Its settings stand in `[hsm]` where it is the only one, else in a `[[hsm.member]]` table.
@@ -105,6 +112,10 @@ pub(super) struct HsmTable {
     probe_interval_ms: u64,
     #[serde(default)]
     allow_extractable: bool,
+    #[serde(default)]
+    allow_wrapped_export: bool,
+    wrapping_key: Option<String>,
+    previous_wrapping_key: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -161,7 +172,7 @@ impl HsmTable {
         in_range("hsm.workers", self.workers as u64, 1, 256)?;
         in_range("hsm.queue_len_max", self.queue_len_max as u64, 1, 65_536)?;
         let millis = |key, value, least, most| in_range(key, value, least, most).map(Duration::from_millis);
-        Ok(Hsm {
+        let mut hsm = Hsm {
             members,
             credentials: std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from),
             workers: self.workers,
@@ -171,7 +182,22 @@ impl HsmTable {
             hang_limit: millis("hsm.hang_limit_ms", self.hang_limit_ms, 100, 600_000)?,
             probe_interval: millis("hsm.probe_interval_ms", self.probe_interval_ms, 50, 600_000)?,
             allow_extractable: self.allow_extractable,
-        })
+            allow_wrapped_export: self.allow_wrapped_export,
+            wrapping_key: None,
+            previous_wrapping_key: None,
+        };
+        let wrapping = |key: &str, text: Option<String>| {
+            text.map(|text| wrapping_key(&format!("hsm.{key}"), &text, &hsm)).transpose()
+        };
+        let current = wrapping("wrapping_key", self.wrapping_key)?;
+        let previous = wrapping("previous_wrapping_key", self.previous_wrapping_key)?;
+        if let (None, Some(previous)) = (&current, &previous) {
+            let problem = "there is no hsm.wrapping_key that follows it";
+            let fix = "name the key that wraps now at hsm.wrapping_key; this one only opens";
+            return Err(wrong("hsm.previous_wrapping_key", previous, problem, fix));
+        }
+        (hsm.wrapping_key, hsm.previous_wrapping_key) = (current, previous);
+        Ok(hsm)
     }
 }
 
@@ -286,6 +312,21 @@ pub(super) fn token_key(key_name: &str, text: &str, hsm: Option<&Hsm>) -> Result
             ),
         };
         return Err(wrong(key_name, text, problem, fix));
+    }
+    Ok(uri)
+}
+
+/// The name of a wrapping key, in the one token that there is.
+fn wrapping_key(key: &str, text: &str, hsm: &Hsm) -> Result<Pkcs11Uri, ConfigError> {
+    let uri = token_key(key, text, Some(hsm))?;
+    let [home] = &hsm.members[..] else {
+        let problem = "there are several [[hsm.member]], and what one wraps no other opens";
+        return Err(wrong(key, text, problem, "take it out, or keep one token"));
+    };
+    // An agent's operator may have come before this node starts.
+    if matches!(&home.access, HsmAccess::Module { pin_source: PinSource::Operator, .. }) {
+        let problem = "the operator's PIN comes once the node runs, and it does not start before its secrets are opened";
+        return Err(wrong(key, text, problem, "let hsm.pin_source name a credential or a file"));
     }
     Ok(uri)
 }

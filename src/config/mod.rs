@@ -116,6 +116,19 @@ impl Listen {
     }
 }
 
+impl Listen {
+    /// Whether both cannot be bound at once; a port of 0 is another one each time.
+    fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Unix(one), Self::Unix(two)) => one == two,
+            (Self::Tcp(one) | Self::Tls(one), Self::Tcp(two) | Self::Tls(two)) => {
+                one == two && one.port() != 0
+            }
+            _ => false,
+        }
+    }
+}
+
 impl fmt::Display for Listen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -102,6 +102,12 @@ fn errors_name_the_key_the_value_and_the_fix() {
         ("127.0.0.1:0\"", "tls:127.0.0.1:0\"", "server.listen = tls:127.0.0.1:0", "[server.tls]"),
         (
             "127.0.0.1:0\"",
+            "127.0.0.1:7\", \"tls:127.0.0.1:7\"",
+            "server.listen[1] = tls:127.0.0.1:7",
+            "the same place",
+        ),
+        (
+            "127.0.0.1:0\"",
             "tls:0.0.0.0:443\"",
             "server.listen[0] = \"tls:0.0.0.0:443\"",
             "allow_unauthenticated",

@@ -53,6 +53,6 @@ pub use state::{
     Unlock, Witnessing,
 };
 pub use status_lists::{STATUS_LIST_LIFE_S, StatusListPolicy};
-pub use tls::{NextCertificate, Reload, Tls};
+pub use tls::{InUse, NextCertificate, Reload, Tls};
 pub use verify_runs::OwnLog;
 pub use view_feed::fill_view;

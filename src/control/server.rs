@@ -103,6 +103,7 @@ fn router(shared: Arc<Shared>, local: SocketAddr) -> Router {
         .route("/v1/keys", get(signing_keys::list))
         .route("/v1/keys/jwks", get(signing_keys::jwks))
         .route("/v1/keys/kill", post(signing_keys::kill))
+        .route("/v1/keys/rewrap", post(tag_keys::rewrap))
         .route("/v1/keys/rotate", post(signing_keys::rotate))
         .merge(signing_keys::to_one_key())
         .route("/v1/audit/erasures", post(erasures::erase))

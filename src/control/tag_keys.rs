@@ -14,7 +14,7 @@ use super::error::{ApiError, ErrorKind};
 use super::evidence;
 use super::retention;
 use super::state::Shared;
-use crate::audit::{AuditError, ChangeEvent, Event, Phase, RecordId};
+use crate::audit::{AuditError, ChangeEvent, Event, Phase, RecordId, Rewrapped};
 
 /// Longest name of whoever answers for a destruction, and longest reason: both go into one text of a record.
 pub(super) const AUTHORITY_BYTES_MAX: usize = 256;
@@ -83,6 +83,50 @@ async fn destroy_epoch(
     Ok(Json(Changed { id, epoch }).into_response())
 }
 
+#[derive(Serialize)]
+struct Wrapped {
+    /// The record of the outcome.
+    id: String,
+    /// Id of the wrapping key, hexadecimal.
+    wrapping_key: String,
+    /// Files that were wrapped under another key.
+    rewrapped: usize,
+    /// Files that were not wrapped.
+    wrapped: usize,
+    /// Files that were under it already.
+    unchanged: usize,
+}
+
+/// Wraps every stored secret under the wrapping key that the node was started with.
+pub(super) async fn rewrap(
+    State(shared): State<Arc<Shared>>,
+    Extension(peer): Extension<Peer>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    body::receive_nothing(request).await?;
+    run(&shared, wrap_anew(Arc::clone(&shared), peer)).await
+}
+
+async fn wrap_anew(shared: Arc<Shared>, peer: Peer) -> Result<Response, ApiError> {
+    let _turn = shared.changing_tag_keys.lock().await;
+    let Some(wrapping_key) = shared.tags.wrapping_id() else {
+        return Err(ApiError::invalid("nothing is wrapped on this node: hsm.wrapping_key names no key"));
+    };
+    let (actor, after) = (peer.actor(), format!("wrapped under {wrapping_key}"));
+    let (phase, what) = (Phase::Intent, "audit.tag_key, every epoch");
+    let change = ChangeEvent { phase, actor: &actor, what, before: "stored", after: &after, intent: None };
+    let intent = intend(&shared, change, destruction).await?;
+    let tags = shared.tags.clone();
+    let done = blocking(move || tags.rewrap()).await?;
+    let change = ChangeEvent { intent: Some(intent), ..change };
+    let recorded = conclude(&shared, change, destruction, done.is_ok()).await;
+    let Rewrapped { current, plain, previous } = done.map_err(|error| not_changed(&error))?;
+    let id = recorded?;
+    tracing::info!(wrapping_key, current, plain, previous, "tag keys are wrapped under this key");
+    Ok(Json(Wrapped { id, wrapping_key, rewrapped: previous, wrapped: plain, unchanged: current })
+        .into_response())
+}
+
 pub(super) fn rotation(change: ChangeEvent<'_>) -> Event<'_> {
     Event::KeyRotate(change)
 }
@@ -137,7 +181,12 @@ pub(super) fn not_changed(error: &AuditError) -> ApiError {
         AuditError::Held { .. }
         | AuditError::SealedKeyInUse { .. }
         | AuditError::TagKeyInUse { .. }
-        | AuditError::TagKeyDestroyed { .. } => ApiError::invalid(error.to_string()),
+        | AuditError::TagKeyDestroyed { .. }
+        | AuditError::TagKeyUnderOther { .. } => ApiError::invalid(error.to_string()),
+        AuditError::TagKeyWrap { .. } => {
+            tracing::error!(%error, "a tag key was not changed");
+            ApiError::new(ErrorKind::SigningUnavailable, error.to_string())
+        }
         AuditError::NotHandedOver { .. } => ApiError::new(ErrorKind::SigningUnavailable, error.to_string()),
         AuditError::SealedKeyMissing { .. } => ApiError::new(ErrorKind::NotFound, error.to_string()),
         AuditError::TagKeyMissing { .. } => {

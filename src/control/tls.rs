@@ -22,12 +22,20 @@ use crate::tls::Certificate;
 /// Reads certificate and key again. Blocks; the error is for the operator.
 pub type NextCertificate = Arc<dyn Fn() -> Result<Reload, String> + Send + Sync>;
 
+/// A certificate, with all that the record says of it: its chain, and where its key lives.
+pub struct InUse {
+    /// For the record.
+    pub described: String,
+    /// The certificate.
+    pub certificate: Certificate,
+}
+
 /// A certificate that can take the place of the one in use.
 pub struct Reload {
     /// The one in use.
-    pub before: Certificate,
+    pub before: InUse,
     /// The next.
-    pub after: Certificate,
+    pub after: InUse,
     /// Presents the next.
     pub present: Box<dyn FnOnce() + Send>,
 }
@@ -53,7 +61,7 @@ struct Shown {
 
 #[derive(Serialize)]
 struct Reloaded {
-    /// The record of the outcome; `null` if the certificate is the one that was in use.
+    /// The record of the outcome; `null` if chain and key are those that were in use.
     id: Option<String>,
     before: Shown,
     after: Shown,
@@ -95,24 +103,19 @@ async fn take_its_place(shared: Arc<Shared>, peer: Peer) -> Result<Response, Api
     let _turn = shared.changing_tag_keys.lock().await;
     let Reload { before, after, present } = blocking(move || next()).await?.map_err(|cause| {
         tracing::error!(cause, "the next TLS certificate cannot be used");
-        ApiError::invalid(
-            "the certificate in use stays: the configuration, the certificate or the key that it names cannot be used now; the \
-             service's log and `edgate check-config` say why",
-        )
+        ApiError::invalid(format!("the certificate in use stays: {cause}"))
     })?;
-    let (shown_before, shown_after) = (Shown::new(&before), Shown::new(&after));
+    let (shown_before, shown_after) = (Shown::new(&before.certificate), Shown::new(&after.certificate));
     let actor = peer.actor();
-    // The whole chain counts: an intermediate can be what was renewed.
-    let id = if before.chain == after.chain {
-        present();
+    let id = if before.described == after.described {
         None
     } else {
         let change = ChangeEvent {
             phase: Phase::Intent,
             actor: &actor,
             what: "server.tls",
-            before: &shown_before.certificate,
-            after: &shown_after.certificate,
+            before: &before.described,
+            after: &after.described,
             intent: None,
         };
         Some(

@@ -3,7 +3,7 @@
 
 use signal_hook::consts::SIGTERM;
 
-use super::{RECORD_TIMEOUT, StartError, keys};
+use super::{RECORD_TIMEOUT, StartError, keys, wrapping};
 use crate::audit::{
     self, Ack, AdminEvent, Appender, Decision, Event, OnFailure, PassedOver, Phase, Recovery, Resumed,
     SetAside, StartEvent, Torn,
@@ -104,8 +104,10 @@ pub(super) fn report_recovery(recovery: &Recovery) {
 pub fn set_aside(config: &Config, authority: &str, reason: &str) -> Result<Option<SetAside>, StartError> {
     let time = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%SZ").to_string();
     let decision = Decision { authority, reason, time: &time };
-    let (signer, _hsm) = keys::open_checkpoint_signer(config)?;
-    Ok(audit::succeed(&audit_settings(config, true), &decision, Some(signer))?)
+    let (signer, hsm) = keys::open_checkpoint_signer(config)?;
+    let tag_wrap = wrapping::of(config, hsm.as_deref())?;
+    let settings = audit::Settings { tag_wrap, ..audit_settings(config, true) };
+    Ok(audit::succeed(&settings, &decision, Some(signer))?)
 }
 
 /// Stops the daemon as SIGTERM does; closing the failed log then makes the exit status say that it did.

@@ -63,6 +63,7 @@ pub(super) fn pool_settings(
         hang_limit: hsm.hang_limit,
         probe_interval: hsm.probe_interval,
         allow_extractable: hsm.allow_extractable,
+        allow_wrapped_export: hsm.allow_wrapped_export,
         checks: release_checks(engine),
         ..reached
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use edgate_hsm::{BUCKETS_US, Durations, Group, MemberStanding, TokenStanding};
 
 /// The lanes in the order of `PoolMetrics::queued`.
-const LANES: [&str; 4] = ["tls_server", "audit_checkpoint", "token_signing", "wrapping"];
+const LANES: [&str; 4] = ["audit_checkpoint", "tls_server", "token_signing", "wrapping"];
 
 /// Appends every family, without a closing `# EOF`.
 pub(super) fn render(hsm: &Group, out: &mut String) {

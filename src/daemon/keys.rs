@@ -83,14 +83,17 @@ fn signer<P: KeyPurpose<PublicKey = [u8; 32]>>(
     }
 }
 
-/// The checkpoint key of this configuration, for a command that needs no other, and the tokens that it
-/// needs while it signs.
+/// The checkpoint key of this configuration, for a command that needs no other, and the tokens that it, or the log's tag keys, need
+/// meanwhile.
 ///
 /// # Errors
 /// As for a start.
 pub fn open_checkpoint_signer(config: &Config) -> Result<(CheckpointSigner, Option<Arc<Group>>), StartError> {
     let hsm = match (&config.hsm, &config.audit.checkpoint_key) {
         (Some(tokens), KeyPlace::Token { .. }) => Some(hsm::start(tokens, config)?),
+        (Some(tokens), KeyPlace::File(_)) if tokens.wrapping_key.is_some() => {
+            Some(hsm::start(tokens, config)?)
+        }
         _ => None,
     };
     let signer = checkpoint_signer(signer(&config.audit.checkpoint_key, hsm.as_deref())?);

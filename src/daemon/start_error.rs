@@ -126,7 +126,9 @@ impl StartError {
             | Self::Timestamp { .. }
             | Self::Tls(_)
             | Self::Witness { .. } => config::EXIT_CONFIG,
-            Self::Audit(AuditError::NotFound { .. } | AuditError::Settings(_)) => config::EXIT_CONFIG,
+            Self::Audit(
+                AuditError::NotFound { .. } | AuditError::Settings(_) | AuditError::TagKeyUnderOther { .. },
+            ) => config::EXIT_CONFIG,
             // A port in use may be free again in a moment.
             Self::Audit(_)
             | Self::Bind(_)

@@ -34,7 +34,7 @@ impl Encrypted {
     pub(super) fn prepare(config: &Config, hsm: Option<&Arc<Group>>) -> Result<Option<Self>, StartError> {
         let Some(tls) = &config.server.tls else { return Ok(None) };
         let metrics = Arc::new(TlsMetrics::default());
-        let (certificate, key) = open(tls, hsm.map(|hsm| &**hsm), &metrics)?;
+        let (certificate, key) = open(tls, hsm.map(|hsm| &**hsm), &metrics, Proof::Awaited)?;
         if !certificate.is_valid(SystemTime::now()) {
             let file = tls.certificate_file.display();
             tracing::error!(%file, "the TLS certificate is not valid now: clients will refuse it");
@@ -65,11 +65,14 @@ impl Encrypted {
                 let config = Config::load(&file).map_err(|error| error.to_string())?;
                 let tls =
                     config.server.tls.ok_or("there is no [server.tls] table any more: restart the node")?;
-                let opened = open(&tls, hsm.as_deref(), &metrics);
+                let opened = open(&tls, hsm.as_deref(), &metrics, Proof::Demanded);
                 let (certificate, key) = opened.map_err(|error| error.to_string())?;
-                let (before, after) = (loaded.certificate(), certificate.clone());
+                let before =
+                    control::InUse { described: loaded.described(), certificate: loaded.certificate() };
+                let shown = certificate.clone();
                 let prepared = Identity::prepare(certificate, key, SystemTime::now())
                     .map_err(|error| error.to_string())?;
+                let after = control::InUse { described: prepared.described().to_owned(), certificate: shown };
                 let identity = Arc::clone(&loaded);
                 let present = Box::new(move || identity.present(prepared));
                 Ok(control::Reload { before, after, present })
@@ -134,10 +137,20 @@ pub(super) fn check(config: &Config) -> Result<(), StartError> {
     }
 }
 
+/// Whether a key in a token must sign before it is believed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Proof {
+    /// It must: there is a certificate that works.
+    Demanded,
+    /// It may be away: the certificate says which key it must have, and handshakes wait for it.
+    Awaited,
+}
+
 fn open(
     tls: &Tls,
     hsm: Option<&Group>,
     metrics: &Arc<TlsMetrics>,
+    proof: Proof,
 ) -> Result<(Certificate, TlsKey), StartError> {
     let certificate = Certificate::read(&tls.certificate_file).map_err(refused)?;
     let key = match &tls.key {
@@ -148,7 +161,10 @@ fn open(
             })?;
             let pinned = key_of(&certificate)?;
             let signer = hsm.signing_key::<TlsServer>(uri, Some(pinned), Instant::now() + OPEN_TIMEOUT)?;
-            TlsKey::in_token(signer, tls.sign_timeout, Arc::clone(metrics))
+            if proof == Proof::Demanded {
+                signer.sign(b"edgate tls reload", Instant::now() + tls.sign_timeout)?;
+            }
+            TlsKey::in_token(signer, uri.to_string(), tls.sign_timeout, Arc::clone(metrics))
         }
     };
     Ok((certificate, key))
@@ -162,11 +178,13 @@ fn key_of(certificate: &Certificate) -> Result<PublicKey, StartError> {
 }
 
 pub(super) fn dependency(tls: &control::Tls) -> Dependency {
-    let left = (tls.certificate)().seconds_left(SystemTime::now());
+    let (certificate, now) = ((tls.certificate)(), SystemTime::now());
+    let left = certificate.seconds_left(now);
     let detail = match left {
+        _ if now < certificate.validity.0 => "the certificate is not valid yet".to_owned(),
         ..=0 => "the certificate is not valid any more; renew it, then `edgate tls reload`".to_owned(),
         1..ENDS_SOON_S => format!("the certificate ends in {} hours", left / 3600),
         _ => format!("the certificate ends in {} days", left / 86_400),
     };
-    Dependency { name: "tls", ready: left > 0, detail }
+    Dependency { name: "tls", ready: certificate.is_valid(now), detail }
 }

@@ -248,16 +248,15 @@ async fn serve(parts: Parts, driver: DriverInUse) -> std::io::Result<()> {
         Decider::new(parts.verifier, recording, parts.waits, parts.view, parts.lists, parts.metrics);
     monoio::spawn(decide(decider, Rc::clone(&shard)));
 
-    let mut acceptors = Vec::new();
     for socket in parts.sockets.tcp {
         let listener = TcpListener::from_std(socket)?;
-        acceptors.push(monoio::spawn(accept_tcp(listener, Rc::clone(&shard))));
+        monoio::spawn(accept_tcp(listener, Rc::clone(&shard)));
     }
     for socket in parts.sockets.unix {
         let listener = UnixListener::from_std(socket)?;
-        acceptors.push(monoio::spawn(accept_unix(listener, Rc::clone(&shard))));
+        monoio::spawn(accept_unix(listener, Rc::clone(&shard)));
     }
-    acceptors.push(monoio::spawn(accept_tls(parts.inbox, driver, Rc::clone(&shard))));
+    monoio::spawn(accept_tls(parts.inbox, driver, Rc::clone(&shard)));
     parts.control.running.fetch_add(1, Ordering::AcqRel);
 
     let mut drain_until = None;
@@ -266,9 +265,8 @@ async fn serve(parts: Parts, driver: DriverInUse) -> std::io::Result<()> {
         let draining = shard.control.is_draining();
         shard.clock.tick(draining);
         shard.turn.tick();
+        // Whoever connects from now on is closed at once (`spawn_connection`).
         if draining {
-            // Dropping the tasks closes the listeners: new connections are refused, or taken by another process.
-            acceptors.clear();
             let until = *drain_until.get_or_insert_with(|| Instant::now() + shard.settings.drain_timeout);
             if shard.clock.connections() == 0 || Instant::now() >= until {
                 break;

@@ -14,6 +14,9 @@ use crate::tls::Ready;
 /// arrives in parts then.
 const CIPHERTEXT_BYTES: usize = 4096;
 
+/// Reads in a row that bring no content: the parts of one long record are five, and a few may be the protocol's own.
+const FRUITLESS_READS_MAX: usize = 32;
+
 /// Bytes in, bytes out. A future that is dropped takes its buffer with it; the stream can then only be closed.
 pub(super) trait Stream {
     /// Reads more behind what is in `buffer`; the count is 0 at the end of the stream.
@@ -95,7 +98,7 @@ impl TlsStream {
         }
         let mut left = &arriving[..];
         while !left.is_empty() {
-            self.session.read_tls(&mut left)?;
+            let count = self.session.read_tls(&mut left)?;
             if let Err(error) = self.session.process_new_packets() {
                 // The alert says why; whether it still arrives is not up to us.
                 let _ = self.send().await;
@@ -103,6 +106,10 @@ impl TlsStream {
             }
             // As it comes: the session refuses more while it holds much.
             self.take_plaintext(buffer)?;
+            // The peer has said that it is done; what it sends behind that is nobody's.
+            if count == 0 {
+                break;
+            }
         }
         self.arriving = arriving;
         Ok(true)
@@ -129,7 +136,7 @@ impl TlsStream {
         if let Some(count) = self.take_plaintext(buffer)? {
             return Ok(count);
         }
-        loop {
+        for _ in 0..FRUITLESS_READS_MAX {
             if !self.receive(buffer).await? {
                 return Ok(0);
             }
@@ -140,6 +147,7 @@ impl TlsStream {
                 return Ok(buffer.len() - before);
             }
         }
+        Err(io::Error::new(io::ErrorKind::InvalidData, "the peer sends records without content"))
     }
 
     async fn write_plaintext(&mut self, bytes: &[u8]) -> io::Result<()> {

@@ -5,17 +5,20 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustls::{HandshakeKind, ServerConfig, ServerConnection};
 use tokio::net::TcpStream;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
+use super::hello::offers_ticket;
 use super::inbox::{Door, Ready};
+use super::key::{signing_until, without_signing};
 use super::metrics::{TlsMetrics, add};
 
-/// Handshakes under way at once; whoever comes then waits in the listener's backlog.
-pub const HANDSHAKES_MAX: usize = 4096;
+/// Handshakes under way at once; whoever comes then waits in the listener's backlog. `rustls` holds 64 KiB of an unfinished
+/// message, so strangers hold 64 MiB at most.
+pub const HANDSHAKES_MAX: usize = 1024;
 
 /// What a client sends in one go: a hello with a post-quantum key share takes 1.5 KiB.
 const READ_BYTES: usize = 4096;
@@ -108,11 +111,9 @@ async fn accept(listener: tokio::net::TcpListener, entrance: Arc<Entrance>) {
     while let Ok(permit) = Arc::clone(&entrance.room).acquire_owned().await {
         match listener.accept().await {
             Ok((stream, peer)) => {
+                let place = Place { deadline: Instant::now() + entrance.timeout, _permit: Arc::new(permit) };
                 let entrance = Arc::clone(&entrance);
-                tokio::spawn(async move {
-                    entrance.receive(stream, peer).await;
-                    drop(permit);
-                });
+                drop(tokio::spawn(async move { entrance.receive(stream, peer, place).await }));
             }
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a TLS connection");
@@ -122,9 +123,18 @@ async fn accept(listener: tokio::net::TcpListener, entrance: Arc<Entrance>) {
     }
 }
 
+/// A handshake's place among [`HANDSHAKES_MAX`], and its time. Kept for as long as anything of it waits for a thread, whether or
+/// not the client still does: what is given up is not done, and what is not done does not pile up.
+#[derive(Clone)]
+struct Place {
+    deadline: Instant,
+    _permit: Arc<OwnedSemaphorePermit>,
+}
+
 /// Why a handshake ended without a session.
 enum Broken {
     Io,
+    Late,
     Refused(rustls::Error),
     Stopping,
 }
@@ -136,9 +146,9 @@ impl From<io::Error> for Broken {
 }
 
 impl Entrance {
-    async fn receive(&self, stream: TcpStream, peer: SocketAddr) {
+    async fn receive(&self, stream: TcpStream, peer: SocketAddr, place: Place) {
         self.metrics.under_way.fetch_add(1, Ordering::Relaxed);
-        let outcome = tokio::time::timeout(self.timeout, self.shake_hands(&stream)).await;
+        let outcome = tokio::time::timeout_at(place.deadline.into(), self.shake_hands(&stream, &place)).await;
         self.metrics.under_way.fetch_sub(1, Ordering::Relaxed);
         let session = match outcome {
             Ok(Ok(session)) => session,
@@ -147,7 +157,9 @@ impl Entrance {
                 // Whoever connects can cause it, so it is no line of everyday's log.
                 return tracing::debug!(%peer, %error, "a TLS handshake failed");
             }
-            Ok(Err(Broken::Io | Broken::Stopping)) | Err(_) => return add(&self.metrics.failed),
+            Ok(Err(Broken::Io | Broken::Late | Broken::Stopping)) | Err(_) => {
+                return add(&self.metrics.failed);
+            }
         };
         add(match session.handshake_kind() {
             Some(HandshakeKind::Resumed) => &self.metrics.resumed,
@@ -166,38 +178,87 @@ impl Entrance {
         }
     }
 
-    async fn shake_hands(&self, stream: &TcpStream) -> Result<Box<ServerConnection>, Broken> {
-        let session = ServerConnection::new(Arc::clone(&self.config)).map_err(Broken::Refused)?;
-        let mut session = Box::new(session);
+    fn session(&self) -> Result<Box<ServerConnection>, Broken> {
+        ServerConnection::new(Arc::clone(&self.config)).map(Box::new).map_err(Broken::Refused)
+    }
+
+    async fn shake_hands(&self, stream: &TcpStream, place: &Place) -> Result<Box<ServerConnection>, Broken> {
+        let mut session = self.session()?;
+        let mut bytes = receive(stream).await?;
+        // A ticket needs no signature, so it is not made to wait behind those that do: it is tried here and now. Where it turns
+        // out to be worth nothing, the same hello is answered as any other.
+        let (mut signs, mut retried) = (!offers_ticket(&bytes), false);
+        if !signs {
+            let (outcome, asked) = without_signing(|| take(&mut session, &bytes));
+            if asked {
+                (session, signs) = (self.session()?, true);
+            } else {
+                refuse(stream, &mut session, outcome).await?;
+                // Asked to say hello once more, it may yet need a signature.
+                retried = session.handshake_kind() != Some(HandshakeKind::Resumed);
+            }
+        }
         loop {
+            if signs {
+                let outcome;
+                let place = place.clone();
+                (session, outcome) = tokio::task::spawn_blocking(move || place.take(session, &bytes))
+                    .await
+                    .map_err(|_| Broken::Stopping)??;
+                refuse(stream, &mut session, outcome).await?;
+            }
             send(stream, &mut session).await?;
             if !session.is_handshaking() {
                 return Ok(session);
             }
-            let bytes = receive(stream).await?;
-            let outcome;
-            (session, outcome) = tokio::task::spawn_blocking(move || {
-                let outcome = take(&mut session, &bytes);
-                (session, outcome)
-            })
-            .await
-            .map_err(|_| Broken::Stopping)?;
-            if let Err(error) = outcome {
-                // The alert says why; whether it still arrives is not up to us.
-                let _ = send(stream, &mut session).await;
-                return Err(Broken::Refused(error));
+            bytes = receive(stream).await?;
+            signs |= retried;
+            if !signs {
+                let (outcome, _) = without_signing(|| take(&mut session, &bytes));
+                refuse(stream, &mut session, outcome).await?;
             }
         }
     }
 }
 
-/// Gives the session what has arrived. May sign, and so block.
+/// A session, and whether it took what arrived.
+type Taken = (Box<ServerConnection>, Result<(), rustls::Error>);
+
+impl Place {
+    /// As [`take`], on a thread that may wait; not if the client's time is over.
+    fn take(&self, mut session: Box<ServerConnection>, bytes: &[u8]) -> Result<Taken, Broken> {
+        if Instant::now() >= self.deadline {
+            return Err(Broken::Late);
+        }
+        let outcome = signing_until(self.deadline, || take(&mut session, bytes));
+        Ok((session, outcome))
+    }
+}
+
+/// Gives the session what has arrived. May sign, and so block, where that is allowed.
 fn take(session: &mut ServerConnection, mut bytes: &[u8]) -> Result<(), rustls::Error> {
     while !bytes.is_empty() {
-        session.read_tls(&mut bytes).map_err(|error| rustls::Error::General(error.to_string()))?;
+        let count =
+            session.read_tls(&mut bytes).map_err(|error| rustls::Error::General(error.to_string()))?;
         session.process_new_packets()?;
+        // The peer has said that it is done; what it sends behind that is nobody's.
+        if count == 0 {
+            break;
+        }
     }
     Ok(())
+}
+
+/// Tells the client why it is refused, if it is.
+async fn refuse(
+    stream: &TcpStream,
+    session: &mut ServerConnection,
+    outcome: Result<(), rustls::Error>,
+) -> Result<(), Broken> {
+    let Err(error) = outcome else { return Ok(()) };
+    // The alert says why; whether it still arrives is not up to us.
+    let _ = send(stream, session).await;
+    Err(Broken::Refused(error))
 }
 
 /// Waits for bytes; an error at the end of the stream.

@@ -8,8 +8,10 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use sha2::{Digest as _, Sha256};
 
+use super::key::{open_regular, read_at_most};
+
 /// The largest chain that is read: many times what any authority issues.
-pub const CERTIFICATE_FILE_BYTES_MAX: u64 = 1 << 20;
+pub const CERTIFICATE_FILE_BYTES_MAX: usize = 1 << 20;
 
 /// A chain, and what its first certificate says.
 #[derive(Debug, Clone)]
@@ -39,14 +41,8 @@ impl Certificate {
     /// What is wrong with the file, or with the first certificate in it.
     pub fn read(path: &Path) -> Result<Self, CertificateError> {
         let refuse = |problem: String| CertificateError { path: path.to_owned(), problem };
-        let length = std::fs::metadata(path).map_err(|error| refuse(error.to_string()))?.len();
-        if length > CERTIFICATE_FILE_BYTES_MAX {
-            return Err(refuse(format!(
-                "it has {length} bytes, and at most {CERTIFICATE_FILE_BYTES_MAX} are read"
-            )));
-        }
-        let pem = std::fs::read(path).map_err(|error| refuse(error.to_string()))?;
-        Self::parse(&pem).map_err(refuse)
+        let pem = open_regular(path).and_then(|(file, _)| read_at_most(&file, CERTIFICATE_FILE_BYTES_MAX));
+        pem.and_then(|pem| Self::parse(&pem)).map_err(refuse)
     }
 
     fn parse(pem: &[u8]) -> Result<Self, String> {
@@ -65,6 +61,13 @@ impl Certificate {
         let validity =
             (subject.validity.not_before.to_system_time(), subject.validity.not_after.to_system_time());
         Ok(Self { chain, public_key, fingerprint, validity })
+    }
+
+    /// SHA-256 of the server's certificate, and of all of the chain.
+    pub(super) fn described(&self) -> String {
+        let hex = |bytes: &[u8]| bytes.iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"));
+        let chain = self.chain.iter().fold(Sha256::new(), |digest, one| digest.chain_update(one));
+        format!("sha256 {} chain {}", hex(&self.fingerprint), hex(&chain.finalize()))
     }
 
     /// Seconds from `now` until it is no longer valid; negative once it is not.

@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use arc_swap::ArcSwap;
 use rustls::ServerConfig;
 use rustls::crypto::ring;
-use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::{CertifiedKey, SigningKey as _};
 
 use super::certificate::Certificate;
@@ -25,11 +25,21 @@ pub struct Identity {
 struct Held {
     certificate: Certificate,
     certified: Arc<CertifiedKey>,
+    // For the record: the whole chain, and where the key lives.
+    described: String,
 }
 
 /// A certificate and its key, to be presented.
 #[derive(Debug)]
 pub struct Prepared(Held);
+
+impl Prepared {
+    /// As [`Identity::described`].
+    #[must_use]
+    pub fn described(&self) -> &str {
+        &self.0.described
+    }
+}
 
 /// Why a certificate cannot be presented.
 #[derive(Debug, thiserror::Error)]
@@ -87,6 +97,12 @@ impl Identity {
         add(&self.metrics.replaced);
     }
 
+    /// What is in use, for the record: the certificate, its chain, and where the key lives.
+    #[must_use]
+    pub fn described(&self) -> String {
+        self.current.load().described.clone()
+    }
+
     /// The certificate in use.
     #[must_use]
     pub fn certificate(&self) -> Certificate {
@@ -103,6 +119,8 @@ impl Identity {
             .map_err(IdentityError::Refused)?
             .with_no_client_auth()
             .with_cert_resolver(Arc::clone(self) as Arc<dyn ResolvesServerCert>);
+        // Sessions that the node would hold have no age; tickets have one, and need no memory.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         config.ticketer = ring::Ticketer::new().map_err(IdentityError::Refused)?;
         // A load balancer needs one ticket for its next connection; each costs a sealing and 200 bytes.
@@ -116,8 +134,9 @@ impl Held {
         if key.public_key().as_deref() != Some(&certificate.public_key[..]) {
             return Err(IdentityError::OtherKey);
         }
+        let described = format!("{} key {}", certificate.described(), key.place());
         let certified = Arc::new(CertifiedKey::new(certificate.chain.clone(), Arc::new(key)));
-        Ok(Self { certificate, certified })
+        Ok(Self { certificate, certified, described })
     }
 
     fn note(&self, metrics: &TlsMetrics) {

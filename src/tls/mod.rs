@@ -5,13 +5,15 @@
 //!                                   │ the certificate's key signs: in a token, perhaps, and perhaps slowly
 //! ```
 //!
-//! A signature by a token takes as long as it takes, and `rustls` waits for it where it asks; so no handshake happens on a
-//! shard, nor on the thread that accepts. A client that sends nothing holds no thread, only a place among
-//! [`HANDSHAKES_MAX`], until its time is up. A resumed session (a ticket that this process gave) needs no signature.
+//! A signature by a token takes as long as it takes, and `rustls` waits for it where it asks; so what may sign happens neither on a
+//! shard nor on the thread that accepts, and the key signs nowhere else. A client that sends nothing holds no thread, only a
+//! place among [`HANDSHAKES_MAX`], until its time is up. A ticket that this process gave needs no signature, and does not wait
+//! behind those that do.
 
 mod acceptor;
 mod certificate;
 mod der;
+mod hello;
 mod identity;
 mod inbox;
 mod key;
@@ -22,5 +24,5 @@ pub use certificate::{CERTIFICATE_FILE_BYTES_MAX, Certificate, CertificateError}
 pub use der::ecdsa_signature;
 pub use identity::{Identity, IdentityError, Prepared};
 pub use inbox::{Door, Inbox, Ready, inbox};
-pub use key::{KEY_FILE_BYTES_MAX, KeyFileError, TlsKey};
+pub use key::{KEY_FILE_BYTES_MAX, KeyFileError, TlsKey, signing_until};
 pub use metrics::TlsMetrics;

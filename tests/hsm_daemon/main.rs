@@ -9,6 +9,7 @@ mod softhsm;
 #[path = "../support/mod.rs"]
 mod support;
 mod tls;
+mod wrapping;
 
 use std::fs;
 use std::io::Write as _;

@@ -12,7 +12,7 @@ use crate::{HsmError, Pkcs11Uri};
 pub const TRANSCRIPT_PREFIX: &[u8] = b"edgate-hsm ceremony\0";
 
 /// What [`Admin::attributes`] can tell of a key.
-pub const ATTRIBUTE_NAMES: [&str; 10] = [
+pub const ATTRIBUTE_NAMES: [&str; 14] = [
     "always_sensitive",
     "copyable",
     "decrypt",
@@ -23,6 +23,10 @@ pub const ATTRIBUTE_NAMES: [&str; 10] = [
     "private",
     "sensitive",
     "sign",
+    "trusted",
+    "unwrap",
+    "wrap",
+    "wrap_with_trusted",
 ];
 
 impl Admin {
@@ -55,6 +59,10 @@ impl Admin {
             AttributeType::Private,
             AttributeType::Sensitive,
             AttributeType::Sign,
+            AttributeType::Trusted,
+            AttributeType::Unwrap,
+            AttributeType::Wrap,
+            AttributeType::WrapWithTrusted,
         ];
         let answered = self.session.get_attributes(handle, &asked).map_err(CallError::from)?;
         Ok(answered.iter().filter_map(named).collect())
@@ -81,6 +89,10 @@ fn named(attribute: &Attribute) -> Option<(&'static str, bool)> {
         Attribute::Private(value) => Some(("private", *value)),
         Attribute::Sensitive(value) => Some(("sensitive", *value)),
         Attribute::Sign(value) => Some(("sign", *value)),
+        Attribute::Trusted(value) => Some(("trusted", *value)),
+        Attribute::Unwrap(value) => Some(("unwrap", *value)),
+        Attribute::Wrap(value) => Some(("wrap", *value)),
+        Attribute::WrapWithTrusted(value) => Some(("wrap_with_trusted", *value)),
         // Not asked for.
         _ => None,
     }

@@ -149,9 +149,21 @@ impl Admin {
         allowed: &[Algorithm],
         message: &[u8],
     ) -> Result<(PublicKey, [u8; 64]), HsmError> {
+        // Whether a service may use a key that can be backed up is for its configuration to say.
+        let rules = KeyRules { allow_wrapped_export: true, ..KeyRules::default() };
+        self.sign_under(key, allowed, rules, message)
+    }
+
+    pub(super) fn sign_under(
+        &self,
+        key: &Pkcs11Uri,
+        allowed: &[Algorithm],
+        rules: KeyRules,
+        message: &[u8],
+    ) -> Result<(PublicKey, [u8; 64]), HsmError> {
         key.require_object()?;
         let inside = self.enter()?;
-        let found = find_signing_key(&self.session, key, allowed, KeyRules::default())?;
+        let found = find_signing_key(&self.session, key, allowed, rules)?;
         let public_key = found.public_key.ok_or_else(|| HsmError::Unpinned { key: Box::new(key.clone()) })?;
         let raw = self.module.raw(&inside);
         let signature = raw.sign(&self.session, public_key.algorithm(), found.private, message)?;

@@ -5,7 +5,8 @@ use cryptoki::object::{Attribute, ObjectHandle};
 use cryptoki::session::Session;
 
 use super::Admin;
-use crate::pkcs11::{CallError, Class, EC_PARAMS_NAME, EC_PARAMS_OID, P256_PARAMS_OID};
+use super::protection::{LEAVES_WRAPPED, Protection, SIGNS, STAYS, secret, signs_with, with_less_protection};
+use crate::pkcs11::{CallError, Class, EC_PARAMS_NAME, EC_PARAMS_OID, KeyRules, P256_PARAMS_OID};
 use crate::{Algorithm, HsmError, ObjectKind, Pkcs11Uri, PublicKey, Purpose};
 
 /// What a new key is called, `edgate/PURPOSE/NAME`, and what it is made for.
@@ -15,6 +16,8 @@ pub struct KeyName {
     // `None` for AES.
     algorithm: Option<Algorithm>,
     name: String,
+    // Whether it may leave the token wrapped under a trusted key.
+    wrappable: bool,
 }
 
 /// A key that was made.
@@ -34,7 +37,18 @@ impl KeyName {
     pub fn new(purpose: Purpose, name: &str) -> Option<Self> {
         let plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
         let algorithm = purpose.algorithms().first().copied();
-        (plain && (1..=64).contains(&name.len())).then(|| Self { purpose, algorithm, name: name.to_owned() })
+        (plain && (1..=64).contains(&name.len())).then(|| Self {
+            purpose,
+            algorithm,
+            name: name.to_owned(),
+            wrappable: false,
+        })
+    }
+
+    /// The name that a label is of.
+    pub(crate) fn from_label(label: &str) -> Option<Self> {
+        let (purpose, name) = label.strip_prefix("edgate/")?.split_once('/')?;
+        Self::new(Purpose::from_name(purpose)?, name)
     }
 
     /// The same name for a key of another algorithm; `None` if that does not serve the purpose.
@@ -42,6 +56,19 @@ impl KeyName {
     pub fn with_algorithm(self, algorithm: Algorithm) -> Option<Self> {
         let serves = self.purpose.algorithms().contains(&algorithm);
         serves.then_some(Self { algorithm: Some(algorithm), ..self })
+    }
+
+    /// The same name for a key that can be backed up by [`Admin::backup`]: it may leave the token wrapped under a trusted key, and in
+    /// no other way (`CKA_EXTRACTABLE`, `CKA_SENSITIVE` and `CKA_WRAP_WITH_TRUSTED`, PKCS#11 2.40 §4.9). `None` for what does not sign.
+    #[must_use]
+    pub fn wrappable(self) -> Option<Self> {
+        self.algorithm.is_some().then_some(Self { wrappable: true, ..self })
+    }
+
+    /// Whether it is for a key that can be backed up.
+    #[must_use]
+    pub fn is_wrappable(&self) -> bool {
+        self.wrappable
     }
 
     /// What the key is for.
@@ -71,19 +98,29 @@ impl KeyName {
 
 impl Admin {
     /// Generates a key for the purpose of `name`: AES-256 for wrapping, else a pair. It cannot leave the token, be
-    /// copied or changed, and does nothing else, as far as the token can be told so.
+    /// copied or changed, and does nothing else, as far as the token can be told so; one that is [`KeyName::wrappable`] can leave it
+    /// wrapped.
     ///
     /// # Errors
-    /// [`HsmError::KeyInUse`] if the name is taken; otherwise what the token answered. A signing key that does not
+    /// [`HsmError::KeyInUse`] if the name is taken; [`HsmError::KeyAttribute`] for a backup key, which [`super::Officer`] makes;
+    /// otherwise what the token answered. A signing key that does not
     /// prove itself with a signature is an error, and stays in the token for the operator to look at.
     pub fn generate(&self, name: &KeyName) -> Result<GeneratedKey, HsmError> {
+        if name.purpose == Purpose::Backup {
+            let key = Pkcs11Uri { object: Some(name.label()), ..self.token.uri.token_only() };
+            let problem = "a backup key has to be trusted, which only the security officer can say: `edgate hsm keygen --purpose backup \
+                --so-pin-source …`";
+            return Err(HsmError::KeyAttribute { key: Box::new(key), problem });
+        }
         let inside = self.enter()?;
         let (uri, refused) = Generator { session: &self.session, token: &self.token.uri }.generate(name)?;
         drop(inside);
         if name.algorithm.is_none() {
             return Ok(GeneratedKey { uri, public_key: None, refused });
         }
-        let public_key = self.selftest(&uri)?;
+        // Whatever the token refused to be told: that is said, and this is about what the key signs.
+        let any = [Algorithm::Ed25519, Algorithm::P256];
+        let (public_key, _) = self.sign_under(&uri, &any, KeyRules::any(), &crate::pool::probe_message())?;
         Ok(GeneratedKey { uri, public_key: Some(public_key), refused })
     }
 }
@@ -97,6 +134,34 @@ pub(crate) struct Generator<'a> {
 impl Generator<'_> {
     /// As [`Admin::generate`], without the proof; the new key's name, and the protections that the token refused.
     pub(crate) fn generate(&self, name: &KeyName) -> Result<(Pkcs11Uri, Vec<&'static str>), HsmError> {
+        let (uri, names) = self.names(name)?;
+        let id = uri.id.as_deref().unwrap_or_default();
+        let Some(algorithm) = name.algorithm else {
+            let (_, refused) = with_less_protection(self.session, id, STAYS, |protections| {
+                let mut template = vec![
+                    Attribute::ValueLen(32.into()),
+                    Attribute::Encrypt(true),
+                    Attribute::Decrypt(true),
+                    Attribute::Wrap(false),
+                    Attribute::Unwrap(false),
+                ];
+                template.extend(secret(&names, false, protections, &[MechanismType::AES_GCM]));
+                self.session.generate_key(&Mechanism::AesKeyGen, &template).map_err(CallError::from)
+            })?;
+            return Ok((uri, refused));
+        };
+        let protections = if name.wrappable { LEAVES_WRAPPED } else { STAYS };
+        let (_, refused) = with_less_protection(self.session, id, protections, |protections| {
+            self.generate_pair(algorithm, name.wrappable, &names, protections)
+        })?;
+        Ok((uri, refused))
+    }
+
+    /// The full name of a key that is going to be made, with a new id, and its label and id as attributes.
+    ///
+    /// # Errors
+    /// [`HsmError::KeyInUse`] if an object has that label.
+    pub(super) fn names(&self, name: &KeyName) -> Result<(Pkcs11Uri, [Attribute; 2]), HsmError> {
         let label = name.label();
         let mut id = vec![0; 16];
         // Chosen before: with CKA_MODIFIABLE=false it cannot be set afterwards.
@@ -113,40 +178,23 @@ impl Generator<'_> {
             let key = Box::new(Pkcs11Uri { id: None, ..uri });
             return Err(HsmError::KeyInUse { key, found: name.purpose, wanted: name.purpose });
         }
-        let names = [Attribute::Label(label.into_bytes()), Attribute::Id(id)];
-        let Some(algorithm) = name.algorithm else {
-            let refused = self.with_less_protection(&uri, |protections| {
-                let mut template = vec![
-                    Attribute::ValueLen(32.into()),
-                    Attribute::Encrypt(true),
-                    Attribute::Decrypt(true),
-                    Attribute::Wrap(false),
-                    Attribute::Unwrap(false),
-                ];
-                template.extend(secret(&names, protections, MechanismType::AES_GCM));
-                self.session.generate_key(&Mechanism::AesKeyGen, &template).map_err(CallError::from)
-            })?;
-            return Ok((uri, refused));
-        };
-        let generate = |protections: &[Protection]| self.generate_pair(algorithm, &names, protections);
-        let refused = self.with_less_protection(&uri, generate)?;
-        Ok((uri, refused))
+        Ok((uri, [Attribute::Label(label.into_bytes()), Attribute::Id(id)]))
     }
 
     /// One pair, naming the curve as the token wants it named.
     fn generate_pair(
         &self,
         algorithm: Algorithm,
+        wrappable: bool,
         names: &[Attribute],
         protections: &[Protection],
     ) -> Result<ObjectHandle, CallError> {
-        let mut private = vec![Attribute::Sign(true), Attribute::Decrypt(false), Attribute::Unwrap(false)];
-        private.extend([Attribute::Derive(false), Attribute::SignRecover(false)]);
-        let (mechanism, signs_with, curve) = match algorithm {
-            Algorithm::Ed25519 => (Mechanism::EccEdwardsKeyPairGen, MechanismType::EDDSA, EC_PARAMS_OID),
-            Algorithm::P256 => (Mechanism::EccKeyPairGen, MechanismType::ECDSA, P256_PARAMS_OID),
+        let mut private = SIGNS.to_vec();
+        let (mechanism, curve) = match algorithm {
+            Algorithm::Ed25519 => (Mechanism::EccEdwardsKeyPairGen, EC_PARAMS_OID),
+            Algorithm::P256 => (Mechanism::EccKeyPairGen, P256_PARAMS_OID),
         };
-        private.extend(secret(names, protections, signs_with));
+        private.extend(secret(names, wrappable, protections, &[signs_with(algorithm)]));
         let generate = |params: &[u8]| {
             let mut public = vec![
                 Attribute::Token(true),
@@ -166,69 +214,4 @@ impl Generator<'_> {
         };
         Ok(handle)
     }
-
-    /// Tries `generate` with all protections, then with fewer, as tokens refuse some. Never when a key of that id is
-    /// there: then an attempt that was answered with an error made it.
-    fn with_less_protection(
-        &self,
-        uri: &Pkcs11Uri,
-        generate: impl Fn(&[Protection]) -> Result<ObjectHandle, CallError>,
-    ) -> Result<Vec<&'static str>, HsmError> {
-        let mut left = &PROTECTIONS[..];
-        loop {
-            let error = match generate(left) {
-                Ok(_) => {
-                    return Ok(PROTECTIONS[left.len()..]
-                        .iter()
-                        .map(|protection| protection.name())
-                        .collect());
-                }
-                Err(error) => error,
-            };
-            let made = self.session.find_objects(&[Attribute::Id(uri.id.clone().unwrap_or_default())]);
-            let retry = matches!(error.class(), Class::Config | Class::Device | Class::Caller);
-            match left.split_last() {
-                Some((_, fewer)) if retry && made.map_err(CallError::from)?.is_empty() => left = fewer,
-                _ => return Err(error.into()),
-            }
-        }
-    }
-}
-
-/// What a token may refuse to be told, the most often refused last.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Protection {
-    Modifiable,
-    Copyable,
-    AllowedMechanisms,
-}
-
-const PROTECTIONS: [Protection; 3] =
-    [Protection::Modifiable, Protection::Copyable, Protection::AllowedMechanisms];
-
-impl Protection {
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Modifiable => "CKA_MODIFIABLE=false",
-            Self::Copyable => "CKA_COPYABLE=false",
-            Self::AllowedMechanisms => "CKA_ALLOWED_MECHANISMS",
-        }
-    }
-}
-
-/// The template of a key that must not leave.
-fn secret(names: &[Attribute], protections: &[Protection], mechanism: MechanismType) -> Vec<Attribute> {
-    let mut template = vec![
-        Attribute::Token(true),
-        Attribute::Private(true),
-        Attribute::Sensitive(true),
-        Attribute::Extractable(false),
-    ];
-    template.extend_from_slice(names);
-    template.extend(protections.iter().map(|protection| match protection {
-        Protection::Modifiable => Attribute::Modifiable(false),
-        Protection::Copyable => Attribute::Copyable(false),
-        Protection::AllowedMechanisms => Attribute::AllowedMechanisms(vec![mechanism]),
-    }));
-    template
 }

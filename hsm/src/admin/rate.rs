@@ -33,7 +33,7 @@ impl Admin {
         let sessions = (0..threads)
             .map(|_| {
                 let session = context.open_ro_session(self.token.slot).map_err(CallError::from)?;
-                let found = find_signing_key(&session, key, &ANY, KeyRules { allow_extractable: true })?;
+                let found = find_signing_key(&session, key, &ANY, KeyRules::any())?;
                 Ok((session, found))
             })
             .collect::<Result<Vec<_>, HsmError>>()?;
@@ -77,7 +77,7 @@ impl Admin {
         let raw = self.module.raw(&inside);
         let session = context.open_ro_session(self.token.slot).map_err(CallError::from)?;
         let only = [Algorithm::Ed25519];
-        let found = find_signing_key(&session, key, &only, KeyRules { allow_extractable: true })?;
+        let found = find_signing_key(&session, key, &only, KeyRules::any())?;
         let mechanism = Mechanism::Eddsa(EddsaParams::new(EddsaSignatureScheme::Pure));
         let (mut two, mut three, mut refused) = (Duration::ZERO, Duration::ZERO, false);
         for round in 0..rounds {

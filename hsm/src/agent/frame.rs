@@ -199,6 +199,7 @@ impl Draft {
                 fields.u8(3);
                 put_purpose(fields, name.purpose());
                 fields.option(name.algorithm(), put_algorithm);
+                fields.u8(u8::from(name.is_wrappable()));
                 fields.text(name.name());
             }
             Work::Open { key, iv, data, associated } => {

@@ -14,6 +14,7 @@ pub(super) fn put_purpose(fields: &mut Encoder, purpose: Purpose) {
         Purpose::TokenSigning => 2,
         Purpose::Witness => 3,
         Purpose::Wrapping => 4,
+        Purpose::Backup => 5,
     });
 }
 
@@ -24,6 +25,7 @@ pub(super) fn purpose(fields: &mut Decoder<'_>) -> Result<Purpose, FrameError> {
         2 => Ok(Purpose::TokenSigning),
         3 => Ok(Purpose::Witness),
         4 => Ok(Purpose::Wrapping),
+        5 => Ok(Purpose::Backup),
         _ => Err(FrameError::Unknown("purpose")),
     }
 }
@@ -71,11 +73,13 @@ pub(super) fn public_key(fields: &mut Decoder<'_>) -> Result<PublicKey, FrameErr
 pub(super) fn key_name(fields: &mut Decoder<'_>) -> Result<KeyName, FrameError> {
     let purpose = purpose(fields)?;
     let algorithm = fields.option(algorithm)?;
+    let wrappable = fields.option(|_| Ok(()))?.is_some();
     let name = KeyName::new(purpose, fields.text("key name")?);
     let name = match algorithm {
         Some(algorithm) => name.and_then(|name| name.with_algorithm(algorithm)),
         None => name.filter(|name| name.algorithm().is_none()),
     };
+    let name = if wrappable { name.and_then(KeyName::wrappable) } else { name };
     name.ok_or(FrameError::Text("key name"))
 }
 

@@ -103,6 +103,7 @@ fn encode_at(error: &HsmError, fields: &mut Encoder, depth: u32) {
         HsmError::Agent { .. }
         | HsmError::AgentRefused { .. }
         | HsmError::AgentSays { .. }
+        | HsmError::Backup { .. }
         | HsmError::Entropy { .. }
         | HsmError::Exists { .. }
         | HsmError::File { .. }
@@ -112,6 +113,8 @@ fn encode_at(error: &HsmError, fields: &mut Encoder, depth: u32) {
         | HsmError::Missing { .. }
         | HsmError::NoMember { .. }
         | HsmError::NotAFile { .. }
+        | HsmError::NotRestored { .. }
+        | HsmError::NotWrapped { .. }
         | HsmError::Owner { .. }
         | HsmError::Permissions { .. }
         | HsmError::Purpose { .. }

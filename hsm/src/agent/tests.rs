@@ -103,6 +103,8 @@ fn works(data: &[u8], id: &[u8]) -> Vec<(Work, Errand)> {
     }
     let name = KeyName::new(Purpose::TlsServer, "a").unwrap().with_algorithm(Algorithm::Ed25519).unwrap();
     works.push((Work::Make { name: name.clone() }, Errand::Make { name }));
+    let name = KeyName::new(Purpose::TokenSigning, "b").unwrap().wrappable().unwrap();
+    works.push((Work::Make { name: name.clone() }, Errand::Make { name }));
     works
 }
 

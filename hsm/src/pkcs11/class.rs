@@ -97,6 +97,8 @@ fn classify(code: RvError, function: Function) -> Class {
         // SoftHSM before 2.7 has no other word for a tag mismatch. Taken for a fault of the device, one altered file on
         // disk would put the token out of service.
         (RvError::GeneralError, Function::Decrypt | Function::DecryptFinal) => Class::Rejected,
+        // Likewise for what was wrapped under another key, or altered.
+        (RvError::GeneralError, Function::UnwrapKey) => Class::Rejected,
         // Kryoptic's word for "somebody logged out" and for "the key is gone".
         (RvError::GeneralError, Function::SignInit | Function::EncryptInit | Function::DecryptInit) => {
             Class::Login

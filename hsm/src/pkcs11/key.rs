@@ -11,6 +11,15 @@ use crate::{Algorithm, HsmError, Pkcs11Uri, PublicKey};
 pub(crate) struct KeyRules {
     /// Use a private key that can be read out of the token.
     pub(crate) allow_extractable: bool,
+    /// Use a private key that can leave the token wrapped under a trusted key, and in no other way.
+    pub(crate) allow_wrapped_export: bool,
+}
+
+impl KeyRules {
+    /// For whoever does not decide what signs: looks, measures, destroys, backs up.
+    pub(crate) const fn any() -> Self {
+        Self { allow_extractable: true, allow_wrapped_export: true }
+    }
 }
 
 /// A signing key and its public half.
@@ -89,6 +98,7 @@ pub(crate) fn find_signing_key(
         AttributeType::AlwaysAuthenticate,
         AttributeType::EcParams,
         AttributeType::Label,
+        AttributeType::WrapWithTrusted,
     ];
     let mut seen = Seen::default();
     for attribute in session.get_attributes(private, &asked).map_err(CallError::from)? {
@@ -104,7 +114,15 @@ pub(crate) fn find_signing_key(
             "CKA_ALWAYS_AUTHENTICATE is set: it wants the PIN for each signature; generate one without",
         ));
     }
-    if !rules.allow_extractable && (seen.extractable != Some(false) || seen.sensitive != Some(true)) {
+    let stays = seen.extractable == Some(false) && seen.sensitive == Some(true);
+    let leaves_wrapped = seen.sensitive == Some(true) && seen.wrap_with_trusted == Some(true);
+    if !stays && leaves_wrapped && !(rules.allow_wrapped_export || rules.allow_extractable) {
+        return Err(refuse(
+            "it was made to be backed up: it can leave the token wrapped under a trusted key; set \
+             hsm.allow_wrapped_export = true if the service is to use such keys",
+        ));
+    }
+    if !stays && !leaves_wrapped && !rules.allow_extractable {
         return Err(refuse(
             "it can be read out of the token (CKA_EXTRACTABLE or not CKA_SENSITIVE); generate it in the token with \
              `edgate hsm keygen`, or allow this one by name",
@@ -180,6 +198,7 @@ struct Seen {
     extractable: Option<bool>,
     sensitive: Option<bool>,
     always_authenticate: Option<bool>,
+    wrap_with_trusted: Option<bool>,
     params: Option<Vec<u8>>,
     point: Option<Vec<u8>>,
     info: Option<Vec<u8>>,
@@ -198,6 +217,7 @@ impl Seen {
             Attribute::Extractable(value) => self.extractable = Some(value),
             Attribute::Sensitive(value) => self.sensitive = Some(value),
             Attribute::AlwaysAuthenticate(value) => self.always_authenticate = Some(value),
+            Attribute::WrapWithTrusted(value) => self.wrap_with_trusted = Some(value),
             Attribute::EcParams(value) => self.params = Some(value),
             Attribute::EcPoint(value) => self.point = Some(value),
             Attribute::PublicKeyInfo(value) => self.info = Some(value),

@@ -52,6 +52,15 @@ pub(crate) enum Login {
     Made,
 }
 
+/// Who logs in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Who {
+    /// The security officer, who sets PINs and says what is trusted, and uses no keys.
+    Officer,
+    /// Whoever uses keys.
+    User,
+}
+
 /// Logs the application in to `token` through `session`. `supplied` is a PIN from an operator.
 ///
 /// # Errors
@@ -63,13 +72,31 @@ pub(crate) fn log_in(
     policy: &PinPolicy,
     supplied: Option<&Zeroizing<String>>,
 ) -> Result<Login, HsmError> {
+    log_in_as(Who::User, context, session, token, policy, supplied)
+}
+
+/// As [`log_in`], for either. No user may be logged in to the token when the officer comes.
+pub(crate) fn log_in_as(
+    who: Who,
+    context: &Pkcs11,
+    session: &Session,
+    token: &TokenSeen,
+    policy: &PinPolicy,
+    supplied: Option<&Zeroizing<String>>,
+) -> Result<Login, HsmError> {
+    let user_type = match who {
+        Who::Officer => UserType::So,
+        Who::User => UserType::User,
+    };
+    let flags = || context.get_token_info(token.slot).map(|info| TokenFlags::of(who, &info));
     let refuse = |refusal| HsmError::Login { token: Box::new(token.uri.clone()), refusal };
     // Asked anew: what was seen when the token was found may be old.
-    let before = TokenFlags::new(&context.get_token_info(token.slot).map_err(CallError::from)?);
+    let before = flags().map_err(CallError::from)?;
     if before.pin_locked {
-        return Err(refuse(LoginRefusal::Counter(
-            "its PIN is locked; the security officer has to set a new one (C_InitPIN)",
-        )));
+        return Err(refuse(LoginRefusal::Counter(match who {
+            Who::Officer => "its security officer's PIN is locked; the vendor's tool says what is left to do",
+            Who::User => "its PIN is locked; the security officer has to set a new one (C_InitPIN)",
+        })));
     }
     if before.pin_final_try {
         return Err(refuse(LoginRefusal::Counter(
@@ -77,7 +104,7 @@ pub(crate) fn log_in(
         )));
     }
     if before.pin_at_device {
-        return Ok(finish(session.login(UserType::User, None))?);
+        return Ok(finish(session.login(user_type, None))?);
     }
 
     let read;
@@ -93,10 +120,13 @@ pub(crate) fn log_in(
     };
     let (label, serial) =
         (token.uri.token.as_deref().unwrap_or(""), token.uri.serial.as_deref().unwrap_or(""));
+    // A counter of its own, as in the token. Serial numbers have no space within.
+    let officer = format!("{serial} officer");
+    let serial = if who == Who::Officer { &officer } else { serial };
     let guard = PinGuard::new(&policy.guard_folder, label, serial);
     let attempt = guard.admit(pin).map_err(|error| refuse(LoginRefusal::Guard(error)))?;
     let secret = AuthPin::from(Box::<str>::from(pin.as_str()));
-    let outcome = finish(session.login(UserType::User, Some(&secret)));
+    let outcome = finish(session.login(user_type, Some(&secret)));
     drop(secret);
     let recorded = match &outcome {
         Ok(Login::Made) => attempt.accepted(),
@@ -104,8 +134,7 @@ pub(crate) fn log_in(
         Err(error) if error.class() == Class::Pin => attempt.rejected(),
         Err(_) => {
             // A general error may hide a refusal (SoftHSM on a read-only token): the counter tells.
-            let after =
-                context.get_token_info(token.slot).map(|info| TokenFlags::new(&info)).unwrap_or(before);
+            let after = flags().unwrap_or(before);
             if after == before { attempt.not_looked_at() } else { attempt.rejected() }
         }
     };

@@ -3,7 +3,7 @@
 use cryptoki::context::Pkcs11;
 use cryptoki::slot::{Limit, Slot, TokenInfo};
 
-use super::CallError;
+use super::{CallError, Who};
 use crate::{HsmError, Pkcs11Uri};
 
 /// A token that is present.
@@ -102,6 +102,19 @@ impl TokenFlags {
             write_protected: token.write_protected(),
             error_state: token.error_state(),
             pin_at_device: token.protected_authentication_path(),
+        }
+    }
+
+    /// The flags, those about the PIN being of `who`.
+    pub(crate) fn of(who: Who, token: &TokenInfo) -> Self {
+        match who {
+            Who::User => Self::new(token),
+            Who::Officer => Self {
+                pin_count_low: token.so_pin_count_low(),
+                pin_final_try: token.so_pin_final_try(),
+                pin_locked: token.so_pin_locked(),
+                ..Self::new(token)
+            },
         }
     }
 }

@@ -16,6 +16,7 @@ use super::desk::{Standing, lock};
 use super::gcm;
 use super::job::{KeyKind, PinnedKey, Work};
 use super::metrics::add;
+use super::purpose_of_label;
 use super::shared::{Shared, Slot, give_back};
 use super::worker::verify;
 use crate::HsmError;
@@ -257,6 +258,14 @@ impl Keeper {
         let found = find_signing_key(session, &key.uri, &[algorithm], rules)?;
         if found.public_key.is_some_and(|public_key| public_key != pinned.key()) {
             return Err(HsmError::KeyMismatch { key: Box::new(key.uri.clone()) });
+        }
+        let named = found.label.as_deref().and_then(purpose_of_label).filter(|other| *other != key.purpose);
+        if let Some(other) = named {
+            return Err(HsmError::KeyInUse {
+                key: Box::new(key.uri.clone()),
+                found: other,
+                wanted: key.purpose,
+            });
         }
         let message = probe_message();
         let signature = self.shared.module.raw(inside).sign(session, algorithm, found.private, &message)?;

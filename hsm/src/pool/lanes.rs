@@ -10,20 +10,22 @@ use crate::Purpose;
 /// How many lanes there are.
 pub(crate) const LANES: usize = 4;
 
-/// After so many jobs in order of urgency one is taken in the opposite order, so that no lane waits for ever.
+/// After so many jobs in order of urgency one is taken from the lane whose turn it is, or the next that has one, so that no lane waits
+/// for ever and none of them waits for another's end.
 const FAIR_TURN: u32 = 16;
 
 /// The lane of a purpose; 0 is the most urgent.
 ///
-/// A handshake waits while a client looks on. A checkpoint is one signature every few seconds, and without it the log
-/// stops, so it goes before the tokens, of which there may be any number.
+/// A checkpoint is one signature every few seconds, and without it the log stops, so it goes before what there may be any number of:
+/// handshakes, which strangers can ask for and a client waits for, and tokens.
 pub(crate) const fn lane_of(purpose: Purpose) -> usize {
     match purpose {
-        Purpose::TlsServer => 0,
         // A cosignature is what another log's checkpoint waits for.
-        Purpose::AuditCheckpoint | Purpose::Witness => 1,
+        Purpose::AuditCheckpoint | Purpose::Witness => 0,
+        Purpose::TlsServer => 1,
         Purpose::TokenSigning => 2,
-        Purpose::Wrapping => 3,
+        // A pool never uses a backup key.
+        Purpose::Backup | Purpose::Wrapping => 3,
     }
 }
 
@@ -58,10 +60,12 @@ impl Lanes {
         if matches!(stop.try_recv(), Err(TryRecvError::Disconnected)) {
             return None;
         }
-        if turn.is_multiple_of(FAIR_TURN)
-            && let Some(ticket) = self.receivers.iter().rev().find_map(|lane| lane.try_recv().ok())
-        {
-            return Some(ticket);
+        if turn.is_multiple_of(FAIR_TURN) {
+            let first = (*turn / FAIR_TURN) as usize;
+            let mut lanes = (0..LANES).map(|step| &self.receivers[(first + step) % LANES]);
+            if let Some(ticket) = lanes.find_map(|lane| lane.try_recv().ok()) {
+                return Some(ticket);
+            }
         }
         let [first, second, third, fourth] = &self.receivers;
         select_biased! {
@@ -121,11 +125,11 @@ mod tests {
         assert_eq!(lanes.lens(), [1, 1, 64, 1]);
         let (stop, stopped) = bounded(0);
         let mut turn = 0;
-        let order: Vec<_> = (0..20).map(|_| lanes.take(&mut turn, &stopped).unwrap().purpose).collect();
-        assert_eq!(order[..3], [Purpose::TlsServer, Purpose::AuditCheckpoint, Purpose::TokenSigning]);
-        // There are tokens enough to keep it waiting, but for the fair turn.
-        let wrapping = order.iter().position(|purpose| *purpose == Purpose::Wrapping);
-        assert_eq!(wrapping, Some(FAIR_TURN as usize - 1));
+        let order: Vec<_> = (0..60).map(|_| lanes.take(&mut turn, &stopped).unwrap().purpose).collect();
+        assert_eq!(order[..3], [Purpose::AuditCheckpoint, Purpose::TlsServer, Purpose::TokenSigning]);
+        // There are tokens enough to keep it waiting, but for the fair turn, which is every lane's in its turn.
+        let wrapping = order.iter().position(|purpose| *purpose == Purpose::Wrapping).unwrap();
+        assert!(wrapping < FAIR_TURN as usize * LANES, "{wrapping}");
         drop(stop);
         assert!(lanes.take(&mut turn, &stopped).is_none(), "stopping goes before what is queued");
     }

@@ -64,12 +64,7 @@ pub(super) fn destroy(
     public_key: PublicKey,
 ) -> Result<Output, HsmError> {
     let (session, _) = read_write(shared, inside)?;
-    let found = match find_signing_key(
-        &session,
-        uri,
-        &[public_key.algorithm()],
-        KeyRules { allow_extractable: true },
-    ) {
+    let found = match find_signing_key(&session, uri, &[public_key.algorithm()], KeyRules::any()) {
         Err(HsmError::Object { wanted, matches: 0 }) => {
             // A token whose store is away shows nothing; one that shows other keys has lost this one.
             let others =

@@ -30,6 +30,8 @@ pub struct PoolSettings {
     pub start_timeout: Duration,
     /// Use keys that can be read out of the token.
     pub allow_extractable: bool,
+    /// Use keys that can leave the token wrapped under a trusted key, and in no other way ([`crate::KeyName::wrappable`]).
+    pub allow_wrapped_export: bool,
     /// What each signature must pass before it leaves.
     pub checks: ReleaseChecks,
 }
@@ -89,11 +91,15 @@ impl PoolSettings {
             reinit_interval: Duration::from_secs(30),
             start_timeout: Duration::from_secs(30),
             allow_extractable: false,
+            allow_wrapped_export: false,
             checks: ReleaseChecks::strict(),
         }
     }
 
     pub(super) fn key_rules(&self) -> KeyRules {
-        KeyRules { allow_extractable: self.allow_extractable }
+        KeyRules {
+            allow_extractable: self.allow_extractable,
+            allow_wrapped_export: self.allow_wrapped_export,
+        }
     }
 }

@@ -60,6 +60,8 @@ impl Worker {
             }
             let Some(ticket) = self.shared.lanes.take(&mut turn, &self.stop) else { break };
             if ticket.is_settled() {
+                // Nobody's turn was used up by it.
+                turn = turn.wrapping_sub(1);
                 continue;
             }
             self.shared.counters.wait.note(ticket.queued.elapsed());

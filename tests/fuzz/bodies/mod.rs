@@ -7,6 +7,7 @@
 mod agent;
 mod archives;
 mod audit;
+mod backup;
 mod bundle;
 mod calls;
 mod claims;
@@ -24,6 +25,7 @@ mod witness;
 pub use agent::agent_frame;
 pub use archives::{audit_archive, write_archives};
 pub use audit::{audit_body, audit_note, audit_record, audit_sealed_key, audit_tree, record_id};
+pub use backup::hsm_backup;
 pub use bundle::{audit_bundle, write_bundles};
 pub use calls::{forward_auth, verify_call};
 pub use claims::claims;
@@ -58,6 +60,7 @@ pub const TARGETS: &[Target] = &[
     ("compact_jws", compact_jws),
     ("config", config),
     ("forward_auth", forward_auth),
+    ("hsm_backup", hsm_backup),
     ("json", json),
     ("jwks", jwks),
     ("pkcs11_uri", pkcs11_uri),
