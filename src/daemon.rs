@@ -10,6 +10,7 @@ mod control_thread;
 mod dev;
 mod engine;
 mod hsm;
+pub mod hsm_agent;
 mod hsm_metrics;
 mod judge;
 mod keys;

@@ -196,6 +196,7 @@ macro_rules! bounded {
 }
 
 bounded! {
+    a_frame_of_an_agent_says_nothing_that_steers_a_terminal: "agent_frame", 20_000;
     an_archive_restores_what_was_signed_or_is_named: "audit_archive", 1_500;
     a_body_of_a_record_has_one_spelling: "audit_body", 20_000;
     a_bundle_shows_nothing_but_the_log_it_is_of: "audit_bundle", 2_000;

@@ -1,11 +1,13 @@
 //! Signing through the pool against the bare module, two calls against three, what a token that hangs costs, and how soon
-//! another signs in its place.
+//! another signs in its place; and what it costs that the module is an agent's.
 //!
 //! `cargo bench -p edgate-bench --bench hsm`. Needs SoftHSM; makes its own token in a temporary folder. Contestants run in turn and
 //! the median round counts, because on a shared machine the clock drifts more between runs than the difference.
 
 #![allow(clippy::cast_precision_loss, clippy::unwrap_used, reason = "a bench")]
 
+#[path = "../../hsm/tests/support/agent.rs"]
+mod agent_support;
 #[path = "../../hsm/tests/support/mod.rs"]
 mod support;
 
@@ -38,6 +40,9 @@ const THREADS: [usize; 3] = [1, 2, 4];
 /// 64 signatures under way: asked for one by one, and sixteen in a call.
 const CALLERS: [Callers; 2] = [Callers { count: 64, together: 1 }, Callers { count: 4, together: 16 }];
 const LASTING: Duration = Duration::from_millis(300);
+/// The process that part `agent` starts, and its workers.
+const AGENT: &str = "agent_process";
+const AGENT_WORKERS: usize = 2;
 /// Decisions in one round with the daemon.
 const DECISIONS: u64 = 30_000;
 /// Times that a token is lost, and how long others sign before and after.
@@ -56,8 +61,20 @@ fn main() -> ExitCode {
     }
     // Each in its own process, as the tests: `stage` runs this program again.
     let name = std::env::args().skip_while(|argument| argument != "--exact").nth(1);
-    let benches: [(&str, fn()); 5] =
-        [("pool", pool), ("paths", paths), ("hanging", hanging), ("failover", failover), ("sign", sign)];
+    if name.as_deref() == Some(AGENT) {
+        stage(AGENT, |stage| {
+            agent_support::serve_as(stage, settings(stage, &stage.helper_token(), AGENT_WORKERS))
+        });
+        return ExitCode::SUCCESS;
+    }
+    let benches: [(&str, fn()); 6] = [
+        ("pool", pool),
+        ("agent", agent),
+        ("paths", paths),
+        ("hanging", hanging),
+        ("failover", failover),
+        ("sign", sign),
+    ];
     for (bench, run) in benches {
         if name.as_deref().is_none_or(|name| name == bench) {
             run();
@@ -74,10 +91,7 @@ fn pool() {
         let admin = stage.admin(&token);
         println!("verify_strict: {:.0} us", verify_strict_us());
         let pools = THREADS.map(|workers| {
-            let probe_interval = Duration::from_secs(10);
-            let checks = release_checks(Engine::Auto);
-            let settings = PoolSettings { workers, probe_interval, checks, ..stage.settings(&token) };
-            let pool = Pool::start(settings).unwrap();
+            let pool = Pool::start(settings(stage, &token, workers)).unwrap();
             let signer = pool.signing_key::<TokenSigning>(&key.uri, None, soon()).unwrap();
             (pool, signer)
         });
@@ -106,6 +120,45 @@ fn pool() {
             }
         }
     });
+}
+
+/// The same pool in this process and at an agent, which is another.
+fn agent() {
+    stage("agent", |stage| {
+        let token = stage.make_token("bench");
+        let key = stage.make_key(&token, Purpose::TokenSigning, "1");
+        let here = settings(stage, &token, AGENT_WORKERS);
+        let _process = stage.start_agent(AGENT, "agent", &token);
+        let there = PoolSettings { access: stage.at_agent("agent", &token).access, ..here.clone() };
+        let pools = [here, there].map(|settings| {
+            let pool = Pool::start(settings).unwrap();
+            let signer = pool.signing_key::<TokenSigning>(&key.uri, None, soon()).unwrap();
+            (pool, signer)
+        });
+        let alone = Callers { count: 1, together: 1 };
+        for callers in [alone, CALLERS[0], CALLERS[1]] {
+            let mut rates = [Vec::new(), Vec::new()];
+            for _ in 0..ROUNDS {
+                for (rates, (_, signer)) in rates.iter_mut().zip(&pools) {
+                    rates.push(pooled_rate(signer, callers, LASTING).unwrap());
+                }
+            }
+            let [here, there] = &rates;
+            println!(
+                "{AGENT_WORKERS} workers, {} callers of {}: in this process {:.0} /s, at an agent {:.0} /s, ratio {:.3}",
+                callers.count,
+                callers.together,
+                median(here),
+                median(there),
+                round_by_round(there, here)
+            );
+        }
+    });
+}
+
+fn settings(stage: &Stage, token: &Pkcs11Uri, workers: usize) -> PoolSettings {
+    let (probe_interval, checks) = (Duration::from_secs(10), release_checks(Engine::Auto));
+    PoolSettings { workers, probe_interval, checks, ..stage.settings(token) }
 }
 
 /// What slows the machine slows both halves of a round.

@@ -12,6 +12,30 @@ use crate::{BackupError, Pkcs11Uri, Purpose, UriError};
 /// hold key material.
 #[derive(Debug, thiserror::Error)]
 pub enum HsmError {
+    /// The agent that has the token cannot be reached, or does not keep to the protocol.
+    #[error("cannot use the HSM agent at {socket}: {problem}")]
+    Agent {
+        /// Its socket.
+        socket: PathBuf,
+        /// What is wrong, and what to do.
+        problem: String,
+    },
+    /// The agent and this service do not take one another.
+    #[error("the HSM agent at {socket} does not serve this service: {problem}")]
+    AgentRefused {
+        /// Its socket.
+        socket: PathBuf,
+        /// Who refuses what, and what to change.
+        problem: String,
+    },
+    /// What an agent says of a failure that has no other form here.
+    #[error("{text}")]
+    AgentSays {
+        /// What to do about it.
+        class: Class,
+        /// Its words.
+        text: String,
+    },
     /// The file is no backup that can be believed.
     #[error("backup {path} is not usable: {problem}")]
     Backup {
@@ -215,6 +239,12 @@ pub enum HsmError {
         /// What the caller wants.
         wanted: Purpose,
     },
+    /// The agent was told not to use keys of this purpose.
+    #[error("the HSM agent serves no {purpose} keys; if it should, name the purpose at agent.purposes there")]
+    PurposeNotServed {
+        /// What the key is for.
+        purpose: Purpose,
+    },
     /// The signature made does not verify under the pinned public key; it was discarded.
     #[error(
         "the {purpose} key made a signature that does not verify under its public key; nothing was released"
@@ -249,6 +279,22 @@ pub enum HsmError {
         matches: usize,
         /// What is there.
         present: Vec<Pkcs11Uri>,
+    },
+    /// More than an agent takes in one request.
+    #[error("{bytes} bytes are too long for one request to an HSM agent, which takes {max}")]
+    TooLong {
+        /// How long it is.
+        bytes: usize,
+        /// How long it may be.
+        max: usize,
+    },
+    /// The PIN of a token at an agent was handed to somebody else.
+    #[error(
+        "the PIN was not tried: the token is at an HSM agent, so run `edgate hsm unlock --agent {socket}`"
+    )]
+    UnlockAtAgent {
+        /// The agent's socket.
+        socket: PathBuf,
     },
     /// A key without public key object that is not pinned either.
     #[error("{key} shows no public key in the token; pin its public key in the configuration")]
@@ -308,7 +354,11 @@ impl HsmError {
             Self::Unavailable { cause, .. } => cause.exit_code(),
             Self::Login { .. } => EXIT_OPERATOR,
             Self::Call(call) if call.class() == Class::Config => 78,
-            Self::Call(_)
+            Self::AgentSays { class: Class::Config, .. } => 78,
+            Self::AgentSays { class: Class::Caller, .. } => 70,
+            Self::Agent { .. }
+            | Self::AgentSays { .. }
+            | Self::Call(_)
             | Self::ModuleBusy { .. }
             | Self::ModuleRenewed { .. }
             | Self::Stuck { .. }
@@ -316,8 +366,13 @@ impl HsmError {
             Self::NoMember { .. } | Self::DeadlinePassed { .. } | Self::Overloaded { .. } | Self::Stopped => {
                 69
             }
-            Self::Entropy { .. } | Self::SignatureFault { .. } | Self::Thread { .. } | Self::Unsealed => 70,
-            Self::Backup { .. }
+            Self::Entropy { .. }
+            | Self::SignatureFault { .. }
+            | Self::Thread { .. }
+            | Self::TooLong { .. }
+            | Self::Unsealed => 70,
+            Self::AgentRefused { .. }
+            | Self::Backup { .. }
             | Self::Exists { .. }
             | Self::File { .. }
             | Self::KeyAttribute { .. }
@@ -334,7 +389,9 @@ impl HsmError {
             | Self::Owner { .. }
             | Self::Permissions { .. }
             | Self::Purpose { .. }
+            | Self::PurposeNotServed { .. }
             | Self::Token { .. }
+            | Self::UnlockAtAgent { .. }
             | Self::UnlockUnclear { .. }
             | Self::Unpinned { .. }
             | Self::Uri(_) => 78,

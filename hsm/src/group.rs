@@ -255,8 +255,13 @@ impl Group {
         if self.members.len() == 1 {
             waiting = self.members.iter().collect();
         }
+        // Agents are handed their PINs by an operator, and not through here.
+        if waiting.iter().any(|member| !member.pool.is_at_agent()) {
+            waiting.retain(|member| !member.pool.is_at_agent());
+        }
         match waiting[..] {
             [member] => member.pool.unlock(pin),
+            [member, ..] if member.pool.is_at_agent() => member.pool.unlock(pin),
             // A PIN is never tried on a token that it may not belong to.
             _ => Err(HsmError::UnlockUnclear { waiting: waiting.len() }),
         }

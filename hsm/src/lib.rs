@@ -4,13 +4,14 @@
 //! The purpose is a type, so a key for checkpoints cannot be handed to code that signs tokens; it is also written
 //! into the key file, so that renaming one file to the other does not get around the type.
 //!
-//! Where the private key lives is the provider's business: a file ([`SoftwareKey`]), a PKCS#11 token ([`Pool`]) or
-//! several tokens that hold the same key ([`Group`]), behind the same [`Signer`]. Nothing here knows tokens, logs or
+//! Where the private key lives is the provider's business: a file ([`SoftwareKey`]), a PKCS#11 token ([`Pool`]), whose module may
+//! be in another process ([`Agent`]), or several tokens that hold the same key ([`Group`]), behind the same [`Signer`]. Nothing here knows tokens, logs or
 //! runtimes, and every call may block: callers with an event loop use [`Signer::submit`] or a thread made for it.
 //!
 //! In this crate a token is the device that holds keys, as in PKCS#11.
 
 mod admin;
+mod agent;
 mod any_signer;
 mod backup;
 mod error;
@@ -32,6 +33,7 @@ pub use admin::{
     ATTRIBUTE_NAMES, Admin, Callers, Finding, GeneratedKey, KeyName, KeySeen, Officer, REPORT_PREFIX, Report,
     SignPaths, TRANSCRIPT_PREFIX, Verdict, pooled_rate, tokens,
 };
+pub use agent::{Agent, AgentAddress, AgentEvent, AgentSettings, AgentUnlock, EXIT_STUCK, agent_frame_words};
 pub use any_signer::AnySigner;
 pub use backup::{
     BACKUP_BYTES_MAX, BACKUP_PREFIX, Backup, BackupContents, BackupError, WRAPPED_BYTES_MAX, WrapMechanism,
@@ -43,7 +45,7 @@ pub use pin_guard::{Attempt, GuardError, PinGuard};
 pub use pkcs11::{
     CallError, Class, LoginRefusal, Module, PinPolicy, TokenFlags, TokenSeen, installed_softhsm,
 };
-pub use pool::{BUCKETS_US, Durations, Pool, PoolMetrics, PoolSettings, TokenStanding};
+pub use pool::{Access, BUCKETS_US, Durations, Pool, PoolMetrics, PoolSettings, TokenStanding};
 pub use public_key::{Algorithm, NotEd25519, PublicKey};
 pub use purpose::{AuditCheckpoint, KeyPurpose, Purpose, TlsServer, TokenSigning, Witness};
 pub use release::{ReleaseCheck, ReleaseChecks};

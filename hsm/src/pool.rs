@@ -11,6 +11,7 @@
 //! job at its deadline whatever the module does, writes hung workers off and replaces them. The answer to a job is
 //! given exactly once, by whoever is first.
 
+mod desk;
 mod gcm;
 mod job;
 mod keeper;
@@ -18,111 +19,48 @@ mod lanes;
 mod making;
 mod metrics;
 mod once;
+mod settings;
 mod shared;
 mod sync;
 mod watch;
 mod worker;
 
 use std::fmt;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use zeroize::Zeroizing;
 
-pub(crate) use job::{KeyKind, Output, PinnedKey, Work};
+pub(crate) use desk::{Desk, PoolLink, Standing, lock};
+pub(crate) use job::{KeyKind, Output, PinnedKey, Ticket, Work};
 pub(crate) use keeper::probe_message;
+pub(crate) use metrics::add;
 pub use metrics::{BUCKETS_US, Durations, PoolMetrics};
 pub(crate) use once::Once;
-use shared::{Shared, Slot, Standing, lock};
+pub use settings::{Access, PoolSettings, TokenStanding};
+use shared::{Shared, Slot};
 pub(crate) use watch::TICK;
 
-use crate::pkcs11::{KeyRules, Module, PinPolicy};
+use crate::agent::{AgentAddress, Link};
+use crate::pkcs11::{Class, Module, PinPolicy};
 use crate::route::{Route, Seat};
-use crate::{HsmError, KeyPurpose, Pkcs11Uri, PublicKey, Purpose, ReleaseChecks, Signer};
-
-/// What a pool works with.
-#[derive(Debug, Clone)]
-pub struct PoolSettings {
-    /// The PKCS#11 library, by absolute path.
-    pub module: PathBuf,
-    /// The token, by label and serial.
-    pub token: Pkcs11Uri,
-    /// Where the PIN comes from.
-    pub pin: PinPolicy,
-    /// Threads and sessions for work; fewer if the token admits fewer. More than two rarely help SoftHSM; a network HSM
-    /// wants as many as it has engines.
-    pub workers: usize,
-    /// Jobs that wait in each lane before more are refused.
-    pub queue_len_max: usize,
-    /// How long a call into the module may take before its worker is written off.
-    pub hang_limit: Duration,
-    /// How often an idle key is tested, and an unusable token looked at.
-    pub probe_interval: Duration,
-    /// The least time between re-initialisations of the module; grows tenfold while they fail.
-    pub reinit_interval: Duration,
-    /// How long [`Pool::start`] waits for the first login.
-    pub start_timeout: Duration,
-    /// Use keys that can be read out of the token.
-    pub allow_extractable: bool,
-    /// Use keys that can leave the token wrapped under a trusted key, and in no other way ([`crate::KeyName::wrappable`]).
-    pub allow_wrapped_export: bool,
-    /// What each signature must pass before it leaves.
-    pub checks: ReleaseChecks,
-}
-
-/// Whether a token can be used, for people and scrapers.
-#[derive(Debug, Clone)]
-pub enum TokenStanding {
-    /// The keeper looks into a fault; jobs wait.
-    Healing,
-    /// Every key has signed.
-    Ready,
-    /// The pool is closed.
-    Stopped,
-    /// Calls do not return. If they never do, only a restart of the process helps.
-    Stuck,
-    /// It cannot be used; see [`HsmError::needs_operator`].
-    Unavailable(Arc<HsmError>),
-}
+use crate::{HsmError, KeyPurpose, Pkcs11Uri, PublicKey, Purpose, Signer};
 
 /// The pool of one token. Dropping it closes it: queued jobs are answered, threads end when their calls return.
 pub struct Pool {
-    shared: Arc<Shared>,
+    desk: Arc<Desk>,
+    source: Source,
     // Dropped to stop all threads.
     stop: Option<Sender<()>>,
     // Disconnected when the last thread that calls the module has ended.
     alive: Receiver<()>,
 }
 
-impl PoolSettings {
-    /// Settings with the usual times for `token` in `module`.
-    #[must_use]
-    pub fn new(module: PathBuf, token: Pkcs11Uri, pin: PinPolicy) -> Self {
-        Self {
-            module,
-            token,
-            pin,
-            workers: 4,
-            queue_len_max: 1024,
-            hang_limit: Duration::from_secs(5),
-            // Below the 15 s after which a YubiHSM drops an idle session.
-            probe_interval: Duration::from_secs(10),
-            reinit_interval: Duration::from_secs(30),
-            start_timeout: Duration::from_secs(30),
-            allow_extractable: false,
-            allow_wrapped_export: false,
-            checks: ReleaseChecks::strict(),
-        }
-    }
-
-    fn key_rules(&self) -> KeyRules {
-        KeyRules {
-            allow_extractable: self.allow_extractable,
-            allow_wrapped_export: self.allow_wrapped_export,
-        }
-    }
+/// Where the work is done.
+enum Source {
+    Agent(Arc<Link>),
+    Module(Arc<Shared>),
 }
 
 impl Pool {
@@ -143,11 +81,18 @@ impl Pool {
     pub(crate) fn open(mut settings: PoolSettings) -> Result<Self, HsmError> {
         settings.token.require_token()?;
         settings.workers = settings.workers.clamp(1, WORKERS_MAX);
-        let module = Module::load(&settings.module)?;
+        match settings.access.clone() {
+            Access::Agent(address) => Self::open_at_agent(&settings, address),
+            Access::Module { path, pin } => Self::open_module(settings, Module::load(&path)?, pin),
+        }
+    }
+
+    fn open_module(settings: PoolSettings, module: Arc<Module>, pin: PinPolicy) -> Result<Self, HsmError> {
         let start_timeout = settings.start_timeout;
         let (orders, to_keeper) = unbounded();
         let (stop, stopped) = bounded(0);
-        let shared = Shared::new(settings, module, orders);
+        let desk = Desk::new(&settings, None);
+        let shared = Shared::new(Arc::clone(&desk), settings, pin, module, orders);
         shared.module.admit(&shared.tenant);
 
         let keeper_slot = Arc::new(Slot::default());
@@ -161,7 +106,8 @@ impl Pool {
         let thread = spawn("hsm-watch", move || watch.run())?;
         shared.set_watch(thread);
         // From here on the watch answers for the workers: it starts them, too.
-        let pool = Self { shared: Arc::clone(&shared), stop: Some(stop), alive };
+        let source = Source::Module(Arc::clone(&shared));
+        let pool = Self { desk, source, stop: Some(stop), alive };
         let keeper = keeper::Keeper::new(Arc::clone(&shared), keeper_slot, to_keeper, stopped);
         spawn("hsm-keeper", move || {
             keeper.run();
@@ -173,13 +119,35 @@ impl Pool {
         Ok(pool)
     }
 
+    fn open_at_agent(settings: &PoolSettings, address: AgentAddress) -> Result<Self, HsmError> {
+        let desk = Desk::new(settings, Some(settings.queue_len_max));
+        let (stop, stopped) = bounded(0);
+        let (link, alive) = Link::start(&desk, settings, address, &stopped)?;
+        desk.wait_started(settings.start_timeout);
+        Ok(Self { desk, source: Source::Agent(link), stop: Some(stop), alive })
+    }
+
     /// Why the token cannot be used, if waiting does not change it.
     pub(crate) fn fatal(&self) -> Option<HsmError> {
-        match self.shared.standing().0 {
-            Standing::Down(cause) if is_fatal(&cause, &self.shared.settings) => {
+        match self.desk.standing().0 {
+            Standing::Down(cause) if self.is_fatal(&cause) => {
                 Some(HsmError::Unavailable { token: Box::new(self.token()), cause })
             }
             _ => None,
+        }
+    }
+
+    /// Whether the first login failed in a way that waiting does not change.
+    fn is_fatal(&self, cause: &HsmError) -> bool {
+        match &self.source {
+            // What is wrong at the agent is looked into by it, and by whoever restarts it.
+            Source::Agent(_) => matches!(cause, HsmError::AgentRefused { .. }),
+            Source::Module(shared) => match cause.class() {
+                Class::Config | Class::Caller => true,
+                // With an operator to supply the PIN, being locked is how it starts.
+                Class::Pin => shared.pin.source != crate::PinSource::Operator,
+                Class::Busy | Class::Device | Class::Login | Class::Rejected | Class::Session => false,
+            },
         }
     }
 
@@ -209,13 +177,25 @@ impl Pool {
         pinned: Option<PublicKey>,
         deadline: Instant,
     ) -> Result<(Arc<PinnedKey>, PublicKey), HsmError> {
+        self.open_key_if(uri, purpose, pinned, pinned.is_some(), deadline)
+    }
+
+    /// As [`Self::open_key`]; only with `unseen` may the key be one that cannot be looked at now.
+    pub(crate) fn open_key_if(
+        &self,
+        uri: &Pkcs11Uri,
+        purpose: Purpose,
+        pinned: Option<PublicKey>,
+        unseen: bool,
+        deadline: Instant,
+    ) -> Result<(Arc<PinnedKey>, PublicKey), HsmError> {
         let uri = self.object_uri(uri)?;
         let work = Work::FindSigning { uri: uri.clone(), allowed: purpose.algorithms() };
         let found = match self.run(work, purpose, deadline) {
             Ok(Output::Found { public_key, label, id }) => Some((public_key, label, id)),
             Ok(_) => None,
             // The keeper checks it when the token is back.
-            Err(error) if pinned.is_some() && is_absence(&error) => None,
+            Err(error) if unseen && is_absence(&error) => None,
             Err(error) => return Err(error),
         };
         let mut exact = uri.clone();
@@ -236,14 +216,13 @@ impl Pool {
             }
         }
         let public_key = public_key.ok_or_else(|| HsmError::Unpinned { key: Box::new(uri.clone()) })?;
-        let public_half =
-            self.shared.settings.checks.pin(public_key).ok_or_else(|| HsmError::KeyAttribute {
-                key: Box::new(uri.clone()),
-                problem: "its public key is not a usable Ed25519 key",
-            })?;
+        let public_half = self.desk.checks.pin(public_key).ok_or_else(|| HsmError::KeyAttribute {
+            key: Box::new(uri.clone()),
+            problem: "its public key is not a usable Ed25519 key",
+        })?;
         let key = self.adopt(exact, purpose, KeyKind::Signing(Box::new(public_half)))?;
         if let Err(error) = self.prove(&key, deadline)
-            && !(pinned.is_some() && is_absence(&error))
+            && !(unseen && is_absence(&error))
         {
             self.forget(&key);
             return Err(error);
@@ -256,14 +235,18 @@ impl Pool {
     /// # Errors
     /// Why the token still cannot be used.
     pub fn unlock(&self, pin: Zeroizing<String>) -> Result<(), HsmError> {
+        let shared = match &self.source {
+            Source::Agent(link) => return Err(link.unlock_refusal()),
+            Source::Module(shared) => shared,
+        };
         let (reply, outcome) = bounded(1);
         let order = keeper::Order::Unlock(pin, reply);
-        self.shared.orders.send(order).map_err(|_| HsmError::Stopped)?;
-        let patience = self.shared.settings.start_timeout;
+        shared.orders.send(order).map_err(|_| HsmError::Stopped)?;
+        let patience = shared.settings.start_timeout;
         match outcome.recv_timeout(patience) {
             Ok(Ok(())) => Ok(()),
             Ok(Err(cause)) => Err(HsmError::Unavailable { token: Box::new(self.token()), cause }),
-            Err(_) => Err(HsmError::ModuleBusy { path: self.shared.module.path().to_owned() }),
+            Err(_) => Err(HsmError::ModuleBusy { path: shared.module.path().to_owned() }),
         }
     }
 
@@ -281,17 +264,30 @@ impl Pool {
 
     /// What is wrong with one of the keys, if something is and the token can be used all the same.
     pub(crate) fn key_fault(&self) -> Option<Arc<HsmError>> {
-        lock(&self.shared.keys).iter().find_map(|key| key.fault())
+        lock(&self.desk.keys).iter().find_map(|key| key.fault())
     }
 
     /// What the pool has done so far. Does not call the token.
     #[must_use]
     pub fn metrics(&self) -> PoolMetrics {
-        let mut metrics = self.shared.counters.read();
-        metrics.queued = self.shared.lanes.lens();
-        metrics.outstanding = self.shared.outstanding_len();
-        metrics.workers_stuck = lock(&self.shared.slots).lost.len();
+        let mut metrics = self.desk.counters.read();
+        metrics.queued = self.desk.lanes.lens();
+        metrics.outstanding = self.desk.outstanding_len();
+        match &self.source {
+            Source::Agent(link) => link.add_told(&mut metrics),
+            Source::Module(shared) => metrics.workers_stuck = lock(&shared.slots).lost.len(),
+        }
         metrics
+    }
+
+    /// Whether another process has the module, and the PIN.
+    pub(crate) fn is_at_agent(&self) -> bool {
+        matches!(self.source, Source::Agent(_))
+    }
+
+    /// How many work at once.
+    pub(crate) fn workers(&self) -> usize {
+        self.desk.workers()
     }
 
     /// Runs one job and waits for it.
@@ -300,13 +296,13 @@ impl Pool {
     }
 
     pub(crate) fn link(&self) -> PoolLink {
-        PoolLink(Arc::clone(&self.shared))
+        PoolLink(Arc::clone(&self.desk))
     }
 
     /// The full name of an object in this pool's token.
     pub(crate) fn object_uri(&self, uri: &Pkcs11Uri) -> Result<Pkcs11Uri, HsmError> {
         uri.require_object()?;
-        let ours = &self.shared.settings.token;
+        let ours = &self.desk.token_uri;
         if uri.token != ours.token || uri.serial != ours.serial {
             return Err(HsmError::Token {
                 wanted: Box::new(uri.token_only()),
@@ -324,7 +320,7 @@ impl Pool {
         purpose: Purpose,
         kind: KeyKind,
     ) -> Result<Arc<PinnedKey>, HsmError> {
-        let mut keys = lock(&self.shared.keys);
+        let mut keys = lock(&self.desk.keys);
         let same = |key: &&Arc<PinnedKey>| match (&key.kind, &kind) {
             (KeyKind::Signing(one), KeyKind::Signing(other)) => one.key() == other.key(),
             (KeyKind::Wrapping, KeyKind::Wrapping) => key.uri == uri,
@@ -344,8 +340,19 @@ impl Pool {
         Ok(key)
     }
 
-    fn forget(&self, key: &Arc<PinnedKey>) {
-        lock(&self.shared.keys).retain(|other| !Arc::ptr_eq(other, key));
+    pub(crate) fn forget(&self, key: &Arc<PinnedKey>) {
+        lock(&self.desk.keys).retain(|other| !Arc::ptr_eq(other, key));
+    }
+
+    /// Lets go of keys that nobody holds any more.
+    pub(crate) fn forget_unused(&self) {
+        lock(&self.desk.keys).retain(|key| Arc::strong_count(key) > 1);
+    }
+
+    /// Lets go of the key with this public half, which is about to go.
+    pub(crate) fn forget_public(&self, public_key: PublicKey) {
+        lock(&self.desk.keys)
+            .retain(|key| !matches!(&key.kind, KeyKind::Signing(pinned) if pinned.key() == public_key));
     }
 
     /// A test signature: the key is the one whose public half we hold.
@@ -355,61 +362,10 @@ impl Pool {
     }
 }
 
-/// What a signer holds of the pool: enough to submit, not enough to keep it open.
-#[derive(Clone)]
-pub(crate) struct PoolLink(Arc<Shared>);
-
-impl PoolLink {
-    pub(crate) fn token(&self) -> Pkcs11Uri {
-        self.0.settings.token.token_only()
-    }
-
-    pub(crate) fn standing(&self) -> TokenStanding {
-        match self.0.standing().0 {
-            Standing::Starting | Standing::Healing => TokenStanding::Healing,
-            Standing::Ready => TokenStanding::Ready,
-            Standing::Down(cause) => TokenStanding::Unavailable(cause),
-            Standing::Stuck => TokenStanding::Stuck,
-            Standing::Stopped => TokenStanding::Stopped,
-        }
-    }
-
-    /// Jobs not answered yet.
-    pub(crate) fn outstanding(&self) -> usize {
-        self.0.outstanding_len()
-    }
-
-    /// How long a job may wait for those before it: twice what as many took on average so far.
-    pub(crate) fn queue_time(&self) -> Duration {
-        let shared = &self.0;
-        let workers = u32::try_from(shared.settings.workers).unwrap_or(u32::MAX);
-        let before = u32::try_from(shared.outstanding_len()).unwrap_or(u32::MAX);
-        shared.counters.call.mean().saturating_mul(before.saturating_mul(2)) / workers
-    }
-
-    /// Submits a job; `complete` is called once, on a thread of the pool, by the deadline; never if this is an error.
-    pub(crate) fn submit(
-        &self,
-        work: Work,
-        purpose: Purpose,
-        deadline: Instant,
-        complete: impl FnOnce(Result<Output, HsmError>) + Send + 'static,
-    ) -> Result<(), HsmError> {
-        self.0.submit(work, purpose, deadline, Box::new(complete)).map(|_| ())
-    }
-
-    pub(crate) fn run(&self, work: Work, purpose: Purpose, deadline: Instant) -> Result<Output, HsmError> {
-        let (answer, outcome) = bounded(1);
-        // The caller may have stopped waiting.
-        self.submit(work, purpose, deadline, move |result| drop(answer.send(result)))?;
-        outcome.recv_deadline(deadline + TICK).unwrap_or(Err(HsmError::DeadlinePassed { purpose }))
-    }
-}
-
 impl fmt::Debug for Pool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Pool")
-            .field("token", &self.shared.settings.token.token_only())
+            .field("token", &self.desk.token_uri)
             .field("standing", &self.standing())
             .finish_non_exhaustive()
     }
@@ -419,9 +375,12 @@ impl Drop for Pool {
     /// Waits a moment for the threads: a process that ends while one is in the module, which then takes its state down,
     /// crashes at the very end.
     fn drop(&mut self) {
-        self.shared.set_standing(Standing::Stopped);
+        match &self.source {
+            Source::Agent(link) => link.stop(),
+            Source::Module(shared) => shared.set_standing(Standing::Stopped),
+        }
         drop(self.stop.take());
-        self.shared.wake_watch();
+        self.desk.wake_watch();
         // Timed out or all gone: either way there is nothing left to wait for.
         let _ = self.alive.recv_timeout(CLOSE_PATIENCE);
     }
@@ -441,23 +400,15 @@ pub(crate) fn purpose_of_label(label: &str) -> Option<Purpose> {
     Purpose::from_name(purpose)
 }
 
-/// Whether the first login failed in a way that waiting does not change.
-fn is_fatal(cause: &HsmError, settings: &PoolSettings) -> bool {
-    use crate::pkcs11::Class;
-    match cause.class() {
-        Class::Config | Class::Caller => true,
-        // With an operator to supply the PIN, being locked is how it starts.
-        Class::Pin => settings.pin.source != crate::PinSource::Operator,
-        Class::Busy | Class::Device | Class::Login | Class::Rejected | Class::Session => false,
-    }
-}
-
 /// Whether a key could not be looked at, as opposed to looked at and found wrong.
 fn is_absence(error: &HsmError) -> bool {
     matches!(error, HsmError::Unavailable { .. } | HsmError::Stuck { .. } | HsmError::DeadlinePassed { .. })
 }
 
-fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<std::thread::Thread, HsmError> {
+pub(crate) fn spawn(
+    name: &str,
+    run: impl FnOnce() + Send + 'static,
+) -> Result<std::thread::Thread, HsmError> {
     let handle = std::thread::Builder::new().name(name.to_owned()).spawn(run);
     Ok(handle.map_err(|source| HsmError::Thread { source })?.thread().clone())
 }

@@ -22,6 +22,16 @@ pub enum Purpose {
 }
 
 impl Purpose {
+    /// Every purpose.
+    pub const ALL: [Self; 6] = [
+        Self::AuditCheckpoint,
+        Self::Backup,
+        Self::TlsServer,
+        Self::TokenSigning,
+        Self::Witness,
+        Self::Wrapping,
+    ];
+
     /// The stable name written into key files.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -38,15 +48,7 @@ impl Purpose {
     /// The purpose a key file names.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
-        let all = [
-            Self::AuditCheckpoint,
-            Self::Backup,
-            Self::TlsServer,
-            Self::TokenSigning,
-            Self::Witness,
-            Self::Wrapping,
-        ];
-        all.into_iter().find(|purpose| purpose.name() == name)
+        Self::ALL.into_iter().find(|purpose| purpose.name() == name)
     }
 }
 

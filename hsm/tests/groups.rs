@@ -424,11 +424,11 @@ fn a_wrong_pin_of_one_member_keeps_only_that_one_out() {
         std::fs::create_dir_all(own.join("state")).unwrap();
         write_pin(&own, "wrong");
         let mut members = pair.members(stage);
-        members[1].pool.pin = edgate_hsm::PinPolicy {
+        members[1].pool.access = stage.access(edgate_hsm::PinPolicy {
             source: edgate_hsm::PinSource::File(own.join("pin")),
             credentials: None,
             guard_folder: own.join("state"),
-        };
+        });
         let (group, signer) = pair.open(members.clone());
         sign(&signer, Duration::from_secs(10));
         let member = group.members().remove(1);
@@ -440,7 +440,7 @@ fn a_wrong_pin_of_one_member_keeps_only_that_one_out() {
         assert!(matches!(error, HsmError::UnlockUnclear { waiting: 0 }), "{error}");
         drop((group, signer));
         // When it is wrong for all of them, nothing is left to start.
-        members[0].pool.pin = members[1].pool.pin.clone();
+        members[0].pool.access = members[1].pool.access.clone();
         write_pin(&own, "wrong");
         let error = Group::start(members, PATIENCE).unwrap_err();
         assert!(error.needs_operator() && error.exit_code() == 77, "{error}");

@@ -209,7 +209,7 @@ fn a_login_that_only_a_person_makes_is_never_ended_for_another_token() {
         let (one, two) = (stage.make_token("one"), stage.make_token("two"));
         let key = stage.make_key(&one, Purpose::TokenSigning, "1");
         let mut settings = stage.settings(&one);
-        settings.pin = PinPolicy { source: PinSource::Operator, ..stage.pin() };
+        settings.access = stage.access(PinPolicy { source: PinSource::Operator, ..stage.pin() });
         let first = Pool::start(settings).unwrap();
         let signer: Signer<TokenSigning> = first.signing_key(&key.uri, Some(ed25519(&key)), soon()).unwrap();
         first.unlock(PIN.to_owned().into()).unwrap();

@@ -13,8 +13,8 @@ use cryptoki::mechanism::Mechanism;
 use cryptoki::object::{Attribute, ObjectClass};
 use ed25519_dalek::{Signature, VerifyingKey};
 use edgate_hsm::{
-    AuditCheckpoint, GuardError, HsmError, LoginRefusal, PinPolicy, PinSource, Pkcs11Uri, Pool, Purpose,
-    TokenSigning, TokenStanding,
+    Access, AuditCheckpoint, GuardError, HsmError, LoginRefusal, PinPolicy, PinSource, Pkcs11Uri, Pool,
+    Purpose, TokenSigning, TokenStanding,
 };
 use support::{PIN, Stage, ed25519, soon, stage, until, wait_for, write_pin};
 
@@ -183,7 +183,7 @@ fn a_token_waits_for_its_operator() {
         let token = stage.make_token("edgate");
         let key = stage.make_key(&token, Purpose::TokenSigning, "1");
         let mut settings = stage.settings(&token);
-        settings.pin = PinPolicy { source: PinSource::Operator, ..stage.pin() };
+        settings.access = stage.access(PinPolicy { source: PinSource::Operator, ..stage.pin() });
         let pool = Pool::start(settings).unwrap();
         assert!(is_down(&pool.standing()));
         // Its public key is known, so the signer exists; it signs when the token is open.
@@ -499,7 +499,7 @@ fn a_module_that_is_none_is_refused_by_name() {
             (stage.folder.clone(), "not a regular file"),
         ] {
             let mut settings = stage.settings(&token);
-            settings.module = module;
+            settings.access = Access::Module { path: module, pin: stage.pin() };
             let error = Pool::start(settings).unwrap_err();
             assert!(error.to_string().contains(problem) && error.exit_code() == 78, "{error}");
         }
@@ -508,7 +508,7 @@ fn a_module_that_is_none_is_refused_by_name() {
         std::fs::copy(&stage.module, &lax).unwrap();
         std::fs::set_permissions(&lax, std::fs::Permissions::from_mode(0o666)).unwrap();
         let mut settings = stage.settings(&token);
-        settings.module = lax;
+        settings.access = Access::Module { path: lax, pin: stage.pin() };
         let error = Pool::start(settings).unwrap_err();
         assert!(error.to_string().contains("others than root may write it"), "{error}");
     });

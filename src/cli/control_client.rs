@@ -81,6 +81,12 @@ pub(super) struct IssueArguments {
 /// What `edgate hsm unlock` reads.
 #[derive(Debug, Args)]
 pub(super) struct UnlockArguments {
+    /// Hand it to the agent at this socket instead of a node; as root or as the agent's user.
+    #[arg(long, value_name = "SOCKET", conflicts_with_all = ["control", "config"])]
+    agent: Option<PathBuf>,
+    /// The user id the agent must have [default: ours, root's, or that of the owner of the socket's folder].
+    #[arg(long, value_name = "UID", requires = "agent")]
+    agent_uid: Option<u32>,
     #[command(flatten)]
     target: Target,
     #[command(flatten)]
@@ -89,28 +95,17 @@ pub(super) struct UnlockArguments {
 
 /// Hands a PIN to a running node. It is asked for without echo, sent over loopback, and wiped.
 pub(super) fn unlock(arguments: &UnlockArguments) -> u8 {
+    if let Some(socket) = &arguments.agent {
+        let as_json = arguments.output.json;
+        return super::hsm_agent::unlock(socket.clone(), arguments.agent_uid, as_json, ask_pin);
+    }
     let url = match arguments.target.url() {
         Ok(url) => url,
         Err(error) => return refuse(&error),
     };
-    let pin = if io::IsTerminal::is_terminal(&io::stdin()) {
-        rpassword::prompt_password("PIN: ").map(Zeroizing::new)
-    } else {
-        let mut line = Zeroizing::new(String::new());
-        io::stdin()
-            .read_line(&mut line)
-            .map(|_| Zeroizing::new(line.trim_end_matches(['\r', '\n']).to_owned()))
-    };
-    let pin = match pin {
-        Ok(pin) if !pin.is_empty() => pin,
-        Ok(_) => {
-            complain("no PIN was given");
-            return EXIT_INPUT;
-        }
-        Err(error) => {
-            complain(format_args!("cannot read the PIN: {error}"));
-            return EXIT_INPUT;
-        }
+    let pin = match ask_pin("PIN: ") {
+        Ok(pin) => pin,
+        Err(code) => return code,
     };
     let mut body = Map::new();
     body.insert("pin".to_owned(), Value::from(pin.as_str()));
@@ -120,6 +115,29 @@ pub(super) fn unlock(arguments: &UnlockArguments) -> u8 {
         Err(error) => return refuse(&error),
     }
     EXIT_YES
+}
+
+/// Asks for a PIN without echo, or reads one line of standard input. The error is an exit code; what is wrong has been said.
+fn ask_pin(prompt: &str) -> Result<Zeroizing<String>, u8> {
+    let pin = if io::IsTerminal::is_terminal(&io::stdin()) {
+        rpassword::prompt_password(prompt).map(Zeroizing::new)
+    } else {
+        let mut line = Zeroizing::new(String::new());
+        io::stdin()
+            .read_line(&mut line)
+            .map(|_| Zeroizing::new(line.trim_end_matches(['\r', '\n']).to_owned()))
+    };
+    match pin {
+        Ok(pin) if !pin.is_empty() => Ok(pin),
+        Ok(_) => {
+            complain("no PIN was given");
+            Err(EXIT_INPUT)
+        }
+        Err(error) => {
+            complain(format_args!("cannot read the PIN: {error}"));
+            Err(EXIT_INPUT)
+        }
+    }
 }
 
 /// Issues one token and prints it; nothing else goes to standard output, so that a shell can take it.

@@ -42,7 +42,7 @@ pub(super) enum HsmCommand {
     Csr(super::hsm_csr::CsrArguments),
     /// Check a ceremony's transcript, offline. Exit code 1 if it proves nothing.
     VerifyTranscript(super::hsm_transcript::TranscriptArguments),
-    /// Hand the PIN to a running node whose token waits for it (`pin_source = "operator:"`). Asks for it on the terminal, or
+    /// Hand the PIN to a running node, or to an agent, whose token waits for it (`pin_source = "operator:"`). Asks for it on the terminal, or
     /// reads one line of standard input; never an argument.
     Unlock(super::control_client::UnlockArguments),
 }

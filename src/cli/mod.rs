@@ -29,6 +29,7 @@ mod checkpoint_keys;
 mod control_client;
 mod export_manifest;
 mod hsm;
+mod hsm_agent;
 mod hsm_backup;
 mod hsm_ceremony;
 mod hsm_csr;
@@ -117,6 +118,8 @@ enum Command {
     /// Look into hardware tokens, generate and test keys; needs no running node.
     #[command(subcommand)]
     Hsm(hsm::HsmCommand),
+    /// Serve one hardware token to other processes: its library and its PIN are in this one alone.
+    HsmAgent(hsm_agent::HsmAgentArguments),
 }
 
 #[derive(Debug, Subcommand)]
@@ -152,6 +155,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::CheckConfig { config } => serve::check_config(&config),
         Command::Audit(command) => audit::run(&command),
         Command::Hsm(command) => hsm::run(&command),
+        Command::HsmAgent(arguments) => hsm_agent::run(&arguments),
         Command::Keys(command) => keys::run(&command),
         Command::Tls(command) => tls::run(&command),
         Command::Revoke(command) => revocations::revoke(&command),

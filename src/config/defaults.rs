@@ -1,5 +1,7 @@
 //! What a setting is when the file does not say.
 
+use std::path::PathBuf;
+
 use super::{Driver, OnAuditFailure, TokenProfile, VerifyAck};
 
 /// `audit.ack_timeout_ms` of a node whose file does not say.
@@ -50,6 +52,9 @@ pub(super) fn verify_ack() -> VerifyAck {
 }
 pub(super) fn on_failure() -> OnAuditFailure {
     OnAuditFailure::Deny
+}
+pub(super) fn hsm_agent_state() -> PathBuf {
+    PathBuf::from("/var/lib/edgate-hsm")
 }
 pub(super) fn hsm_workers() -> usize {
     4

@@ -1,6 +1,6 @@
 //! The `[hsm]` table, and where a key lives: in a file, or in the token or the tokens of that table.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use edgate_hsm::{PinSource, Pkcs11Uri, UriRules};
@@ -42,18 +42,35 @@ pub struct Hsm {
 /// One token. Its settings stand in `[hsm]` where it is the only one, else in a `[[hsm.member]]` table.
 #[derive(Debug, Clone)]
 pub struct HsmMember {
-    /// The PKCS#11 library: `module`.
-    pub module: PathBuf,
-    /// What the library's file must hash to: `module_sha256`.
-    pub module_sha256: Option<[u8; 32]>,
+    /// Who has its library.
+    pub access: HsmAccess,
     /// The token, by label and serial: `token`.
     pub token: Pkcs11Uri,
-    /// Where its PIN comes from: `pin_source`.
-    pub pin_source: PinSource,
     /// Its share of the work, in proportion to the others': `weight`.
     pub weight: u32,
     /// Whether it signs nothing, and stays logged in and tested: `draining`.
     pub draining: bool,
+}
+
+/// Who has the library of a token, and its PIN.
+#[derive(Debug, Clone)]
+pub enum HsmAccess {
+    /// An agent, which is another process: `edgate hsm-agent`.
+    Agent {
+        /// Where it listens: `agent`.
+        socket: PathBuf,
+        /// The user id it must have: `agent_uid`.
+        uid: Option<u32>,
+    },
+    /// This process.
+    Module {
+        /// The PKCS#11 library: `module`.
+        path: PathBuf,
+        /// What the library's file must hash to: `module_sha256`.
+        sha256: Option<[u8; 32]>,
+        /// Where the PIN comes from: `pin_source`.
+        pin_source: PinSource,
+    },
 }
 
 /// Where a private key lives.
@@ -73,6 +90,8 @@ pub enum KeyPlace {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct HsmTable {
+    agent: Option<PathBuf>,
+    agent_uid: Option<u32>,
     module: Option<PathBuf>,
     module_sha256: Option<String>,
     token: Option<String>,
@@ -102,10 +121,12 @@ pub(super) struct HsmTable {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct MemberTable {
-    module: PathBuf,
+    agent: Option<PathBuf>,
+    agent_uid: Option<u32>,
+    module: Option<PathBuf>,
     module_sha256: Option<String>,
     token: String,
-    pin_source: String,
+    pin_source: Option<String>,
     #[serde(default = "defaults::hsm_member_weight")]
     weight: u32,
     #[serde(default)]
@@ -114,24 +135,37 @@ struct MemberTable {
 
 impl HsmTable {
     pub(super) fn check(self) -> Result<Hsm, ConfigError> {
-        let single = (self.module, self.module_sha256, self.token, self.pin_source);
-        let members = match (single, self.member) {
-            ((None, None, None, None), members) if !members.is_empty() => {
+        let alone = self.agent.is_some()
+            || self.agent_uid.is_some()
+            || self.module.is_some()
+            || self.module_sha256.is_some()
+            || self.pin_source.is_some();
+        let members = match (alone, self.token, self.member) {
+            (false, None, members) if !members.is_empty() => {
                 let check =
                     |(index, member): (usize, MemberTable)| member.check(&format!("hsm.member[{index}]"));
                 members.into_iter().enumerate().map(check).collect::<Result<Vec<_>, _>>()?
             }
-            ((Some(module), module_sha256, Some(token), Some(pin_source)), members) if members.is_empty() => {
-                let weight = defaults::hsm_member_weight();
-                let only = MemberTable { module, module_sha256, token, pin_source, weight, draining: false };
+            (true, Some(token), members) if members.is_empty() => {
+                let only = MemberTable {
+                    agent: self.agent,
+                    agent_uid: self.agent_uid,
+                    module: self.module,
+                    module_sha256: self.module_sha256,
+                    token,
+                    pin_source: self.pin_source,
+                    weight: defaults::hsm_member_weight(),
+                    draining: false,
+                };
                 vec![only.check("hsm")?]
             }
             _ => {
                 return Err(wrong(
                     "hsm",
                     "…",
-                    "module, token and pin_source must stand either in [hsm], for one token, or in each [[hsm.member]]",
-                    "write all three in the one place or the other, and module_sha256 beside its module",
+                    "module, token and pin_source, or agent and token, must stand either in [hsm], for one token, or in each \
+                     [[hsm.member]]",
+                    "write all of them in the one place or the other, and module_sha256 beside its module",
                 ));
             }
         };
@@ -171,18 +205,6 @@ impl MemberTable {
     /// `table` is where it stands. The rules among members are the group's.
     fn check(self, table: &str) -> Result<HsmMember, ConfigError> {
         let named = |key: &str| format!("{table}.{key}");
-        if !self.module.is_absolute() {
-            return Err(wrong(
-                named("module"),
-                self.module.display(),
-                "not an absolute path",
-                "write the library's full path, such as /usr/lib/softhsm/libsofthsm2.so",
-            ));
-        }
-        let module_sha256 = match &self.module_sha256 {
-            Some(text) => Some(hex32(&named("module_sha256"), text)?),
-            None => None,
-        };
         let token = parse_uri(&named("token"), &self.token)?;
         token.require_token().map_err(|error| refused(&named("token"), &self.token, &error))?;
         if token.object.is_some() || token.id.is_some() || token.pin_source.is_some() {
@@ -193,22 +215,47 @@ impl MemberTable {
                 "keep token and serial; name keys at signing.key and audit.checkpoint_key, the PIN at pin_source",
             ));
         }
-        let Some(pin_source) = PinSource::parse(&self.pin_source) else {
-            return Err(wrong(
-                named("pin_source"),
-                "(not shown)",
-                "not a place where a PIN may come from",
-                "write \"credential:NAME\", \"file:/PATH\", \"fd:NUMBER\" or \"operator:\"; never the PIN itself",
-            ));
+        let (token, weight, draining) = (token.token_only(), self.weight, self.draining);
+        Ok(HsmMember { access: self.access(table)?, token, weight, draining })
+    }
+
+    fn access(self, table: &str) -> Result<HsmAccess, ConfigError> {
+        let named = |key: &str| format!("{table}.{key}");
+        let absolute = |key: &str, path: &Path, example: &str| match path.is_absolute() {
+            true => Ok(()),
+            false => Err(wrong(named(key), path.display(), "not an absolute path", example)),
         };
-        Ok(HsmMember {
-            module: self.module,
-            module_sha256,
-            token: token.token_only(),
-            pin_source,
-            weight: self.weight,
-            draining: self.draining,
-        })
+        match (self.agent, self.module, self.pin_source) {
+            (Some(socket), None, None) if self.module_sha256.is_none() => {
+                absolute(
+                    "agent",
+                    &socket,
+                    "write the socket's full path, such as /run/edgate-hsm/agent.sock",
+                )?;
+                Ok(HsmAccess::Agent { socket, uid: self.agent_uid })
+            }
+            (None, Some(path), Some(pin_source)) if self.agent_uid.is_none() => {
+                let example = "write the library's full path, such as /usr/lib/softhsm/libsofthsm2.so";
+                absolute("module", &path, example)?;
+                let sha256 =
+                    self.module_sha256.map(|text| hex32(&named("module_sha256"), &text)).transpose()?;
+                let pin_source = PinSource::parse(&pin_source).ok_or_else(|| {
+                    wrong(
+                        named("pin_source"),
+                        "(not shown)",
+                        "not a place where a PIN may come from",
+                        "write \"credential:NAME\", \"file:/PATH\", \"fd:NUMBER\" or \"operator:\"; never the PIN itself",
+                    )
+                })?;
+                Ok(HsmAccess::Module { path, sha256, pin_source })
+            }
+            _ => Err(wrong(
+                table,
+                "…",
+                "a token is reached either by its library in this process or through an agent",
+                "write module and pin_source here, or agent alone, which has both in a file of its own",
+            )),
+        }
     }
 }
 
@@ -276,7 +323,8 @@ fn wrapping_key(key: &str, text: &str, hsm: &Hsm) -> Result<Pkcs11Uri, ConfigErr
         let problem = "there are several [[hsm.member]], and what one wraps no other opens";
         return Err(wrong(key, text, problem, "take it out, or keep one token"));
     };
-    if home.pin_source == PinSource::Operator {
+    // An agent's operator may have come before this node starts.
+    if matches!(&home.access, HsmAccess::Module { pin_source: PinSource::Operator, .. }) {
         let problem = "the operator's PIN comes once the node runs, and it does not start before its secrets are opened";
         return Err(wrong(key, text, problem, "let hsm.pin_source name a credential or a file"));
     }

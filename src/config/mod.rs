@@ -7,6 +7,7 @@ mod defaults;
 mod dev;
 mod file;
 mod hsm;
+mod hsm_agent;
 mod issuers;
 mod mirror;
 mod retention;
@@ -27,7 +28,8 @@ use std::time::Duration;
 
 pub use defaults::{ACK_TIMEOUT_MS, FLUSH_INTERVAL_MS, UNFLUSHED_AGE_MAX_MS};
 pub use dev::{DevKey, DevToken};
-pub use hsm::{Hsm, HsmMember, KeyPlace};
+pub use hsm::{Hsm, HsmAccess, HsmMember, KeyPlace};
+pub use hsm_agent::HsmAgent;
 pub use mirror::{HostPort, Mirror, Receiver, Syslog};
 pub use retention::Retention;
 pub use revocation::{OnStale, Redis, RedisServers, Revocation, RevocationRules, SecretSource};

@@ -45,6 +45,7 @@ pub(super) fn render(hsm: &Group, out: &mut String) {
         ("hsm_reinitialized", "Times the module was initialised anew", metrics.reinitialized),
         ("hsm_logins", "Logins made", metrics.logins),
         ("hsm_workers_lost", "Workers written off because a call did not return", metrics.workers_lost),
+        ("hsm_agent_lost", "Connections to an agent that broke", metrics.agent_lost),
     ];
     for (name, help, value) in counters {
         family(out, name, "counter", help);
@@ -56,7 +57,7 @@ pub(super) fn render(hsm: &Group, out: &mut String) {
     }
     family(out, "hsm_errors", "counter", "PKCS#11 calls that failed, by function and code");
     for ((function, code), count) in &metrics.errors {
-        // Both are names out of the standard's tables, never text from a module.
+        // Both are names out of the standard's tables, never text from a module; an agent's word for them is cleaned.
         let (function, code) = (function.escape_default(), code.escape_default());
         line(out, format_args!("edgate_hsm_errors_total{{function=\"{function}\",code=\"{code}\"}} {count}"));
     }

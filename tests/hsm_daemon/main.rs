@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
 
+mod agent;
 mod groups;
 #[path = "../support/softhsm.rs"]
 mod softhsm;
@@ -470,6 +471,8 @@ fn a_configuration_that_cannot_hold_is_refused_by_its_key() {
         ("pin_source = \"4711\\n\"", "hsm.pin_source"),
         ("workers = 0", "hsm.workers"),
         ("pin = \"4711\"", "unknown field `pin`"),
+        ("agent = \"/run/agent.sock\"", "either by its library in this process or through an agent"),
+        ("agent_uid = 7", "either by its library in this process or through an agent"),
     ] {
         let (code, said) = check(&signing, &checkpoint, hsm, &same);
         assert_eq!(code, Some(78), "{hsm}: {said}");

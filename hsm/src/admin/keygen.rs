@@ -65,10 +65,28 @@ impl KeyName {
         self.algorithm.is_some().then_some(Self { wrappable: true, ..self })
     }
 
+    /// Whether it is for a key that can be backed up.
+    #[must_use]
+    pub fn is_wrappable(&self) -> bool {
+        self.wrappable
+    }
+
     /// What the key is for.
     #[must_use]
     pub fn purpose(&self) -> Purpose {
         self.purpose
+    }
+
+    /// The algorithm of a pair; `None` for AES.
+    #[must_use]
+    pub fn algorithm(&self) -> Option<Algorithm> {
+        self.algorithm
+    }
+
+    /// The name alone.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// As the token shows it.

@@ -57,6 +57,11 @@ impl CallError {
         Self { function: format!("C_{function:?}"), code: code_name(code), class: classify(code, function) }
     }
 
+    /// As an agent says.
+    pub(crate) fn told(function: String, code: String, class: Class) -> Self {
+        Self { function, code, class }
+    }
+
     /// An answer that the standard does not allow.
     pub(crate) fn nonsense(function: Function, what: &str) -> Self {
         Self { function: format!("C_{function:?}"), code: what.to_owned(), class: Class::Session }

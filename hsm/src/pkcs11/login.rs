@@ -38,6 +38,9 @@ pub enum LoginRefusal {
     /// The token refused the PIN just now.
     #[error("the token refused the PIN ({0}); it is not tried again. Correct the PIN")]
     Refused(CallError),
+    /// As an agent says.
+    #[error("{0}")]
+    Told(String),
 }
 
 /// How a login ended well.

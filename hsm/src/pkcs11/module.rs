@@ -184,8 +184,11 @@ impl HsmError {
     /// What to do about the error, for those that came from a token.
     pub(crate) fn class(&self) -> Class {
         match self {
+            Self::AgentSays { class, .. } => *class,
             Self::Call(call) => call.class(),
-            Self::ModuleBusy { .. }
+            Self::TooLong { .. } => Class::Caller,
+            Self::Agent { .. }
+            | Self::ModuleBusy { .. }
             | Self::ModuleRenewed { .. }
             | Self::Object { matches: 0, .. }
             | Self::SignatureFault { .. }

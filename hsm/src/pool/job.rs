@@ -19,7 +19,7 @@ pub(crate) struct PinnedKey {
     pub(crate) purpose: Purpose,
     pub(crate) kind: KeyKind,
     // Nanoseconds since the pool's origin of the last good use; 0 if never. Written by workers, read by the keeper.
-    pub(super) last_good: AtomicU64,
+    pub(crate) last_good: AtomicU64,
     // Set by the keeper while this key, but not every key, is unusable.
     fault: Mutex<Option<Arc<HsmError>>>,
 }
@@ -52,7 +52,7 @@ pub(crate) enum Work {
 
 impl Work {
     /// The key it needs, unless it looks for one.
-    pub(super) fn key(&self) -> Option<&Arc<PinnedKey>> {
+    pub(crate) fn key(&self) -> Option<&Arc<PinnedKey>> {
         match self {
             Self::Open { key, .. } | Self::Seal { key, .. } | Self::Sign { key, .. } => Some(key),
             Self::Destroy { .. }
@@ -76,12 +76,12 @@ pub(crate) enum Output {
 pub(crate) type Completion = Box<dyn FnOnce(Result<Output, HsmError>) + Send>;
 
 /// A job, shared by whoever may answer it: the worker, or the watch at the deadline.
-pub(super) struct Ticket {
-    pub(super) work: Work,
-    pub(super) purpose: Purpose,
-    pub(super) queued: Instant,
-    pub(super) deadline: Instant,
-    pub(super) number: u64,
+pub(crate) struct Ticket {
+    pub(crate) work: Work,
+    pub(crate) purpose: Purpose,
+    pub(crate) queued: Instant,
+    pub(crate) deadline: Instant,
+    pub(crate) number: u64,
     answer: Once<Completion>,
 }
 
@@ -108,13 +108,13 @@ impl Ticket {
     }
 
     /// Whether it is answered: nobody waits any more.
-    pub(super) fn is_settled(&self) -> bool {
+    pub(crate) fn is_settled(&self) -> bool {
         self.answer.is_taken()
     }
 }
 
 impl PinnedKey {
-    pub(super) fn new(uri: Pkcs11Uri, purpose: Purpose, kind: KeyKind) -> Self {
+    pub(crate) fn new(uri: Pkcs11Uri, purpose: Purpose, kind: KeyKind) -> Self {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         Self { number, uri, purpose, kind, last_good: AtomicU64::new(0), fault: Mutex::default() }
@@ -126,11 +126,11 @@ impl PinnedKey {
     }
 
     /// Why this key cannot be used although its token can.
-    pub(super) fn fault(&self) -> Option<Arc<HsmError>> {
+    pub(crate) fn fault(&self) -> Option<Arc<HsmError>> {
         self.fault.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub(super) fn set_fault(&self, fault: Option<Arc<HsmError>>) {
+    pub(crate) fn set_fault(&self, fault: Option<Arc<HsmError>>) {
         *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = fault;
     }
 }

@@ -12,11 +12,12 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use cryptoki::session::{Session, SessionState};
 use zeroize::Zeroizing;
 
+use super::desk::{Standing, lock};
 use super::gcm;
 use super::job::{KeyKind, PinnedKey, Work};
 use super::metrics::add;
 use super::purpose_of_label;
-use super::shared::{Shared, Slot, Standing, give_back, lock};
+use super::shared::{Shared, Slot, give_back};
 use super::worker::verify;
 use crate::HsmError;
 use crate::pkcs11::{CallError, Class, Cost, Inside, Login, TokenSeen, find_signing_key, find_token, log_in};
@@ -237,7 +238,7 @@ impl Keeper {
         }
         let context = self.shared.module.context(inside);
         let supplied = self.supplied.take();
-        let login = log_in(context, session, token, &self.shared.settings.pin, supplied.as_ref())?;
+        let login = log_in(context, session, token, &self.shared.pin, supplied.as_ref())?;
         if login == Login::Made {
             add(&self.shared.counters.logins);
         }

@@ -30,13 +30,13 @@ pub(crate) const fn lane_of(purpose: Purpose) -> usize {
 }
 
 /// Both ends of every lane.
-pub(super) struct Lanes {
+pub(crate) struct Lanes {
     senders: [Sender<Arc<Ticket>>; LANES],
     receivers: [Receiver<Arc<Ticket>>; LANES],
 }
 
 impl Lanes {
-    pub(super) fn new(len_max: usize) -> Self {
+    pub(crate) fn new(len_max: usize) -> Self {
         let lanes: [_; LANES] = std::array::from_fn(|_| bounded(len_max));
         let receivers = std::array::from_fn(|index| {
             let (_, receiver): &(Sender<_>, Receiver<_>) = &lanes[index];
@@ -46,7 +46,7 @@ impl Lanes {
     }
 
     /// Queues a job, or says at once that its lane is full.
-    pub(super) fn push(&self, ticket: Arc<Ticket>) -> bool {
+    pub(crate) fn push(&self, ticket: Arc<Ticket>) -> bool {
         match self.senders[lane_of(ticket.purpose)].try_send(ticket) {
             Ok(()) => true,
             // Disconnected cannot be: both ends live in this struct.
@@ -55,7 +55,7 @@ impl Lanes {
     }
 
     /// Waits for the next job; `None` once `stop` is disconnected. `turn` is the caller's count of jobs.
-    pub(super) fn take(&self, turn: &mut u32, stop: &Receiver<()>) -> Option<Arc<Ticket>> {
+    pub(crate) fn take(&self, turn: &mut u32, stop: &Receiver<()>) -> Option<Arc<Ticket>> {
         *turn = turn.wrapping_add(1);
         if matches!(stop.try_recv(), Err(TryRecvError::Disconnected)) {
             return None;
@@ -77,13 +77,23 @@ impl Lanes {
         }
     }
 
+    /// The next job in order of urgency, if one is queued. `turn` as for [`Self::take`].
+    pub(crate) fn try_take(&self, turn: &mut u32) -> Option<Arc<Ticket>> {
+        *turn = turn.wrapping_add(1);
+        let next = |lane: &Receiver<Arc<Ticket>>| lane.try_recv().ok();
+        if turn.is_multiple_of(FAIR_TURN) {
+            return self.receivers.iter().rev().find_map(next);
+        }
+        self.receivers.iter().find_map(next)
+    }
+
     /// Takes whatever is queued, without waiting.
-    pub(super) fn drain(&self) -> impl Iterator<Item = Arc<Ticket>> + '_ {
+    pub(crate) fn drain(&self) -> impl Iterator<Item = Arc<Ticket>> + '_ {
         self.receivers.iter().flat_map(Receiver::try_iter)
     }
 
     /// Jobs waiting in each lane.
-    pub(super) fn lens(&self) -> [usize; LANES] {
+    pub(crate) fn lens(&self) -> [usize; LANES] {
         std::array::from_fn(|index| self.receivers[index].len())
     }
 }

@@ -10,8 +10,8 @@ use cryptoki::object::{Attribute, ObjectClass};
 use cryptoki::session::Session;
 
 use super::Pool;
-use super::job::{KeyKind, Output, Work};
-use super::shared::{Shared, lock};
+use super::job::{Output, Work};
+use super::shared::Shared;
 use crate::admin::Generator;
 use crate::pkcs11::{CallError, Inside, KeyRules, TokenSeen, find_all, find_signing_key, key_type};
 use crate::{HsmError, KeyName, Pkcs11Uri, PublicKey, Purpose};
@@ -45,8 +45,7 @@ impl Pool {
         let uri = self.object_uri(uri)?;
         let public_key = PublicKey::Ed25519(public_key);
         // The keeper would miss it.
-        lock(&self.shared.keys)
-            .retain(|key| !matches!(&key.kind, KeyKind::Signing(pinned) if pinned.key() == public_key));
+        self.forget_public(public_key);
         self.run(Work::Destroy { uri, public_key }, Purpose::TokenSigning, deadline).map(|_| ())
     }
 }

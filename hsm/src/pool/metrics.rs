@@ -17,25 +17,25 @@ const CODES_MAX: usize = 256;
 
 /// Counters, written by all threads of the pool.
 #[derive(Default)]
-pub(super) struct Counters {
-    pub(super) signed: AtomicU64,
-    pub(super) overloaded: AtomicU64,
-    pub(super) deadline_passed: AtomicU64,
-    pub(super) signature_faults: AtomicU64,
-    pub(super) reinitialized: AtomicU64,
-    pub(super) logins: AtomicU64,
-    pub(super) sessions_opened: AtomicU64,
-    pub(super) sessions_closed: AtomicU64,
-    pub(super) workers_lost: AtomicU64,
-    pub(super) wait: Histogram,
-    pub(super) call: Histogram,
-    pub(super) verify: Histogram,
+pub(crate) struct Counters {
+    pub(crate) signed: AtomicU64,
+    pub(crate) overloaded: AtomicU64,
+    pub(crate) deadline_passed: AtomicU64,
+    pub(crate) signature_faults: AtomicU64,
+    pub(crate) reinitialized: AtomicU64,
+    pub(crate) logins: AtomicU64,
+    pub(crate) sessions_opened: AtomicU64,
+    pub(crate) sessions_closed: AtomicU64,
+    pub(crate) workers_lost: AtomicU64,
+    pub(crate) wait: Histogram,
+    pub(crate) call: Histogram,
+    pub(crate) verify: Histogram,
     codes: Mutex<BTreeMap<(String, String), u64>>,
 }
 
 /// Durations by size.
 #[derive(Default)]
-pub(super) struct Histogram {
+pub(crate) struct Histogram {
     buckets: [AtomicU64; BUCKETS_US.len() + 1],
     sum_us: AtomicU64,
 }
@@ -74,6 +74,8 @@ pub struct PoolMetrics {
     pub workers_lost: u64,
     /// Workers inside such a call now.
     pub workers_stuck: usize,
+    /// Connections to an agent that broke.
+    pub agent_lost: u64,
     /// Errors by (function, code).
     pub errors: BTreeMap<(String, String), u64>,
     /// From submission to a worker.
@@ -99,6 +101,7 @@ impl PoolMetrics {
             sessions,
             workers_lost,
             workers_stuck,
+            agent_lost,
             errors,
             wait,
             call,
@@ -115,6 +118,7 @@ impl PoolMetrics {
         self.sessions += sessions;
         self.workers_lost += workers_lost;
         self.workers_stuck += workers_stuck;
+        self.agent_lost += agent_lost;
         for (code, count) in errors {
             *self.errors.entry(code.clone()).or_default() += count;
         }
@@ -146,7 +150,7 @@ impl Counters {
         opened.saturating_sub(self.sessions_closed.load(Ordering::Relaxed))
     }
 
-    pub(super) fn read(&self) -> PoolMetrics {
+    pub(crate) fn read(&self) -> PoolMetrics {
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         PoolMetrics {
             signed: count(&self.signed),
@@ -167,7 +171,7 @@ impl Counters {
 }
 
 impl Histogram {
-    pub(super) fn note(&self, duration: Duration) {
+    pub(crate) fn note(&self, duration: Duration) {
         let us = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
         let bucket = BUCKETS_US.partition_point(|bound| us > *bound);
         self.buckets[bucket].fetch_add(1, Ordering::Relaxed);
@@ -189,6 +193,6 @@ impl Histogram {
     }
 }
 
-pub(super) fn add(counter: &AtomicU64) {
+pub(crate) fn add(counter: &AtomicU64) {
     counter.fetch_add(1, Ordering::Relaxed);
 }

@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
 
+use super::desk::{Standing, lock};
 use super::keeper::Order;
 use super::metrics::add;
-use super::shared::{Shared, Slot, Standing, lock};
+use super::shared::{Shared, Slot};
 use super::spawn_worker;
 use crate::HsmError;
 

@@ -11,11 +11,12 @@ use cryptoki::error::RvError;
 use cryptoki::object::{Attribute, AttributeType, ObjectClass, ObjectHandle};
 use cryptoki::session::Session;
 
+use super::desk::{Standing, lock};
 use super::gcm;
 use super::job::{KeyKind, Output, PinnedKey, Ticket, Work};
 use super::making;
 use super::metrics::add;
-use super::shared::{Shared, Slot, give_back, lock};
+use super::shared::{Shared, Slot, give_back};
 use crate::pkcs11::{CallError, Class, Inside, KeyRules, find_one, find_signing_key, key_type};
 use crate::{HsmError, Pkcs11Uri};
 
@@ -86,7 +87,7 @@ impl Worker {
 
     /// Whether there is a session, or no use in trying to open one now.
     fn is_provided(&mut self) -> bool {
-        let ready = matches!(self.shared.standing().0, super::shared::Standing::Ready);
+        let ready = matches!(self.shared.standing().0, Standing::Ready);
         if self.session.is_some() || !ready {
             return true;
         }

@@ -5,14 +5,15 @@
 #![allow(dead_code, clippy::unwrap_used, reason = "test code; each binary uses its part")]
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use ed25519_dalek::SigningKey;
 use ed25519_dalek::pkcs8::spki::der::pem::LineEnding;
 use ed25519_dalek::pkcs8::{EncodePrivateKey as _, KeypairBytes};
 use edgate_hsm::{
-    Admin, GeneratedKey, KeyName, PinPolicy, PinSource, Pkcs11Uri, Pool, PoolSettings, Purpose, TokenStanding,
+    Access, Admin, GeneratedKey, KeyName, PinPolicy, PinSource, Pkcs11Uri, Pool, PoolSettings, Purpose,
+    TokenStanding,
 };
 
 pub(crate) const PIN: &str = "4711-edgate";
@@ -144,6 +145,15 @@ impl Stage {
         assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
     }
 
+    /// Starts another (ignored) test of this binary, which goes on beside this one. `settings` are its environment.
+    pub(crate) fn start_helper(&self, name: &str, token: &Pkcs11Uri, settings: &[(&str, &str)]) -> Child {
+        let mut command = child(name, &self.folder);
+        command.env("EDGATE_HSM_TEST_TOKEN", token.to_string()).env("EDGATE_HSM_TEST_MODULE", &self.module);
+        command.envs(settings.iter().copied());
+        // It ends when its standard input does, so it outlives nobody.
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap()
+    }
+
     /// The token of a helper.
     pub(crate) fn helper_token(&self) -> Pkcs11Uri {
         let text = std::env::var("EDGATE_HSM_TEST_TOKEN").unwrap();
@@ -156,6 +166,11 @@ impl Stage {
             credentials: None,
             guard_folder: self.folder.join("state"),
         }
+    }
+
+    /// The module in this process, with a PIN from elsewhere.
+    pub(crate) fn access(&self, pin: PinPolicy) -> Access {
+        Access::Module { path: self.module.clone(), pin }
     }
 
     /// Settings with times short enough for a test.

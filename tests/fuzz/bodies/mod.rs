@@ -4,6 +4,7 @@
 //! Not to panic by itself, to end, and to take bounded memory are promises of all of them. The same functions run under
 //! libFuzzer (`fuzz_targets/`) and, bounded, in every test run (`tests/fuzz_bounded.rs`).
 
+mod agent;
 mod archives;
 mod audit;
 mod backup;
@@ -21,6 +22,7 @@ mod token;
 mod uri;
 mod witness;
 
+pub use agent::agent_frame;
 pub use archives::{audit_archive, write_archives};
 pub use audit::{audit_body, audit_note, audit_record, audit_sealed_key, audit_tree, record_id};
 pub use backup::hsm_backup;
@@ -42,6 +44,7 @@ pub type Target = (&'static str, fn(&[u8]));
 
 /// Every body.
 pub const TARGETS: &[Target] = &[
+    ("agent_frame", agent_frame),
     ("audit_archive", audit_archive),
     ("audit_body", audit_body),
     ("audit_bundle", audit_bundle),
