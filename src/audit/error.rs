@@ -197,6 +197,12 @@ pub enum AuditError {
         /// The key file.
         path: PathBuf,
     },
+    /// A wrapped tag key is not what was wrapped.
+    #[error("the wrapped tag key {path} was altered, or is of another epoch: it does not open under the key that it names; bring it back from a copy", path = path.display())]
+    TagKeyAltered {
+        /// The file.
+        path: PathBuf,
+    },
     /// A tag key is wrapped under a key that is not at hand.
     #[error("the tag key {path} is wrapped under the token's key with the id {id}: let hsm.wrapping_key or hsm.previous_wrapping_key name that key, or give a command that works beside the node --config", path = path.display())]
     TagKeyUnderOther {

@@ -122,7 +122,7 @@ pub use sealer::{CheckpointSigner, Handovers, Sign, SignError};
 pub use settings::{OnFailure, Settings, Watermarks};
 pub use status::Status;
 pub use succeed::{Decision, SetAside, succeed};
-pub use tag_file::TagKeyWrap;
+pub use tag_file::{NotOpened, TagKeyWrap};
 pub use tag_keys::{EpochKey, Rewrapped, TagKeys};
 pub use tagging::LogTags;
 pub use tail::{Entry, Tail};

@@ -225,7 +225,7 @@ pub(super) fn set_aside(dir: &Path) -> io::Result<Vec<PathBuf>> {
         path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(prefix.as_encoded_bytes()))
     };
     let folders = fs::read_dir(parent)?.map(|entry| entry.map(|entry| entry.path()));
-    folders.filter(|path| path.as_ref().map_or(true, named)).collect()
+    folders.filter(|path| path.as_ref().map_or(true, |path| named(path) && path.is_dir())).collect()
 }
 
 fn restrict(dir: &Path) -> io::Result<()> {

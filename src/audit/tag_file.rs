@@ -35,7 +35,16 @@ pub trait TagKeyWrap: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// Why it cannot be done now, or that it was altered.
-    fn open(&self, id: &[u8], usage: &[u8], wrapped: &[u8]) -> Result<Zeroizing<Vec<u8>>, String>;
+    fn open(&self, id: &[u8], usage: &[u8], wrapped: &[u8]) -> Result<Zeroizing<Vec<u8>>, NotOpened>;
+}
+
+/// Why what was wrapped is not opened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NotOpened {
+    /// It is not what was wrapped, or not for this usage: it never opens.
+    Altered,
+    /// It cannot be tried now.
+    Unavailable(String),
 }
 
 /// How a file stood before [`rewrap`].
@@ -94,10 +103,11 @@ pub(super) fn open(
     let wrap = wrap
         .filter(|wrap| wrap.ids().iter().any(|known| known == id))
         .ok_or_else(|| AuditError::TagKeyUnderOther { path: path.to_owned(), id: hex(id) })?;
-    let opened = wrap.open(id, &usage(epoch), wrapped).map_err(|cause| AuditError::TagKeyWrap {
-        what: "open",
-        path: path.to_owned(),
-        cause,
+    let opened = wrap.open(id, &usage(epoch), wrapped).map_err(|why| match why {
+        NotOpened::Altered => AuditError::TagKeyAltered { path: path.to_owned() },
+        NotOpened::Unavailable(cause) => {
+            AuditError::TagKeyWrap { what: "open", path: path.to_owned(), cause }
+        }
     })?;
     let key = opened.as_slice().try_into().map_err(|_| malformed())?;
     Ok(Zeroizing::new(key))
@@ -120,7 +130,7 @@ pub(super) fn create(path: &Path, epoch: u64, wrap: Option<&dyn TagKeyWrap>) -> 
         None => Zeroizing::new(key.to_vec()),
         Some(wrap) => Zeroizing::new(wrapped(path, epoch, &key, wrap)?),
     };
-    let draft = path.with_added_extension("new");
+    let draft = path.with_added_extension(DRAFT);
     write_draft(&draft, &contents).map_err(io)?;
     // Unlike a rename this never takes another file's place.
     fs::hard_link(&draft, path).and_then(|()| fs::remove_file(&draft)).map_err(io)?;
@@ -132,7 +142,7 @@ pub(super) fn create(path: &Path, epoch: u64, wrap: Option<&dyn TagKeyWrap>) -> 
 /// and at most a draft, which the next call makes anew; what was wrapped is opened again before it takes the file's place.
 ///
 /// # Errors
-/// As [`read`] and [`create`]; the file is then as it was.
+/// As [`read`] and [`create`]; the file is then as it was, unless it was replaced and the disk then did not say that this lasts.
 pub(super) fn rewrap(path: &Path, epoch: u64, wrap: &dyn TagKeyWrap) -> Result<Found, AuditError> {
     let io = |source| AuditError::io("replace the tag key", path, source);
     let old = stored(path)?;
@@ -150,14 +160,17 @@ pub(super) fn rewrap(path: &Path, epoch: u64, wrap: &dyn TagKeyWrap) -> Result<F
         let cause = "what was wrapped opens as something else".to_owned();
         return Err(AuditError::TagKeyWrap { what: "wrap", path: path.to_owned(), cause });
     }
-    let draft = path.with_added_extension("new");
-    write_draft(&draft, &contents).map_err(io)?;
     // Held open over the rename: its bytes are overwritten then, for what that is worth on the disk at hand.
     let before = (found == Found::Plain)
         .then(|| OpenOptions::new().write(true).custom_flags(libc::O_NOFOLLOW).open(path))
         .transpose()
         .map_err(io)?;
-    fs::rename(&draft, path).map_err(io)?;
+    let draft = path.with_added_extension(DRAFT);
+    if let Err(error) = write_draft(&draft, &contents).and_then(|()| fs::rename(&draft, path)) {
+        // What is left of it would outlive the key.
+        let _ = fs::remove_file(&draft);
+        return Err(io(error));
+    }
     sync_folder(folder_of(path)).map_err(io)?;
     if let Some(mut before) = before {
         before.write_all(&[0; TAG_KEY_BYTES]).and_then(|()| before.sync_all()).map_err(io)?;
@@ -207,6 +220,9 @@ fn write_draft(draft: &Path, contents: &[u8]) -> io::Result<()> {
 fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
+
+/// What the name of a key file that is being written ends in.
+pub(super) const DRAFT: &str = "new";
 
 /// Begins a wrapped key. A random one begins so once in 2^200.
 const MAGIC: &[u8] = b"edgate wrapped tag key 1\n";

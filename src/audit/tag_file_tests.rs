@@ -35,11 +35,11 @@ impl TagKeyWrap for Token {
         Ok([Self::head(&self.ids[0], usage), turned].concat())
     }
 
-    fn open(&self, id: &[u8], usage: &[u8], wrapped: &[u8]) -> Result<Zeroizing<Vec<u8>>, String> {
+    fn open(&self, id: &[u8], usage: &[u8], wrapped: &[u8]) -> Result<Zeroizing<Vec<u8>>, NotOpened> {
         if *self.away.lock().unwrap() {
-            return Err("the token is away".to_owned());
+            return Err(NotOpened::Unavailable("the token is away".to_owned()));
         }
-        let turned = wrapped.strip_prefix(&*Self::head(id, usage)).ok_or("it does not open")?;
+        let turned = wrapped.strip_prefix(&*Self::head(id, usage)).ok_or(NotOpened::Altered)?;
         Ok(Zeroizing::new(turned.iter().map(|byte| !byte).collect()))
     }
 }
@@ -77,7 +77,7 @@ fn a_wrapped_key_opens_with_its_own_key_and_for_its_epoch_alone() {
         );
         assert!(refused.to_string().contains("hsm.previous_wrapping_key"), "{refused}");
     }
-    assert!(matches!(read(&path, 3, Some(&one)), Err(AuditError::TagKeyWrap { what: "open", .. })));
+    assert!(matches!(read(&path, 3, Some(&one)), Err(AuditError::TagKeyAltered { .. })));
     *one.away.lock().unwrap() = true;
     let refused = read(&path, 2, Some(&one)).unwrap_err().to_string();
     assert!(refused.contains("cannot open the tag key") && refused.contains("is away"), "{refused}");
@@ -142,7 +142,7 @@ impl TagKeyWrap for Liar {
         self.0.wrap(usage, &[1; TAG_KEY_BYTES])
     }
 
-    fn open(&self, id: &[u8], usage: &[u8], wrapped: &[u8]) -> Result<Zeroizing<Vec<u8>>, String> {
+    fn open(&self, id: &[u8], usage: &[u8], wrapped: &[u8]) -> Result<Zeroizing<Vec<u8>>, NotOpened> {
         self.0.open(id, usage, wrapped)
     }
 }
@@ -206,4 +206,77 @@ fn every_key_is_rewrapped_and_a_destroyed_one_is_destroyed_however_its_copies_ar
     fs::write(tag_keys::key_path(&dir, 2), [0; 90]).unwrap();
     TagKeys::open(&dir, false, Some(&only)).unwrap();
     assert!(!tag_keys::key_path(&dir, 2).exists());
+}
+
+/// A log and one that was set aside, with the key of epoch 2 in both, wrapped under "one".
+fn with_a_copy() -> (tempfile::TempDir, [std::path::PathBuf; 2]) {
+    let parent = tempfile::tempdir().unwrap();
+    let folders = ["log", "log.damaged-1"].map(|name| parent.path().join(name));
+    folders.iter().for_each(|folder| fs::create_dir(folder).unwrap());
+    create(&tag_keys::key_path(&folders[0], 2), 2, Some(&Token::with(&["one"]))).unwrap();
+    tag_keys::copy(&folders[0], &folders[1]).unwrap();
+    (parent, folders)
+}
+
+#[test]
+fn a_destruction_that_cannot_be_done_is_not_said_to_be() {
+    let (_parent, [dir, aside]) = with_a_copy();
+    let [own, copy] = [&dir, &aside].map(|folder| tag_keys::key_path(folder, 2));
+    let marks = || [&own, &copy].map(|path| path.with_added_extension("destroyed").exists());
+    // The token goes away; and then the copy is under a key that nobody has.
+    let away = Token::with(&["one"]);
+    *away.away.lock().unwrap() = true;
+    assert!(matches!(
+        tag_keys::destroy(&dir, 2, "00-0-7", Some(&away)),
+        Err(AuditError::TagKeyWrap { what: "open", .. })
+    ));
+    rewrap(&own, 2, &Token::with(&["two", "one"])).unwrap();
+    let two = Token::with(&["two"]);
+    assert!(matches!(
+        tag_keys::destroy(&dir, 2, "00-0-7", Some(&two)),
+        Err(AuditError::TagKeyUnderOther { .. })
+    ));
+    assert!(own.exists() && copy.exists());
+    assert_eq!(marks(), [false, false]);
+    // What opens for nobody is no copy, and keeps no key alive: here one of another epoch's.
+    fs::remove_file(&copy).unwrap();
+    create(&copy, 9, Some(&Token::with(&["one"]))).unwrap();
+    tag_keys::destroy(&dir, 2, "00-0-7", Some(&Token::with(&["two", "one"]))).unwrap();
+    assert!(!own.exists() && copy.exists());
+    assert_eq!(marks(), [true, false]);
+}
+
+#[test]
+fn a_draft_does_not_outlive_its_key() {
+    let (_parent, [dir, aside]) = with_a_copy();
+    let token = Token::with(&["one"]);
+    for folder in [&dir, &aside] {
+        let path = tag_keys::key_path(folder, 2);
+        fs::copy(&path, path.with_added_extension(DRAFT)).unwrap();
+    }
+    tag_keys::destroy(&dir, 2, "00-0-7", Some(&token)).unwrap();
+    for folder in [&dir, &aside] {
+        let left: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, ["tag.key.2.destroyed"]);
+    }
+    // At a start, too; but not the key itself under a draft's name, as an interrupted creation leaves it.
+    let path = tag_keys::key_path(&dir, 3);
+    let key = create(&path, 3, Some(&token)).unwrap();
+    fs::hard_link(&path, path.with_added_extension(DRAFT)).unwrap();
+    TagKeys::open(&dir, false, Some(&token)).unwrap();
+    assert!(!path.with_added_extension(DRAFT).exists());
+    assert_eq!(tag(&read(&path, 3, Some(&token)).unwrap()), tag(&key));
+}
+
+#[test]
+fn a_rewrap_completes_a_destruction_that_was_interrupted() {
+    let (_parent, [dir, aside]) = with_a_copy();
+    let own = tag_keys::key_path(&dir, 2);
+    // Said, and not done.
+    fs::write(own.with_added_extension("destroyed"), "00-0-7\n").unwrap();
+    tag_keys::rewrap(&dir, &Token::with(&["two", "one"])).unwrap();
+    assert!(!own.exists() && !tag_keys::key_path(&aside, 2).exists());
+    // The previous key is not needed any more.
+    let keys = TagKeys::open(&dir, false, Some(&Token::with(&["two"]))).unwrap();
+    assert!(matches!(keys.of(2), Some(EpochKey::Destroyed(record)) if record == "00-0-7"));
 }

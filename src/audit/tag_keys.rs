@@ -8,7 +8,7 @@ use std::{
     collections::{BTreeMap, btree_map::Entry},
     fs::{self, File, OpenOptions},
     io::{self, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
 };
 
@@ -73,6 +73,10 @@ impl TagKeys {
     /// interrupted.
     pub(super) fn open(dir: &Path, new: bool, wrap: Option<&dyn TagKeyWrap>) -> Result<Self, AuditError> {
         let keys = Self::load(dir, wrap)?;
+        for epoch in keys.epochs.keys() {
+            discard_draft(&key_path(dir, *epoch))
+                .map_err(|source| AuditError::io("remove a draft of a tag key in", dir, source))?;
+        }
         for (epoch, key) in &keys.epochs {
             if let EpochKey::Destroyed(record) = key {
                 destroy(dir, *epoch, record, wrap)?;
@@ -125,8 +129,9 @@ pub(super) fn copy(dir: &Path, successor: &Path) -> Result<(), AuditError> {
     sync_folder(successor).map_err(io)
 }
 
-/// Destroys an epoch's key, here and beside the logs of this folder that were set aside. Repeatable: what says that it is
-/// destroyed is durable first, and the own key, by which the copies are known, goes last.
+/// Destroys an epoch's key, here and beside the logs of this folder that were set aside. Repeatable. All that can fail for want of
+/// a key that opens comes before anything is said or done; then what says that it is destroyed is durable first, and the own key, by
+/// which the copies are known, goes last.
 pub(super) fn destroy(
     dir: &Path,
     epoch: u64,
@@ -135,26 +140,53 @@ pub(super) fn destroy(
 ) -> Result<(), AuditError> {
     let path = key_path(dir, epoch);
     let io = |source| AuditError::io("destroy the tag key", &path, source);
-    mark(dir, epoch, record).map_err(io)?;
-    let stored = match fs::read(&path) {
-        Ok(stored) => Zeroizing::new(stored),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(io(error)),
+    let Some(stored) = read_if_there(&path).map_err(io)? else {
+        mark(dir, epoch, record).map_err(io)?;
+        return discard_draft(&path).map_err(io);
     };
+    let mut copies = Vec::new();
     // Where it is overwritten in part, the copies are gone.
     if tag_file::is_whole(&stored) {
         let key = tag_file::open(&path, epoch, &stored, wrap)?;
         for aside in set_aside(dir).map_err(io)? {
             let copy = key_path(&aside, epoch);
-            let Ok(stored) = fs::read(&copy).map(Zeroizing::new) else { continue };
-            // Wrapped at another time, the same key is other bytes.
-            if tag_file::open(&copy, epoch, &stored, wrap).is_ok_and(|copy| copy == key) {
-                mark(&aside, epoch, record).map_err(io)?;
-                overwrite(&copy, stored.len()).map_err(io)?;
+            let Some(stored) = read_if_there(&copy).map_err(io)? else { continue };
+            // Wrapped at another time, the same key is other bytes. What opens for nobody is no copy; what might open is not passed over.
+            match tag_file::open(&copy, epoch, &stored, wrap) {
+                Ok(opened) if opened == key => copies.push((aside, copy, stored.len())),
+                Ok(_) | Err(AuditError::TagKeyAltered { .. } | AuditError::Io { .. }) => {}
+                Err(error) => return Err(error),
             }
         }
     }
+    mark(dir, epoch, record).map_err(io)?;
+    for (aside, copy, length) in copies {
+        mark(&aside, epoch, record).map_err(io)?;
+        overwrite(&copy, length).map_err(io)?;
+        discard_draft(&copy).map_err(io)?;
+    }
+    discard_draft(&path).map_err(io)?;
     overwrite(&path, stored.len()).map_err(io)
+}
+
+fn read_if_there(path: &Path) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
+    match fs::read(path) {
+        Ok(stored) => Ok(Some(Zeroizing::new(stored))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Does away with what an interrupted call left beside a key: a draft that may hold the key, too.
+fn discard_draft(path: &Path) -> io::Result<()> {
+    let draft = path.with_added_extension(tag_file::DRAFT);
+    match fs::symlink_metadata(&draft) {
+        // The key itself, under a second name: only the name goes.
+        Ok(metadata) if metadata.nlink() > 1 => fs::remove_file(&draft),
+        Ok(metadata) => overwrite(&draft, usize::try_from(metadata.len()).unwrap_or(0)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 /// How many files there are, by how they stood before [`rewrap`].
@@ -183,8 +215,12 @@ pub(super) fn rewrap(dir: &Path, wrap: &dyn TagKeyWrap) -> Result<Rewrapped, Aud
             let name = entry.map_err(io)?.file_name();
             let Some((epoch, false)) = name.to_str().and_then(parse_name) else { continue };
             let path = folder.join(&name);
-            if path.with_added_extension(&DESTROYED[1..]).exists() {
-                // The next start overwrites it.
+            // A destruction that was interrupted: it is completed, for the key that opens this file may go next.
+            if let Some(record) = read_if_there(&path.with_added_extension(&DESTROYED[1..])).map_err(io)? {
+                match folder == dir {
+                    true => destroy(dir, epoch, String::from_utf8_lossy(&record).trim_end(), Some(wrap))?,
+                    false => overwrite(&path, tag_file::stored(&path)?.len()).map_err(io)?,
+                }
                 continue;
             }
             match tag_file::rewrap(&path, epoch, wrap)? {

@@ -155,6 +155,8 @@ impl LogTags {
         }
         match TagKeys::load(&self.dir, self.wrap())?.of(epoch) {
             Some(EpochKey::Kept(_)) => Ok(()),
+            // Interrupted: it can be completed.
+            Some(EpochKey::Destroyed(_)) if key_path(&self.dir, epoch).exists() => Ok(()),
             Some(EpochKey::Destroyed(record)) => {
                 Err(AuditError::TagKeyDestroyed { epoch, record: record.clone() })
             }

@@ -57,7 +57,15 @@ pub(super) fn backup(arguments: &BackupArguments) -> Result<u8, Failure> {
         // Before the token is asked for anything.
         return Err(HsmError::Exists { path: arguments.out.clone() }.into());
     }
-    let backup = named.admin()?.backup(&key, &arguments.backup_key)?;
+    let admin = named.admin()?;
+    let backup = admin.backup(&key, &arguments.backup_key)?;
+    if !admin.is_backup_key_private(&arguments.backup_key)? {
+        complain(format_args!(
+            "{} is a public object: whoever reaches this token can unwrap with it, without a PIN; take it out of the token once the keys are \
+             backed up",
+            arguments.backup_key
+        ));
+    }
     backup.store(&arguments.out)?;
     if arguments.token.output.json {
         print_line(facts(&backup));

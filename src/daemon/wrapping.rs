@@ -9,11 +9,15 @@ use edgate_hsm::{Group, HsmError, WrappingKey};
 use zeroize::Zeroizing;
 
 use super::{StartError, hsm};
-use crate::audit::TagKeyWrap;
+use crate::audit::{NotOpened, TagKeyWrap};
 use crate::config::Config;
 
 /// How long one key file may take to be wrapped or opened.
 const WRAP_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a start waits for a token that is away, and between two tries.
+const START_PATIENCE: Duration = Duration::from_secs(20);
+const START_PAUSE: Duration = Duration::from_millis(200);
 
 /// Who wraps, and the tokens that have to stay open meanwhile.
 pub type LentWrap = (Arc<dyn TagKeyWrap>, Arc<Group>);
@@ -32,7 +36,16 @@ struct TokenWrap {
 pub(super) fn of(config: &Config, hsm: Option<&Group>) -> Result<Option<Arc<dyn TagKeyWrap>>, StartError> {
     let Some(tokens) = &config.hsm else { return Ok(None) };
     let (Some(current), Some(hsm)) = (&tokens.wrapping_key, hsm) else { return Ok(None) };
-    let open = |uri| hsm.wrapping_key(uri, Instant::now() + WRAP_TIMEOUT);
+    // A token, or its agent, may be a moment later than this node.
+    let until = Instant::now() + START_PATIENCE;
+    let open = |uri| loop {
+        match hsm.wrapping_key(uri, Instant::now() + WRAP_TIMEOUT) {
+            Err(HsmError::Unavailable { .. } | HsmError::DeadlinePassed { .. }) if Instant::now() < until => {
+                std::thread::sleep(START_PAUSE);
+            }
+            opened => return opened,
+        }
+    };
     let current = open(current)?;
     let previous = tokens.previous_wrapping_key.as_ref().map(open).transpose()?;
     Ok(Some(Arc::new(TokenWrap { current, previous })))
@@ -66,9 +79,13 @@ impl TagKeyWrap for TokenWrap {
         self.current.seal(usage, secret, Instant::now() + WRAP_TIMEOUT).map_err(|error| error.to_string())
     }
 
-    fn open(&self, id: &[u8], usage: &[u8], wrapped: &[u8]) -> Result<Zeroizing<Vec<u8>>, String> {
+    fn open(&self, id: &[u8], usage: &[u8], wrapped: &[u8]) -> Result<Zeroizing<Vec<u8>>, NotOpened> {
         let key = self.keys().find(|key| key.id() == id).ok_or(HsmError::Unsealed);
-        key.and_then(|key| key.open(usage, wrapped, Instant::now() + WRAP_TIMEOUT))
-            .map_err(|error| error.to_string())
+        key.and_then(|key| key.open(usage, wrapped, Instant::now() + WRAP_TIMEOUT)).map_err(|error| {
+            match error {
+                HsmError::Unsealed => NotOpened::Altered,
+                error => NotOpened::Unavailable(error.to_string()),
+            }
+        })
     }
 }

@@ -4,7 +4,7 @@ use cryptoki::mechanism::{Mechanism, MechanismType};
 use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle};
 
 use super::Admin;
-use crate::backup::{Backup, BackupContents, WrapMechanism};
+use crate::backup::{Backup, BackupContents, BackupError, WrapMechanism};
 use crate::pkcs11::{CallError, Inside, KeyRules, SigningKeyFound, find_one, find_signing_key};
 use crate::{Algorithm, HsmError, Pkcs11Uri, Purpose};
 
@@ -14,6 +14,7 @@ pub(super) struct BackupKey {
     /// `CKA_CHECK_VALUE` (PKCS#11 2.40 §4.9.1), where the token shows one.
     pub(super) check: Option<[u8; 3]>,
     trusted: bool,
+    private: bool,
 }
 
 /// What a private key is called, and how it may leave.
@@ -40,6 +41,12 @@ impl Admin {
         let public_key = found.public_key.ok_or_else(|| HsmError::Unpinned { key: Box::new(key.clone()) })?;
         let refuse = |problem: String| HsmError::NotWrapped { key: Box::new(key.clone()), problem };
         let leaving = self.leaving(&found)?;
+        if leaving.id.is_empty() {
+            return Err(refuse(
+                "it has no CKA_ID, by which its backup would name it; give it one with the vendor's tool"
+                    .to_owned(),
+            ));
+        }
         if !leaving.extractable {
             return Err(refuse(
                 "it was made never to leave its token (CKA_EXTRACTABLE=false); keys that can be backed up are made so, with `edgate hsm \
@@ -85,6 +92,11 @@ impl Admin {
                 let signature =
                     self.sign_with(&inside, found.algorithm, found.private, &contents.message())?;
                 let backup = Backup::signed(contents, signature)
+                    .and_then(|backup| match Backup::parse(backup.to_text().as_bytes())? == backup {
+                        true => Ok(backup),
+                        false => Err(BackupError::Altered),
+                    })
+                    // What is written has to be read, years later.
                     .map_err(|error| refuse(format!("a backup of it could not be read: {error}")))?;
                 match self.rehearse(&inside, &backup, wrapping.handle) {
                     Ok(()) => return Ok(backup),
@@ -100,6 +112,16 @@ impl Admin {
         Err(refuse(problem))
     }
 
+    /// Whether the backup key with this label can be used only by whoever is logged in (`CKA_PRIVATE`). One that an officer made is often a
+    /// public object, since officers see no others.
+    ///
+    /// # Errors
+    /// As [`Self::backup`], for the backup key.
+    pub fn is_backup_key_private(&self, label: &str) -> Result<bool, HsmError> {
+        let _inside = self.enter()?;
+        Ok(self.backup_key(label)?.private)
+    }
+
     /// The key that wraps others; it must do nothing else, and not leave the token.
     pub(super) fn backup_key(&self, label: &str) -> Result<BackupKey, HsmError> {
         let uri = Pkcs11Uri { object: Some(label.to_owned()), ..self.token.uri.token_only() };
@@ -113,12 +135,13 @@ impl Admin {
             AttributeType::Extractable,
             AttributeType::Sensitive,
             AttributeType::Trusted,
+            AttributeType::Private,
             AttributeType::ValueLen,
             AttributeType::CheckValue,
         ];
         let (mut wraps, mut unwraps, mut encrypts, mut decrypts) = (false, false, true, true);
-        let (mut extractable, mut sensitive, mut trusted, mut bytes, mut check) =
-            (true, false, false, 0, None);
+        let (mut extractable, mut sensitive, mut trusted, mut private, mut bytes, mut check) =
+            (true, false, false, false, 0, None);
         // What is not answered counts as the worse answer.
         for attribute in self.session.get_attributes(handle, &asked).map_err(CallError::from)? {
             match attribute {
@@ -129,6 +152,7 @@ impl Admin {
                 Attribute::Extractable(value) => extractable = value,
                 Attribute::Sensitive(value) => sensitive = value,
                 Attribute::Trusted(value) => trusted = value,
+                Attribute::Private(value) => private = value,
                 Attribute::ValueLen(value) => bytes = *value,
                 Attribute::CheckValue(value) => check = value.try_into().ok(),
                 // Not asked for.
@@ -147,7 +171,7 @@ impl Admin {
         if extractable || !sensitive {
             return Err(refuse("it can itself leave the token, and with it whatever it wrapped"));
         }
-        Ok(BackupKey { handle, check, trusted })
+        Ok(BackupKey { handle, check, trusted, private })
     }
 
     fn leaving(&self, found: &SigningKeyFound) -> Result<Leaving, HsmError> {

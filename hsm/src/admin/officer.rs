@@ -43,9 +43,10 @@ impl Officer {
         Ok(Self { module, token, session })
     }
 
-    /// Generates the AES-256 key that wraps others: it does nothing else, so that nobody can decrypt with it what it wrapped, it never
-    /// leaves the token, and it is trusted (`CKA_TRUSTED`, PKCS#11 2.40 §4.8.2), which only the officer can say, and on SoftHSM only
-    /// while a key is made. What the token refused to be told is in the answer; without `CKA_TRUSTED=true` it wraps no key that
+    /// Generates the AES-256 key that wraps others: it does nothing else, it never leaves the token, and it is trusted (`CKA_TRUSTED`, PKCS#11 2.40 §4.8.2), which only the officer can say, and on SoftHSM only
+    /// while a key is made. Whoever may use it can unwrap with it into a key that can be read, unless the token keeps them from it
+    /// (`CKA_UNWRAP_TEMPLATE`, which `cryptoki` 0.12 cannot say): it belongs into a token only while keys are backed up or restored there.
+    /// What the token refused to be told is in the answer; without `CKA_TRUSTED=true` it wraps no key that
     /// keygen made to be backed up.
     ///
     /// # Errors

@@ -8,7 +8,7 @@ use std::fmt;
 use cryptoki::mechanism::MechanismType;
 use cryptoki::object::{Attribute, ObjectClass, ObjectHandle};
 
-use super::protection::{COMES_BACK, SIGNS, secret, signs_with, with_less_protection};
+use super::protection::{COMES_BACK, Protection, SIGNS, secret, signs_with, with_less_protection};
 use super::{Admin, GeneratedKey};
 use crate::backup::Backup;
 use crate::error::Leftover;
@@ -48,11 +48,12 @@ impl Admin {
             ..self.token.uri.token_only()
         };
         let refuse = |rule: String, left| HsmError::NotRestored { key: Box::new(uri.clone()), rule, left };
-        for (what, name) in [
-            ("label", Attribute::Label(contents.label.clone().into_bytes())),
-            ("id", Attribute::Id(contents.id.clone())),
-        ] {
-            if !self.session.find_objects(&[name]).map_err(CallError::from)?.is_empty() {
+        let label = Attribute::Label(contents.label.clone().into_bytes());
+        let id = Attribute::Id(contents.id.clone());
+        let half = self.half_restored(&label, &id)?;
+        for (what, name) in [("label", label), ("id", id)] {
+            let taken = self.session.find_objects(&[name]).map_err(CallError::from)?;
+            if taken.iter().any(|object| Some(*object) != half) {
                 let rule = format!("the token has an object of that {what}, and none is ever replaced");
                 return Err(refuse(rule, Leftover::Nothing));
             }
@@ -71,6 +72,14 @@ impl Admin {
         self.rehearse(&inside, backup, wrapping.handle)
             .map_err(|found| refuse(found.rule(), Leftover::Nothing))?;
 
+        if let Some(half) = half {
+            // It is ours to complete if it is the key, and nobody's to replace if it is not.
+            self.prove(&inside, backup, half)
+                .and_then(|()| self.add_public_key(backup, &uri))
+                .and_then(|()| self.check_protections(&uri, contents.public_key.algorithm(), &[]))
+                .map_err(|found| refuse(found.rule(), Leftover::Kept))?;
+            return Ok(GeneratedKey { uri, public_key: Some(contents.public_key), refused: Vec::new() });
+        }
         let made = with_less_protection(&self.session, &contents.id, COMES_BACK, |protections| {
             self.unwrap(backup, wrapping.handle, true, |names, mechanisms| {
                 secret(names, true, protections, mechanisms)
@@ -81,11 +90,47 @@ impl Admin {
             let rule = format!("the token brings it back for this session, and not for good ({error})");
             refuse(rule, self.destroy_all(&contents.id))
         })?;
-        let shown = self.prove(&inside, backup, handle).and_then(|()| self.add_public_key(backup, &uri));
+        let shown = self
+            .prove(&inside, backup, handle)
+            .and_then(|()| self.add_public_key(backup, &uri))
+            .and_then(|()| self.check_protections(&uri, contents.public_key.algorithm(), &refused));
         if let Err(found) = shown {
             return Err(refuse(found.rule(), self.destroy_all(&contents.id)));
         }
         Ok(GeneratedKey { uri, public_key: Some(contents.public_key), refused })
+    }
+
+    /// The private half, if it is all that there is under this label and this id: a restore that was cut off leaves it.
+    fn half_restored(&self, label: &Attribute, id: &Attribute) -> Result<Option<ObjectHandle>, HsmError> {
+        let find = |template: &[Attribute]| self.session.find_objects(template).map_err(CallError::from);
+        let private = Attribute::Class(ObjectClass::PRIVATE_KEY);
+        let both = find(&[label.clone(), id.clone(), private])?;
+        let (of_label, of_id) = (find(std::slice::from_ref(label))?, find(std::slice::from_ref(id))?);
+        match both[..] {
+            [half] if of_label == both && of_id == both => Ok(Some(half)),
+            _ => Ok(None),
+        }
+    }
+
+    /// What the token was told of the key is what it says of it: some ignore what they do not refuse. A key whose token refused
+    /// `CKA_WRAP_WITH_TRUSTED` is reported with that, and the service does not use it.
+    fn check_protections(
+        &self,
+        uri: &Pkcs11Uri,
+        algorithm: Algorithm,
+        refused: &[&'static str],
+    ) -> Result<(), Unproven> {
+        let rules = KeyRules {
+            allow_extractable: refused.contains(&Protection::WrapWithTrusted.name()),
+            allow_wrapped_export: true,
+        };
+        match find_signing_key(&self.session, uri, &[algorithm], rules) {
+            Ok(_) => Ok(()),
+            Err(HsmError::Call(error)) => Err(Unproven::Call(error)),
+            Err(_) => Err(Unproven::Rule(
+                "the token does not keep it sensitive, and wrapped under a trusted key alone, though it did not refuse to",
+            )),
+        }
     }
 
     /// Unwraps the key for this session alone, has it show itself, and lets it go.
