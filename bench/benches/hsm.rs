@@ -63,7 +63,7 @@ fn main() -> ExitCode {
     let name = std::env::args().skip_while(|argument| argument != "--exact").nth(1);
     if name.as_deref() == Some(AGENT) {
         stage(AGENT, |stage| {
-            agent_support::serve_as(stage, settings(stage, &stage.helper_token(), AGENT_WORKERS))
+            agent_support::serve_as(stage, settings(stage, &stage.helper_token(), AGENT_WORKERS));
         });
         return ExitCode::SUCCESS;
     }

@@ -65,7 +65,7 @@ pub fn agent_frame_words(bytes: &[u8]) -> Option<Vec<String>> {
     let frame = read_frame(&mut &*bytes).ok()?;
     let asked = Hello::decode(&frame).is_ok() || ToAgent::decode(&frame).is_ok();
     let said = match FromAgent::decode(&frame) {
-        Ok(FromAgent::Refused(words)) => vec![words],
+        Ok(FromAgent::Refused(words) | FromAgent::Busy(words)) => vec![words],
         Ok(FromAgent::Replies(replies)) => {
             replies.iter().filter_map(|reply| reply.outcome.as_ref().err().map(HsmError::to_string)).collect()
         }
@@ -88,5 +88,5 @@ const HEARTBEAT: Duration = Duration::from_millis(250);
 /// How long the other side may take to say who it is.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The longest time a request may ask for; a client with more time asks again.
+/// The longest time a request may ask for. No setting gives one more than a tenth of it.
 const LEFT_MAX: Duration = Duration::from_secs(600);

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use edgate_hsm::Purpose;
+use edgate_hsm::{AgentSettings, Purpose};
 use serde::Deserialize;
 
 use super::file::wrong;
@@ -99,8 +99,8 @@ impl HsmAgent {
 }
 
 fn purposes(named: Option<Vec<String>>) -> Result<Vec<Purpose>, ConfigError> {
-    let Some(named) = named else { return Ok(Purpose::ALL.to_vec()) };
-    let all = Purpose::ALL.map(Purpose::name).join(", ");
+    let Some(named) = named else { return Ok(AgentSettings::PURPOSES.to_vec()) };
+    let all = AgentSettings::PURPOSES.map(Purpose::name).join(", ");
     if named.is_empty() {
         return Err(wrong(
             "agent.purposes",
@@ -130,7 +130,7 @@ mod tests {
     fn an_agent_serves_its_own_user_and_every_purpose_unless_it_is_told_otherwise() {
         let agent = parse(&format!("{HSM}[agent]\nsocket = \"/run/a.sock\"\n")).unwrap();
         assert_eq!(agent.allow_uids, [rustix::process::geteuid().as_raw()]);
-        assert_eq!(agent.purposes, Purpose::ALL);
+        assert_eq!(agent.purposes, AgentSettings::PURPOSES);
         assert_eq!(agent.state, Path::new("/var/lib/edgate-hsm"));
         let told =
             "socket = \"/run/a.sock\"\nallow_uids = [990]\npurposes = [\"tls-server\"]\nstate = \"/s\"\n";

@@ -205,3 +205,66 @@ fn an_operator_unlocks_an_agent_and_a_refused_pin_is_not_started_with_again() {
     let check = stage.agent_command(None).arg("--check").status().unwrap();
     assert_eq!(check.code(), Some(0), "a look calls no token: {}", stage.agent_said());
 }
+
+#[test]
+fn an_agent_killed_during_handshakes_loses_those_alone() {
+    use rustls::HandshakeKind;
+    use rustls::client::Resumption;
+    use tls::{Pki, connect, request};
+
+    let Some(stage) = tls::staged(false, "", "") else { return };
+    let pki = Pki { stage: &stage };
+    stage.point_at_agent();
+    stage.configure_agent(&format!("file:{}", stage.path("pin").display()));
+    let served = fs::read_to_string(stage.path("agent.toml")).unwrap();
+    fs::write(
+        stage.path("agent.toml"),
+        served.replace("\"token-signing\"", "\"token-signing\", \"tls-server\""),
+    )
+    .unwrap();
+    let user = stage.give_away();
+    let agent = stage.start_agent(user);
+    let daemon = stage.start();
+    let (stranger, known) =
+        (pki.client(Resumption::disabled()), pki.client(Resumption::in_memory_sessions(8)));
+    let token = stage.issuer.token("a");
+    let ask = |client| {
+        let (kind, _, mut connection) = connect(client, pki.place())?;
+        connection.send(request(&token).as_bytes());
+        assert_eq!(connection.receive().unwrap().status, 200);
+        Ok::<_, std::io::Error>((kind, connection))
+    };
+    let (_, mut established) = ask(&stranger).unwrap();
+    ask(&known).unwrap();
+    let (lost, made) = std::thread::scope(|scope| {
+        let shaking: Vec<_> = (0..4)
+            .map(|_| {
+                scope.spawn(|| {
+                    let (mut lost, mut made) = (0, 0);
+                    // Until some were lost and some were made since.
+                    while lost == 0 || made == 0 {
+                        match ask(&stranger) {
+                            Ok(_) if lost > 0 => made += 1,
+                            Ok(_) => {}
+                            Err(_) => lost += 1,
+                        }
+                    }
+                    (lost, made)
+                })
+            })
+            .collect();
+        agent.kill();
+        // What needs no signature does not notice.
+        established.send(request(&token).as_bytes());
+        assert_eq!(established.receive().unwrap().status, 200);
+        assert_eq!(ask(&known).unwrap().0, HandshakeKind::Resumed);
+        assert_eq!(daemon.verify(&token), 200);
+        until("refusals", || connect(&stranger, pki.place()).is_err());
+        let agent = stage.start_agent(user);
+        let ended: Vec<(u32, u32)> = shaking.into_iter().map(|thread| thread.join().unwrap()).collect();
+        assert_eq!(ask(&stranger).unwrap().0, HandshakeKind::Full);
+        assert_eq!(agent.terminate().code(), Some(0), "{}", stage.agent_said());
+        ended.into_iter().fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
+    });
+    assert!(lost >= 4 && made >= 4);
+}

@@ -15,8 +15,8 @@ use super::*;
 use support::Connection;
 
 /// An authority of the test's own, and the node's certificate by it.
-struct Pki<'a> {
-    stage: &'a Stage,
+pub(super) struct Pki<'a> {
+    pub(super) stage: &'a Stage,
 }
 
 impl<'a> Pki<'a> {
@@ -122,13 +122,13 @@ impl<'a> Pki<'a> {
     }
 
     /// Where the daemon listens for TLS.
-    fn place(&self) -> SocketAddr {
+    pub(super) fn place(&self) -> SocketAddr {
         let said = self.stage.said();
         let place = said.lines().rev().find_map(|line| line.split_once("place=tls:")).unwrap().1;
         place.split_whitespace().next().unwrap().parse().unwrap()
     }
 
-    fn client(&self, resumption: Resumption) -> Arc<ClientConfig> {
+    pub(super) fn client(&self, resumption: Resumption) -> Arc<ClientConfig> {
         let mut roots = RootCertStore::empty();
         for certificate in CertificateDer::pem_file_iter(self.stage.path("ca.pem")).unwrap() {
             roots.add(certificate.unwrap()).unwrap();
@@ -142,7 +142,7 @@ impl<'a> Pki<'a> {
     }
 }
 
-fn connect(
+pub(super) fn connect(
     client: &Arc<ClientConfig>,
     place: SocketAddr,
 ) -> std::io::Result<(HandshakeKind, Vec<u8>, Connection)> {
@@ -158,12 +158,12 @@ fn connect(
     Ok((kind, certificate, Connection::over(StreamOwned::new(session, socket))))
 }
 
-fn request(token: &str) -> String {
+pub(super) fn request(token: &str) -> String {
     format!("GET /auth/nginx HTTP/1.1\r\nHost: edgate.test\r\nAuthorization: Bearer {token}\r\n\r\n")
 }
 
 /// A stage with keys, a certificate and a configuration.
-fn staged(faults: bool, more: &str, hsm: &str) -> Option<Stage> {
+pub(super) fn staged(faults: bool, more: &str, hsm: &str) -> Option<Stage> {
     if !have("openssl") {
         return None;
     }

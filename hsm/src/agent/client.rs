@@ -238,7 +238,7 @@ impl Link {
                     self.hear(*status);
                     Ok(())
                 }
-                Ok(FromAgent::Refused(words)) => Err(words),
+                Ok(FromAgent::Refused(words) | FromAgent::Busy(words)) => Err(words),
                 Ok(FromAgent::Unlocked(_) | FromAgent::Welcome(_)) => {
                     Err("it said what it was not asked".to_owned())
                 }
@@ -247,7 +247,10 @@ impl Link {
             if let Err(problem) = heard {
                 return self.failed(&problem);
             }
-            if probed.elapsed() >= self.probe_interval && self.proven.load(Ordering::SeqCst) {
+            if probed.elapsed() >= self.probe_interval
+                && self.proven.load(Ordering::SeqCst)
+                && self.is_told_ready()
+            {
                 probed = Instant::now();
                 self.probe_idle();
             }
@@ -259,6 +262,7 @@ impl Link {
         *lock(&self.connection) = None;
         // Its counts are history; what it had open is not.
         if let Some(status) = lock(&self.told).as_mut() {
+            status.standing = TokenStanding::Healing;
             status.metrics.sessions = 0;
             status.metrics.workers_stuck = 0;
         }
@@ -277,19 +281,20 @@ impl Link {
             u64::try_from(call.sum.as_micros()).unwrap_or(u64::MAX).checked_div(calls).unwrap_or(0),
         );
         self.desk.told_pace(status.workers, mean);
+        // What the keys did before says nothing about a token that comes back.
+        if !matches!(status.standing, TokenStanding::Ready | TokenStanding::Healing) {
+            self.proven.store(false, Ordering::SeqCst);
+        }
         let standing = match &status.standing {
             TokenStanding::Ready if self.proven.load(Ordering::SeqCst) => Some(Standing::Ready),
-            TokenStanding::Ready => {
-                self.prove();
-                None
-            }
+            TokenStanding::Ready => None,
             TokenStanding::Healing => Some(Standing::Healing),
             TokenStanding::Stopped => Some(Standing::Down(Arc::new(self.failed("it is stopping")))),
             TokenStanding::Stuck => Some(Standing::Stuck),
             TokenStanding::Unavailable(cause) => Some(Standing::Down(Arc::clone(cause))),
         };
         *lock(&self.told) = Some(status);
-        let Some(standing) = standing else { return };
+        let Some(standing) = standing else { return self.prove() };
         // Each change to ready is a generation.
         let same = std::mem::discriminant(&self.desk.standing().0) == std::mem::discriminant(&standing);
         if !same || matches!(standing, Standing::Down(_)) {
@@ -322,10 +327,17 @@ impl Link {
     fn conclude(&self, clear: bool) {
         self.proven.store(clear, Ordering::SeqCst);
         self.proving.store(false, Ordering::SeqCst);
-        // Lost meanwhile: what the keys did through the last connection says nothing about the next.
-        if clear && lock(&self.connection).is_some() {
-            self.desk.change_standing(Standing::Ready, |_| ());
+        // Lost meanwhile, connection or token: what the keys did says nothing about the next.
+        match clear && self.is_told_ready() {
+            true => self.desk.change_standing(Standing::Ready, |_| ()),
+            false => self.proven.store(false, Ordering::SeqCst),
         }
+    }
+
+    /// Whether the agent, through the connection that there is, says that its token can be used.
+    fn is_told_ready(&self) -> bool {
+        let ready = |status: &Status| matches!(status.standing, TokenStanding::Ready);
+        lock(&self.connection).is_some() && lock(&self.told).as_ref().is_some_and(ready)
     }
 
     /// Has each key sign that has not for a while, and those that could not.
@@ -349,16 +361,17 @@ impl Link {
 
     /// Has `key` sign, whether it is in use or not, and remembers what came of it. `done` is told whether that says anything
     /// about the key.
-    fn probe(&self, key: &Arc<PinnedKey>, done: impl FnOnce(bool) + Send + 'static) {
+    fn probe(self: &Arc<Self>, key: &Arc<PinnedKey>, done: impl FnOnce(bool) + Send + 'static) {
         let work = Work::Sign { key: Arc::clone(key), message: probe_message() };
-        let probed = Arc::clone(key);
+        let (probed, link) = (Arc::clone(key), Arc::clone(self));
         let answer = move |outcome: Result<Output, HsmError>| {
             let clear = match outcome {
                 Ok(_) => {
                     probed.set_fault(None);
                     true
                 }
-                Err(error) if is_of_key(&error) => {
+                // The token can be used, so it is the key that cannot.
+                Err(error) if !is_passing(&error) && link.is_told_ready() => {
                     probed.set_fault(Some(Arc::new(error)));
                     true
                 }
@@ -438,18 +451,17 @@ impl Link {
     }
 }
 
-/// Whether an error is about the key and not about its token, of which the agent says how it stands.
-fn is_of_key(error: &HsmError) -> bool {
+/// Whether an error says nothing about the key: it, or the way to it, had no turn.
+fn is_passing(error: &HsmError) -> bool {
     matches!(
         error.cause(),
-        HsmError::AgentSays { .. }
-            | HsmError::KeyInUse { .. }
-            | HsmError::KeyMismatch { .. }
-            | HsmError::Object { .. }
-            | HsmError::PurposeNotServed { .. }
-            | HsmError::SignatureFault { .. }
-            | HsmError::Token { .. }
-            | HsmError::Unpinned { .. }
+        HsmError::Agent { .. }
+            | HsmError::DeadlinePassed { .. }
+            | HsmError::ModuleBusy { .. }
+            | HsmError::ModuleRenewed { .. }
+            | HsmError::Overloaded { .. }
+            | HsmError::Stopped
+            | HsmError::Stuck { .. }
     )
 }
 

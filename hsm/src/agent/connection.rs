@@ -107,6 +107,7 @@ pub(super) fn greet(address: &AgentAddress, role: Role) -> Result<(UnixStream, P
     match FromAgent::decode(&frame) {
         Ok(FromAgent::Welcome(token)) => Ok((stream, token)),
         Ok(FromAgent::Refused(problem)) => Err(HsmError::AgentRefused { socket: socket.clone(), problem }),
+        Ok(FromAgent::Busy(problem)) => Err(failed(problem)),
         Ok(FromAgent::Replies(_) | FromAgent::Status(_) | FromAgent::Unlocked(_)) => {
             Err(failed("it does not say who it is".to_owned()))
         }

@@ -19,16 +19,16 @@ use crate::pool::{Output, Work};
 use crate::{HsmError, KeyName, PIN_BYTES_MAX, Pkcs11Uri, PublicKey, Purpose};
 
 /// Of a frame, its length not counted.
-pub(super) const FRAME_BYTES_MAX: usize = 8 << 20;
+pub(super) const FRAME_BYTES_MAX: usize = 2 << 20;
 
 /// Requests, or replies, in one frame.
 pub(super) const BATCH_LEN_MAX: usize = 512;
 
 /// Of what is signed, wrapped or opened.
-pub(super) const DATA_BYTES_MAX: usize = 4 << 20;
+pub(super) const DATA_BYTES_MAX: usize = 256 << 10;
 
 /// What a batch gathers before it is sent. One request more, of the largest, still fits its frame.
-pub(super) const BATCH_BYTES: usize = 1 << 20;
+pub(super) const BATCH_BYTES: usize = 512 << 10;
 
 const _: () = assert!(BATCH_BYTES + DATA_BYTES_MAX + 4 * TEXT_BYTES_MAX < FRAME_BYTES_MAX);
 
@@ -64,6 +64,8 @@ pub(super) enum FromAgent {
     /// How the token stands; unasked, and at least once in a heartbeat.
     Status(Box<Status>),
     Refused(String),
+    /// Not now; it may serve later.
+    Busy(String),
     Replies(Vec<Reply>),
     Unlocked(Result<(), HsmError>),
     /// It serves this token.
@@ -121,6 +123,7 @@ const REFUSED: u8 = 17;
 const REPLIES: u8 = 18;
 const STATUS: u8 = 19;
 const UNLOCKED: u8 = 20;
+const BUSY: u8 = 21;
 
 /// Where the fields begin: after length and kind.
 const HEAD_BYTES: usize = 5;
@@ -333,6 +336,12 @@ impl FromAgent {
         finish(fields)
     }
 
+    pub(super) fn busy(words: &str) -> Zeroizing<Vec<u8>> {
+        let mut fields = begin(BUSY, words.len() + 16);
+        fields.text(words);
+        finish(fields)
+    }
+
     pub(super) fn status(status: &Status) -> Zeroizing<Vec<u8>> {
         let mut fields = begin(STATUS, TEXT_BYTES_MAX);
         status.encode(&mut fields);
@@ -350,6 +359,7 @@ impl FromAgent {
         let said = match fields.u8()? {
             WELCOME => Self::Welcome(uri(&mut fields)?),
             REFUSED => Self::Refused(fields.words("refusal")?),
+            BUSY => Self::Busy(fields.words("refusal")?),
             REPLIES => Self::Replies(batch(&mut fields, Reply::decode)?),
             STATUS => Self::Status(Box::new(Status::decode(&mut fields)?)),
             UNLOCKED => Self::Unlocked(fields.option(refusal::decode)?.map_or(Ok(()), Err)),
@@ -361,6 +371,20 @@ impl FromAgent {
 }
 
 impl Request {
+    /// About how much memory it takes until it is answered.
+    pub(super) fn bytes(&self) -> usize {
+        let data = match &self.errand {
+            Errand::Open { data, associated, .. } => data.len().saturating_add(associated.len()),
+            Errand::Seal { data, associated, .. } => data.len().saturating_add(associated.len()),
+            Errand::Sign { message, .. } => message.len(),
+            Errand::Destroy { .. }
+            | Errand::FindSigning { .. }
+            | Errand::FindWrapping { .. }
+            | Errand::Make { .. } => 0,
+        };
+        data.saturating_add(TEXT_BYTES_MAX)
+    }
+
     fn decode(fields: &mut Decoder<'_>) -> Result<Self, FrameError> {
         let id = fields.u64()?;
         let purpose = purpose(fields)?;

@@ -128,13 +128,32 @@ fn key_of(
     let uri = parse_uri(&named.uri).map_err(malformed)?;
     let key = match named.public_key {
         Some(public_key) => served.pool.open_key_if(&uri, purpose, Some(public_key), false, deadline)?.0,
-        None => served.pool.adopt(served.pool.object_uri(&uri)?, purpose, KeyKind::Wrapping)?,
+        None => wrapping_key(served, &uri, deadline)?,
     };
     served.keys.keep(purpose, named, Arc::clone(&key));
     Ok(key)
 }
 
-/// A client destroys keys of the purpose it asks for, and no others.
+/// An AES key that is there, and is labelled for wrapping: a token may have others' master keys.
+fn wrapping_key(
+    served: &Served,
+    uri: &crate::Pkcs11Uri,
+    deadline: Instant,
+) -> Result<Arc<PinnedKey>, HsmError> {
+    let uri = served.pool.object_uri(uri)?;
+    let found = served.pool.run(Work::FindWrapping { uri: uri.clone() }, Purpose::Wrapping, deadline)?;
+    match found {
+        Output::Found { label: Some(label), .. } if purpose_of_label(&label) == Some(Purpose::Wrapping) => {
+            served.pool.adopt(uri, Purpose::Wrapping, KeyKind::Wrapping)
+        }
+        _ => Err(HsmError::KeyAttribute {
+            key: Box::new(uri),
+            problem: "an agent wraps with keys whose label is edgate/wrapping/NAME, and with no others",
+        }),
+    }
+}
+
+/// A client destroys keys that are labelled for the purpose it asks for, and no others.
 fn may_destroy(
     served: &Served,
     purpose: Purpose,
@@ -147,13 +166,17 @@ fn may_destroy(
         Ok(Output::Found { label, .. }) => label,
         Ok(_) => None,
         // One that is gone is no error to whoever destroys it.
-        Err(HsmError::Object { matches: 0, .. }) => None,
+        Err(HsmError::Object { matches: 0, .. }) => return Ok(()),
         Err(error) => return Err(error),
     };
     match label.as_deref().and_then(purpose_of_label) {
         Some(found) if found != purpose => {
             Err(HsmError::KeyInUse { key: Box::new(uri), found, wanted: purpose })
         }
-        _ => Ok(()),
+        Some(_) => Ok(()),
+        None => Err(HsmError::KeyAttribute {
+            key: Box::new(uri),
+            problem: "an agent destroys keys whose label is edgate/PURPOSE/NAME, and no others",
+        }),
     }
 }

@@ -73,9 +73,11 @@ impl Listening {
             .custom_flags(flags)
             .open(&lock_path)
             .map_err(|source| HsmError::File { action: "open", path: lock_path, source })?;
+        // It may be one that ends soon, so that trying again helps.
         let taken = || {
-            let advice = "another process listens there; stop it, or give this agent another socket";
-            failed("listen at")(io::Error::new(io::ErrorKind::AddrInUse, advice))
+            let problem =
+                "another process listens there; stop it, or give this agent another socket".to_owned();
+            HsmError::Agent { socket: path.to_owned(), problem }
         };
         lock.try_lock().map_err(|_| taken())?;
         match std::fs::symlink_metadata(path) {
@@ -115,7 +117,10 @@ pub(super) fn connect(address: &AgentAddress) -> Result<UnixStream, HsmError> {
             Errno::NOENT => "there is no such socket; is the agent running?".to_owned(),
             Errno::CONNREFUSED => "nobody listens there; is the agent running?".to_owned(),
             Errno::ACCESS => {
-                format!("{error}; is user id {} in the group of the socket and of its folder?", own_uid())
+                format!(
+                    "{error}; is user id {} named at agent.allow_uids, and in the group of the socket and of its folder?",
+                    own_uid()
+                )
             }
             // A stopped process takes no more connections than its queue holds.
             Errno::AGAIN => "it takes no connections".to_owned(),

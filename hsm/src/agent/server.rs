@@ -91,9 +91,10 @@ impl Agent {
         settings: AgentSettings,
         tell: impl Fn(AgentEvent) + Send + Sync + 'static,
     ) -> Result<Self, HsmError> {
-        let pool = Pool::start(pool)?;
+        // First: whoever is not to serve has no business with the token, nor with its PIN.
         let shared = settings.allow_uids.iter().any(|uid| *uid != own_uid());
         let listening = Listening::bind(&settings.socket, shared)?;
+        let pool = Pool::start(pool)?;
         let (openings, to_opener) = bounded(OPENINGS_MAX);
         let (stop, stopped) = bounded(0);
         let (thread_alive, alive) = bounded(0);
@@ -201,16 +202,15 @@ impl Served {
     /// Looks who it is, and gives it a reader.
     fn admit(self: &Arc<Self>, stream: UnixStream, peer: Peer, alive: &Sender<()>) {
         let known = self.may_use(peer) || may_unlock(peer);
-        let refusal = if !known {
-            Some(format!("user id {} is not among agent.allow_uids", peer.uid))
-        } else if lock(&self.connections).len() >= CONNECTIONS_MAX {
-            Some(format!("{CONNECTIONS_MAX} clients are connected"))
-        } else {
-            None
-        };
+        let crowded = lock(&self.connections).len() >= CONNECTIONS_MAX;
         let connection = Arc::new(Connection { stream, peer, outbox: Arc::default() });
-        if let Some(problem) = refusal {
-            return self.refuse(&connection, problem);
+        if !known {
+            let problem = format!("user id {} is not among agent.allow_uids", peer.uid);
+            return self.refuse(&connection, FromAgent::refused, problem);
+        }
+        if crowded {
+            let problem = format!("{CONNECTIONS_MAX} clients are connected");
+            return self.refuse(&connection, FromAgent::busy, problem);
         }
         lock(&self.connections).push(Arc::clone(&connection));
         let (served, alive) = (Arc::clone(self), alive.clone());
@@ -222,7 +222,7 @@ impl Served {
         });
         if let Err(error) = started {
             lock(&self.connections).retain(|other| !Arc::ptr_eq(other, &connection));
-            self.refuse(&connection, error.to_string());
+            self.refuse(&connection, FromAgent::busy, error.to_string());
         }
     }
 
@@ -230,9 +230,9 @@ impl Served {
         self.settings.allow_uids.contains(&peer.uid)
     }
 
-    fn refuse(&self, connection: &Connection, problem: String) {
+    fn refuse(&self, connection: &Connection, say: fn(&str) -> Zeroizing<Vec<u8>>, problem: String) {
         // It is told why, if it still listens.
-        let _ = (&connection.stream).write_all(&FromAgent::refused(&problem));
+        let _ = (&connection.stream).write_all(&say(&problem));
         let Peer { uid, pid } = connection.peer;
         (self.tell)(AgentEvent::Refused { uid, pid, problem });
     }
@@ -247,9 +247,13 @@ impl Served {
             Err(error) => Err(told(&error, HELLO_TIMEOUT)),
         };
         let role = match hello {
-            Ok(Hello { version, .. }) if version != VERSION => Err(format!(
-                "it speaks version {version} of the agent's protocol, and the agent version {VERSION}; run both from one release"
-            )),
+            // As it is while one of the two is replaced.
+            Ok(Hello { version, .. }) if version != VERSION => {
+                let problem = format!(
+                    "it speaks version {version} of the agent's protocol, and the agent version {VERSION}; run both from one release"
+                );
+                return self.refuse(connection, FromAgent::busy, problem);
+            }
             Ok(Hello { role: Role::Use, .. }) if !self.may_use(connection.peer) => Err(format!(
                 "user id {uid} may not use keys; name it at agent.allow_uids if it is the service's"
             )),
@@ -261,7 +265,7 @@ impl Served {
         };
         let role = match role {
             Ok(role) => role,
-            Err(problem) => return self.refuse(connection, problem),
+            Err(problem) => return self.refuse(connection, FromAgent::refused, problem),
         };
         (self.tell)(AgentEvent::Connected { uid, pid });
         let welcome = FromAgent::welcome(&self.pool.token());
@@ -300,9 +304,10 @@ impl Served {
     /// Reads requests until the client goes.
     fn serve(self: &Arc<Self>, connection: &Arc<Connection>, alive: &Sender<()>) -> Result<(), String> {
         let (served, writing, writer_alive) = (Arc::clone(self), Arc::clone(connection), alive.clone());
+        let (written, all_written) = bounded::<()>(0);
         let started = spawn("hsm-agent-write", move || {
             served.write(&writing);
-            drop((writing, served, writer_alive));
+            drop((writing, served, writer_alive, written));
         });
         started.map_err(|error| error.to_string())?;
         let ended = loop {
@@ -314,7 +319,7 @@ impl Served {
             match ToAgent::decode(&frame) {
                 Ok(ToAgent::Requests(requests)) => {
                     for request in requests {
-                        if !connection.outbox.admit() {
+                        if !connection.outbox.admit(request.id, request.bytes()) {
                             break;
                         }
                         self.take(request, &connection.outbox);
@@ -328,6 +333,8 @@ impl Served {
         if ended.is_err() {
             let _ = connection.stream.shutdown(Shutdown::Both);
         }
+        // It counts as a connection until what it is owed is answered.
+        let _ = all_written.recv();
         ended
     }
 
@@ -466,10 +473,13 @@ fn batch(replies: &mut std::iter::Peekable<std::vec::IntoIter<Reply>>) -> Zeroiz
 fn is_consistent(purpose: Purpose, errand: &Errand) -> bool {
     let wrapping = purpose == Purpose::Wrapping;
     match errand {
-        Errand::Destroy { public_key, .. } => purpose.algorithms().contains(&public_key.algorithm()),
+        // A service makes and destroys the keys that it rotates, and no others.
+        Errand::Destroy { public_key, .. } => {
+            purpose == Purpose::TokenSigning && purpose.algorithms().contains(&public_key.algorithm())
+        }
         Errand::FindSigning { .. } => !wrapping,
         Errand::FindWrapping { .. } => wrapping,
-        Errand::Make { name } => name.purpose() == purpose,
+        Errand::Make { name } => purpose == Purpose::TokenSigning && name.purpose() == purpose,
         Errand::Open { key, .. } | Errand::Seal { key, .. } => wrapping && key.public_key.is_none(),
         Errand::Sign { key, .. } => {
             key.public_key.is_some_and(|key| purpose.algorithms().contains(&key.algorithm()))

@@ -18,10 +18,19 @@ pub struct AgentSettings {
 }
 
 impl AgentSettings {
+    /// What an agent can be asked for: all but backups, which an operator makes.
+    pub const PURPOSES: [Purpose; 5] = [
+        Purpose::AuditCheckpoint,
+        Purpose::TlsServer,
+        Purpose::TokenSigning,
+        Purpose::Witness,
+        Purpose::Wrapping,
+    ];
+
     /// An agent for its own user and every purpose.
     #[must_use]
     pub fn new(socket: PathBuf) -> Self {
-        Self { socket, allow_uids: vec![own_uid()], purposes: Purpose::ALL.to_vec() }
+        Self { socket, allow_uids: vec![own_uid()], purposes: Self::PURPOSES.to_vec() }
     }
 }
 

@@ -59,6 +59,7 @@ impl AgentUnlock {
             Ok(FromAgent::Replies(_) | FromAgent::Status(_) | FromAgent::Welcome(_)) => {
                 Err(failed("its answer is none to what it was asked".to_owned()))
             }
+            Ok(FromAgent::Busy(problem)) => Err(failed(problem)),
             Err(error) => Err(failed(error.to_string())),
         }
     }

@@ -197,7 +197,7 @@ impl Worker {
             Work::FindWrapping { uri } => {
                 let handle = gcm::find_wrapping_key(&opened.session, uri, rules)?;
                 let id = read_id(&opened.session, handle)?;
-                Ok(Output::Found { public_key: None, label: None, id })
+                Ok(Output::Found { public_key: None, label: read_label(&opened.session, handle)?, id })
             }
             Work::Seal { key, data, associated } => {
                 let handle = opened.handle(key, rules)?;
@@ -281,6 +281,15 @@ fn find_private(
         }
         KeyKind::Wrapping => gcm::find_wrapping_key(session, uri, rules),
     }
+}
+
+/// `CKA_LABEL`; `None` if it has none that is text.
+fn read_label(session: &Session, handle: ObjectHandle) -> Result<Option<String>, CallError> {
+    let attributes = session.get_attributes(handle, &[AttributeType::Label])?;
+    Ok(attributes.into_iter().find_map(|attribute| match attribute {
+        Attribute::Label(label) => String::from_utf8(label).ok(),
+        _ => None,
+    }))
 }
 
 /// `CKA_ID`, which names the key for good; empty if it has none.
