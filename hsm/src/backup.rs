@@ -26,6 +26,7 @@ use std::io::{self, Read as _};
 use std::path::Path;
 
 use crate::admin::KeyName;
+use crate::hex::{Hex, unhex, unhex_exact};
 use crate::release::ReleaseChecks;
 use crate::uri::URI_BYTES_MAX;
 use crate::{Algorithm, HsmError, Pkcs11Uri, PublicKey, Purpose, UriRules};
@@ -154,7 +155,7 @@ impl Backup {
             check: lines.read("backup-key-check", check)?,
             wrapped: lines.read("wrapped", |text| unhex(text, WRAPPED_BYTES_MAX))?,
         };
-        let signature = lines.read("signature", |text| unhex(text, 64)?.try_into().ok())?;
+        let signature = lines.read("signature", unhex_exact)?;
         if lines.0.next().is_some() {
             return Err(BackupError::Field { field: "signature" });
         }
@@ -301,29 +302,7 @@ fn check(text: &str) -> Option<Option<[u8; 3]>> {
     if text == "-" {
         return Some(None);
     }
-    unhex(text, 3)?.try_into().ok().map(Some)
-}
-
-/// 1 to `bytes_max` bytes, in small letters.
-fn unhex(text: &str, bytes_max: usize) -> Option<Vec<u8>> {
-    let digit = |byte: u8| match byte {
-        b'0'..=b'9' => Some(byte - b'0'),
-        b'a'..=b'f' => Some(byte - b'a' + 10),
-        _ => None,
-    };
-    let (pairs, rest) = text.as_bytes().as_chunks::<2>();
-    if pairs.is_empty() || !rest.is_empty() || pairs.len() > bytes_max {
-        return None;
-    }
-    pairs.iter().map(|[high, low]| Some(digit(*high)? << 4 | digit(*low)?)).collect()
-}
-
-struct Hex<'a>(&'a [u8]);
-
-impl fmt::Display for Hex<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
+    unhex_exact(text).map(Some)
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ mod any_signer;
 mod backup;
 mod error;
 mod group;
+mod hex;
 mod pin;
 mod pin_guard;
 mod pkcs11;

@@ -14,7 +14,6 @@
 //! attempted <digest> <unix time>
 //! ```
 
-use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
@@ -22,6 +21,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{Mode, OFlags};
 use sha2::{Digest, Sha256};
+
+use crate::hex::{Hex, unhex_exact};
 
 /// Makes guessing a PIN from the file slow: a few milliseconds a guess, paid once per login.
 const PBKDF2_ROUNDS: u32 = 10_000;
@@ -108,7 +109,7 @@ impl PinGuard {
         hash.update([0]);
         hash.update(serial.as_bytes());
         let digest: [u8; 32] = hash.finalize().into();
-        Self { path: folder.join(format!("pin-{}.guard", hex(&digest[..8]))) }
+        Self { path: folder.join(format!("pin-{}.guard", Hex(&digest[..8]))) }
     }
 
     /// The file.
@@ -241,7 +242,7 @@ impl Record {
         if lines.next() != Some(HEADER) {
             return None;
         }
-        let salt = unhex(lines.next()?.strip_prefix("salt ")?)?;
+        let salt = unhex_exact(lines.next()?.strip_prefix("salt ")?)?;
         let entries = lines.map(Entry::parse).collect::<Option<Vec<_>>>()?;
         (entries.len() <= ENTRIES_MAX && text.ends_with('\n')).then_some(Self { salt, entries })
     }
@@ -249,10 +250,10 @@ impl Record {
 
 impl std::fmt::Display for Record {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        writeln!(f, "{HEADER}\nsalt {}", hex(&self.salt))?;
+        writeln!(f, "{HEADER}\nsalt {}", Hex(&self.salt))?;
         self.entries.iter().try_for_each(|entry| {
             let word = if entry.rejected { "rejected" } else { "attempted" };
-            writeln!(f, "{word} {} {}", hex(&entry.digest), entry.unix_seconds)
+            writeln!(f, "{word} {} {}", Hex(&entry.digest), entry.unix_seconds)
         })
     }
 }
@@ -265,7 +266,7 @@ impl Entry {
             "attempted" => false,
             _ => return None,
         };
-        let digest = unhex(words.next()?)?;
+        let digest = unhex_exact(words.next()?)?;
         let unix_seconds = words.next()?.parse().ok()?;
         words.next().is_none().then_some(Self { rejected, digest, unix_seconds })
     }
@@ -273,26 +274,6 @@ impl Entry {
 
 fn unix_seconds() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
-}
-
-fn unhex<const N: usize>(text: &str) -> Option<[u8; N]> {
-    let digits = text.as_bytes();
-    if digits.len() != N * 2 || !digits.iter().all(u8::is_ascii_hexdigit) {
-        return None;
-    }
-    let mut bytes = [0; N];
-    for (place, pair) in bytes.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
-        *place = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
-    }
-    Some(bytes)
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::Purpose;
+use crate::hex::Hex;
 
 /// A public key, and with it the algorithm of its signatures, which take 64 bytes either way.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -23,6 +24,9 @@ pub enum Algorithm {
 }
 
 impl Algorithm {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Ed25519, Self::P256];
+
     /// The name shown to people and programs.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -89,7 +93,7 @@ impl PublicKey {
     /// Reads [`Self::to_spki`]; `None` for other algorithms and other encodings.
     #[must_use]
     pub fn from_spki(der: &[u8]) -> Option<Self> {
-        [Algorithm::Ed25519, Algorithm::P256].into_iter().find_map(|algorithm| {
+        Algorithm::ALL.into_iter().find_map(|algorithm| {
             let bytes = der.strip_prefix(algorithm.spki_prefix())?;
             Self::from_bytes(bytes).filter(|key| key.algorithm() == algorithm)
         })
@@ -134,7 +138,7 @@ impl TryFrom<PublicKey> for [u8; 32] {
 /// [`PublicKey::as_bytes`] in hexadecimal digits.
 impl fmt::Display for PublicKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.as_bytes().iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        Hex(self.as_bytes()).fmt(f)
     }
 }
 

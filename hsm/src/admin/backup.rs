@@ -36,8 +36,7 @@ impl Admin {
     pub fn backup(&self, key: &Pkcs11Uri, backup_key: &str) -> Result<Backup, HsmError> {
         key.require_object()?;
         let inside = self.enter()?;
-        let any = [Algorithm::Ed25519, Algorithm::P256];
-        let found = find_signing_key(&self.session, key, &any, KeyRules::any())?;
+        let found = find_signing_key(&self.session, key, &Algorithm::ALL, KeyRules::any())?;
         let public_key = found.public_key.ok_or_else(|| HsmError::Unpinned { key: Box::new(key.clone()) })?;
         let refuse = |problem: String| HsmError::NotWrapped { key: Box::new(key.clone()), problem };
         let leaving = self.leaving(&found)?;

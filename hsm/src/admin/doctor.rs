@@ -124,8 +124,7 @@ impl Admin {
     /// # Errors
     /// What is wrong with the key, or [`HsmError::SignatureFault`].
     pub fn selftest(&self, key: &Pkcs11Uri) -> Result<PublicKey, HsmError> {
-        let any = [Algorithm::Ed25519, Algorithm::P256];
-        Ok(self.sign_verified(key, &any, &crate::pool::probe_message())?.0)
+        Ok(self.sign_verified(key, &Algorithm::ALL, &crate::pool::probe_message())?.0)
     }
 
     pub(super) fn sign_ed25519(

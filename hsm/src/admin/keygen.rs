@@ -119,8 +119,8 @@ impl Admin {
             return Ok(GeneratedKey { uri, public_key: None, refused });
         }
         // Whatever the token refused to be told: that is said, and this is about what the key signs.
-        let any = [Algorithm::Ed25519, Algorithm::P256];
-        let (public_key, _) = self.sign_under(&uri, &any, KeyRules::any(), &crate::pool::probe_message())?;
+        let (public_key, _) =
+            self.sign_under(&uri, &Algorithm::ALL, KeyRules::any(), &crate::pool::probe_message())?;
         Ok(GeneratedKey { uri, public_key: Some(public_key), refused })
     }
 }

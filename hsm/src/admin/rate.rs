@@ -33,7 +33,7 @@ impl Admin {
         let sessions = (0..threads)
             .map(|_| {
                 let session = context.open_ro_session(self.token.slot).map_err(CallError::from)?;
-                let found = find_signing_key(&session, key, &ANY, KeyRules::any())?;
+                let found = find_signing_key(&session, key, &Algorithm::ALL, KeyRules::any())?;
                 Ok((session, found))
             })
             .collect::<Result<Vec<_>, HsmError>>()?;
@@ -95,8 +95,6 @@ impl Admin {
         Ok(SignPaths { two_calls: two / rounds.max(1), three_calls })
     }
 }
-
-const ANY: [Algorithm; 2] = [Algorithm::Ed25519, Algorithm::P256];
 
 /// Callers that keep a pool busy for its rate to be measured.
 #[derive(Debug, Clone, Copy)]

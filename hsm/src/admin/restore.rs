@@ -12,6 +12,7 @@ use super::protection::{COMES_BACK, Protection, SIGNS, secret, signs_with, with_
 use super::{Admin, GeneratedKey};
 use crate::backup::Backup;
 use crate::error::Leftover;
+use crate::hex::Hex;
 use crate::pkcs11::{
     CallError, Class, EC_PARAMS_NAME, EC_PARAMS_OID, Inside, KeyRules, P256_PARAMS_OID, find_signing_key,
     key_type,
@@ -64,8 +65,8 @@ impl Admin {
         {
             let rule = format!(
                 "the token's backup key is another one than the one it was wrapped under (check value {}, the backup's is {})",
-                hex(&here),
-                hex(&there)
+                Hex(&here),
+                Hex(&there)
             );
             return Err(refuse(rule, Leftover::Nothing));
         }
@@ -272,8 +273,4 @@ impl fmt::Display for Unproven {
             Self::Rule(rule) => f.write_str(rule),
         }
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
