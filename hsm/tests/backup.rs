@@ -4,6 +4,7 @@
 mod support;
 
 use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
+use cryptoki::mechanism::Mechanism;
 use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectClass};
 use cryptoki::session::{Session, UserType};
 use cryptoki::types::AuthPin;
@@ -15,6 +16,8 @@ use support::{PIN, Stage, soon, stage, stage_with_faults};
 
 const OFFICER_PIN: &str = "12345678";
 const BACKUP_KEY: &str = "edgate/backup/1";
+/// `CKA_EC_PARAMS` of P-256.
+const P256: &[u8] = &[0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
 
 fn backup_key_name() -> KeyName {
     KeyName::new(Purpose::Backup, "1").unwrap()
@@ -100,8 +103,7 @@ fn forged(
         body = body.replacen(from, to, 1);
     }
     let message = [BACKUP_PREFIX, body.as_bytes()].concat();
-    let any = [Algorithm::Ed25519, Algorithm::P256];
-    let (_, signature) = stage.admin(token).sign_verified(signer, &any, &message).unwrap();
+    let (_, signature) = stage.admin(token).sign_verified(signer, &Algorithm::ALL, &message).unwrap();
     let digits: String = signature.iter().map(|byte| format!("{byte:02x}")).collect();
     Backup::parse(format!("{body}signature {digits}\n").as_bytes()).unwrap()
 }
@@ -117,6 +119,80 @@ fn not_wrapped(error: &HsmError) -> String {
     let text = error.to_string();
     assert!(matches!(error, HsmError::NotWrapped { .. }) && text.ends_with("nothing was written"), "{text}");
     text
+}
+
+/// Deletes the public half alone, as a restore that was cut off leaves it.
+fn delete_public(stage: &Stage, token: &Pkcs11Uri, key: &GeneratedKey) {
+    as_other(stage, token, UserType::User, |session| {
+        let id = Attribute::Id(key.uri.id.clone().unwrap());
+        for handle in session.find_objects(&[id, Attribute::Class(ObjectClass::PUBLIC_KEY)]).unwrap() {
+            session.destroy_object(handle).unwrap();
+        }
+    });
+}
+
+#[test]
+fn a_restore_that_was_cut_off_is_completed_if_it_is_the_key_and_left_if_not() {
+    stage("a_restore_that_was_cut_off_is_completed_if_it_is_the_key_and_left_if_not", |stage| {
+        let token = stage.make_token("edgate");
+        officer(stage, &token).make_backup_key(&backup_key_name()).unwrap();
+        let key = wrappable(stage, &token, "1");
+        let backup = stage.admin(&token).backup(&key.uri, BACKUP_KEY).unwrap();
+        delete_public(stage, &token, &key);
+        assert_eq!(objects(stage, &token), 2);
+        let restored = stage.admin(&token).restore(&backup, None).unwrap();
+        assert_eq!((restored.public_key, &restored.uri), (key.public_key, &key.uri));
+        assert_eq!(objects(stage, &token), 3);
+        assert_eq!(Some(stage.admin(&token).selftest(&key.uri).unwrap()), key.public_key);
+
+        // Another key's private half under that label and id is nobody's to complete, nor to take away.
+        delete(stage, &token, &key);
+        let other = wrappable(stage, &token, "2");
+        delete_public(stage, &token, &other);
+        let Pkcs11Uri { object: Some(label), id: Some(id), .. } = key.uri else { panic!("it was named") };
+        let theirs = stage.admin(&token).backup(&other.uri, BACKUP_KEY);
+        assert!(matches!(theirs, Err(HsmError::Unpinned { .. })), "{theirs:?}");
+        delete(stage, &token, &other);
+        as_other(stage, &token, UserType::User, |session| {
+            let public = [Attribute::Token(false), Attribute::EcParams(P256.to_vec())];
+            let private = [
+                Attribute::Token(true),
+                Attribute::Private(true),
+                Attribute::Sensitive(true),
+                Attribute::Sign(true),
+                Attribute::Label(label.into_bytes()),
+                Attribute::Id(id),
+            ];
+            session.generate_key_pair(&Mechanism::EccKeyPairGen, &public, &private).unwrap();
+        });
+        let (rule, left) = not_restored(stage.admin(&token).restore(&backup, None).unwrap_err());
+        assert_eq!(left, Leftover::Kept, "{rule}");
+        assert_eq!(objects(stage, &token), 2);
+    });
+}
+
+#[test]
+fn a_key_that_its_backup_could_not_name_is_not_backed_up() {
+    stage("a_key_that_its_backup_could_not_name_is_not_backed_up", |stage| {
+        let token = stage.make_token("edgate");
+        officer(stage, &token).make_backup_key(&backup_key_name()).unwrap();
+        let label = || Attribute::Label(b"edgate/tls-server/nameless".to_vec());
+        as_other(stage, &token, UserType::User, |session| {
+            let public = [Attribute::Token(true), Attribute::EcParams(P256.to_vec()), label()];
+            let private = [
+                Attribute::Token(true),
+                Attribute::Private(true),
+                Attribute::Sensitive(true),
+                Attribute::Extractable(true),
+                Attribute::Sign(true),
+                label(),
+            ];
+            session.generate_key_pair(&Mechanism::EccKeyPairGen, &public, &private).unwrap();
+        });
+        let uri = Pkcs11Uri { object: Some("edgate/tls-server/nameless".to_owned()), ..token.clone() };
+        let refused = not_wrapped(&stage.admin(&token).backup(&uri, BACKUP_KEY).unwrap_err());
+        assert!(refused.contains("it has no CKA_ID"), "{refused}");
+    });
 }
 
 #[test]
@@ -185,7 +261,7 @@ fn a_setting_for_wrapped_export_lets_no_other_extractable_key_in() {
                 let mut private = vec![Attribute::Sign(true), Attribute::Sensitive(sensitive)];
                 private.extend([Attribute::Extractable(true), Attribute::WrapWithTrusted(trusted)]);
                 private.extend(common(id));
-                let mechanism = cryptoki::mechanism::Mechanism::EccKeyPairGen;
+                let mechanism = Mechanism::EccKeyPairGen;
                 session.generate_key_pair(&mechanism, &public, &private).unwrap();
             }
             [1, 2].map(|id| Pkcs11Uri { id: Some(vec![id]), ..token.clone() })
@@ -345,7 +421,7 @@ fn what_cannot_be_backed_up_is_told_so_before_anything_is_written() {
                     Attribute::Decrypt(decrypt),
                     Attribute::Label(format!("edgate/backup/{name}").into_bytes()),
                 ];
-                session.generate_key(&cryptoki::mechanism::Mechanism::AesKeyGen, &template).unwrap();
+                session.generate_key(&Mechanism::AesKeyGen, &template).unwrap();
             }
         });
         let key = wrappable(stage, &token, "1");

@@ -13,6 +13,7 @@ use super::frame::{
     BATCH_LEN_MAX, DATA_BYTES_MAX, Draft, Errand, FRAME_BYTES_MAX, FromAgent, Hello, NamedKey, ReadError,
     Reply, Role, ToAgent, VERSION, read_frame, request_bytes,
 };
+use super::outbox::Outbox;
 use super::status::Status;
 use super::wire::{FrameError, TEXT_BYTES_MAX};
 use crate::pool::{KeyKind, Output, PinnedKey, Work};
@@ -370,4 +371,24 @@ fn a_status_arrives_with_numbers_that_can_be_added_up() {
     let mut sum = PoolMetrics::default();
     (0..8).for_each(|_| sum.add(&status.metrics));
     assert_eq!(sum.errors.values().sum::<u64>(), 56);
+}
+
+#[test]
+fn a_connection_holds_no_more_than_it_may_and_no_number_twice() {
+    let outbox = Arc::new(Outbox::default());
+    for id in 0..32 {
+        assert!(outbox.admit(id, 256 << 10));
+    }
+    let waiting = {
+        let outbox = Arc::clone(&outbox);
+        std::thread::spawn(move || outbox.admit(99, 1))
+    };
+    // There is room once an answer has been taken, and not before.
+    outbox.push(Reply { id: 0, outcome: Err(HsmError::Stopped) });
+    let (replies, over) = outbox.take(Duration::from_secs(60));
+    assert_eq!((replies.len(), over), (1, false));
+    assert!(waiting.join().unwrap());
+    assert!(!outbox.admit(99, 1), "it is under way");
+    outbox.close();
+    assert!(!outbox.admit(100, 1));
 }
