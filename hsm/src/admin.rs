@@ -25,7 +25,7 @@ pub use officer::Officer;
 pub use rate::{Callers, SignPaths, pooled_rate};
 
 use crate::pkcs11::{
-    CallError, Inside, Module, PinPolicy, TokenSeen, find_token, list_tokens, log_in, read_point,
+    CallError, Inside, Module, PinPolicy, TokenSeen, Who, find_token, list_tokens, log_in, read_point,
 };
 use crate::{Algorithm, HsmError, ObjectKind, Pkcs11Uri, PublicKey};
 
@@ -65,24 +65,35 @@ pub fn tokens(path: &Path) -> Result<Vec<TokenSeen>, HsmError> {
     Ok(list_tokens(module.context(&inside))?)
 }
 
+/// A session of `who` at one token, logged in under the PIN guard.
+fn open_session(
+    who: Who,
+    path: &Path,
+    token: &Pkcs11Uri,
+    pin: &PinPolicy,
+) -> Result<(Arc<Module>, TokenSeen, Session), HsmError> {
+    token.require_token()?;
+    let module = Module::load(path)?;
+    let deadline = Instant::now() + PATIENCE;
+    module.initialize(deadline)?;
+    let (token, session) = {
+        let inside = module.enter(deadline)?;
+        let context = module.context(&inside);
+        let token = find_token(context, token)?;
+        let session = context.open_rw_session(token.slot).map_err(CallError::from)?;
+        log_in(who, context, &session, &token, pin, None)?;
+        (token, session)
+    };
+    Ok((module, token, session))
+}
+
 impl Admin {
     /// Logs in to `token`, as the service would: under the same PIN guard.
     ///
     /// # Errors
     /// What configuration, operator or device must change.
     pub fn open(path: &Path, token: &Pkcs11Uri, pin: &PinPolicy) -> Result<Self, HsmError> {
-        token.require_token()?;
-        let module = Module::load(path)?;
-        let deadline = Instant::now() + PATIENCE;
-        module.initialize(deadline)?;
-        let (token, session) = {
-            let inside = module.enter(deadline)?;
-            let context = module.context(&inside);
-            let token = find_token(context, token)?;
-            let session = context.open_rw_session(token.slot).map_err(CallError::from)?;
-            log_in(context, &session, &token, pin, None)?;
-            (token, session)
-        };
+        let (module, token, session) = open_session(Who::User, path, token, pin)?;
         Ok(Self { module, token, session })
     }
 

@@ -27,7 +27,7 @@ pub(crate) use key::{
     EC_PARAMS_NAME, EC_PARAMS_OID, KeyRules, P256_PARAMS_OID, SigningKeyFound, find_all, find_one,
     find_signing_key, key_type, read_point,
 };
-pub(crate) use login::{Login, Who, log_in, log_in_as};
+pub(crate) use login::{Login, Who, log_in};
 pub use login::{LoginRefusal, PinPolicy};
 pub use module::{Module, installed_softhsm};
 pub(crate) use tenant::{Activity, Cost, Tenant};

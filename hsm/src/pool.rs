@@ -206,10 +206,7 @@ impl Pool {
             {
                 return Err(HsmError::KeyMismatch { key: Box::new(uri) });
             }
-            if let Some(other) = label.as_deref().and_then(purpose_of_label).filter(|other| *other != purpose)
-            {
-                return Err(HsmError::KeyInUse { key: Box::new(uri), found: other, wanted: purpose });
-            }
+            purpose.check_label(label.as_deref(), &uri)?;
             public_key = pinned.or(shown);
             if exact.id.is_none() && !id.is_empty() {
                 exact.id = Some(id);
@@ -392,12 +389,6 @@ pub(crate) fn typed<P: KeyPurpose>(key: PublicKey, uri: &Pkcs11Uri) -> Result<P:
         key: Box::new(uri.clone()),
         problem: "its algorithm is none for this purpose",
     })
-}
-
-/// The label that keygen gives a key: `edgate/PURPOSE/NAME`.
-pub(crate) fn purpose_of_label(label: &str) -> Option<Purpose> {
-    let (purpose, _) = label.strip_prefix("edgate/")?.split_once('/')?;
-    Purpose::from_name(purpose)
 }
 
 /// Whether a key could not be looked at, as opposed to looked at and found wrong.

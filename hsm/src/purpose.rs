@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::PublicKey;
+use crate::{HsmError, Pkcs11Uri, PublicKey};
 
 /// What a key may be used for. Stored in key files and named in errors and audit records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -49,6 +49,28 @@ impl Purpose {
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|purpose| purpose.name() == name)
+    }
+
+    /// The purpose and the name in a label that keygen gives a key: `edgate/PURPOSE/NAME`.
+    pub(crate) fn split_label(label: &str) -> Option<(Self, &str)> {
+        let (purpose, name) = label.strip_prefix("edgate/")?.split_once('/')?;
+        Some((Self::from_name(purpose)?, name))
+    }
+
+    /// The purpose that a label names.
+    pub(crate) fn of_label(label: &str) -> Option<Self> {
+        Some(Self::split_label(label)?.0)
+    }
+
+    /// One key, one purpose: [`HsmError::KeyInUse`] if the label of `key` names another. A key may be without a label,
+    /// or have one of somebody else's making.
+    pub(crate) fn check_label(self, label: Option<&str>, key: &Pkcs11Uri) -> Result<(), HsmError> {
+        match label.and_then(Self::of_label) {
+            Some(found) if found != self => {
+                Err(HsmError::KeyInUse { key: Box::new(key.clone()), found, wanted: self })
+            }
+            _ => Ok(()),
+        }
     }
 }
 

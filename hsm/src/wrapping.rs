@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use zeroize::Zeroizing;
 
-use crate::pool::{KeyKind, Output, PinnedKey, Pool, PoolLink, Work, purpose_of_label};
+use crate::pool::{KeyKind, Output, PinnedKey, Pool, PoolLink, Work};
 use crate::{HsmError, Pkcs11Uri, Purpose};
 
 /// Secrets are keys and passwords; whatever is larger should be encrypted under one.
@@ -32,15 +32,15 @@ impl Pool {
         let uri = self.object_uri(uri)?;
         let refuse = |problem| HsmError::KeyAttribute { key: Box::new(uri.clone()), problem };
         let id = match self.run(Work::FindWrapping { uri: uri.clone() }, Purpose::Wrapping, deadline)? {
-            Output::Found { label: Some(label), .. }
-                if purpose_of_label(&label).is_some_and(|other| other != Purpose::Wrapping) =>
-            {
-                let found = purpose_of_label(&label).unwrap_or(Purpose::Wrapping);
-                return Err(HsmError::KeyInUse { key: Box::new(uri), found, wanted: Purpose::Wrapping });
+            Output::Found { label, id, .. } => {
+                Purpose::Wrapping.check_label(label.as_deref(), &uri)?;
+                id
             }
-            Output::Found { id, .. } if (1..=255).contains(&id.len()) => id,
-            _ => return Err(refuse("it has no CKA_ID of 1 to 255 bytes, which names it in what it wraps")),
+            _ => Vec::new(),
         };
+        if !(1..=255).contains(&id.len()) {
+            return Err(refuse("it has no CKA_ID of 1 to 255 bytes, which names it in what it wraps"));
+        }
         let exact = Pkcs11Uri { id: Some(id.clone()), ..uri };
         let key = self.adopt(exact, Purpose::Wrapping, KeyKind::Wrapping)?;
         let wrapping_key = WrappingKey { pool: self.link(), key, id };

@@ -9,7 +9,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::hsm::{Failure, TokenArguments};
 use super::{EXIT_INPUT, EXIT_NO, EXIT_YES, Output, complain, print_line};
-use crate::audit::hex;
+use crate::audit::{hex, unhex};
 use crate::keys::thumbprint;
 
 #[derive(Debug, Args)]
@@ -190,12 +190,7 @@ fn digest(backup: &Backup) -> String {
 fn pin(text: &str) -> Result<PublicKey, String> {
     let problem =
         || "--public-key takes the 64 (Ed25519) or 130 (P-256) hex digits of a public key".to_owned();
-    let (pairs, rest) = text.as_bytes().as_chunks::<2>();
-    let digit = |byte: &u8| char::from(*byte).to_digit(16);
-    let byte = |[high, low]: &[u8; 2]| u8::try_from(digit(high)? << 4 | digit(low)?).ok();
-    let bytes: Option<Vec<u8>> = pairs.iter().map(byte).collect();
-    let key = bytes.filter(|_| rest.is_empty()).and_then(|bytes| PublicKey::from_bytes(&bytes));
-    key.ok_or_else(problem)
+    unhex(text).and_then(|bytes| PublicKey::from_bytes(&bytes)).ok_or_else(problem)
 }
 
 /// What is wrong, if the backup is not of the key that is meant.

@@ -79,7 +79,7 @@ impl Admin {
             for wrapped in lengths(wrapped) {
                 let contents = BackupContents {
                     token: self.token.uri.token_only(),
-                    purpose: crate::pool::purpose_of_label(&leaving.label).unwrap_or(Purpose::Backup),
+                    purpose: Purpose::of_label(&leaving.label).unwrap_or(Purpose::Backup),
                     label: leaving.label.clone(),
                     id: leaving.id.clone(),
                     public_key,
@@ -158,7 +158,7 @@ impl Admin {
                 _ => {}
             }
         }
-        if crate::pool::purpose_of_label(label) != Some(Purpose::Backup) {
+        if Purpose::of_label(label) != Some(Purpose::Backup) {
             return Err(refuse("it is no backup key: those are labelled edgate/backup/NAME"));
         }
         if !(wraps && unwraps) || bytes != 32 {

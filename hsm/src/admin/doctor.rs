@@ -168,7 +168,7 @@ impl Admin {
         let signature = raw.sign(&self.session, public_key.algorithm(), found.private, message)?;
         let good =
             ReleaseChecks::strict().pin(public_key).is_some_and(|key| key.verifies(message, &signature));
-        let purpose = found.label.as_deref().and_then(crate::pool::purpose_of_label);
+        let purpose = found.label.as_deref().and_then(Purpose::of_label);
         match good {
             true => Ok((public_key, signature)),
             false => Err(HsmError::SignatureFault { purpose: purpose.unwrap_or(Purpose::TokenSigning) }),

@@ -47,8 +47,8 @@ impl KeyName {
 
     /// The name that a label is of.
     pub(crate) fn from_label(label: &str) -> Option<Self> {
-        let (purpose, name) = label.strip_prefix("edgate/")?.split_once('/')?;
-        Self::new(Purpose::from_name(purpose)?, name)
+        let (purpose, name) = Purpose::split_label(label)?;
+        Self::new(purpose, name)
     }
 
     /// The same name for a key of another algorithm; `None` if that does not serve the purpose.
@@ -58,8 +58,9 @@ impl KeyName {
         serves.then_some(Self { algorithm: Some(algorithm), ..self })
     }
 
-    /// The same name for a key that can be backed up by [`Admin::backup`]: it may leave the token wrapped under a trusted key, and in
-    /// no other way (`CKA_EXTRACTABLE`, `CKA_SENSITIVE` and `CKA_WRAP_WITH_TRUSTED`, PKCS#11 2.40 §4.9). `None` for what does not sign.
+    /// The same name for a key that can be backed up by [`Admin::backup`]: it may leave the token wrapped under a
+    /// trusted key, and in no other way (`CKA_EXTRACTABLE`, `CKA_SENSITIVE` and `CKA_WRAP_WITH_TRUSTED`, PKCS#11 2.40
+    /// §4.9). `None` for what does not sign.
     #[must_use]
     pub fn wrappable(self) -> Option<Self> {
         self.algorithm.is_some().then_some(Self { wrappable: true, ..self })

@@ -10,8 +10,8 @@ use cryptoki::session::Session;
 
 use super::keygen::Generator;
 use super::protection::{Protection, WRAPS, with_less_protection};
-use super::{GeneratedKey, KeyName, PATIENCE};
-use crate::pkcs11::{CallError, Class, Module, PinPolicy, TokenSeen, Who, find_token, log_in_as};
+use super::{GeneratedKey, KeyName, PATIENCE, open_session};
+use crate::pkcs11::{CallError, Class, Module, PinPolicy, TokenSeen, Who};
 use crate::{HsmError, Pkcs11Uri, Purpose};
 
 /// A session of the security officer at one token. While it is open, no user is logged in there, in the whole process.
@@ -28,26 +28,16 @@ impl Officer {
     /// # Errors
     /// What configuration, operator or device must change.
     pub fn open(path: &Path, token: &Pkcs11Uri, pin: &PinPolicy) -> Result<Self, HsmError> {
-        token.require_token()?;
-        let module = Module::load(path)?;
-        let deadline = Instant::now() + PATIENCE;
-        module.initialize(deadline)?;
-        let (token, session) = {
-            let inside = module.enter(deadline)?;
-            let context = module.context(&inside);
-            let token = find_token(context, token)?;
-            let session = context.open_rw_session(token.slot).map_err(CallError::from)?;
-            log_in_as(Who::Officer, context, &session, &token, pin, None)?;
-            (token, session)
-        };
+        let (module, token, session) = open_session(Who::Officer, path, token, pin)?;
         Ok(Self { module, token, session })
     }
 
-    /// Generates the AES-256 key that wraps others: it does nothing else, it never leaves the token, and it is trusted (`CKA_TRUSTED`, PKCS#11 2.40 §4.8.2), which only the officer can say, and on SoftHSM only
-    /// while a key is made. Whoever may use it can unwrap with it into a key that can be read, unless the token keeps them from it
-    /// (`CKA_UNWRAP_TEMPLATE`, which `cryptoki` 0.12 cannot say): it belongs into a token only while keys are backed up or restored there.
-    /// What the token refused to be told is in the answer; without `CKA_TRUSTED=true` it wraps no key that
-    /// keygen made to be backed up.
+    /// Generates the AES-256 key that wraps others: it does nothing else, it never leaves the token, and it is trusted
+    /// (`CKA_TRUSTED`, PKCS#11 2.40 §4.8.2), which only the officer can say, and on SoftHSM only while a key is made.
+    /// Whoever may use it can unwrap with it into a key that can be read, unless the token keeps them from it
+    /// (`CKA_UNWRAP_TEMPLATE`, which `cryptoki` 0.12 cannot say): it belongs into a token only while keys are backed up
+    /// or restored there. What the token refused to be told is in the answer; without `CKA_TRUSTED=true` it wraps no
+    /// key that keygen made to be backed up.
     ///
     /// # Errors
     /// [`HsmError::KeyInUse`] if the name is taken, or for another purpose; otherwise what the token answered.

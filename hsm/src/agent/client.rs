@@ -122,13 +122,7 @@ impl Link {
                 }
             }
             let due = self.desk.expire(Instant::now());
-            self.desk.announce_wake(due);
-            match due {
-                Some(moment) => {
-                    std::thread::park_timeout(moment.saturating_duration_since(Instant::now()));
-                }
-                None => std::thread::park(),
-            }
+            self.desk.sleep_until(due);
         }
     }
 

@@ -13,7 +13,7 @@ use super::frame::{Errand, NamedKey};
 use super::names::parse_uri;
 use super::outbox::Outbox;
 use super::server::Served;
-use crate::pool::{KeyKind, Output, PinnedKey, Work, lock, purpose_of_label};
+use crate::pool::{KeyKind, Output, PinnedKey, Work, lock};
 use crate::{Class, HsmError, Purpose};
 
 /// Keys kept open. More than a service has.
@@ -143,7 +143,7 @@ fn wrapping_key(
     let uri = served.pool.object_uri(uri)?;
     let found = served.pool.run(Work::FindWrapping { uri: uri.clone() }, Purpose::Wrapping, deadline)?;
     match found {
-        Output::Found { label: Some(label), .. } if purpose_of_label(&label) == Some(Purpose::Wrapping) => {
+        Output::Found { label: Some(label), .. } if Purpose::of_label(&label) == Some(Purpose::Wrapping) => {
             served.pool.adopt(uri, Purpose::Wrapping, KeyKind::Wrapping)
         }
         _ => Err(HsmError::KeyAttribute {
@@ -169,10 +169,8 @@ fn may_destroy(
         Err(HsmError::Object { matches: 0, .. }) => return Ok(()),
         Err(error) => return Err(error),
     };
-    match label.as_deref().and_then(purpose_of_label) {
-        Some(found) if found != purpose => {
-            Err(HsmError::KeyInUse { key: Box::new(uri), found, wanted: purpose })
-        }
+    purpose.check_label(label.as_deref(), &uri)?;
+    match label.as_deref().and_then(Purpose::of_label) {
         Some(_) => Ok(()),
         None => Err(HsmError::KeyAttribute {
             key: Box::new(uri),

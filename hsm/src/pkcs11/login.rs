@@ -61,22 +61,12 @@ pub(crate) enum Who {
     User,
 }
 
-/// Logs the application in to `token` through `session`. `supplied` is a PIN from an operator.
+/// Logs the application in to `token` through `session`. `supplied` is a PIN from an operator. No user may be logged in
+/// to the token when the officer comes.
 ///
 /// # Errors
 /// [`HsmError::Login`] when only an operator can help; otherwise what the module answered.
 pub(crate) fn log_in(
-    context: &Pkcs11,
-    session: &Session,
-    token: &TokenSeen,
-    policy: &PinPolicy,
-    supplied: Option<&Zeroizing<String>>,
-) -> Result<Login, HsmError> {
-    log_in_as(Who::User, context, session, token, policy, supplied)
-}
-
-/// As [`log_in`], for either. No user may be logged in to the token when the officer comes.
-pub(crate) fn log_in_as(
     who: Who,
     context: &Pkcs11,
     session: &Session,

@@ -282,6 +282,15 @@ impl Desk {
         self.wake_at.store(at.map_or(u64::MAX, |at| self.clock(at)), Ordering::SeqCst);
     }
 
+    /// The watch sleeps until `next`, or until it is woken before.
+    pub(crate) fn sleep_until(&self, next: Option<Instant>) {
+        self.announce_wake(next);
+        match next {
+            Some(moment) => std::thread::park_timeout(moment.saturating_duration_since(Instant::now())),
+            None => std::thread::park(),
+        }
+    }
+
     pub(super) fn wake_watch_by(&self, deadline: Instant) {
         if self.clock(deadline) < self.wake_at.load(Ordering::SeqCst) {
             self.wake_watch();

@@ -16,11 +16,12 @@ use super::desk::{Standing, lock};
 use super::gcm;
 use super::job::{KeyKind, PinnedKey, Work};
 use super::metrics::add;
-use super::purpose_of_label;
 use super::shared::{Shared, Slot, give_back};
 use super::worker::verify;
 use crate::HsmError;
-use crate::pkcs11::{CallError, Class, Cost, Inside, Login, TokenSeen, find_signing_key, find_token, log_in};
+use crate::pkcs11::{
+    CallError, Class, Cost, Inside, Login, TokenSeen, Who, find_signing_key, find_token, log_in,
+};
 
 /// What the keeper is told.
 pub(super) enum Order {
@@ -238,7 +239,7 @@ impl Keeper {
         }
         let context = self.shared.module.context(inside);
         let supplied = self.supplied.take();
-        let login = log_in(context, session, token, &self.shared.pin, supplied.as_ref())?;
+        let login = log_in(Who::User, context, session, token, &self.shared.pin, supplied.as_ref())?;
         if login == Login::Made {
             add(&self.shared.counters.logins);
         }
@@ -259,14 +260,7 @@ impl Keeper {
         if found.public_key.is_some_and(|public_key| public_key != pinned.key()) {
             return Err(HsmError::KeyMismatch { key: Box::new(key.uri.clone()) });
         }
-        let named = found.label.as_deref().and_then(purpose_of_label).filter(|other| *other != key.purpose);
-        if let Some(other) = named {
-            return Err(HsmError::KeyInUse {
-                key: Box::new(key.uri.clone()),
-                found: other,
-                wanted: key.purpose,
-            });
-        }
+        key.purpose.check_label(found.label.as_deref(), &key.uri)?;
         let message = probe_message();
         let signature = self.shared.module.raw(inside).sign(session, algorithm, found.private, &message)?;
         if !verify(key, &message, &signature) {

@@ -42,13 +42,7 @@ impl Watch {
             let due = self.shared.expire(now);
             let hung = self.write_off(now, stopped);
             let next = [due, hung].into_iter().flatten().min();
-            self.shared.announce_wake(next);
-            match next {
-                Some(moment) => {
-                    std::thread::park_timeout(moment.saturating_duration_since(Instant::now()));
-                }
-                None => std::thread::park(),
-            }
+            self.shared.sleep_until(next);
         }
     }
 
