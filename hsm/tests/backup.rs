@@ -255,8 +255,7 @@ fn a_setting_for_wrapped_export_lets_no_other_extractable_key_in() {
         let loose = as_other(stage, &token, UserType::User, |session| {
             let common = |id: u8| [Attribute::Token(true), Attribute::Id(vec![id])];
             for (id, sensitive, trusted) in [(1, true, false), (2, false, true)] {
-                let curve = vec![0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
-                let mut public = vec![Attribute::EcParams(curve), Attribute::Verify(true)];
+                let mut public = vec![Attribute::EcParams(P256.to_vec()), Attribute::Verify(true)];
                 public.extend(common(id));
                 let mut private = vec![Attribute::Sign(true), Attribute::Sensitive(sensitive)];
                 private.extend([Attribute::Extractable(true), Attribute::WrapWithTrusted(trusted)]);

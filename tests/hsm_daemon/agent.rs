@@ -175,19 +175,8 @@ fn an_operator_unlocks_an_agent_and_a_refused_pin_is_not_started_with_again() {
     stage.configure_agent("operator:");
     let user = stage.give_away();
     let agent = stage.start_agent(user);
-    let unlock = |pin: &str| {
-        let mut child = stage
-            .command(EDGATE)
-            .args(["hsm", "unlock", "--agent"])
-            .arg(stage.socket())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        writeln!(child.stdin.take().unwrap(), "{pin}").unwrap();
-        child.wait_with_output().unwrap()
-    };
+    let socket = stage.socket();
+    let unlock = |pin: &str| stage.unlock(&["--agent", socket.to_str().unwrap()], pin);
     let wrong = unlock("not-the-pin");
     assert_eq!(wrong.status.code(), Some(77), "{wrong:?}");
     let right = unlock(PIN);

@@ -129,6 +129,21 @@ impl Stage {
         self.command("timeout").args(["-s", "KILL", &seconds, EDGATE]).args(arguments).output().unwrap()
     }
 
+    /// `edgate hsm unlock`, as an operator who types the PIN.
+    fn unlock(&self, of: &[&str], pin: &str) -> Output {
+        let mut child = self
+            .command(EDGATE)
+            .args(["hsm", "unlock"])
+            .args(of)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        writeln!(child.stdin.take().unwrap(), "{pin}").unwrap();
+        child.wait_with_output().unwrap()
+    }
+
     /// Puts faults in the way, or with "" out of it.
     fn faults(&self, text: &str) {
         let draft = self.path("faults.new");
@@ -421,18 +436,8 @@ fn an_operator_unlocks_the_token_of_a_running_node() {
     assert_eq!(daemon.issue().status, 503);
     assert!((daemon.metric("hsm_needs_operator") - 1.0).abs() < 0.5);
 
-    let unlock = |pin: &str| {
-        let mut child = stage
-            .command(EDGATE)
-            .args(["hsm", "unlock", "--control", &format!("http://{}", daemon.control)])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        writeln!(child.stdin.take().unwrap(), "{pin}").unwrap();
-        child.wait_with_output().unwrap()
-    };
+    let control = format!("http://{}", daemon.control);
+    let unlock = |pin: &str| stage.unlock(&["--control", &control], pin);
     let refused = unlock("not-the-pin");
     assert_ne!(refused.status.code(), Some(0), "{refused:?}");
     assert!(!format!("{refused:?}").contains("not-the-pin"));
