@@ -27,9 +27,10 @@ mod worker;
 
 use std::fmt;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 use zeroize::Zeroizing;
 
 pub(crate) use desk::{Desk, PoolLink, Standing, lock};
@@ -104,15 +105,16 @@ impl Pool {
             alive: thread_alive.clone(),
         };
         let thread = spawn("hsm-watch", move || watch.run())?;
-        shared.set_watch(thread);
+        shared.set_watch(thread.thread().clone());
         // From here on the watch answers for the workers: it starts them, too.
         let source = Source::Module(Arc::clone(&shared));
         let pool = Self { desk, source, stop: Some(stop), alive };
         let keeper = keeper::Keeper::new(Arc::clone(&shared), keeper_slot, to_keeper, stopped);
-        spawn("hsm-keeper", move || {
+        let keeper = spawn("hsm-keeper", move || {
             keeper.run();
             drop(thread_alive);
         })?;
+        shared.keep_thread(keeper);
         shared.wake_watch();
 
         shared.wait_started(start_timeout);
@@ -378,8 +380,12 @@ impl Drop for Pool {
         }
         drop(self.stop.take());
         self.desk.wake_watch();
-        // Timed out or all gone: either way there is nothing left to wait for.
-        let _ = self.alive.recv_timeout(CLOSE_PATIENCE);
+        let all_left = self.alive.recv_timeout(CLOSE_PATIENCE) == Err(RecvTimeoutError::Disconnected);
+        // What a library keeps for a thread is freed after the thread's last line, by code of the module. Whoever hangs
+        // in a call is left behind.
+        if let (true, Source::Module(shared)) = (all_left, &self.source) {
+            shared.join_threads();
+        }
     }
 }
 
@@ -396,12 +402,9 @@ fn is_absence(error: &HsmError) -> bool {
     matches!(error, HsmError::Unavailable { .. } | HsmError::Stuck { .. } | HsmError::DeadlinePassed { .. })
 }
 
-pub(crate) fn spawn(
-    name: &str,
-    run: impl FnOnce() + Send + 'static,
-) -> Result<std::thread::Thread, HsmError> {
+pub(crate) fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, HsmError> {
     let handle = std::thread::Builder::new().name(name.to_owned()).spawn(run);
-    Ok(handle.map_err(|source| HsmError::Thread { source })?.thread().clone())
+    handle.map_err(|source| HsmError::Thread { source })
 }
 
 fn spawn_worker(shared: &Arc<Shared>, slot: &Arc<Slot>, stop: &Receiver<()>, alive: &Sender<()>) -> bool {
@@ -411,7 +414,7 @@ fn spawn_worker(shared: &Arc<Shared>, slot: &Arc<Slot>, stop: &Receiver<()>, ali
         worker.run();
         drop(alive);
     };
-    spawn("hsm-worker", run).is_ok()
+    spawn("hsm-worker", run).map(|thread| shared.keep_thread(thread)).is_ok()
 }
 
 /// How long closing a pool waits for calls that are under way. One that hangs is left behind.

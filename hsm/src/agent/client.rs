@@ -81,7 +81,7 @@ impl Link {
                 drop(alive);
             })?;
             if name == "hsm-watch" {
-                desk.set_watch(thread);
+                desk.set_watch(thread.thread().clone());
             }
         }
         Ok((link, alive))

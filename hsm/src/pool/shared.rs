@@ -3,6 +3,7 @@
 use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
+use std::thread::JoinHandle;
 use std::time::Instant;
 
 use crossbeam_channel::Sender;
@@ -21,6 +22,8 @@ pub(super) struct Shared {
     pub(super) module: Arc<Module>,
     pub(super) orders: Sender<Order>,
     pub(super) slots: Mutex<Slots>,
+    // Of all that call the module.
+    threads: Mutex<Vec<JoinHandle<()>>>,
     // The token and the epoch of the module in which its slot is that. Set by the keeper with each login, read by workers
     // that open a session ([`Shared::token_in`]).
     pub(super) token: Mutex<Option<(TokenSeen, u64)>>,
@@ -65,8 +68,25 @@ impl Shared {
             module,
             orders,
             slots: Mutex::default(),
+            threads: Mutex::default(),
             token: Mutex::default(),
         })
+    }
+
+    /// Keeps the handle of a thread that calls the module.
+    pub(super) fn keep_thread(&self, thread: JoinHandle<()>) {
+        let mut threads = lock(&self.threads);
+        threads.retain(|thread| !thread.is_finished());
+        threads.push(thread);
+    }
+
+    /// Waits until all of them have ended. They must have left the module for good.
+    pub(super) fn join_threads(&self) {
+        let threads = std::mem::take(&mut *lock(&self.threads));
+        for thread in threads {
+            // One that panicked has ended, too.
+            let _ = thread.join();
+        }
     }
 
     /// The token as it was seen in this epoch of the module, so that its slot is still that.
