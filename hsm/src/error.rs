@@ -61,6 +61,17 @@ pub enum HsmError {
         /// The system's answer.
         source: getrandom::Error,
     },
+    /// The operating system keeps no page for a key in memory.
+    #[error(
+        "cannot make a {purpose} key in memory: the system locks no page for it: {source}; raise the limit (LimitMEMLOCK= in the \
+         unit, ulimit -l)"
+    )]
+    Memory {
+        /// What the key was to be for.
+        purpose: Purpose,
+        /// The system's answer.
+        source: io::Error,
+    },
     /// A file to be created is already there.
     #[error("cannot create {path}: it exists already and is never overwritten; move it away first")]
     Exists {
@@ -367,6 +378,7 @@ impl HsmError {
                 69
             }
             Self::Entropy { .. }
+            | Self::Memory { .. }
             | Self::SignatureFault { .. }
             | Self::Thread { .. }
             | Self::TooLong { .. }

@@ -4,7 +4,7 @@
 //! The purpose is a type, so a key for checkpoints cannot be handed to code that signs tokens; it is also written
 //! into the key file, so that renaming one file to the other does not get around the type.
 //!
-//! Where the private key lives is the provider's business: a file ([`SoftwareKey`]), a PKCS#11 token ([`Pool`]), whose module may
+//! Where the private key lives is the provider's business: a file ([`SoftwareKey`]), this process's memory alone ([`MemoryKey`]), a PKCS#11 token ([`Pool`]), whose module may
 //! be in another process ([`Agent`]), or several tokens that hold the same key ([`Group`]), behind the same [`Signer`]. Nothing here knows tokens, logs or
 //! runtimes, and every call may block: callers with an event loop use [`Signer::submit`] or a thread made for it.
 //!
@@ -17,6 +17,7 @@ mod backup;
 mod error;
 mod group;
 mod hex;
+mod memory;
 mod pin;
 mod pin_guard;
 mod pkcs11;
@@ -41,6 +42,7 @@ pub use backup::{
 };
 pub use error::{EXIT_OPERATOR, HsmError, Leftover, MemberFailure};
 pub use group::{Group, MEMBERS_MAX, MemberKey, MemberSettings, MemberStanding, WEIGHT_MAX};
+pub use memory::MemoryKey;
 pub use pin::{PIN_BYTES_MAX, PinError, PinSource};
 pub use pin_guard::{Attempt, GuardError, PinGuard};
 pub use pkcs11::{

@@ -16,6 +16,12 @@ use crate::PublicKey;
 pub trait ReleaseCheck: Send + Sync {
     /// Whether `signature` is one of `message` under the pinned key.
     fn verifies(&self, message: &[u8], signature: &[u8; 64]) -> bool;
+
+    /// Whether each of `signatures` is one of the message in its place.
+    fn verifies_all(&self, messages: &[&[u8]], signatures: &[[u8; 64]]) -> bool {
+        messages.len() == signatures.len()
+            && messages.iter().zip(signatures).all(|(message, signature)| self.verifies(message, signature))
+    }
 }
 
 /// Makes the check of a public key; `None` for a key under which nothing may be released.
@@ -86,6 +92,10 @@ impl Pinned {
 
     pub(crate) fn verifies(&self, message: &[u8], signature: &[u8; 64]) -> bool {
         self.check.verifies(message, signature)
+    }
+
+    pub(crate) fn verifies_all(&self, messages: &[&[u8]], signatures: &[[u8; 64]]) -> bool {
+        self.check.verifies_all(messages, signatures)
     }
 }
 

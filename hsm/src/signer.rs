@@ -7,7 +7,7 @@ use std::time::Instant;
 use ed25519_dalek::Signature;
 
 use crate::route::{Message, Route};
-use crate::{HsmError, KeyPurpose, PublicKey, Purpose, Signed, SoftwareKey};
+use crate::{HsmError, KeyPurpose, MemoryKey, PublicKey, Purpose, Signed, SoftwareKey};
 
 /// A handle to one key for the purpose `P`. Cheap to clone; shared by threads.
 pub struct Signer<P: KeyPurpose> {
@@ -20,6 +20,7 @@ pub struct Signer<P: KeyPurpose> {
 enum Provider {
     Tokens(Arc<Route>),
     Software(Box<SoftwareKey>),
+    Memory(Box<MemoryKey>),
 }
 
 impl<P: KeyPurpose> Signer<P> {
@@ -41,6 +42,20 @@ impl<P: KeyPurpose> Signer<P> {
             problem: "its algorithm is none for its purpose",
         })?;
         Ok(Self { provider: Arc::new(Provider::Software(Box::new(key))), public_key })
+    }
+
+    /// A signer over a key in this process's memory.
+    ///
+    /// # Errors
+    /// [`HsmError::SignatureFault`] if the key was made for something else than `P`.
+    pub fn in_memory(key: MemoryKey) -> Result<Self, HsmError> {
+        let public_key = P::PublicKey::try_from(key.pinned.key());
+        match public_key {
+            Ok(public_key) if key.purpose() == P::PURPOSE => {
+                Ok(Self { provider: Arc::new(Provider::Memory(Box::new(key))), public_key })
+            }
+            _ => Err(HsmError::SignatureFault { purpose: P::PURPOSE }),
+        }
     }
 
     /// A signer over a key in one or more tokens.
@@ -75,6 +90,7 @@ impl<P: KeyPurpose> Signer<P> {
         }
         match &*self.provider {
             Provider::Software(key) => release(key, message, key.sign(message)),
+            Provider::Memory(key) => Ok(release_all(key, &[message])?[0]),
             // The worker verified it under the same public key before it answered.
             Provider::Tokens(route) => {
                 let signed = route.sign(Message::Same(message.to_vec()), P::PURPOSE, deadline);
@@ -96,7 +112,7 @@ impl<P: KeyPurpose> Signer<P> {
         complete: impl FnOnce(Result<[u8; 64], HsmError>) + Send + 'static,
     ) -> Result<(), HsmError> {
         match &*self.provider {
-            Provider::Software(_) => {
+            Provider::Software(_) | Provider::Memory(_) => {
                 complete(Ok(self.sign(&message, deadline)?));
                 Ok(())
             }
@@ -106,6 +122,30 @@ impl<P: KeyPurpose> Signer<P> {
                 route.submit(Message::Same(message), P::PURPOSE, deadline, complete)
             }
         }
+    }
+}
+
+impl<P: KeyPurpose> Signer<P> {
+    /// Signs all of `messages` here and now, in their order, if the key is in this process's memory: all of them are checked together,
+    /// which costs less. `None` for another key, which is somewhere that has to be waited for.
+    ///
+    /// # Errors
+    /// [`HsmError::SignatureFault`] after discarding all signatures.
+    pub fn sign_at_once(&self, messages: &[&[u8]]) -> Option<Result<Vec<[u8; 64]>, HsmError>> {
+        match &*self.provider {
+            Provider::Memory(key) => Some(release_all(key, messages)),
+            Provider::Software(_) | Provider::Tokens(_) => None,
+        }
+    }
+}
+
+/// The only way out for signatures by a key in memory.
+fn release_all(key: &MemoryKey, messages: &[&[u8]]) -> Result<Vec<[u8; 64]>, HsmError> {
+    let signatures: Vec<[u8; 64]> = messages.iter().map(|message| key.sign(message)).collect();
+    if key.pinned.verifies_all(messages, &signatures) {
+        Ok(signatures)
+    } else {
+        Err(HsmError::SignatureFault { purpose: key.purpose() })
     }
 }
 
@@ -128,6 +168,7 @@ impl<P: KeyPurpose> fmt::Debug for Signer<P> {
         let provider = match &*self.provider {
             Provider::Tokens(_) => "pkcs11",
             Provider::Software(_) => "software",
+            Provider::Memory(_) => "memory",
         };
         f.debug_struct("Signer")
             .field("purpose", &P::PURPOSE)

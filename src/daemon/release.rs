@@ -30,11 +30,21 @@ struct EngineCheck {
 
 impl ReleaseCheck for EngineCheck {
     fn verifies(&self, message: &[u8], signature: &[u8; 64]) -> bool {
+        self.verifies_all(&[message], std::slice::from_ref(signature))
+    }
+
+    fn verifies_all(&self, messages: &[&[u8]], signatures: &[[u8; 64]]) -> bool {
+        if messages.len() != signatures.len() {
+            return false;
+        }
         let (mut verifier, mut verdicts) =
             self.idle.pop().unwrap_or_else(|| (Verifier::new(self.engine), Vec::new()));
-        let item = Item { key: ItemKey::Registered(&self.key), message, signature };
-        verifier.verify(&[item], &mut verdicts);
-        let accepted = matches!(&verdicts[..], [only] if only.is_accepted());
+        let key = ItemKey::Registered(&self.key);
+        let pairs = messages.iter().zip(signatures);
+        let items: Vec<Item<'_>> =
+            pairs.map(|(message, signature)| Item { key, message, signature }).collect();
+        verifier.verify(&items, &mut verdicts);
+        let accepted = verdicts.iter().all(Verdict::is_accepted);
         // A full queue has enough of them.
         let _ = self.idle.push((verifier, verdicts));
         accepted
@@ -59,7 +69,13 @@ mod tests {
                 let mut flipped = good;
                 flipped[bit / 8] ^= 1 << (bit % 8);
                 assert!(!check.verifies(b"message", &flipped), "bit {bit}");
+                // One bad one among good ones, wherever it lies.
+                let mut signatures = [good; 9];
+                signatures[bit % 9] = flipped;
+                assert!(!check.verifies_all(&[&b"message"[..]; 9], &signatures), "bit {bit}");
             }
+            assert!(check.verifies_all(&[&b"message"[..]; 9], &[good; 9]));
+            assert!(!check.verifies_all(&[&b"message"[..]; 9], &[good; 8]), "one signature for each message");
             assert_eq!(check.idle.len(), 1, "its verifier waits for the next");
         }
     }

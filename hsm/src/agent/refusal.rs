@@ -109,6 +109,7 @@ fn encode_at(error: &HsmError, fields: &mut Encoder, depth: u32) {
         | HsmError::File { .. }
         | HsmError::KeyAttribute { .. }
         | HsmError::Malformed { .. }
+        | HsmError::Memory { .. }
         | HsmError::MemberRefused { .. }
         | HsmError::Missing { .. }
         | HsmError::NoMember { .. }
