@@ -46,7 +46,7 @@ use crate::audit::{self, Ack, Appender, AuditError, Event, Log, StopEvent};
 use crate::config::{self, Config, KeyPlace, Listen};
 use crate::control;
 use crate::decision::UnixSeconds;
-use crate::keys::{IssuerIndex, PublishedKey};
+use crate::keys::KilledKeys;
 use crate::metrics::{Metrics, ShardMetrics};
 use crate::mirror::{self, Mirror};
 use crate::shard::{self, Policy, Waits};
@@ -112,8 +112,8 @@ pub fn log_to_stderr() {
 pub fn check(config: &Config) -> Result<String, StartError> {
     let runtime = control_runtime()?;
     let own = NodeKeys::check(config, |place| signing_keys::is_known_place(&runtime, config, place))?;
-    let own: Vec<PublishedKey> = own.into_iter().collect();
-    let policy = Policy::build(config, &own, &|_, _| false, 1)?;
+    let own = shard::OwnKeys { keys: own.into_iter().collect(), ..shard::OwnKeys::default() };
+    let policy = Policy::build(config, &own, KilledKeys::default(), 1)?;
     let (issuers, keys) = (policy.profiles.len(), policy.key_set.len());
     transmitters::hearing(config, Verifier::new(Engine::Portable))?;
     lists::sources(config, &Arc::new(ArcSwap::from_pointee(policy)))?;
@@ -238,8 +238,7 @@ impl Daemon {
         let runtime = control_runtime()?;
         let store = runtime.block_on(Store::open(&config.database, OpenMode::Existing))?;
         let signing = runtime.block_on(StoredKeys::load(config, &store, hsm.as_ref()))?;
-        let is_killed = |issuer: IssuerIndex, kid: &str| signing.is_killed(config, issuer, kid);
-        let policy = Policy::build(config, &signing.published()?, &is_killed, 1)?;
+        let policy = Policy::build(config, &signing.published()?, signing.killed(config), 1)?;
         tracing::info!(issuers = policy.profiles.len(), keys = policy.key_set.len(), "policy loaded");
         let view = open_view(config, &store, &runtime)?;
 

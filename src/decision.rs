@@ -120,6 +120,8 @@ rejections! {
     TypeNotAllowed = 126, "type_not_allowed";
     /// No key of a configured issuer has this `kid`, or `kid` is missing where several keys are eligible.
     KeyUnknown = 127, "key_unknown";
+    /// The delegation that the token carries is no good: not of its issuer, not of its key, or not for its time (D1 to D5).
+    DelegationInvalid = 128, "delegation_invalid";
 
     // 200-219: the signature and, for keys that were not registered, the key (the exact rule).
     /// The signature is not 64 bytes.

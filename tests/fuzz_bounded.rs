@@ -211,6 +211,7 @@ bounded! {
     claims_are_decided_as_a_slow_reading_of_the_rules_decides: "claims", 6_000;
     a_token_has_one_spelling: "compact_jws", 10_000;
     an_accepted_configuration_keeps_what_the_daemon_relies_on: "config", 4_000;
+    a_delegation_says_one_thing_and_nothing_that_is_not_known: "delegation", 2_000;
     a_forward_authentication_query_is_understood_or_refused: "forward_auth", 10_000;
     a_backup_of_a_key_has_one_form_and_is_whole_or_refused: "hsm_backup", 4_000;
     a_json_text_is_judged_as_another_library_judges_it: "json", 20_000;

@@ -68,6 +68,7 @@ fn identity(jti: &str) -> Identity<'_> {
         tenant: TENANT,
         issuer: ISSUER,
         kid: "2026-01",
+        certified_by: None,
         jti: Some(jti),
         subject: Some("agent-0000-1111"),
         session: None,

@@ -14,7 +14,7 @@ use edgate::base64url;
 use edgate::decision::UnixSeconds;
 use edgate::json::{self, Reader};
 use edgate::keys::{IssuerIndex, KeySet, PublishedKey};
-use edgate::token::{self, AgentTask, Demand, Padding, Profile, ProfileKind, Scratch, VerifiedJws};
+use edgate::token::{self, AgentTask, Demand, Padding, Profile, ProfileKind, Scratch, SignedBy, VerifiedJws};
 use edgate::verify::{Engine, Item, ItemKey, Verdict, Verifier, VerifyingKey};
 use serde::Deserialize;
 
@@ -71,7 +71,8 @@ impl Inputs {
                 status: None,
             };
             let kid = format!("2026-11-issuer-0-key-{}", i % 4);
-            let input = token::signing_input(&kid, &task).expect("a valid task");
+            let input =
+                token::signing_input(SignedBy { kid: &kid, delegation: None }, &task).expect("a valid task");
             let signature = signing_key.sign(input.as_bytes()).to_bytes();
             token::assemble(input, &signature)
         };

@@ -10,7 +10,7 @@ use criterion::{Criterion, Throughput, criterion_group};
 use edgate::decision::{Decision, UnixSeconds};
 use edgate::keys::{IssuerIndex, KeySet, jwks};
 use edgate::revocation::{Freshness, Realms, View};
-use edgate::shard::{self, Admitted, Moment, Policy};
+use edgate::shard::{self, Admitted, Delegates, Moment, Policy};
 use edgate::token::{self, Demand, Profile, ProfileKind};
 use edgate::verify::{Engine, Item, Verdict, Verifier};
 use edgate_bench::att::{Algorithm, tamper};
@@ -61,10 +61,12 @@ impl Edgate {
     /// How many tokens of the batch are accepted.
     fn decide(&mut self, batch: &[String]) -> usize {
         let Self { policy, verifier, verdicts, view, realms, scratch } = self;
+        let delegates = Delegates::default();
         let admitted: Vec<Admitted<'_, '_>> = batch
             .iter()
-            .map(|token| shard::admit(token.as_bytes(), policy, scratch).expect("every token is well formed"))
-            .collect();
+            .map(|token| shard::admit(token.as_bytes(), policy, &delegates, scratch))
+            .collect::<Result<_, _>>()
+            .expect("every token is well formed");
         let items: Vec<Item<'_>> = admitted.iter().flat_map(Admitted::items).collect();
         verifier.verify(&items, verdicts);
         let mut verdicts = verdicts.drain(..);

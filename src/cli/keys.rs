@@ -180,6 +180,19 @@ fn list(answer: &Value) {
     for key in answer["keys"].as_array().into_iter().flatten() {
         describe(key);
     }
+    for key in answer["delegated"].as_array().into_iter().flatten() {
+        let signs = match &key["ready_ms"] {
+            Value::Null => "signs no more".to_owned(),
+            ready => format!("signs from {}", time(ready)),
+        };
+        print_line(format_args!(
+            "{}  delegated  {}; by {}; {signs}; ends {}",
+            text(key, "kid"),
+            time(&key["published_ms"]),
+            text(key, "certified_by"),
+            time(&key["ends_ms"]),
+        ));
+    }
     for key in answer["killed"].as_array().into_iter().flatten() {
         print_line(format_args!(
             "{}  killed     {}  of {}; by {}: {}",

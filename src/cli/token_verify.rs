@@ -7,11 +7,11 @@ use clap::{Args, ValueEnum};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use crate::decision::{Rejection, UnixSeconds};
+use crate::decision::UnixSeconds;
 use crate::json::{self, JsonError};
 use crate::keys::{IssuerIndex, KeySet, jwks};
 use crate::revocation::{Freshness, View};
-use crate::shard::{self, Admitted, Moment, Policy, Settled};
+use crate::shard::{self, Admitted, Delegates, Moment, Policy, Settled};
 use crate::token::{self, Algorithm, ClaimName, Demand, Profile, ProfileKind};
 use crate::verify::{Engine, Item, Verifier};
 
@@ -134,6 +134,7 @@ struct Session {
     now: UnixSeconds,
     json: bool,
     verifier: Verifier,
+    delegates: Delegates,
     view: View,
     scratch: token::Scratch,
     index: u64,
@@ -185,6 +186,7 @@ impl Session {
             now,
             json: arguments.output.json,
             verifier: Verifier::new(Engine::Auto),
+            delegates: Delegates::default(),
             // Nothing is revoked offline: the seed protects nothing.
             view: View::new(&[0; 16], 0, Freshness::authoritative(Instant::now())),
             scratch: token::Scratch::default(),
@@ -194,36 +196,33 @@ impl Session {
     }
 
     fn decide(&mut self, batch: &[Result<Vec<u8>, &'static str>]) {
-        let admitted: Vec<Option<Result<Admitted<'_, '_>, Rejection>>> = batch
-            .iter()
-            .map(|line| Some(shard::admit(line.as_ref().ok()?, &self.policy, &mut self.scratch)))
-            .collect();
-        let items: Vec<Item<'_>> = admitted.iter().flatten().flatten().flat_map(Admitted::items).collect();
-        let mut verdicts = Vec::with_capacity(items.len());
-        self.verifier.verify(&items, &mut verdicts);
+        let mut verdicts = Vec::with_capacity(batch.len());
+        let Self { policy, scopes, now, json, verifier, delegates, view, scratch, index, refused } = self;
+        let texts = batch.iter().flatten().map(|text| Ok(text.as_slice()));
+        let admitted = shard::admit_all(texts, policy, delegates, verifier, &mut verdicts, scratch);
+        let items: Vec<Item<'_>> = admitted.iter().flatten().flat_map(Admitted::items).collect();
+        verifier.verify(&items, &mut verdicts);
+        let mut admitted = admitted.into_iter();
         let mut verdicts = verdicts.into_iter();
-        let scopes: Vec<&str> = self.scopes.iter().map(String::as_str).collect();
+        let scopes: Vec<&str> = scopes.iter().map(String::as_str).collect();
         let demand = Demand { audience: None, scopes: &scopes };
-        let (policy, now, look) = (&self.policy, self.now, self.view.look());
-        let realms = policy.realms(&self.view);
+        let (now, look) = (*now, view.look());
+        let realms = policy.realms(view);
         let moment = Moment { policy, look: &look, realms: &realms, now, stale: false, lists: None };
-        for (line, admitted) in batch.iter().zip(admitted) {
-            let settled = match admitted {
-                Some(Ok(admitted)) => {
-                    shard::settle(admitted, &mut verdicts, &moment, &demand, &mut self.scratch)
-                }
-                Some(Err(rejection)) => Settled::not_admitted(rejection),
-                None => {
-                    let reason = *line.as_ref().err().unwrap_or(&"");
-                    print_result(self.json, self.index, reason, None);
-                    self.index += 1;
-                    self.refused += 1;
+        for line in batch {
+            let settled = match line.as_ref().map(|_| admitted.next().expect("one answer for each text")) {
+                Ok(Ok(admitted)) => shard::settle(admitted, &mut verdicts, &moment, &demand, scratch),
+                Ok(Err(rejection)) => Settled::not_admitted(rejection),
+                Err(reason) => {
+                    print_result(*json, *index, reason, None);
+                    *index += 1;
+                    *refused += 1;
                     continue;
                 }
             };
-            print_result(self.json, self.index, settled.decision.name(), Some(&settled));
-            self.index += 1;
-            self.refused += u64::from(settled.decision != crate::decision::Decision::Accepted);
+            print_result(*json, *index, settled.decision.name(), Some(&settled));
+            *index += 1;
+            *refused += u64::from(settled.decision != crate::decision::Decision::Accepted);
         }
     }
 
@@ -237,7 +236,7 @@ impl Session {
 
 fn print_result(as_json: bool, index: u64, reason: &str, settled: Option<&Settled<'_, '_>>) {
     let valid = settled.is_some_and(|settled| settled.decision == crate::decision::Decision::Accepted);
-    let kid = settled.and_then(|settled| settled.key).map(crate::keys::RegisteredKey::kid);
+    let kid = settled.map(Settled::kid).filter(|kid| !kid.is_empty());
     let claims =
         settled.filter(|_| valid).and_then(|settled| settled.claims.as_ref()).map(|claims| claims.json);
     if as_json {

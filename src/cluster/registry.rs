@@ -188,7 +188,8 @@ impl Question {
         let mut of_subjects: HashMap<(&str, &str, &str), (usize, usize)> = HashMap::new();
         for inquiry in inquiries {
             let asked = inquiry.asked;
-            let Identity { tenant, issuer, kid, jti, subject, session, .. } = inquiry.identity();
+            let Identity { tenant, issuer, kid, certified_by, jti, subject, session, .. } =
+                inquiry.identity();
             let mut places = Places::default();
             let member = |kind, issuer, name| codec::identity(kind, tenant, issuer, name);
             if asked.revoked {
@@ -199,17 +200,20 @@ impl Question {
                     let session = member(TargetKind::Session, issuer, session)?;
                     places.marks.push(push(&mut question.marks, session));
                 }
-                let of_key = match of_keys.entry((tenant, issuer, kid)) {
-                    Entry::Occupied(known) => *known.get(),
-                    Entry::Vacant(new) => {
-                        let tenant = member(TargetKind::Tenant, "", "")?;
-                        let issuer_member = member(TargetKind::Issuer, issuer, "")?;
-                        let kid = member(TargetKind::Kid, issuer, kid)?;
-                        let switches = [tenant, issuer_member, kid];
-                        *new.insert(switches.map(|one| push(&mut question.switches, one)))
-                    }
-                };
-                places.switches.extend(of_key);
+                // A delegated key and the one that says that it signs: either can be switched off.
+                for kid in std::iter::once(kid).chain(certified_by) {
+                    let of_key = match of_keys.entry((tenant, issuer, kid)) {
+                        Entry::Occupied(known) => *known.get(),
+                        Entry::Vacant(new) => {
+                            let tenant = member(TargetKind::Tenant, "", "")?;
+                            let issuer_member = member(TargetKind::Issuer, issuer, "")?;
+                            let kid = member(TargetKind::Kid, issuer, kid)?;
+                            let switches = [tenant, issuer_member, kid];
+                            *new.insert(switches.map(|one| push(&mut question.switches, one)))
+                        }
+                    };
+                    places.switches.extend(of_key);
+                }
                 if let Some(subject) = subject {
                     // A subject has a watermark and a switch.
                     let (mark, switch) = match of_subjects.entry((tenant, issuer, subject)) {
@@ -334,6 +338,7 @@ mod tests {
             tenant: "t",
             issuer: "i",
             kid: "k",
+            certified_by: None,
             jti: Some("j"),
             subject: Some("s"),
             session: None,

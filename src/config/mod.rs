@@ -34,7 +34,10 @@ pub use mirror::{HostPort, Mirror, Receiver, Syslog};
 pub use retention::Retention;
 pub use revocation::{OnStale, Redis, RedisServers, Revocation, RevocationRules, SecretSource};
 pub use sealed::{Sealed, SealedField};
-pub use signing::{JWKS_MAX_AGE_S, KEYS_PUBLISHED_MAX, STATUS_LIST_LIFE_S, Signing};
+pub use signing::{
+    DELEGATED_PUBLISHED_MAX, DELEGATION_S_MAX, JWKS_MAX_AGE_S, KEYS_PUBLISHED_MAX, STATUS_LIST_LIFE_S,
+    Signing,
+};
 pub use status_list::StatusList;
 pub use timestamp::Timestamp;
 pub use tls::{Tls, TlsKeyPlace};

@@ -16,6 +16,12 @@ pub const JWKS_MAX_AGE_S: u64 = 300;
 /// Most keys in the JWKS at once; `keys::life` has the same limit.
 pub const KEYS_PUBLISHED_MAX: u64 = 64;
 
+/// Most keys in memory that the JWKS lists at once; `keys::delegated` has the same limit.
+pub const DELEGATED_PUBLISHED_MAX: u64 = 16;
+
+/// The longest life of a delegation: an hour, as long as a key that leaked from memory would be believed; `token` has the same limit.
+pub const DELEGATION_S_MAX: u64 = 3600;
+
 /// How long a status list that this node signed is valid, in seconds; `control` has the same number.
 pub const STATUS_LIST_LIFE_S: u64 = 600;
 
@@ -54,6 +60,8 @@ pub struct Signing {
     pub require_backup: bool,
     /// How long one key signs before the next takes over: `signing.rotate_every_s`. Until somebody rotates if absent.
     pub rotate_every_s: Option<u64>,
+    /// How long a delegation to a key in memory lasts, if tokens are signed by such keys: `signing.delegation_s`.
+    pub delegation_s: Option<u64>,
     /// How long a key verifies after it stopped signing, at least: the longest life of what it signs, the leeway, the time one
     /// signature may take, and the max-age.
     pub verify_for: Duration,
@@ -77,6 +85,7 @@ pub(super) struct SigningTable {
     #[serde(default)]
     require_backup: bool,
     rotate_every_s: Option<u64>,
+    delegation_s: Option<u64>,
 }
 
 fn jwks_max_age_s() -> u64 {
@@ -117,13 +126,29 @@ impl SigningTable {
             ));
         }
         in_range("signing.propagation_s", propagation_s, 1, PROPAGATION_S_MAX)?;
+        let leeway_s = issuers[issuer].leeway_s;
+        check_delegation(self.delegation_s, propagation_s, self.default_ttl_s, leeway_s)?;
         // All that is signed dies within this; a list is signed by the same keys.
         let life_s = match &status_list {
             Some(_) => issuers[issuer].max_lifetime_s.max(STATUS_LIST_LIFE_S),
             None => issuers[issuer].max_lifetime_s,
         };
-        let verify_for = Duration::from_secs(life_s + issuers[issuer].leeway_s + max_age_s) + sign_timeout;
+        let life_s = life_s.max(self.delegation_s.unwrap_or(0));
+        let verify_for = Duration::from_secs(life_s + leeway_s + max_age_s) + sign_timeout;
         check_schedule(self.rotate_every_s, propagation_s, verify_for)?;
+        if let (Some(every_s), Some(delegation_s)) = (self.rotate_every_s, self.delegation_s)
+            && every_s < delegation_s
+        {
+            return Err(wrong(
+                "signing.rotate_every_s",
+                every_s,
+                format!(
+                    "a key in memory signs only while the key that delegated to it is the active one, and \
+                     signing.delegation_s = {delegation_s}"
+                ),
+                format!("choose {delegation_s} or more, or a shorter signing.delegation_s"),
+            ));
+        }
         Ok(Signing {
             key: key_place(
                 ["signing.key_file", "signing.key", "signing.public_key"],
@@ -141,9 +166,36 @@ impl SigningTable {
             propagation_s,
             require_backup: self.require_backup,
             rotate_every_s: self.rotate_every_s,
+            delegation_s: self.delegation_s,
             verify_for,
         })
     }
+}
+
+/// A delegation lasts long enough for its key to sign after everybody has it, and no longer than verifiers believe.
+fn check_delegation(
+    life_s: Option<u64>,
+    propagation_s: u64,
+    token_life_s: u64,
+    leeway_s: u64,
+) -> Result<(), ConfigError> {
+    let Some(life_s) = life_s else { return Ok(()) };
+    in_range("signing.delegation_s", life_s, 1, DELEGATION_S_MAX)?;
+    // The next one is made once per span in which one signs, and each is listed until it ends.
+    let signs_s = life_s.saturating_sub(propagation_s + token_life_s);
+    let least_s = (life_s + leeway_s).div_ceil(DELEGATED_PUBLISHED_MAX - 3);
+    if signs_s < least_s {
+        return Err(wrong(
+            "signing.delegation_s",
+            life_s,
+            format!(
+                "its key signs once it was published for signing.propagation_s = {propagation_s}, and until a token of \
+                 signing.default_ttl_s = {token_life_s} would outlive it: that leaves {signs_s} s, and {least_s} are needed"
+            ),
+            "choose a longer one (at most 3600), or a shorter propagation or lifetime",
+        ));
+    }
+    Ok(())
 }
 
 /// A schedule keeps every key published for as long as it verifies, and there are only so many places.

@@ -47,7 +47,9 @@ pub use feed::{Announce, announce};
 pub use issue::IssuePolicy;
 pub use retention::{Custody, Retire, RetireOrder};
 pub use server::{ControlError, serve};
-pub use signing_keys::{DestroyKey, Holders, KeyPlaces, MadeKey, OpenKey, OwnKeys, Publish, SigningKeys};
+pub use signing_keys::{
+    DestroyKey, Holders, KeyPlaces, MadeKey, MakeInMemory, OpenKey, OwnKeys, Publish, SigningKeys,
+};
 pub use state::{
     ChainBreak, ChainReport, Dependency, Hearing, Issuing, Judge, Judged, JudgedToken, Sharing, State,
     Unlock, Witnessing,

@@ -8,6 +8,7 @@
 //! Anybody may read it: it names no token, and a place says nothing by itself. It is served here for now; the data listener, or a
 //! cache in front of this one, is where others should fetch it.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -133,8 +134,12 @@ async fn make(shared: &Shared, issuing: &Issuing, policy: &StatusListPolicy) -> 
     // Two bits: revoked, and disabled for the time being, are different things to whoever reads it.
     let mut list = StatusList::new(Bits::Two, policy.capacity).map_err(|error| unmakeable(&error))?;
     let place = place(policy, &own.tenant);
+    let delegated: HashMap<String, String> = shared.keys.delegations(|delegations| {
+        delegations.keys().iter().map(|key| (key.kid.clone(), key.certified_by.clone())).collect()
+    });
     let mark = |index: u32, token: &ListedToken| {
-        let status = standing(&shared.view, &own.tenant, token, now);
+        let certified_by = delegated.get(&token.kid).map(String::as_str);
+        let status = standing(&shared.view, &own.tenant, token, certified_by, now);
         // A place beyond the capacity is one from before it was made smaller; whoever asks gets no answer.
         let _ = list.set(u64::from(index), status);
     };
@@ -155,7 +160,7 @@ async fn make(shared: &Shared, issuing: &Issuing, policy: &StatusListPolicy) -> 
     let input = input
         .map_err(|_| ApiError::new(ErrorKind::Overloaded, "the node is stopping"))?
         .map_err(|error| unmakeable(&error))?;
-    let signatures = issuing::sign_all(issuing, &signing, std::iter::once(input.as_bytes())).await;
+    let signatures = issuing::sign_all(issuing, &signing, &[input.as_bytes()]).await;
     let signature = signatures.map_err(|error| {
         tracing::error!(%error, "cannot sign the status list");
         let description = "the signing key cannot be used now, so there is no fresh status list";
@@ -174,11 +179,18 @@ async fn make(shared: &Shared, issuing: &Issuing, policy: &StatusListPolicy) -> 
     })
 }
 
-fn standing(view: &View, tenant: &str, token: &ListedToken, now: UnixSeconds) -> Status {
+fn standing(
+    view: &View,
+    tenant: &str,
+    token: &ListedToken,
+    certified_by: Option<&str>,
+    now: UnixSeconds,
+) -> Status {
     let identity = Identity {
         tenant,
         issuer: &token.issuer,
         kid: &token.kid,
+        certified_by,
         jti: Some(&token.jti),
         subject: Some(&token.subject),
         session: None,

@@ -7,13 +7,14 @@ use arc_swap::ArcSwap;
 use crate::control::{Judge, Judged, JudgedToken};
 use crate::decision::UnixSeconds;
 use crate::revocation::View;
-use crate::shard::{self, IssuerRealms, Moment, Policy, Settled};
+use crate::shard::{self, Delegates, IssuerRealms, Moment, Policy, Settled};
 use crate::token::{self, Demand};
 use crate::verify::{Item, Verdict, Verifier};
 
 /// What one judgement after the other is made with.
 struct Tools {
     verifier: Verifier,
+    delegates: Delegates,
     scratch: token::Scratch,
     verdicts: Vec<Verdict>,
     realms: IssuerRealms,
@@ -23,6 +24,7 @@ struct Tools {
 pub(crate) fn judge(policy: Arc<ArcSwap<Policy>>, view: Arc<View>, verifier: Verifier) -> Judge {
     let tools = Mutex::new(Tools {
         verifier,
+        delegates: Delegates::default(),
         scratch: token::Scratch::default(),
         verdicts: Vec::new(),
         realms: IssuerRealms::default(),
@@ -35,7 +37,10 @@ pub(crate) fn judge(policy: Arc<ArcSwap<Policy>>, view: Arc<View>, verifier: Ver
 
 impl Tools {
     fn judge(&mut self, text: &[u8], policy: &Policy, view: &View, now: UnixSeconds) -> Judged {
-        let admitted = match shard::admit(text, policy, &mut self.scratch) {
+        let Self { verifier, delegates, scratch, verdicts, .. } = self;
+        let one = std::iter::once(Ok(text));
+        let admitted = shard::admit_all(one, policy, delegates, verifier, verdicts, scratch).pop();
+        let admitted = match admitted.expect("one text, one answer") {
             Ok(admitted) => admitted,
             Err(rejection) => return Judged { decision: rejection.into(), token: None },
         };

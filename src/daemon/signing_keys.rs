@@ -10,19 +10,29 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
-use edgate_hsm::{Group, HsmError, KeyName, Pkcs11Uri, Purpose, Signer, SoftwareKey, TokenSigning, UriRules};
+use edgate_hsm::{
+    Group, HsmError, KeyName, MemoryKey, Pkcs11Uri, Purpose, ReleaseChecks, Signer, SoftwareKey,
+    TokenSigning, UriRules,
+};
 
 use super::StartError;
+use super::engine::engine;
 use super::keys::{public_key, published};
+use super::release::release_checks;
 use crate::audit::{Ack, Appender, ChangeEvent, Event, Phase};
 use crate::config::{self, Config, KeyPlace, KeySource};
 use crate::control::{self, KeyPlaces, MadeKey, OwnKeys, STATUS_LIST_LIFE_S, SigningKeys};
+use crate::decision::UnixSeconds;
+use crate::keys::delegated::{DELEGATED_MAX, DelegationRules, Delegations};
 use crate::keys::life::{Mended, NewKey, PUBLISHED_MAX, Ring, Rules, SigningKey, UnixMillis};
-use crate::keys::{IssuerIndex, PublishedKey, thumbprint};
-use crate::shard::Policy;
+use crate::keys::{IssuerIndex, KilledKeys, thumbprint};
+use crate::shard::{self, Policy};
 use crate::store::{KilledKey, Store};
+use crate::token::DELEGATION_LIFE_S_MAX;
 
 const _: () = assert!(config::KEYS_PUBLISHED_MAX == PUBLISHED_MAX as u64);
+const _: () = assert!(config::DELEGATED_PUBLISHED_MAX == DELEGATED_MAX as u64);
+const _: () = assert!(config::DELEGATION_S_MAX == DELEGATION_LIFE_S_MAX);
 const _: () = assert!(config::STATUS_LIST_LIFE_S == STATUS_LIST_LIFE_S);
 
 /// How long a token may take to make, show or destroy one key. Whoever waits for the command waits longer.
@@ -41,6 +51,7 @@ struct StoredOwn {
     tenant: String,
     ring: Ring,
     signer: Option<Signer<TokenSigning>>,
+    delegations: Delegations,
     places: Places,
 }
 
@@ -52,6 +63,8 @@ type Told = [String; 3];
 struct Places {
     configured: KeyPlace,
     hsm: Option<Arc<Group>>,
+    // What a key in memory signs is checked by, as what the token signs.
+    checks: ReleaseChecks,
 }
 
 impl StoredKeys {
@@ -78,7 +91,8 @@ impl StoredKeys {
         let at = now();
         let (mut ring, mended) = Ring::load(stored, rules(signing), |kid| dead.contains(kid), at);
         let mut changes: Vec<Told> = mended.iter().map(told).collect();
-        let places = Places { configured: signing.key.clone(), hsm: hsm.cloned() };
+        let checks = release_checks(engine(config));
+        let places = Places { configured: signing.key.clone(), hsm: hsm.cloned(), checks };
         changes.extend(adopt(&mut ring, named, found, &dead, at)?);
         let is_first = |ring: &Ring| ring.keys().len() == 1 && ring.keys()[0].created == at;
         let signer = match ring.active().map(|key| places.open(key)) {
@@ -101,23 +115,33 @@ impl StoredKeys {
         if signer.is_none() {
             tracing::warn!("no signing key can be used: no token is issued until edgate keys rotate");
         }
-        let own = StoredOwn { tenant: issuer.tenant.clone(), ring, signer, places };
+        let mut delegated = store.load_delegations(&issuer.tenant, UnixSeconds(at.0 / 1000)).await?;
+        let verifies = |kid: &str| ring.key(kid).is_ok_and(|key| key.state.verifies());
+        delegated.retain(|key| !dead.contains(key.kid.as_str()) && verifies(&key.certified_by));
+        let delegations = Delegations::new(delegated, delegation_rules(signing, issuer));
+        let own = StoredOwn { tenant: issuer.tenant.clone(), ring, signer, delegations, places };
         Ok(Self { own: Some(own), killed, changes })
     }
 
-    /// The keys that are published and verify.
+    /// The keys that are published.
     ///
     /// # Errors
     /// [`StartError::OwnKey`].
-    pub(super) fn published(&self) -> Result<Vec<PublishedKey>, StartError> {
-        let ring = self.own.iter().flat_map(|own| own.ring.verifying());
-        ring.map(|key| published(&key.public_key)).collect()
+    pub(super) fn published(&self) -> Result<shard::OwnKeys, StartError> {
+        let Some(own) = &self.own else { return Ok(shard::OwnKeys::default()) };
+        let keys = own.ring.verifying().map(|key| published(&key.public_key)).collect::<Result<_, _>>()?;
+        Ok(shard::OwnKeys { keys, delegated: own.delegations.keys().to_vec() })
     }
 
-    /// Whether a key of one of the configured issuers was killed.
-    pub(super) fn is_killed(&self, config: &Config, issuer: IssuerIndex, kid: &str) -> bool {
-        let of = &config.issuers[usize::from(issuer.0)];
-        self.killed.iter().any(|one| one.kid == kid && one.issuer == of.issuer)
+    /// The keys of the configured issuers that were killed.
+    pub(super) fn killed(&self, config: &Config) -> KilledKeys {
+        let issuers = (0..).map(IssuerIndex).zip(&config.issuers);
+        issuers
+            .flat_map(|(index, issuer)| {
+                let dead = self.killed.iter().filter(|one| one.issuer == issuer.issuer);
+                dead.map(move |one| (index, one.kid.clone()))
+            })
+            .collect()
     }
 
     /// Puts on record what the start made of the keys.
@@ -141,10 +165,11 @@ impl StoredKeys {
 
     /// Hands the keys to the control plane, which changes `policy` from now on.
     pub(super) fn hand_over(self, config: &Config, policy: &Arc<ArcSwap<Policy>>) -> SigningKeys {
-        let own = self.own.map(|StoredOwn { tenant, ring, signer, places }| OwnKeys {
+        let own = self.own.map(|StoredOwn { tenant, ring, signer, delegations, places }| OwnKeys {
             tenant,
             ring,
             signer,
+            delegations,
             places: places.into_closures(),
         });
         let is_own = |issuer: &config::Issuer| matches!(issuer.keys, KeySource::SigningKey);
@@ -170,14 +195,14 @@ impl StoredKeys {
 /// let go here too, since freeing it takes longer than a shard should.
 fn publisher(policy: Arc<ArcSwap<Policy>>) -> control::Publish {
     let before: Mutex<Option<Arc<Policy>>> = Mutex::new(None);
-    Arc::new(move |keys, is_killed| {
-        let own: Vec<PublishedKey> = keys
+    Arc::new(move |keys, delegated, killed| {
+        let keys = keys
             .iter()
             .map(|key| published(&key.public_key))
             .collect::<Result<_, _>>()
             .map_err(|error| error.to_string())?;
-        let is_killed = |issuer: IssuerIndex, kid: &str| is_killed(usize::from(issuer.0), kid);
-        let next = policy.load().with_keys(&own, &is_killed).map_err(|error| error.to_string())?;
+        let own = shard::OwnKeys { keys, delegated: delegated.to_vec() };
+        let next = policy.load().with_keys(&own, killed).map_err(|error| error.to_string())?;
         let (epoch, keys) = (next.epoch, next.key_set.len());
         let last = policy.swap(Arc::new(next));
         *before.lock().unwrap_or_else(PoisonError::into_inner) = Some(last);
@@ -249,6 +274,16 @@ fn rules(signing: &config::Signing) -> Rules {
     }
 }
 
+/// What the configuration asks of keys in memory, if it asks for any.
+fn delegation_rules(signing: &config::Signing, issuer: &config::Issuer) -> Option<DelegationRules> {
+    Some(DelegationRules {
+        life_s: signing.delegation_s?,
+        propagation_ms: rules(signing).propagation_ms,
+        token_life_s: signing.default_ttl_s,
+        leeway_s: issuer.leeway_s,
+    })
+}
+
 /// A place as the state database holds it.
 fn told_place(place: &KeyPlace) -> Result<String, StartError> {
     match place {
@@ -270,8 +305,12 @@ const SCHEME: &str = "pkcs11:";
 
 impl Places {
     fn into_closures(self) -> KeyPlaces {
-        let (making, opening, destroying) = (self.clone(), self.clone(), self);
+        let (making, opening, destroying) = (self.clone(), self.clone(), self.clone());
         KeyPlaces {
+            make_in_memory: Arc::new(move || {
+                let key = MemoryKey::generate(Purpose::TokenSigning, &self.checks);
+                key.and_then(Signer::in_memory).map_err(|error| error.to_string())
+            }),
             make: Arc::new(move || making.make()),
             open: Arc::new(move |key| opening.open(key).map_err(|error| error.to_string())),
             destroy: Arc::new(move |key| destroying.destroy(key).map_err(|error| error.to_string())),

@@ -15,6 +15,9 @@ pub const JWKS_BYTES_MAX: usize = 256 * 1024;
 /// Most keys in a set, of whatever type.
 pub const KEYS_PER_SET_MAX: usize = 256;
 
+/// The member of a JWK that says that it is a delegated key; in a token's header it carries the same text.
+const DELEGATION_MEMBER: &str = "edgate_delegation";
+
 /// A parsed set: the keys that can verify, and why the others cannot.
 #[derive(Debug, Clone)]
 pub struct Jwks {
@@ -76,20 +79,31 @@ pub fn parse(text: &[u8]) -> Result<Jwks, JwksError> {
     Ok(jwks)
 }
 
-/// Writes the set that publishes `keys`: each as `OKP`, `Ed25519`, for signatures.
+/// A key as it is published.
+#[derive(Debug, Clone, Copy)]
+pub struct JwkOf<'a> {
+    /// Its name.
+    pub kid: &'a str,
+    /// The key.
+    pub public_key: &'a [u8; 32],
+    /// The text of its delegation, if it is a delegated one.
+    pub delegation: Option<&'a str>,
+}
+
+/// Writes the set that publishes `keys`: each as `OKP`, `Ed25519`, for signatures. A delegated key has its delegation as a member more,
+/// which others pass over (RFC 7517 §4), and which has [`parse`] pass over the key.
 ///
 /// # Errors
 /// What `serde_json` reports; no key is known to cause it.
-pub fn render<'a>(
-    keys: impl IntoIterator<Item = (&'a str, &'a [u8; 32])>,
-) -> Result<String, serde_json::Error> {
-    let key = |(kid, public_key): (&'a str, &[u8; 32])| JwkText {
+pub fn render<'a>(keys: impl IntoIterator<Item = JwkOf<'a>>) -> Result<String, serde_json::Error> {
+    let key = |JwkOf { kid, public_key, delegation }| JwkText {
         kty: "OKP",
         crv: "Ed25519",
         alg: "Ed25519",
         r#use: "sig",
         kid,
         x: base64url::encode(public_key),
+        edgate_delegation: delegation,
     };
     serde_json::to_string(&SetText { keys: keys.into_iter().map(key).collect() })
 }
@@ -118,6 +132,7 @@ struct Members<'a> {
     r#use: Member<'a>,
     x: Member<'a>,
     key_ops: Option<KeyOps>,
+    delegated: bool,
     private: bool,
 }
 
@@ -164,6 +179,10 @@ impl<'a> Members<'a> {
             "use" => self.r#use = Member::read(reader)?,
             "x" => self.x = Member::read(reader)?,
             "key_ops" => self.key_ops = Some(KeyOps::read(reader)?),
+            DELEGATION_MEMBER => {
+                self.delegated = true;
+                reader.skip()?;
+            }
             "d" => {
                 self.private = true;
                 reader.skip()?;
@@ -181,6 +200,10 @@ impl<'a> Members<'a> {
         }
         if self.kty != Member::String("OKP") || self.crv != Member::String("Ed25519") {
             return Err(SkipReason::OtherType);
+        }
+        // Its own word is not enough: what says that it signs comes with each token, and is verified there.
+        if self.delegated {
+            return Err(SkipReason::Delegated);
         }
         if !matches!(self.r#use, Member::Absent | Member::String("sig")) {
             return Err(SkipReason::UseNotSig);
@@ -264,6 +287,9 @@ struct JwkText<'a> {
     r#use: &'a str,
     kid: &'a str,
     x: String,
+    /// [`DELEGATION_MEMBER`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    edgate_delegation: Option<&'a str>,
 }
 
 /// Why one key of a set is passed over.
@@ -281,6 +307,8 @@ pub enum SkipReason {
     OtherType,
     /// The registry refuses the point.
     Point(KeyRejection),
+    /// It is a delegated key: the tokens that it signs carry what makes it one, and are verified by that.
+    Delegated,
     /// `d` is there: the issuer published a private key, which must be considered lost.
     PrivateKey,
     /// `use` is not `sig`.
@@ -293,6 +321,7 @@ impl fmt::Display for SkipReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::AlgMismatch => f.write_str("alg is neither Ed25519 nor EdDSA"),
+            Self::Delegated => f.write_str("a delegated key, which its tokens bring themselves"),
             Self::KeyOpsMalformed => f.write_str("key_ops is not an array of distinct strings"),
             Self::KeyOpsWithoutVerify => f.write_str("key_ops does not contain verify"),
             Self::KidMalformed => write!(f, "kid is not a string of 1 to {KID_BYTES_MAX} bytes"),

@@ -17,13 +17,16 @@
 //!
 //! Imports: `crate::json`, `crate::base64url` and `verify::VerifyingKey`, which holds the registry's checks of a point.
 
+pub mod delegated;
 pub mod jwks;
+mod killed;
 pub mod life;
 mod set;
 #[cfg(test)]
 mod tests;
 mod thumbprint;
 
+pub use killed::KilledKeys;
 pub use set::{IssuerIndex, KeySet, KeySetError, PublishedKey, RegisteredKey};
 pub use thumbprint::thumbprint;
 

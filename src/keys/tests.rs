@@ -1,6 +1,6 @@
 use serde_json::{Value, json};
 
-use super::jwks::{JWKS_BYTES_MAX, Jwks, JwksError, KEYS_PER_SET_MAX, SkipReason};
+use super::jwks::{JWKS_BYTES_MAX, Jwks, JwksError, KEYS_PER_SET_MAX, SkipReason, SkippedKey};
 use super::*;
 use crate::base64url;
 use crate::verify::{KeyRejection, VerifyingKey};
@@ -118,10 +118,16 @@ fn a_set_is_limited_in_bytes_and_keys() {
 
 #[test]
 fn what_is_rendered_is_read_back() {
-    let text = jwks::render([("first", &public_key()), ("s\"econd", &public_key())]).unwrap();
+    let x = public_key();
+    let jwk = |kid, delegation| jwks::JwkOf { kid, public_key: &x, delegation };
+    let text =
+        jwks::render([jwk("first", None), jwk("s\"econd", None), jwk("third", Some("a.b.c"))]).unwrap();
     let set = jwks::parse(text.as_bytes()).unwrap();
+    // What says that it signs comes with its tokens.
+    let delegated = SkippedKey { index: 2, kid: Some("third".into()), reason: SkipReason::Delegated };
+    assert_eq!(set.skipped, [delegated]);
     assert_eq!(set.keys.iter().map(|key| key.kid.as_str()).collect::<Vec<_>>(), ["first", "s\"econd"]);
-    assert!(set.keys.iter().all(|key| *key.verifying_key.as_bytes() == public_key()));
+    assert!(set.keys.iter().all(|key| *key.verifying_key.as_bytes() == x));
 }
 
 #[test]

@@ -38,10 +38,10 @@ impl Asked {
 /// One token that must be asked about. Owns its names, since the turn that made it goes on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Inquiry {
-    // Tenant, issuer, kid, jti, subject and session in one piece: every token of a stale view is asked about.
+    // Tenant, issuer, kid, who certified it, jti, subject and session in one piece: every token of a stale view is asked about.
     names: Box<str>,
     // How long each of them is; `None`: the token has none.
-    lens: [Option<usize>; 6],
+    lens: [Option<usize>; 7],
     issued_at: Option<UnixSeconds>,
     /// From this second on it is refused as expired: how long its use must be remembered.
     pub until: UnixSeconds,
@@ -53,8 +53,8 @@ impl Inquiry {
     /// Asks about a token that passes `until` this second.
     #[must_use]
     pub fn new(identity: &Identity<'_>, until: UnixSeconds, asked: Asked) -> Self {
-        let Identity { tenant, issuer, kid, jti, subject, session, issued_at } = *identity;
-        let parts = [Some(tenant), Some(issuer), Some(kid), jti, subject, session];
+        let Identity { tenant, issuer, kid, certified_by, jti, subject, session, issued_at } = *identity;
+        let parts = [Some(tenant), Some(issuer), Some(kid), certified_by, jti, subject, session];
         let lens = parts.map(|part| part.map(str::len));
         let mut names = String::with_capacity(lens.iter().flatten().sum());
         parts.into_iter().flatten().for_each(|part| names.push_str(part));
@@ -65,7 +65,7 @@ impl Inquiry {
     #[must_use]
     pub fn identity(&self) -> Identity<'_> {
         let mut rest = &*self.names;
-        let [tenant, issuer, kid, jti, subject, session] = self.lens.map(|len| {
+        let [tenant, issuer, kid, certified_by, jti, subject, session] = self.lens.map(|len| {
             let (part, behind) = rest.split_at(len?);
             rest = behind;
             Some(part)
@@ -75,6 +75,7 @@ impl Inquiry {
             tenant: always(tenant),
             issuer: always(issuer),
             kid: always(kid),
+            certified_by,
             jti,
             subject,
             session,
@@ -248,6 +249,7 @@ mod tests {
             tenant: "t",
             issuer: "i",
             kid: "k",
+            certified_by: None,
             jti: Some(jti),
             subject: None,
             session: None,
@@ -264,6 +266,7 @@ mod tests {
                 tenant: "tenant",
                 issuer: "",
                 kid: "k",
+                certified_by: None,
                 jti: names[jti],
                 subject: names[subject],
                 session: names[session],

@@ -30,6 +30,7 @@ fn identity(jti: &str) -> Identity<'_> {
         tenant: "acme",
         issuer: ISSUER,
         kid: "key-1",
+        certified_by: None,
         jti: Some(jti),
         subject: Some("agent-1"),
         session: Some("session-1"),
@@ -534,6 +535,7 @@ proptest! {
                     let kid = format!("key-{}", name % 2);
                     let asked = Identity {
                         kid: &kid,
+                        certified_by: None,
                         jti: None,
                         subject: Some(&subject),
                         session: Some(&session),

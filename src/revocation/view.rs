@@ -27,6 +27,8 @@ pub struct Identity<'a> {
     pub issuer: &'a str,
     /// Name of the key that signed it.
     pub kid: &'a str,
+    /// Name of the issuer's key that says that this one signs, where it is a delegated one: both can be revoked.
+    pub certified_by: Option<&'a str>,
     /// The token's `jti`. Without one it cannot be revoked by itself.
     pub jti: Option<&'a str>,
     /// The token's `sub`.
@@ -150,6 +152,7 @@ impl Look<'_> {
             Some(realms.tenant),
             Some(realms.issuer),
             Some(named(realms.kid, identity.kid)),
+            identity.certified_by.map(|kid| named(realms.kid, kid)),
             identity.subject.map(|subject| named(realms.subject, subject)),
         ];
         let mut strictest = Switch::Enabled;

@@ -53,7 +53,7 @@ impl Bulk {
         self.items.push(Item {
             decision: settled.decision,
             issuer: settled.key.map(|key| key.issuer()),
-            kid: keep(settled.key.map_or("", |key| key.kid())),
+            kid: keep(settled.kid()),
             subject: claims.and_then(|claims| claims.sub).map(&mut keep),
             jti: claims.and_then(|claims| claims.jti).map(|jti| keep(jti.0)),
             expires: claims.and_then(|claims| claims.exp),

@@ -10,7 +10,6 @@ use smallvec::SmallVec;
 
 use crate::audit::{Ack, Appender, AuditFailure, BatchEvent, DecisionEvent, Event, FailureKind, OnFailure};
 use crate::decision::{Decision, Rejection, UnixSeconds};
-use crate::keys::RegisteredKey;
 use crate::metrics::ShardMetrics;
 use crate::revocation::{Answer, BATCH_LEN, Inquiry, Look, Realms, View};
 use crate::status_list;
@@ -20,6 +19,7 @@ use crate::wire::{self, Identity, Terms};
 
 use super::awaiting::{Awaiting, Queue};
 use super::bulk::Bulk;
+use super::delegates::Delegates;
 use super::held::{AskedUnder, Due, Held, Replied, Waits};
 use super::receipts::Receipts;
 use super::request::{self, Admitted, Moment, Proof, Read, Settled};
@@ -40,6 +40,7 @@ pub(super) struct Recording {
 /// Decides what was asked. Owned by the shard's deciding task, polled whenever questions or acknowledgements arrived.
 pub(super) struct Decider {
     verifier: Verifier,
+    delegates: Delegates,
     appender: Appender,
     ack_timeout: Duration,
     on_failure: OnFailure,
@@ -71,6 +72,7 @@ impl Decider {
         let Recording { appender, ack, ack_timeout, on_failure } = recording;
         Self {
             verifier,
+            delegates: Delegates::default(),
             appender,
             ack_timeout,
             on_failure,
@@ -205,13 +207,15 @@ impl Decider {
         proofs: &mut [Option<Proof>],
         policy: &'p Policy,
     ) -> Vec<Result<Admitted<'a, 'p>, Rejection>> {
+        let texts = jobs.iter().map(|job| Ok(&arena[job.token.clone()?]));
+        let Self { delegates, verifier, verdicts, scratches, .. } = self;
+        let admitted = request::admit_all(texts, policy, delegates, verifier, verdicts, &mut scratches[0]);
         let mut proofs = proofs.iter_mut();
-        let admitted: Vec<Result<Admitted<'_, '_>, Rejection>> = jobs
-            .iter()
-            .map(|job| {
+        let admitted: Vec<Result<Admitted<'_, '_>, Rejection>> = admitted
+            .into_iter()
+            .map(|admitted| {
                 let proof = proofs.next().and_then(Option::take);
-                let text = &arena[job.token.clone()?];
-                Ok(request::admit(text, policy, &mut self.scratches[0])?.proven(proof, policy))
+                admitted.map(|admitted| admitted.proven(proof, policy))
             })
             .collect();
         let items: Vec<Item<'_>> = admitted.iter().flatten().flat_map(Admitted::items).collect();
@@ -393,7 +397,7 @@ fn decision_event<'a>(
         surface: job.form.surface(),
         decision: settled.decision,
         issuer: settled.profile.map_or("", |profile| &profile.name),
-        kid: settled.key.map_or("", RegisteredKey::kid),
+        kid: settled.kid(),
         tenant: settled.profile.map_or("", |profile| &profile.tenant),
         caller: "",
         subject: claims.and_then(|claims| claims.sub),

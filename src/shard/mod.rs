@@ -10,6 +10,7 @@ mod bulk;
 mod clock;
 mod connection;
 mod decider;
+mod delegates;
 mod held;
 mod listen;
 mod outbox;
@@ -39,10 +40,11 @@ use crate::status_list;
 use crate::tls;
 use crate::verify::Verifier;
 
+pub use delegates::Delegates;
 pub use held::Waits;
 pub use listen::{BindError, Bound, Sockets, bind, unlink};
-pub use policy::{IsKilled, IssuerRealms, Policy, PolicyError, Published, published_keys};
-pub use request::{Admitted, Moment, Read, Settled, admit, look_up, read, settle};
+pub use policy::{IssuerRealms, OwnKeys, Policy, PolicyError, Published, published_keys};
+pub use request::{Admitted, Moment, NotAdmitted, Read, Settled, admit, admit_all, look_up, read, settle};
 
 use clock::{Clock, TICK};
 use decider::{Decider, Recording};

@@ -7,8 +7,9 @@ use std::time::Duration;
 use crate::audit::hex;
 use crate::config::{self, JWKS_MAX_AGE_S, KeySource, OnStale, RevocationRules};
 use crate::etag;
-use crate::keys::jwks::{self, Jwks, JwksError};
-use crate::keys::{IssuerIndex, KeySet, KeySetError, PublishedKey, RegisteredKey};
+use crate::keys::delegated::DelegatedKey;
+use crate::keys::jwks::{self, JwkOf, Jwks, JwksError};
+use crate::keys::{IssuerIndex, KeySet, KeySetError, KilledKeys, PublishedKey, RegisteredKey};
 use crate::revocation::{Realms, View};
 use crate::token::{Algorithm, AlgorithmSet, ClaimName, Profile, ProfileKind, TypeSet};
 
@@ -31,6 +32,8 @@ pub struct Policy {
     pub rules_epoch: u32,
     /// The JWKS this node publishes: its own keys.
     pub published: Published,
+    /// The keys that verify nothing, whoever publishes them or says that they sign.
+    pub killed: KilledKeys,
     // The issuers whose keys these are.
     own_issuers: Vec<IssuerIndex>,
     // Whether the registry may have to be asked: always, and while the view is older than it may be.
@@ -67,8 +70,14 @@ pub struct Published {
     max_age_s: u64,
 }
 
-/// Whether a key of an issuer was killed: then it verifies nothing, whoever publishes it.
-pub type IsKilled<'a> = &'a dyn Fn(IssuerIndex, &str) -> bool;
+/// This node's own keys that are published.
+#[derive(Debug, Default, Clone)]
+pub struct OwnKeys {
+    /// Those that verify.
+    pub keys: Vec<PublishedKey>,
+    /// Those in memory, which are listed for others; here tokens bring what makes them keys.
+    pub delegated: Vec<DelegatedKey>,
+}
 
 /// Why a policy cannot be built.
 #[derive(Debug, thiserror::Error)]
@@ -105,14 +114,14 @@ pub enum PolicyError {
 }
 
 impl Policy {
-    /// Builds the snapshot from the configuration; `own` are this node's signing keys that are published.
+    /// Builds the snapshot from the configuration.
     ///
     /// # Errors
     /// [`PolicyError`] names the issuer and what is wrong.
     pub fn build(
         config: &config::Config,
-        own: &[PublishedKey],
-        is_killed: IsKilled<'_>,
+        own: &OwnKeys,
+        killed: KilledKeys,
         epoch: u32,
     ) -> Result<Self, PolicyError> {
         let mut key_lists = Vec::with_capacity(config.issuers.len());
@@ -122,8 +131,9 @@ impl Policy {
             let index =
                 IssuerIndex(u16::try_from(i).expect("issuers are limited by the configuration's size"));
             let owner = format!("issuers.{}", issuer.name);
-            let keys = published_keys(&owner, &issuer.keys, own)?;
-            key_lists.push((index, keys.into_iter().filter(|key| !is_killed(index, &key.kid)).collect()));
+            let keys = published_keys(&owner, &issuer.keys, &own.keys)?;
+            key_lists
+                .push((index, keys.into_iter().filter(|key| !killed.contains(index, &key.kid)).collect()));
             profiles.push(profile(issuer));
             if matches!(issuer.keys, KeySource::SigningKey) {
                 own_issuers.push(index);
@@ -144,6 +154,7 @@ impl Policy {
             epoch,
             rules_epoch: epoch,
             published,
+            killed,
             own_issuers,
         })
     }
@@ -153,19 +164,21 @@ impl Policy {
     ///
     /// # Errors
     /// [`PolicyError::KeySet`].
-    pub fn with_keys(&self, own: &[PublishedKey], is_killed: IsKilled<'_>) -> Result<Self, PolicyError> {
+    pub fn with_keys(&self, own: &OwnKeys, killed: KilledKeys) -> Result<Self, PolicyError> {
         let others = self.key_set.iter().filter(|key| !self.own_issuers.contains(&key.issuer()));
         let others = others.map(|key| {
             let (kid, verifying_key) = (key.kid().to_owned(), key.verifying_key().clone());
             (key.issuer(), PublishedKey { kid, verifying_key })
         });
-        let ours = self.own_issuers.iter().flat_map(|issuer| own.iter().map(|key| (*issuer, key.clone())));
-        let living = others.chain(ours).filter(|(issuer, key)| !is_killed(*issuer, &key.kid));
+        let ours =
+            self.own_issuers.iter().flat_map(|issuer| own.keys.iter().map(|key| (*issuer, key.clone())));
+        let living = others.chain(ours).filter(|(issuer, key)| !killed.contains(*issuer, &key.kid));
         Ok(Self {
             key_set: KeySet::new(living.map(|(issuer, key)| (issuer, vec![key])).collect())?,
             profiles: self.profiles.clone(),
             rules: self.rules.clone(),
             published: Published::new(own, self.published.max_age_s),
+            killed,
             own_issuers: self.own_issuers.clone(),
             epoch: self.epoch + 1,
             ..*self
@@ -210,6 +223,7 @@ impl Policy {
             epoch: 0,
             rules_epoch: 0,
             published: Published::default(),
+            killed: KilledKeys::default(),
             own_issuers: Vec::new(),
             asks: false,
             asks_when_stale: false,
@@ -286,9 +300,18 @@ fn profile(issuer: &config::Issuer) -> Profile {
 }
 
 impl Published {
-    fn new(own: &[PublishedKey], max_age_s: u64) -> Self {
-        let keys = own.iter().map(|key| (key.kid.as_str(), key.verifying_key.as_bytes()));
-        let body = jwks::render(keys).expect("names and keys are texts");
+    fn new(own: &OwnKeys, max_age_s: u64) -> Self {
+        let keys = own.keys.iter().map(|key| JwkOf {
+            kid: &key.kid,
+            public_key: key.verifying_key.as_bytes(),
+            delegation: None,
+        });
+        let delegated = own.delegated.iter().map(|key| JwkOf {
+            kid: &key.kid,
+            public_key: &key.public_key,
+            delegation: Some(&key.delegation),
+        });
+        let body = jwks::render(keys.chain(delegated)).expect("names and keys are texts");
         let etag = format!("\"{}\"", digest(&body));
         let headers = format!("ETag: {etag}\r\nCache-Control: public, max-age={max_age_s}\r\n");
         Self { body, headers, etag, max_age_s }

@@ -4,6 +4,7 @@
 //! signature is. Between the others a batch is looked up. The command line runs these same functions.
 
 use std::slice;
+use std::sync::Arc;
 
 use crate::decision::{Decision, Rejection, UnixSeconds};
 use crate::json;
@@ -11,9 +12,10 @@ use crate::keys::RegisteredKey;
 use crate::revocation::{Answer, Asked, BATCH_LEN, Batch, Identity, Inquiry, Look, Realms, Status};
 use crate::status_list::{self, Reference, Standing};
 use crate::token::{self, Claims, CompactJws, Demand, Padding, Profile, VerifiedJws};
-use crate::verify::{Item, ItemKey, SignatureVerified, Verdict};
+use crate::verify::{Item, ItemKey, SignatureVerified, Verdict, Verifier};
 
 use super::Policy;
+use super::delegates::{Delegate, Delegates};
 use crate::config::OnStale;
 
 /// What a batch is decided by.
@@ -39,8 +41,19 @@ pub struct Admitted<'a, 'p> {
     jws: CompactJws<'a>,
     /// Keys with the token's `kid`. Usually one; several issuers may use the same `kid`, and `iss` cannot be read yet.
     candidates: &'p [RegisteredKey],
+    // The key that signed, where it is not one of those but the one candidate says that it signs.
+    delegate: Option<Arc<Delegate>>,
     // Where the signature was verified in an earlier turn.
     proof: Option<Proof>,
+}
+
+/// Why a token is not admitted, or not yet.
+#[derive(Debug, PartialEq, Eq)]
+pub enum NotAdmitted {
+    /// It is refused.
+    Rejected(Rejection),
+    /// It comes with this delegation, which was not looked at yet or is no good.
+    Delegation(String),
 }
 
 /// That a token's signature was verified under a policy, by which of its candidate keys. Kept while the token waits.
@@ -58,6 +71,8 @@ pub struct Settled<'s, 'p> {
     pub decision: Decision,
     /// Whose key verified the signature, or could have: for the record.
     pub key: Option<&'p RegisteredKey>,
+    // The key that did, where it is not that one but that one says that it signs.
+    delegate: Option<Arc<Delegate>>,
     /// The rules the token was held to.
     pub profile: Option<&'p Profile>,
     /// What the token says, once its signature is verified.
@@ -74,27 +89,88 @@ pub struct Settled<'s, 'p> {
 #[derive(Debug)]
 pub struct Read<'s, 'p>(Settled<'s, 'p>);
 
-/// First step: from bytes to what must be verified.
+/// First step, for a batch: from bytes to what must be verified. A text that is an error already stays one, in its place.
+///
+/// Delegations that `delegates` does not know are verified on the way; `verdicts` is memory for that.
+pub fn admit_all<'a, 'p>(
+    texts: impl Iterator<Item = Result<&'a [u8], Rejection>>,
+    policy: &'p Policy,
+    delegates: &mut Delegates,
+    verifier: &mut Verifier,
+    verdicts: &mut Vec<Verdict>,
+    scratch: &mut token::Scratch,
+) -> Vec<Result<Admitted<'a, 'p>, Rejection>> {
+    delegates.register();
+    let mut unknown: Vec<(usize, &[u8])> = Vec::new();
+    let mut delegations: Vec<String> = Vec::new();
+    let mut admitted: Vec<Result<Admitted<'a, 'p>, Rejection>> = texts
+        .enumerate()
+        .map(|(place, text)| {
+            let text = text?;
+            admit(text, policy, delegates, scratch).map_err(|refused| match refused {
+                NotAdmitted::Rejected(rejection) => rejection,
+                NotAdmitted::Delegation(delegation) => {
+                    unknown.push((place, text));
+                    if !delegations.contains(&delegation) {
+                        delegations.push(delegation);
+                    }
+                    Rejection::DelegationInvalid
+                }
+            })
+        })
+        .collect();
+    if !unknown.is_empty() {
+        delegates.learn(&delegations, policy, verifier, verdicts, scratch);
+        for (place, text) in unknown {
+            admitted[place] = admit(text, policy, delegates, scratch).map_err(NotAdmitted::into_rejection);
+        }
+    }
+    admitted
+}
+
+/// First step, for one token, with the delegations that are known.
 ///
 /// # Errors
-/// The first rule of form, header or key that is broken (F, H, K).
+/// The first rule of form, header or key that is broken (F, H, K), or a delegation that is not known.
 pub fn admit<'a, 'p>(
     text: &'a [u8],
     policy: &'p Policy,
+    delegates: &Delegates,
     scratch: &mut token::Scratch,
-) -> Result<Admitted<'a, 'p>, Rejection> {
-    let (jws, header) =
-        token::parse(text, Padding::Tolerated, scratch).map_err(token::ParseError::rejection)?;
+) -> Result<Admitted<'a, 'p>, NotAdmitted> {
+    let (jws, header) = token::parse(text, Padding::Tolerated, scratch)
+        .map_err(|error| NotAdmitted::Rejected(error.rejection()))?;
 
-    let candidates = policy.key_set.candidates(header.kid);
+    let (candidates, delegate) = match header.delegation {
+        None => (policy.key_set.candidates(header.kid), None),
+        Some(delegation) => {
+            let known = header.kid.and_then(|kid| delegates.find(policy, kid, delegation));
+            let certified = known.and_then(|delegate| Some((delegate.certifier(policy)?, delegate)));
+            let Some((certifier, delegate)) = certified else {
+                return Err(NotAdmitted::Delegation(delegation.to_owned()));
+            };
+            (slice::from_ref(certifier), Some(Arc::clone(delegate)))
+        }
+    };
     if candidates.is_empty() {
-        return Err(Rejection::KeyUnknown);
+        return Err(NotAdmitted::Rejected(Rejection::KeyUnknown));
     }
     // The header must suit every issuer the key may belong to; usually that is one.
     for key in candidates {
-        policy.profile(key).check_header(&header)?;
+        policy.profile(key).check_header(&header).map_err(NotAdmitted::Rejected)?;
     }
-    Ok(Admitted { jws, candidates, proof: None })
+    Ok(Admitted { jws, candidates, delegate, proof: None })
+}
+
+impl NotAdmitted {
+    /// The outcome word, once a delegation that is not known is known to be no good.
+    #[must_use]
+    pub fn into_rejection(self) -> Rejection {
+        match self {
+            Self::Rejected(rejection) => rejection,
+            Self::Delegation(_) => Rejection::DelegationInvalid,
+        }
+    }
 }
 
 impl<'a> Admitted<'a, '_> {
@@ -106,8 +182,9 @@ impl<'a> Admitted<'a, '_> {
     /// What to verify: one item per candidate key, in their order; nothing where that was done.
     pub fn items(&self) -> impl Iterator<Item = Item<'_>> {
         let candidates = if self.proof.is_some() { &[] } else { self.candidates };
-        candidates.iter().map(|key| Item {
-            key: ItemKey::Registered(key.verifying_key()),
+        let delegated = self.delegate.as_deref().map(Delegate::item_key);
+        candidates.iter().map(move |key| Item {
+            key: delegated.unwrap_or(ItemKey::Registered(key.verifying_key())),
             message: self.jws.signing_input(),
             signature: self.jws.signature(),
         })
@@ -125,7 +202,7 @@ pub fn read<'s, 'p>(
     scratch: &'s mut token::Scratch,
 ) -> Read<'s, 'p> {
     let Moment { policy, now, .. } = *moment;
-    let Admitted { jws, candidates, proof } = admitted;
+    let Admitted { jws, candidates, delegate, proof } = admitted;
     let mut proof = proof.map(|proof| (proof.candidate, proof.verified));
     let mut refused = Rejection::KeyUnknown;
     if proof.is_none() {
@@ -140,24 +217,29 @@ pub fn read<'s, 'p>(
     let Some((candidate, verified)) = proof else {
         let key = candidates.first();
         let profile = key.map(|key| policy.profile(key));
-        return Read(Settled { key, profile, ..not_admitted });
+        return Read(Settled { key, delegate, profile, ..not_admitted });
     };
     let key = &candidates[candidate];
     let profile = policy.profile(key);
     let jws = VerifiedJws::new(jws, verified);
     let claims = jws.claims(scratch);
     let proof = Some(Proof { policy_epoch: policy.epoch, candidate, verified: jws.into_proof() });
-    let so_far = |decision, claims| {
-        Read(Settled { decision, key: Some(key), profile: Some(profile), claims, proof, ..not_admitted })
+    let so_far = |decision, claims, delegate| {
+        let (key, profile) = (Some(key), Some(profile));
+        Read(Settled { decision, key, delegate, profile, claims, proof, ..not_admitted })
     };
     let claims = match claims {
         Ok(claims) => claims,
-        Err(error) => return so_far(error.rejection().into(), None),
+        Err(error) => return so_far(error.rejection().into(), None, delegate),
     };
     // The key's issuer must be the one the token names: this is where (issuer, kid) is matched whole.
+    let covered = delegate.as_ref().is_none_or(|delegate| delegate.covers(claims.iat, claims.exp));
     match profile.check_claims(&claims, now, demand) {
-        Ok(()) => so_far(Decision::Accepted, Some(claims)),
-        Err(rejection) => so_far(rejection.into(), Some(claims)),
+        Ok(()) | Err(Rejection::ScopeMissing) if !covered => {
+            so_far(Rejection::DelegationInvalid.into(), Some(claims), delegate)
+        }
+        Ok(()) => so_far(Decision::Accepted, Some(claims), delegate),
+        Err(rejection) => so_far(rejection.into(), Some(claims), delegate),
     }
 }
 
@@ -254,11 +336,17 @@ fn check_status_list(
     }
 }
 
-fn identity<'a>(key: &'a RegisteredKey, profile: &'a Profile, claims: &'a Claims<'_>) -> Identity<'a> {
+fn identity<'a>(
+    key: &'a RegisteredKey,
+    delegate: Option<&'a Delegate>,
+    profile: &'a Profile,
+    claims: &'a Claims<'_>,
+) -> Identity<'a> {
     Identity {
         tenant: &profile.tenant,
         issuer: &profile.issuer,
-        kid: key.kid(),
+        kid: delegate.map_or(key.kid(), Delegate::kid),
+        certified_by: delegate.map(Delegate::certified_by),
         jti: claims.jti.map(|jti| jti.0),
         subject: claims.sub,
         session: claims.sid,
@@ -274,6 +362,7 @@ impl Settled<'_, '_> {
         Self {
             decision: rejection.into(),
             key: None,
+            delegate: None,
             profile: None,
             claims: None,
             asked,
@@ -282,10 +371,19 @@ impl Settled<'_, '_> {
         }
     }
 
+    /// The name of the key that verified the signature, or could have, for the record; empty where no key could.
+    #[must_use]
+    pub fn kid(&self) -> &str {
+        match &self.delegate {
+            Some(delegate) => delegate.kid(),
+            None => self.key.map_or("", RegisteredKey::kid),
+        }
+    }
+
     /// Which of the policy's issuers it is of, and what it can be revoked by. None where its claims were not read.
     fn issuer_and_identity(&self) -> Option<(usize, Identity<'_>)> {
         let (key, profile, claims) = (self.key?, self.profile?, self.claims.as_ref()?);
-        Some((usize::from(key.issuer().0), identity(key, profile, claims)))
+        Some((usize::from(key.issuer().0), identity(key, self.delegate.as_deref(), profile, claims)))
     }
 
     /// What must be asked before this acceptance may be given, and what need not be done again then.
@@ -295,7 +393,8 @@ impl Settled<'_, '_> {
         }
         let (key, profile, claims) = (self.key?, self.profile?, self.claims?);
         let until = claims.exp.unwrap_or(UnixSeconds(u64::MAX)).saturating_add(profile.leeway_s);
-        Some((Inquiry::new(&identity(key, profile, &claims), until, self.asked), self.proof?))
+        let identity = identity(key, self.delegate.as_deref(), profile, &claims);
+        Some((Inquiry::new(&identity, until, self.asked), self.proof?))
     }
 
     /// The decision once what was asked is answered; `None`: nobody answered.

@@ -52,7 +52,7 @@ fn a_token_that_waited_is_not_verified_again_unless_the_policy_changed() {
     let (look, realms, mut scratch) = (view.look(), policy.realms(&view), token::Scratch::default());
     let text = token();
 
-    let admitted = admit(text.as_bytes(), &policy, &mut scratch).unwrap();
+    let admitted = admit(text.as_bytes(), &policy, &Delegates::default(), &mut scratch).unwrap();
     let items: Vec<Item<'_>> = admitted.items().collect();
     assert_eq!(items.len(), 2, "one for each issuer's key of that name");
     let mut verdicts = Vec::new();
@@ -71,7 +71,9 @@ fn a_token_that_waited_is_not_verified_again_unless_the_policy_changed() {
     assert_eq!(inquiry.identity().issuer, "https://two");
 
     // The same proof under the same policy: nothing to verify, and it is the second issuer's key that stands.
-    let again = admit(text.as_bytes(), &policy, &mut scratch).unwrap().proven(Some(proof), &policy);
+    let again = admit(text.as_bytes(), &policy, &Delegates::default(), &mut scratch)
+        .unwrap()
+        .proven(Some(proof), &policy);
     assert_eq!(again.items().count(), 0);
     let settled = settle(again, &mut std::iter::empty(), &moment(&policy), &Demand::default(), &mut scratch);
     assert_eq!(settled.profile.map(|profile| &*profile.name), Some("two"));
@@ -80,7 +82,9 @@ fn a_token_that_waited_is_not_verified_again_unless_the_policy_changed() {
     let mut changed = self::policy();
     changed.epoch = 1;
     let policy = changed;
-    let later = admit(text.as_bytes(), &policy, &mut scratch).unwrap().proven(Some(proof), &policy);
+    let later = admit(text.as_bytes(), &policy, &Delegates::default(), &mut scratch)
+        .unwrap()
+        .proven(Some(proof), &policy);
     assert_eq!(later.items().count(), 2);
     let settled = settle(later, &mut std::iter::empty(), &moment(&policy), &Demand::default(), &mut scratch);
     assert_eq!(settled.decision, Decision::Rejected(Rejection::KeyUnknown), "no verdict, no acceptance");

@@ -5,6 +5,7 @@
 //! column. The audit log is not here; it has its own files.
 
 mod changes;
+mod delegations;
 mod error;
 mod load;
 mod nonces;

@@ -116,6 +116,7 @@ mod tests {
             tenant: "acme",
             issuer: "iss",
             kid: "k",
+            certified_by: None,
             jti: Some(jti),
             subject: None,
             session: None,

@@ -23,6 +23,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (4, "security events", include_str!("migrations/0004_security_events.sql")),
     (5, "status indexes", include_str!("migrations/0005_status_indexes.sql")),
     (6, "signing keys", include_str!("migrations/0006_signing_keys.sql")),
+    (7, "delegations", include_str!("migrations/0007_delegations.sql")),
 ];
 
 /// How long a write waits for another process that holds the file (a backup, an operator's shell).

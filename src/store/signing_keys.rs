@@ -211,7 +211,7 @@ fn signing_key(row: &SqliteRow) -> Result<SigningKey, sqlx::Error> {
 }
 
 /// A time as it was stored; what is below 1970 no version of ours wrote.
-fn millis(stored: i64) -> UnixMillis {
+pub(super) fn millis(stored: i64) -> UnixMillis {
     UnixMillis(u64::try_from(stored).unwrap_or(0))
 }
 

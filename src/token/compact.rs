@@ -6,7 +6,7 @@ use crate::base64url;
 use crate::decision::Rejection;
 use crate::json::{self, JsonError};
 use crate::token::header::{self, Header};
-use crate::token::{HEADER_BYTES_MAX, KID_BYTES_MAX, SIGNATURE_CHARS, TOKEN_BYTES_MAX};
+use crate::token::{DELEGATION_MEMBER, HEADER_BYTES_MAX, KID_BYTES_MAX, SIGNATURE_CHARS, TOKEN_BYTES_MAX};
 
 /// Whether segments may carry the `=` that base64url in a JWS leaves out (F6).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -189,6 +189,9 @@ pub enum ParseError {
     /// RFC 7515 §4.1.10.
     #[error("cty is not a string")]
     CtyNotString,
+    /// D1.
+    #[error("{DELEGATION_MEMBER} is not a string")]
+    DelegationNotString,
     /// F2, F5.
     #[error("a segment is not canonical base64url without padding")]
     Encoding,
@@ -228,6 +231,7 @@ impl ParseError {
         match self {
             Self::AlgorithmUnknown => Rejection::AlgorithmNotAllowed,
             Self::Critical => Rejection::CriticalHeader,
+            Self::DelegationNotString => Rejection::DelegationInvalid,
             Self::CtyNotString | Self::HeaderJson(_) | Self::KidNotString => Rejection::HeaderMalformed,
             Self::Encoding | Self::Segments => Rejection::TokenMalformed,
             Self::ForbiddenMember(_) => Rejection::HeaderMemberForbidden,

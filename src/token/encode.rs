@@ -51,11 +51,21 @@ pub struct StatusPlace<'a> {
     pub uri: &'a str,
 }
 
-/// The `header.payload` to be signed with the key named `kid`.
+/// The name of the key that signs, and what makes it one of the issuer's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SignedBy<'a> {
+    /// Its `kid`.
+    pub kid: &'a str,
+    /// The text of its [`Delegation`](crate::token::Delegation); none for the issuer's own key.
+    pub delegation: Option<&'a str>,
+}
+
+/// The `header.payload` to be signed with this key.
 ///
 /// # Errors
 /// What our own verification of the token would later refuse.
-pub fn signing_input(kid: &str, task: &AgentTask<'_>) -> Result<String, EncodeError> {
+pub fn signing_input(key: SignedBy<'_>, task: &AgentTask<'_>) -> Result<String, EncodeError> {
+    let SignedBy { kid, delegation } = key;
     if kid.is_empty() || kid.len() > KID_BYTES_MAX {
         return Err(EncodeError::Kid);
     }
@@ -71,7 +81,12 @@ pub fn signing_input(kid: &str, task: &AgentTask<'_>) -> Result<String, EncodeEr
     if !task.scope.iter().all(|scope| !scope.is_empty() && scope.bytes().all(is_scope_byte)) {
         return Err(EncodeError::Scope);
     }
-    let header = HeaderText { alg: Algorithm::Ed25519.name(), typ: AGENT_TASK_TYP, kid };
+    let header = HeaderText {
+        alg: Algorithm::Ed25519.name(),
+        typ: AGENT_TASK_TYP,
+        kid,
+        edgate_delegation: delegation,
+    };
     let claims = ClaimsText {
         iss: task.iss,
         sub: task.sub,
@@ -132,6 +147,9 @@ struct HeaderText<'a> {
     alg: &'a str,
     typ: &'a str,
     kid: &'a str,
+    /// [`DELEGATION_MEMBER`](crate::token::DELEGATION_MEMBER).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    edgate_delegation: Option<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -171,8 +189,8 @@ pub enum EncodeError {
     /// A token without audience is refused everywhere.
     #[error("aud is empty")]
     AudienceMissing,
-    /// The key's name is empty or too long.
-    #[error("kid is empty or makes a header longer than {HEADER_BYTES_MAX} bytes")]
+    /// The key's name is empty or too long, or its delegation is too long.
+    #[error("kid is empty, or it and the delegation make a header longer than {HEADER_BYTES_MAX} bytes")]
     Kid,
     /// A name that must say something is empty.
     #[error("iss, sub or jti is empty")]

@@ -2,7 +2,7 @@
 
 use crate::json;
 use crate::token::compact::ParseError;
-use crate::token::{HEADER_BYTES_MAX, KID_BYTES_MAX};
+use crate::token::{DELEGATION_MEMBER, HEADER_BYTES_MAX, KID_BYTES_MAX};
 
 /// The two names of the one algorithm this service verifies; any other `alg` is refused when parsing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -81,6 +81,8 @@ pub struct Header<'s> {
     pub kid: Option<&'s str>,
     /// `typ` as received; compare with [`Header::is_type`].
     pub typ: Option<&'s str>,
+    /// The delegation of the key that signed, where it is not the issuer's own (D1): its text, whatever that is.
+    pub delegation: Option<&'s str>,
     /// Whether any segment was padded with `=` (F6).
     pub padded: bool,
 }
@@ -117,6 +119,7 @@ struct Members<'s> {
     kid: Option<Text<'s>>,
     typ: Option<Text<'s>>,
     cty: Option<Text<'s>>,
+    delegation: Option<Text<'s>>,
     critical: bool,
     forbidden: Option<&'static str>,
 }
@@ -134,6 +137,7 @@ impl<'s> Members<'s> {
             "kid" => self.kid = Some(Text::read(reader)?),
             "typ" => self.typ = Some(Text::read(reader)?),
             "cty" => self.cty = Some(Text::read(reader)?),
+            DELEGATION_MEMBER => self.delegation = Some(Text::read(reader)?),
             "crit" => {
                 self.critical = true;
                 reader.skip()?;
@@ -177,7 +181,12 @@ impl<'s> Members<'s> {
             Some(Text::String(kid)) => Some(kid),
             None => None,
         };
-        Ok(Header { algorithm, kid, typ, padded })
+        let delegation = match self.delegation {
+            Some(Text::OtherKind) => return Err(ParseError::DelegationNotString),
+            Some(Text::String(text)) => Some(text),
+            None => None,
+        };
+        Ok(Header { algorithm, kid, typ, delegation, padded })
     }
 }
 

@@ -39,9 +39,15 @@
 //! | C4 | `iss` that is not exactly the issuer of the key | RFC 8725 §3.8 |
 //! | C5 | `aud` that is absent or names no accepted audience exactly | RFC 8725 §3.9 |
 //! | C6 | an `at+jwt` or `att+jwt` without the claims its kind demands | RFC 9068 §2.2 |
+//! | D1 | a delegation that is no compact JWS of type [`DELEGATION_TYP`], or has one within it | [`Delegation`] |
+//! | D2 | one that is not signed by a key of the issuer, which must be one of its own and not a delegated one | |
+//! | D3 | one of another issuer, of more than [`DELEGATION_LIFE_S_MAX`], or with members that are not known | |
+//! | D4 | one of a key that the registry refuses, or that is not the one whose RFC 7638 thumbprint is the token's `kid` | |
+//! | D5 | a token that was issued before its delegation, or is valid after it, or does not say when it was issued | |
 
 mod claims;
 mod compact;
+mod delegation;
 mod encode;
 mod header;
 mod inspect;
@@ -51,7 +57,11 @@ mod tests;
 
 pub use claims::{ClaimName, ClaimSet, Claims, ClaimsError, Jti, UnknownClaim, VerifiedJws};
 pub use compact::{CompactJws, Padding, ParseError, Scratch, parse, parse_within};
-pub use encode::{AgentTask, EncodeError, StatusPlace, assemble, signing_input};
+pub use delegation::{
+    DELEGATION_LIFE_S_MAX, DELEGATION_MEMBER, DELEGATION_TYP, Delegation, DelegationError,
+    UnverifiedDelegation,
+};
+pub use encode::{AgentTask, EncodeError, SignedBy, StatusPlace, assemble, signing_input};
 pub use header::{Algorithm, AlgorithmSet, Header};
 pub use inspect::{Unverified, inspect};
 pub use profile::{Demand, Profile, ProfileKind, TypeSet};

@@ -51,12 +51,23 @@ fn header_error(header: &str) -> Option<ParseError> {
     parse(text.as_bytes(), Padding::Refused, &mut Scratch::default()).err()
 }
 
+/// The issuer's own key of this name.
+fn own(kid: &str) -> SignedBy<'_> {
+    SignedBy { kid, delegation: None }
+}
+
 #[test]
 fn a_good_token_is_split_and_its_header_read() {
     let text = token(HEADER, CLAIMS);
     let mut scratch = Scratch::default();
     let (jws, header) = parse(text.as_bytes(), Padding::Refused, &mut scratch).unwrap();
-    let expected = Header { algorithm: Algorithm::Ed25519, kid: Some("k1"), typ: Some("JWT"), padded: false };
+    let expected = Header {
+        algorithm: Algorithm::Ed25519,
+        kid: Some("k1"),
+        typ: Some("JWT"),
+        delegation: None,
+        padded: false,
+    };
     assert_eq!(header, expected);
     assert_eq!(jws.signing_input(), &text.as_bytes()[..text.rfind('.').unwrap()]);
     assert_eq!(base64url::encode(jws.signature()), text[text.rfind('.').unwrap() + 1..]);
@@ -162,7 +173,8 @@ fn header_members_are_judged_by_name_and_type() {
 #[test]
 fn typ_is_compared_as_a_media_type() {
     let admits = |types: &TypeSet, typ: Option<&str>| {
-        let header = Header { algorithm: Algorithm::Ed25519, kid: None, typ, padded: false };
+        let header =
+            Header { algorithm: Algorithm::Ed25519, kid: None, typ, delegation: None, padded: false };
         let profile = Profile { types: types.clone(), ..profile(ProfileKind::Jwt) };
         profile.check_header(&header) == Ok(())
     };
@@ -192,7 +204,7 @@ fn typ_is_compared_as_a_media_type() {
 
 #[test]
 fn algorithms_are_the_profiles_choice() {
-    let header = |algorithm| Header { algorithm, kid: None, typ: None, padded: false };
+    let header = |algorithm| Header { algorithm, kid: None, typ: None, delegation: None, padded: false };
     let strict = Profile { algorithms: AlgorithmSet::ED25519, ..profile(ProfileKind::Jwt) };
     assert_eq!(strict.check_header(&header(Algorithm::Ed25519)), Ok(()));
     assert_eq!(strict.check_header(&header(Algorithm::EdDsa)), Err(Rejection::AlgorithmNotAllowed));
@@ -217,7 +229,7 @@ fn an_agent_task_token_is_read_back_as_it_was_issued() {
         act: Some(r#"{"sub":"orchestrator"}"#),
         status: None,
     };
-    let input = signing_input("k1", &task).unwrap();
+    let input = signing_input(own("k1"), &task).unwrap();
     let signature = signing_key().sign(input.as_bytes()).to_bytes();
     let text = assemble(input, &signature);
     let mut scratch = Scratch::default();
@@ -252,7 +264,7 @@ fn what_verification_would_refuse_is_not_issued() {
         act: None,
         status: None,
     };
-    assert!(signing_input("k", &good).is_ok());
+    assert!(signing_input(own("k"), &good).is_ok());
     let long = "x".repeat(TOKEN_BYTES_MAX);
     for (task, error) in [
         (AgentTask { aud: &[], ..good }, EncodeError::AudienceMissing),
@@ -262,14 +274,14 @@ fn what_verification_would_refuse_is_not_issued() {
         (AgentTask { scope: &["a b"], ..good }, EncodeError::Scope),
         (AgentTask { task: &long, ..good }, EncodeError::TooLong),
     ] {
-        assert_eq!(signing_input("k", &task).unwrap_err(), error);
+        assert_eq!(signing_input(own("k"), &task).unwrap_err(), error);
     }
     for cns in ["", "[]", "{", r#"{"a":1,"a":2}"#, r#"{"a":"\ud800"}"#, "{}{}"] {
-        let error = signing_input("k", &AgentTask { cns, ..good }).unwrap_err();
+        let error = signing_input(own("k"), &AgentTask { cns, ..good }).unwrap_err();
         assert!(matches!(error, EncodeError::NotObject("cns", _)), "{cns}");
     }
-    assert_eq!(signing_input("", &good).unwrap_err(), EncodeError::Kid);
-    assert_eq!(signing_input(&"\u{1}".repeat(KID_BYTES_MAX), &good).unwrap_err(), EncodeError::Kid);
+    assert_eq!(signing_input(own(""), &good).unwrap_err(), EncodeError::Kid);
+    assert_eq!(signing_input(own(&"\u{1}".repeat(KID_BYTES_MAX)), &good).unwrap_err(), EncodeError::Kid);
 }
 
 #[test]

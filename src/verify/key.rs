@@ -44,6 +44,15 @@ impl VerifyingKey {
         Tables::of_process().register(bytes)
     }
 
+    /// As [`VerifyingKey::register`], for a thread that must not wait: `None` while somebody else registers or rebalances. A key that is
+    /// new gets its table when [`Tables::rebalance`] next finds it in use.
+    ///
+    /// # Errors
+    /// As of [`VerifyingKey::register`].
+    pub fn try_register(bytes: &[u8; 32]) -> Result<Option<Self>, KeyRejection> {
+        Tables::of_process().try_register(bytes)
+    }
+
     /// The 32 bytes that were registered.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8; 32] {

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, TryLockError, Weak};
 
 use super::engine::Arithmetic;
 use super::key::Registered;
@@ -79,8 +79,8 @@ impl Tables {
     /// The first registry check that fails.
     pub fn register(&self, bytes: &[u8; 32]) -> Result<VerifyingKey, KeyRejection> {
         let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(key) = keys.get(bytes).and_then(|entry| entry.key.upgrade()) {
-            return Ok(VerifyingKey(key));
+        if let Some(key) = alive(&keys, bytes) {
+            return Ok(key);
         }
         let key = Arc::new(Registered::new(bytes)?);
         let arithmetic = self.arithmetic();
@@ -91,6 +91,24 @@ impl Tables {
         }
         keys.insert(*bytes, Entry { key: Arc::downgrade(&key), score: 0 });
         Ok(VerifyingKey(key))
+    }
+
+    /// As [`VerifyingKey::try_register`], within this budget.
+    ///
+    /// # Errors
+    /// The first registry check that fails.
+    pub fn try_register(&self, bytes: &[u8; 32]) -> Result<Option<VerifyingKey>, KeyRejection> {
+        let mut keys = match self.keys.try_lock() {
+            Ok(keys) => keys,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return Ok(None),
+        };
+        if let Some(key) = alive(&keys, bytes) {
+            return Ok(Some(key));
+        }
+        let key = Arc::new(Registered::new(bytes)?);
+        keys.insert(*bytes, Entry { key: Arc::downgrade(&key), score: 0 });
+        Ok(Some(VerifyingKey(key)))
     }
 
     /// Gives the tables to the keys used most, and tells how the budget is used.
@@ -136,6 +154,11 @@ impl Tables {
     fn tables_max(&self, arithmetic: Arithmetic) -> usize {
         self.budget_bytes.load(Ordering::Relaxed) / arithmetic.table_bytes()
     }
+}
+
+/// The key, if it is registered and somebody holds it.
+fn alive(keys: &HashMap<[u8; 32], Entry>, bytes: &[u8; 32]) -> Option<VerifyingKey> {
+    keys.get(bytes).and_then(|entry| entry.key.upgrade()).map(VerifyingKey)
 }
 
 fn has_table(key: &Registered) -> bool {

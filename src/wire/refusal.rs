@@ -29,6 +29,7 @@ pub const fn refusal(rejection: Rejection) -> Refusal {
         | Rejection::AlgorithmNotAllowed
         | Rejection::TypeNotAllowed
         | Rejection::KeyUnknown
+        | Rejection::DelegationInvalid
         | Rejection::SignatureMalformed
         | Rejection::ScalarOutOfRange
         | Rejection::SmallOrderR

@@ -258,6 +258,7 @@ pub(crate) fn identity(jti: &str) -> Identity<'_> {
         tenant: "t",
         issuer: "i",
         kid: "k",
+        certified_by: None,
         jti: Some(jti),
         subject: Some("s"),
         session: None,

@@ -14,6 +14,7 @@ use support::until;
 
 mod checkpoint_key;
 mod control;
+mod delegation;
 mod erasing;
 mod hostile;
 mod http;

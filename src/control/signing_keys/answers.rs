@@ -6,6 +6,8 @@ use serde::Serialize;
 
 use super::held::Keys;
 use crate::base64url;
+use crate::decision::UnixSeconds;
+use crate::keys::delegated::{DelegatedKey, Delegations};
 use crate::keys::life::{KeyState, Ring, SigningKey, UnixMillis};
 use crate::store::KilledKey;
 
@@ -46,10 +48,28 @@ pub(super) struct Key {
 #[derive(Serialize, Default)]
 pub(super) struct Listed {
     keys: Vec<Key>,
+    /// Keys in memory, which the active one delegated to.
+    delegated: Vec<Delegated>,
     /// When something happens by itself next.
     #[serde(skip_serializing_if = "Option::is_none")]
     next_ms: Option<u64>,
     pub(super) killed: Vec<Killed>,
+}
+
+/// A key in memory. Times are Unix milliseconds.
+#[derive(Serialize)]
+struct Delegated {
+    kid: String,
+    /// `x` of its JWK.
+    x: String,
+    /// The key that says that it signs.
+    certified_by: String,
+    published_ms: u64,
+    /// When it may sign at the earliest; absent where its private half is gone, with the process or with the active key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ready_ms: Option<u64>,
+    /// No token that it signs is valid longer; then it leaves the JWKS.
+    ends_ms: u64,
 }
 
 /// A key that an operator killed.
@@ -97,9 +117,37 @@ impl Key {
 }
 
 impl Listed {
-    pub(super) fn new(ring: &Ring, now: UnixMillis) -> Self {
-        let keys = ring.keys().iter().map(|key| Key::new(ring, key)).collect();
-        Self { keys, next_ms: ring.next_at(now).map(|next| next.0), killed: Vec::new() }
+    pub(super) fn new(keys: &Keys) -> Self {
+        let now = (keys.now)();
+        let of_ring = |ring: &Ring| {
+            let active = ring.active().map(|key| key.kid.clone());
+            let listed = ring.keys().iter().map(|key| Key::new(ring, key)).collect();
+            (listed, ring.next_at(now), active)
+        };
+        let (listed, next, active) = keys.look(of_ring).unwrap_or_default();
+        let active = active.as_deref();
+        let of_delegations = |delegations: &Delegations| {
+            let each = delegations.keys().iter();
+            let delegated = each.map(|key| Delegated::new(delegations, key, active)).collect();
+            (delegated, delegations.next_at(active, now))
+        };
+        let (delegated, next_delegated) = keys.delegations(of_delegations);
+        let next = next.into_iter().chain(next_delegated).min();
+        Self { keys: listed, delegated, next_ms: next.map(|next| next.0), killed: Vec::new() }
+    }
+}
+
+impl Delegated {
+    fn new(delegations: &Delegations, key: &DelegatedKey, active: Option<&str>) -> Self {
+        let signs = key.held && active == Some(key.certified_by.as_str());
+        Self {
+            kid: key.kid.clone(),
+            x: base64url::encode(&key.public_key),
+            certified_by: key.certified_by.clone(),
+            published_ms: key.published.0,
+            ready_ms: signs.then(|| delegations.ready_at(key).0),
+            ends_ms: key.expires_at.0.saturating_mul(1000),
+        }
     }
 }
 
@@ -145,6 +193,19 @@ pub(in crate::control) fn metrics(keys: &Keys, out: &mut String) {
             ),
         ]
     });
+    let signs = keys.delegations(|delegations| {
+        let rules = delegations.rules()?;
+        let ordinary = UnixSeconds((now.0 / 1000).saturating_add(rules.token_life_s));
+        Some(delegations.signing(&keys.active()?.kid, ordinary, now).is_some())
+    });
+    if let Some(signs) = signs {
+        let _ = writeln!(
+            out,
+            "# HELP edgate_delegated_key_signs Whether a key in memory signs ordinary tokens now, and not the active key itself.\n\
+             # TYPE edgate_delegated_key_signs gauge\nedgate_delegated_key_signs {}",
+            u8::from(signs)
+        );
+    }
     for (name, help, value) in told.into_iter().flatten() {
         let _ = writeln!(
             out,

@@ -23,8 +23,7 @@ pub(in crate::control) async fn list(State(shared): State<Arc<Shared>>) -> Resul
         tracing::error!(%error, "cannot read which keys were killed");
         ApiError::new(ErrorKind::StoreUnavailable, "the state database cannot be read now")
     })?;
-    let now = (shared.keys.now)();
-    let mut listed = shared.keys.look(|ring| Listed::new(ring, now)).unwrap_or_default();
+    let mut listed = Listed::new(&shared.keys);
     listed.killed = killed.into_iter().map(Into::into).collect();
     Ok(Json(listed).into_response())
 }

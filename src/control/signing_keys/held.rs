@@ -8,9 +8,13 @@ use arc_swap::ArcSwapOption;
 use edgate_hsm::{Signer, TokenSigning};
 use tokio::sync::Notify;
 
+use super::delegating::no_longer_active;
 use super::{ActiveKey, Holders, KeyPlaces, OwnKeys, Publish, SigningKeys};
 use crate::control::error::{ApiError, ErrorKind};
+use crate::decision::UnixSeconds;
+use crate::keys::delegated::{DelegatedKey, Delegations};
 use crate::keys::life::{Refusal, Ring, SigningKey, UnixMillis};
+use crate::keys::{IssuerIndex, KilledKeys};
 use crate::store::KilledKey;
 use crate::token::Profile;
 
@@ -46,6 +50,9 @@ pub(super) struct Own {
 struct Held {
     // `None` on a node that only verifies.
     ring: Option<Ring>,
+    delegations: Delegations,
+    // What signs, of the delegated keys whose private halves are here.
+    delegates: HashMap<String, Arc<ActiveKey>>,
     killed: KilledKids,
     // Keys whose row could not be written when they changed: written with the next that is.
     unsaved: HashSet<String>,
@@ -71,16 +78,23 @@ impl Keys {
         for one in killed {
             kids.entry(one.issuer).or_default().insert(one.kid);
         }
-        let (ring, signer, own) = match own {
-            Some(OwnKeys { tenant, ring, signer, places }) => {
-                (Some(ring), signer, Some(Own { tenant, places }))
+        let (ring, signer, delegations, own) = match own {
+            Some(OwnKeys { tenant, ring, signer, delegations, places }) => {
+                (Some(ring), signer, delegations, Some(Own { tenant, places }))
             }
-            None => (None, None, None),
+            None => (None, None, Delegations::new(Vec::new(), None), None),
         };
         let kid = ring.as_ref().and_then(Ring::active).map(|key| key.kid.clone());
-        let active = kid.zip(signer).map(|(kid, signer)| Arc::new(ActiveKey { kid, signer }));
+        let active = kid.zip(signer);
+        let active = active.map(|(kid, signer)| Arc::new(ActiveKey { kid, delegation: None, signer }));
         Self {
-            held: Mutex::new(Held { ring, killed: kids, unsaved: HashSet::new() }),
+            held: Mutex::new(Held {
+                ring,
+                delegations,
+                delegates: HashMap::new(),
+                killed: kids,
+                unsaved: HashSet::new(),
+            }),
             active: ArcSwapOption::new(active),
             turn: tokio::sync::Mutex::new(()),
             changed: Notify::new(),
@@ -97,6 +111,59 @@ impl Keys {
     /// The key that signs now: one value, so that whoever signs names, records and uses the same key.
     pub(in crate::control) fn active(&self) -> Option<Arc<ActiveKey>> {
         self.active.load_full()
+    }
+
+    /// The key that signs a token that is valid until `expires_at`: a delegated one, or the Active one itself.
+    pub(in crate::control) fn signing(&self, expires_at: UnixSeconds) -> Option<Arc<ActiveKey>> {
+        let active = self.active()?;
+        let held = self.lock();
+        let chosen = held.delegations.signing(&active.kid, expires_at, (self.now)());
+        let delegate = chosen.and_then(|key| held.delegates.get(&key.kid));
+        Some(delegate.map_or(active, Arc::clone))
+    }
+
+    /// Looks at the delegated keys.
+    pub(in crate::control) fn delegations<T>(&self, look: impl FnOnce(&Delegations) -> T) -> T {
+        look(&self.lock().delegations)
+    }
+
+    /// Publishes a delegated key, which signs in its time.
+    pub(super) fn delegate(&self, key: DelegatedKey, signer: ActiveKey) -> Result<(), ChangeError> {
+        let mut held = self.lock();
+        let Held { ring, delegations, delegates, killed, .. } = &mut *held;
+        let is_active =
+            ring.as_ref().and_then(Ring::active).is_some_and(|active| active.kid == key.certified_by);
+        if !is_active {
+            return Err(no_longer_active(&key.certified_by));
+        }
+        let mut next = delegations.clone();
+        // Since when it is served is what counts, and that is not before now.
+        next.push(DelegatedKey { published: (self.now)(), ..key });
+        self.publish(ring.as_ref(), &next, killed)?;
+        *delegations = next;
+        delegates.insert(signer.kid.clone(), Arc::new(signer));
+        drop(held);
+        self.changed.notify_one();
+        Ok(())
+    }
+
+    /// Takes the delegated keys out of the JWKS whose delegations are over.
+    pub(super) fn forget_ended_delegations(&self) -> Result<(), ChangeError> {
+        let mut held = self.lock();
+        let Held { ring, delegations, delegates, killed, .. } = &mut *held;
+        let mut next = delegations.clone();
+        if next.forget_ended((self.now)()) {
+            self.publish(ring.as_ref(), &next, killed)?;
+            *delegations = next;
+            delegates.retain(|kid, _| delegations.key(kid).is_some());
+        }
+        Ok(())
+    }
+
+    /// Whether this is a key of this node, delegated ones included.
+    pub(super) fn is_own(&self, kid: &str) -> bool {
+        let held = self.lock();
+        held.ring.as_ref().is_some_and(|ring| ring.key(kid).is_ok()) || held.delegations.key(kid).is_some()
     }
 
     /// Whether what this key signed is still accepted.
@@ -141,16 +208,17 @@ impl Keys {
         change: impl FnOnce(&mut Ring, UnixMillis) -> Result<T, Refusal>,
     ) -> Result<T, ChangeError> {
         let mut held = self.lock();
-        let Held { ring: Some(ring), killed, .. } = &mut *held else {
+        let Held { ring: Some(ring), delegations, delegates, killed, .. } = &mut *held else {
             unreachable!("a command looks first whether there is a ring");
         };
         let mut next = ring.clone();
         let done = change(&mut next, (self.now)())?;
         if !ring.verifying().map(|key| &key.kid).eq(next.verifying().map(|key| &key.kid)) {
-            self.publish(Some(&next), killed)?;
+            self.publish(Some(&next), delegations, killed)?;
         }
         *ring = next;
         self.settle(ring, signer);
+        let_go(ring, delegations, delegates);
         drop(held);
         self.changed.notify_one();
         Ok(done)
@@ -160,9 +228,10 @@ impl Keys {
     /// and as it is now, if it is one.
     pub(super) fn kill(&self, dead: &[KilledKey]) -> Result<Option<(SigningKey, SigningKey)>, ChangeError> {
         let mut held = self.lock();
-        let Held { ring, killed, .. } = &mut *held;
+        let Held { ring, delegations, delegates, killed, .. } = &mut *held;
+        let mut news = false;
         for one in dead {
-            killed.entry(one.issuer.clone()).or_default().insert(one.kid.clone());
+            news |= killed.entry(one.issuer.clone()).or_default().insert(one.kid.clone());
         }
         let published =
             dead.iter().any(|one| (self.holders)(&one.kid).into_iter().any(|index| self.is_of(index, one)));
@@ -175,9 +244,14 @@ impl Keys {
             changed = Some((before, ring.key(&one.kid)?.clone()));
             self.settle(ring, None);
         }
-        // A key that nobody has leaves no set: the shards' policy is as it was.
-        if published || changed.is_some() {
-            self.publish(ring.as_ref(), killed)?;
+        if let (Some(ring), Some(one)) = (ring.as_ref(), ours) {
+            // With a key go those that it delegated to.
+            delegations.kill(&one.kid);
+            let_go(ring, delegations, delegates);
+        }
+        // News even where no set has it: it may be a key that tokens bring a delegation of.
+        if news || published || changed.is_some() {
+            self.publish(ring.as_ref(), delegations, killed)?;
         }
         drop(held);
         self.changed.notify_one();
@@ -202,12 +276,19 @@ impl Keys {
         dead.collect()
     }
 
-    fn publish(&self, ring: Option<&Ring>, killed: &KilledKids) -> Result<(), ChangeError> {
+    fn publish(
+        &self,
+        ring: Option<&Ring>,
+        delegations: &Delegations,
+        killed: &KilledKids,
+    ) -> Result<(), ChangeError> {
         let ours: Vec<&SigningKey> = ring.iter().flat_map(|ring| ring.verifying()).collect();
-        let is_killed = |index: usize, kid: &str| {
-            self.issuers.get(index).is_some_and(|(_, issuer)| is_killed(killed, issuer, kid))
-        };
-        (self.publish)(&ours, &is_killed).map_err(ChangeError::Unpublished)
+        let issuers = (0..).map(IssuerIndex).zip(&self.issuers);
+        let dead: KilledKeys = issuers
+            .filter_map(|(index, (_, issuer))| Some((index, killed.get(issuer)?)))
+            .flat_map(|(index, kids)| kids.iter().map(move |kid| (index, kid.clone())))
+            .collect();
+        (self.publish)(&ours, delegations.keys(), dead).map_err(ChangeError::Unpublished)
     }
 
     /// Lets the ring's Active key sign, and no other.
@@ -215,7 +296,8 @@ impl Keys {
         let active = ring.active().map(|key| &key.kid);
         match (active, signer) {
             (Some(kid), Some(signer)) => {
-                self.active.store(Some(Arc::new(ActiveKey { kid: kid.clone(), signer })));
+                let active = ActiveKey { kid: kid.clone(), delegation: None, signer };
+                self.active.store(Some(Arc::new(active)));
             }
             _ if self.active.load().as_ref().map(|key| &key.kid) == active => {}
             _ => self.active.store(None),
@@ -245,6 +327,12 @@ impl Keys {
         // Nothing is left half-changed under this lock, whatever a panicking thread did.
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Lets go of the delegated keys that sign no more: of another key than the Active one, or not there any more.
+fn let_go(ring: &Ring, delegations: &mut Delegations, delegates: &mut HashMap<String, Arc<ActiveKey>>) {
+    delegations.let_go(ring.active().map(|key| key.kid.as_str()));
+    delegates.retain(|kid, _| delegations.key(kid).is_some_and(|key| key.held));
 }
 
 fn is_killed(killed: &KilledKids, issuer: &str, kid: &str) -> bool {

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::steps;
+use super::{delegating, steps};
 use crate::control::error::ApiError;
 use crate::control::state::Shared;
 use crate::keys::life::{Due, Ring};
@@ -51,7 +51,10 @@ pub(in crate::control) async fn keep(shared: Arc<Shared>) {
 async fn do_what_is_due(shared: &Arc<Shared>) -> bool {
     let keys = &shared.keys;
     let due = |ring: &Ring| ring.due((keys.now)());
-    if keys.look(due).unwrap_or_default().is_empty() {
+    if let Err(error) = keys.forget_ended_delegations() {
+        tracing::error!(%error, "cannot take ended delegations out of the JWKS");
+    }
+    if keys.look(due).unwrap_or_default().is_empty() && !delegating::is_due(keys) {
         return false;
     }
     let Ok(_turn) = keys.turn().await else { return true };
@@ -70,11 +73,22 @@ async fn do_what_is_due(shared: &Arc<Shared>) -> bool {
             failed.push(next);
         }
     }
+    // After what was due to the keys themselves: the one that delegates is the one that is active then.
+    if delegating::is_due(keys)
+        && let Err(error) = delegating::delegate(shared, ACTOR).await
+    {
+        tracing::error!(problem = error.description, "no key could be delegated to; tried again later");
+        return true;
+    }
     !failed.is_empty()
 }
 
 fn until_next(shared: &Shared) -> Duration {
     let now = (shared.keys.now)();
-    let next = shared.keys.look(|ring| ring.next_at(now)).flatten();
+    let keys = &shared.keys;
+    let active = keys.active();
+    let delegated =
+        keys.delegations(|delegations| delegations.next_at(active.as_ref().map(|key| key.kid.as_str()), now));
+    let next = keys.look(|ring| ring.next_at(now)).flatten().into_iter().chain(delegated).min();
     next.map_or(SLEEP_MAX, |next| Duration::from_millis(next.since(now)).min(SLEEP_MAX))
 }

@@ -15,6 +15,7 @@
 
 mod answers;
 mod commands;
+mod delegating;
 mod held;
 mod keeper;
 mod kill;
@@ -30,8 +31,11 @@ pub(super) use held::Keys;
 pub(super) use keeper::keep;
 pub(super) use kill::kill;
 
+use crate::keys::KilledKeys;
+use crate::keys::delegated::{DelegatedKey, Delegations};
 use crate::keys::life::{Ring, SigningKey, UnixMillis};
 use crate::store::KilledKey;
+use crate::token::SignedBy;
 
 /// What the daemon hands over of its keys.
 pub struct SigningKeys {
@@ -59,6 +63,8 @@ pub struct OwnKeys {
     pub ring: Ring,
     /// The one that signs.
     pub signer: Option<Signer<TokenSigning>>,
+    /// Those in memory, which it delegates to; those of the process before, whose private halves are gone.
+    pub delegations: Delegations,
     /// How private keys are made, opened and destroyed.
     pub places: KeyPlaces,
 }
@@ -75,7 +81,12 @@ pub struct KeyPlaces {
     pub open: OpenKey,
     /// Destroys one.
     pub destroy: DestroyKey,
+    /// Makes one that lives in this process's memory alone.
+    pub make_in_memory: MakeInMemory,
 }
+
+/// Makes a key in memory.
+pub type MakeInMemory = Arc<dyn Fn() -> Result<Signer<TokenSigning>, String> + Send + Sync>;
 
 /// Opens a key.
 pub type OpenKey = Arc<dyn Fn(&SigningKey) -> Result<Signer<TokenSigning>, String> + Send + Sync>;
@@ -92,15 +103,24 @@ pub struct MadeKey {
     pub place: String,
 }
 
-/// Has every shard verify by these keys of ours, and by those of the other issuers that were not killed, from its next turn on. The
-/// second argument says of an issuer, by its place in the configuration, and a `kid` whether that key was killed.
+/// Has every shard verify by these keys of ours, and by those of the other issuers that were not killed, from its next turn on; lists
+/// our keys and the delegated ones in the JWKS. Issuers are named by their places in the configuration.
 pub type Publish =
-    Arc<dyn Fn(&[&SigningKey], &dyn Fn(usize, &str) -> bool) -> Result<(), String> + Send + Sync>;
+    Arc<dyn Fn(&[&SigningKey], &[DelegatedKey], KilledKeys) -> Result<(), String> + Send + Sync>;
 
-/// The key that signs.
+/// A key that signs: the Active one, or one that it delegates to.
 pub(super) struct ActiveKey {
     /// Its name in tokens and records.
     pub(super) kid: String,
+    /// The text of its delegation, if it is a delegated one.
+    pub(super) delegation: Option<String>,
     /// What signs.
     pub(super) signer: Signer<TokenSigning>,
+}
+
+impl ActiveKey {
+    /// What the header of a token says of it.
+    pub(super) fn signed_by(&self) -> SignedBy<'_> {
+        SignedBy { kid: &self.kid, delegation: self.delegation.as_deref() }
+    }
 }

@@ -14,12 +14,12 @@ use crate::keys::life::{KeyState, NewKey, Refusal, Ring, SigningKey, UnixMillis}
 use crate::keys::thumbprint;
 
 /// What is going to be done, as the record says it.
-struct Order<'a> {
-    actor: &'a str,
-    what: &'a str,
-    before: &'a str,
-    after: &'a str,
-    event: AsEvent,
+pub(super) struct Order<'a> {
+    pub(super) actor: &'a str,
+    pub(super) what: &'a str,
+    pub(super) before: &'a str,
+    pub(super) after: &'a str,
+    pub(super) event: AsEvent,
 }
 
 /// What was done: the record of it, and the key as it is now.
@@ -224,17 +224,30 @@ async fn recorded(
     order: &Order<'_>,
     effect: impl Future<Output = Result<SigningKey, ApiError>>,
 ) -> Result<Done, ApiError> {
+    // Of a key that was just made nobody knew the name before.
+    let named = |key: &SigningKey| format!("signing.key {}", key.kid);
+    let (id, key) = on_record(shared, order, named, effect).await?;
+    let Order { actor, after, .. } = *order;
+    tracing::info!(kid = key.kid, state = key.state.name(), actor, after, "a signing key changed");
+    Ok(Done { id: id?, key })
+}
+
+/// Records the intent, has it done, and records what came of it, of what `named` says it was done to. What was done stands, whether
+/// its record does or not.
+pub(super) async fn on_record<T>(
+    shared: &Shared,
+    order: &Order<'_>,
+    named: impl FnOnce(&T) -> String,
+    effect: impl Future<Output = Result<T, ApiError>>,
+) -> Result<(Result<String, ApiError>, T), ApiError> {
     let Order { actor, what, before, after, event } = *order;
     let change = ChangeEvent { phase: Phase::Intent, actor, what, before, after, intent: None };
     let intent = intend(shared, change, event).await?;
     let done = effect.await;
-    // Of a key that was just made nobody knew the name before.
-    let named = done.as_ref().ok().map(|key| format!("signing.key {}", key.kid));
+    let named = done.as_ref().ok().map(named);
     let outcome = ChangeEvent { intent: Some(intent), what: named.as_deref().unwrap_or(what), ..change };
     let id = conclude(shared, outcome, event, done.is_ok()).await;
-    let key = done?;
-    tracing::info!(kid = key.kid, state = key.state.name(), actor, after, "a signing key changed");
-    Ok(Done { id: id?, key })
+    Ok((id, done?))
 }
 
 async fn store(shared: &Shared, own: &Own, rows: &[SigningKey]) -> Result<(), ApiError> {
@@ -259,7 +272,7 @@ async fn note(shared: &Shared, own: &Own, kids: &[String]) {
     }
 }
 
-fn unusable(what: &str, problem: &str) -> ApiError {
+pub(super) fn unusable(what: &str, problem: &str) -> ApiError {
     tracing::error!(problem, "cannot {what}");
     ApiError::new(ErrorKind::SigningUnavailable, format!("cannot {what}: {problem}"))
 }

@@ -59,6 +59,7 @@ fn standing(node: &Node, subject: &str, session: &str, issued_at: u64) -> Status
         tenant: "acme",
         issuer: PARTNER,
         kid: "partner-key",
+        certified_by: None,
         jti: Some("any"),
         subject: Some(subject),
         session: Some(session),

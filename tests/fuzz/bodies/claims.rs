@@ -8,7 +8,7 @@ use edgate::decision::{Decision, Rejection, UnixSeconds};
 use edgate::json::{self, Reader};
 use edgate::keys::{IssuerIndex, KeySet, PublishedKey};
 use edgate::revocation::{Change, Effect, Freshness, TargetKind, View};
-use edgate::shard::{Moment, Policy, Settled, admit, settle};
+use edgate::shard::{Delegates, Moment, Policy, Settled, admit, settle};
 use edgate::token::{self, Demand, Profile, ProfileKind, Scratch};
 use edgate::verify::{Engine, Item, Verifier, VerifyingKey};
 use edgate::wire::{AnswerWriter, Connection, IDENTITY_HEADERS, Identity, Place, Terms, write_forward_reply};
@@ -67,9 +67,9 @@ impl Gate {
 
     fn decide<T>(&mut self, text: &[u8], then: impl FnOnce(&Settled<'_, '_>) -> T) -> T {
         let Self { policy, view, verifier, scratch, .. } = self;
-        let admitted = match admit(text, policy, scratch) {
+        let admitted = match admit(text, policy, &Delegates::default(), scratch) {
             Ok(admitted) => admitted,
-            Err(rejection) => return then(&Settled::not_admitted(rejection)),
+            Err(refused) => return then(&Settled::not_admitted(refused.into_rejection())),
         };
         let mut verdicts = Vec::new();
         let items: Vec<Item<'_>> = shard::Admitted::items(&admitted).collect();

@@ -108,7 +108,9 @@ pub fn jwks(text: &[u8]) {
 
     let published: Vec<_> =
         set.keys.iter().map(|key| (key.kid.as_str(), key.verifying_key.as_bytes())).collect();
-    let rendered = key_set::render(published.iter().copied()).expect("names and keys can be written");
+    let jwk = |(kid, public_key)| key_set::JwkOf { kid, public_key, delegation: None };
+    let rendered =
+        key_set::render(published.iter().copied().map(jwk)).expect("names and keys can be written");
     let again = key_set::parse(rendered.as_bytes()).expect("a published set is a set");
     let again: Vec<_> =
         again.keys.iter().map(|key| (key.kid.as_str(), key.verifying_key.as_bytes())).collect();

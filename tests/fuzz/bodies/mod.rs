@@ -12,6 +12,7 @@ mod bundle;
 mod calls;
 mod claims;
 mod copies;
+mod delegation;
 mod documents;
 mod edits;
 mod events;
@@ -30,6 +31,7 @@ pub use bundle::{audit_bundle, write_bundles};
 pub use calls::{forward_auth, verify_call};
 pub use claims::claims;
 pub use copies::{audit_copy, write_copies};
+pub use delegation::delegation;
 pub use documents::{config, json, jwks};
 pub use events::{security_event, status_list};
 pub use http::{request_body, request_head};
@@ -59,6 +61,7 @@ pub const TARGETS: &[Target] = &[
     ("claims", claims),
     ("compact_jws", compact_jws),
     ("config", config),
+    ("delegation", delegation),
     ("forward_auth", forward_auth),
     ("hsm_backup", hsm_backup),
     ("json", json),

@@ -1,7 +1,8 @@
 //! The compact JWS.
 
 use edgate::token::{
-    Algorithm, HEADER_BYTES_MAX, KID_BYTES_MAX, Padding, ParseError, Scratch, TOKEN_BYTES_MAX, inspect, parse,
+    Algorithm, DELEGATION_MEMBER, HEADER_BYTES_MAX, KID_BYTES_MAX, Padding, ParseError, Scratch,
+    TOKEN_BYTES_MAX, inspect, parse,
 };
 use edgate::{base64url, wire};
 use serde_json::Value;
@@ -47,6 +48,7 @@ pub fn compact_jws(text: &[u8]) {
     assert_eq!(Algorithm::from_name(header.algorithm.name()), Some(header.algorithm));
     assert_eq!(value.get("kid").and_then(Value::as_str), header.kid);
     assert_eq!(value.get("typ").and_then(Value::as_str), header.typ);
+    assert_eq!(value.get(DELEGATION_MEMBER).and_then(Value::as_str), header.delegation);
     assert!(header.kid.is_none_or(|kid| kid.len() <= KID_BYTES_MAX));
     let object = value.as_object().expect("an accepted header is an object");
     for member in ["crit", "b64", "jwk", "jku", "x5u", "x5c", "zip", "enc"] {
