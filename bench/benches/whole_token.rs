@@ -27,6 +27,7 @@ const TOKENS: usize = 4096;
 struct Edgate {
     policy: Policy,
     verifier: Verifier,
+    delegates: Delegates,
     verdicts: Vec<Verdict>,
     view: View,
     realms: Vec<Realms>,
@@ -52,6 +53,7 @@ impl Edgate {
             realms: policy.realms(&view),
             policy,
             verifier: Verifier::new(engine),
+            delegates: Delegates::default(),
             verdicts: Vec::new(),
             view,
             scratch: token::Scratch::default(),
@@ -60,13 +62,13 @@ impl Edgate {
 
     /// How many tokens of the batch are accepted.
     fn decide(&mut self, batch: &[String]) -> usize {
-        let Self { policy, verifier, verdicts, view, realms, scratch } = self;
-        let delegates = Delegates::default();
-        let admitted: Vec<Admitted<'_, '_>> = batch
-            .iter()
-            .map(|token| shard::admit(token.as_bytes(), policy, &delegates, scratch))
-            .collect::<Result<_, _>>()
-            .expect("every token is well formed");
+        let Self { policy, verifier, delegates, verdicts, view, realms, scratch } = self;
+        let texts = batch.iter().map(|token| Ok(token.as_bytes()));
+        let admitted: Vec<Admitted<'_, '_>> =
+            shard::admit_all(texts, policy, delegates, verifier, verdicts, scratch)
+                .into_iter()
+                .collect::<Result<_, _>>()
+                .expect("every token is well formed");
         let items: Vec<Item<'_>> = admitted.iter().flat_map(Admitted::items).collect();
         verifier.verify(&items, verdicts);
         let mut verdicts = verdicts.drain(..);

@@ -346,6 +346,47 @@ fn a_token_that_is_away_stops_issuing_alone_and_heals() {
 }
 
 #[test]
+fn a_delegated_key_issues_while_the_token_is_away_and_no_longer_than_its_delegation() {
+    let Some(stage) = Stage::new(true) else { return };
+    let config = stage.configure("sign_timeout_ms = 500", "");
+    let text = fs::read_to_string(&config).unwrap();
+    let delegated = "issuer = \"own\"\njwks_max_age_s = 1\ndefault_ttl_s = 3\ndelegation_s = 20\n";
+    fs::write(&config, text.replacen("issuer = \"own\"\n", delegated, 1)).unwrap();
+    stage.faults("");
+    let daemon = stage.start();
+    let kid = |answer: &Response| answer.json()["kid"].as_str().unwrap().to_owned();
+    let first = daemon.issue();
+    assert_eq!(first.status, 201, "signed in the token: {first:?}");
+    let in_token = kid(&first);
+    until("the delegated key", || kid(&daemon.issue()) != in_token);
+    let delegated = kid(&daemon.issue());
+
+    stage.faults("C_Sign rv=0x30\nC_SignInit rv=0x30\n");
+    let ends = daemon.get(daemon.control, "/v1/keys", "").json()["delegated"][0]["ends_ms"].as_u64().unwrap();
+    let longer = json!({"agent_id": "agent-1", "scope": ["orders.read"], "ttl": 600});
+    until("the token to be gone", || daemon.post("/v1/tokens", &longer).status == 503);
+    let mut issued = 0;
+    until("the end of the delegation", || {
+        let answer = daemon.issue();
+        if answer.status == 503 {
+            return true;
+        }
+        assert_eq!((answer.status, kid(&answer)), (201, delegated.clone()), "{answer:?}");
+        assert_eq!(daemon.verify(answer.json()["token"].as_str().unwrap()), 200);
+        issued += 1;
+        false
+    });
+    assert!(issued > 10, "{issued}");
+    assert!(support::now() * 1000 + 5_000 > ends, "it issued until then");
+    stage.faults("");
+    until("another delegated key", || {
+        let answer = daemon.issue();
+        answer.status == 201 && ![&in_token, &delegated].contains(&&kid(&answer))
+    });
+    daemon.terminate();
+}
+
+#[test]
 fn calls_that_hang_cost_no_verification_and_no_deadline() {
     let Some(stage) = Stage::new(true) else { return };
     stage.configure("hang_limit_ms = 500\nsign_timeout_ms = 700", "");
