@@ -242,7 +242,8 @@ fn failover() {
         });
         let group = Group::start(members.to_vec(), MEMBER_TIMEOUT).unwrap();
         let pinned = key.verifying_key().to_bytes();
-        let signer = group.signing_key::<TokenSigning>(&named[0], Some(pinned), soon()).unwrap();
+        let signer =
+            group.signing_key::<TokenSigning>(&named[0].object_only(), Some(pinned), soon()).unwrap();
         let both = || {
             let until = Instant::now() + PATIENCE;
             let ready = |member: &MemberStanding| matches!(member.standing, TokenStanding::Ready);

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::route::{Message, Route};
-use crate::{HsmError, KeyPurpose, Signed};
+use crate::{HsmError, KeyPurpose, Signed, Signer};
 
-/// A handle to a group whose members have different keys for the purpose `P`. Cheap to clone; shared by threads.
+/// A handle to several keys for the purpose `P`, any of which signs. Cheap to clone; shared by threads.
 ///
 /// No key leaves its token for it, not even to be copied; the price is that verifiers must know every key.
 pub struct AnySigner<P: KeyPurpose> {
@@ -16,12 +16,15 @@ pub struct AnySigner<P: KeyPurpose> {
 }
 
 impl<P: KeyPurpose> AnySigner<P> {
-    pub(crate) fn new(route: Arc<Route>, public_keys: Vec<P::PublicKey>) -> Self {
-        Self { route, public_keys: public_keys.into() }
+    /// A signer by whichever of these keys; `None` if there is none, or if one of them is not in a token.
+    #[must_use]
+    pub fn of(signers: &[&Signer<P>]) -> Option<Self> {
+        let routes: Vec<Arc<Route>> = signers.iter().map(|signer| signer.route()).collect::<Option<_>>()?;
+        let public_keys = signers.iter().map(|signer| signer.public_key()).collect();
+        Some(Self { route: Route::joined(&routes)?, public_keys })
     }
 
-    /// Every key that may sign or may have signed, in the order of the members, drained ones included: what is to be
-    /// published.
+    /// Every key that may sign, in the order in which they were given, those of drained members included.
     #[must_use]
     pub fn public_keys(&self) -> &[P::PublicKey] {
         &self.public_keys

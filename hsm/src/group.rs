@@ -1,9 +1,9 @@
 //! Several tokens behind one signer.
 //!
 //! Each member is a session pool of its own, with its own PIN, its own health and its own way back. There are two kinds of
-//! group. Where the key is *replicated* every member holds the same one, and the group is a [`Signer`] like any other.
-//! With a *key per member* no key is ever copied: any of them signs, the signature says which, and verifiers know all of
-//! them ([`AnySigner`]).
+//! key. One that is *replicated* is in every member, and its [`Signer`] is like any other. With a *key per member* no key is
+//! ever copied: any of them signs, the signature says which, and verifiers know all of them
+//! ([`AnySigner`](crate::AnySigner)).
 //!
 //! Either way a member signs only when its key is the one pinned for it, shown by the token where it shows it and proven by
 //! a verified signature in any case. A member that is away at the start, or goes away, joins again by itself when its
@@ -20,7 +20,7 @@ use zeroize::Zeroizing;
 use crate::pool::{PinnedKey, typed};
 use crate::route::{Route, Seat, Share};
 use crate::{
-    AnySigner, HsmError, KeyName, KeyPurpose, Pkcs11Uri, Pool, PoolMetrics, PoolSettings, PublicKey, Signer,
+    HsmError, KeyName, KeyPurpose, Pkcs11Uri, Pool, PoolMetrics, PoolSettings, PublicKey, Signer,
     TokenStanding, WrappingKey,
 };
 
@@ -39,15 +39,6 @@ pub struct MemberSettings {
     pub weight: u32,
     /// It stays logged in and tested, and signs nothing for anybody.
     pub draining: bool,
-}
-
-/// The key of one member, where each has its own.
-#[derive(Debug, Clone)]
-pub struct MemberKey {
-    /// Its name, by `object` or `id`; the token is the member's.
-    pub uri: Pkcs11Uri,
-    /// The public key it must have.
-    pub public_key: PublicKey,
 }
 
 /// Tokens that sign for one another.
@@ -143,71 +134,57 @@ impl Group {
         }
     }
 
-    /// Opens the signing key that `uri` names, which is the same in every member, for the purpose `P`. Blocks until
-    /// `deadline`.
+    /// Opens the signing key that `uri` names, for the purpose `P`. Blocks until `deadline`. A name without a token is that of a key which
+    /// is the same in every member; one with a token is a key of that member alone.
     ///
     /// A member that is away is taken in unseen if the key is `pinned`, and shows its key before it signs.
     ///
     /// # Errors
-    /// What is wrong with the key in one of the members; [`HsmError::MemberRefused`] for one with another key.
+    /// What is wrong with the key in one of the members; [`HsmError::MemberRefused`] for one with another key;
+    /// [`HsmError::Token`] for a token that is no member's.
     pub fn signing_key<P: KeyPurpose>(
         &self,
         uri: &Pkcs11Uri,
         pinned: Option<P::PublicKey>,
         deadline: Instant,
     ) -> Result<Signer<P>, HsmError> {
+        let members = self.members_of(uri)?;
         let pinned = pinned.map(Into::into);
-        if pinned.is_none() && self.members.len() > 1 {
+        if pinned.is_none() && members.len() > 1 {
             return Err(HsmError::Unpinned { key: Box::new(uri.clone()) });
         }
-        let keys = at_once(&self.members, |member| member.open_key::<P>(uri, pinned, deadline))?;
-        let (seats, halves) = self.seats(keys)?;
+        let keys = at_once(&members, |member| member.open_key::<P>(uri, pinned, deadline))?;
+        let (seats, halves) = self.seats(&members, keys)?;
         let public_key = *halves.first().ok_or(HsmError::Stopped)?;
         Ok(Signer::routed(Route::new(seats, self.patience), typed::<P>(public_key, uri)?))
     }
 
-    /// Opens the signing key of each member, in the order of the settings, for the purpose `P`. Blocks until `deadline`.
+    /// As [`Pool::make_signing_key`], in the token that `home` names; where the group is one token it need name none.
     ///
     /// # Errors
-    /// As [`Self::signing_key`].
-    pub fn signing_keys<P: KeyPurpose>(
+    /// As there; [`HsmError::MemberRefused`] where several would have to: what one makes the others do not have.
+    pub fn make_signing_key(
         &self,
-        keys: &[MemberKey],
+        home: &Pkcs11Uri,
+        name: KeyName,
         deadline: Instant,
-    ) -> Result<AnySigner<P>, HsmError> {
-        if let Some(member) = self.members.get(keys.len()) {
-            let rule = "every member has a key, and none is named for this one";
-            return Err(HsmError::MemberRefused { member: Box::new(member.pool.token()), rule });
-        }
-        let named: Vec<(&Member, &MemberKey)> = self.members.iter().zip(keys).collect();
-        let opened =
-            at_once(&named, |(member, key)| member.open_key::<P>(&key.uri, Some(key.public_key), deadline))?;
-        let (seats, halves) = self.seats(opened)?;
-        let of_purpose = |(half, (_, key)): (PublicKey, &(&Member, &MemberKey))| typed::<P>(half, &key.uri);
-        let public_keys = halves.into_iter().zip(&named).map(of_purpose).collect::<Result<_, _>>()?;
-        Ok(AnySigner::new(Route::new(seats, self.patience), public_keys))
+    ) -> Result<Pkcs11Uri, HsmError> {
+        let rule = "a key that one member makes is in no other: make it elsewhere and put it into each, or give each member \
+                    a key of its own (signing.keys)";
+        self.only(home, rule)?.make_signing_key(name, deadline)
     }
 
-    /// As [`Pool::make_signing_key`], where the group is one token.
+    /// As [`Pool::destroy_signing_key`], of a key that is in one member.
     ///
     /// # Errors
-    /// As there; [`HsmError::MemberRefused`] where there are several: what one makes the others do not have.
-    pub fn make_signing_key(&self, name: KeyName, deadline: Instant) -> Result<Pkcs11Uri, HsmError> {
-        self.only("a key that one member makes is in no other: make it elsewhere and put it into each")?
-            .make_signing_key(name, deadline)
-    }
-
-    /// As [`Pool::destroy_signing_key`], where the group is one token.
-    ///
-    /// # Errors
-    /// As there; [`HsmError::MemberRefused`] where there are several.
+    /// As there; [`HsmError::MemberRefused`] where it is in several.
     pub fn destroy_signing_key(
         &self,
         uri: &Pkcs11Uri,
         public_key: [u8; 32],
         deadline: Instant,
     ) -> Result<(), HsmError> {
-        self.only("a key of several members is destroyed in each of them, by whoever put it there")?
+        self.only(uri, "a key of several members is destroyed in each of them, by whoever put it there")?
             .destroy_signing_key(uri, public_key, deadline)
     }
 
@@ -216,25 +193,44 @@ impl Group {
     /// # Errors
     /// As there; [`HsmError::MemberRefused`] where there are several.
     pub fn wrapping_key(&self, uri: &Pkcs11Uri, deadline: Instant) -> Result<WrappingKey, HsmError> {
-        let pool = self
-            .only("what one member wrapped no other can open, unless it holds the same key by the same id")?;
-        let here =
-            Pkcs11Uri { object: uri.object.clone(), id: uri.id.clone(), kind: uri.kind, ..pool.token() };
+        let pool = self.only(
+            uri,
+            "what one member wrapped no other can open, unless it holds the same key by the same id",
+        )?;
+        let token = pool.token();
+        let here = Pkcs11Uri { token: token.token, serial: token.serial, ..uri.object_only() };
         pool.wrapping_key(&here, deadline)
     }
 
-    fn only(&self, rule: &'static str) -> Result<&Pool, HsmError> {
-        match &self.members[..] {
+    /// The members that have the key of this name: the one whose token it names, or all.
+    fn members_of(&self, uri: &Pkcs11Uri) -> Result<Vec<&Member>, HsmError> {
+        if self.members.len() == 1 || uri.token.is_none() {
+            return Ok(self.members.iter().collect());
+        }
+        let has = |member: &&Member| {
+            let token = member.pool.token();
+            (&token.token, &token.serial) == (&uri.token, &uri.serial)
+        };
+        let found: Vec<&Member> = self.members.iter().filter(has).collect();
+        if found.is_empty() {
+            let present = self.members.iter().map(|member| member.pool.token()).collect();
+            return Err(HsmError::Token { wanted: Box::new(uri.token_only()), matches: 0, present });
+        }
+        Ok(found)
+    }
+
+    fn only(&self, uri: &Pkcs11Uri, rule: &'static str) -> Result<&Pool, HsmError> {
+        match &self.members_of(uri)?[..] {
             [member] => Ok(&member.pool),
             [member, ..] => Err(HsmError::MemberRefused { member: Box::new(member.pool.token()), rule }),
             [] => Err(HsmError::Stopped),
         }
     }
 
-    /// The seats of those that sign, and the public keys of all members.
-    fn seats(&self, keys: Vec<Opened>) -> Result<(Vec<Seat>, Vec<PublicKey>), HsmError> {
+    /// The seats of those that sign, and the public keys of all of them.
+    fn seats(&self, members: &[&Member], keys: Vec<Opened>) -> Result<(Vec<Seat>, Vec<PublicKey>), HsmError> {
         let (mut seats, mut halves) = (Vec::new(), Vec::new());
-        for (member, key) in self.members.iter().zip(keys) {
+        for (member, key) in members.iter().zip(keys) {
             let (key, public_half) = key.map_err(|error| self.refused(member, error))?;
             halves.push(public_half);
             if !member.draining {
@@ -351,7 +347,7 @@ impl Member {
         deadline: Instant,
     ) -> Opened {
         let token = self.pool.token();
-        let here = Pkcs11Uri { object: uri.object.clone(), id: uri.id.clone(), kind: uri.kind, ..token };
+        let here = Pkcs11Uri { token: token.token, serial: token.serial, ..uri.object_only() };
         self.pool.open_key(&here, P::PURPOSE, pinned, deadline)
     }
 }

@@ -41,7 +41,7 @@ pub use backup::{
     BACKUP_BYTES_MAX, BACKUP_PREFIX, Backup, BackupContents, BackupError, WRAPPED_BYTES_MAX, WrapMechanism,
 };
 pub use error::{EXIT_OPERATOR, HsmError, Leftover, MemberFailure};
-pub use group::{Group, MEMBERS_MAX, MemberKey, MemberSettings, MemberStanding, WEIGHT_MAX};
+pub use group::{Group, MEMBERS_MAX, MemberSettings, MemberStanding, WEIGHT_MAX};
 pub use memory::MemoryKey;
 pub use pin::{PIN_BYTES_MAX, PinError, PinSource};
 pub use pin_guard::{Attempt, GuardError, PinGuard};

@@ -30,6 +30,7 @@ pub(crate) struct Share {
 }
 
 /// A key in one member.
+#[derive(Clone)]
 pub(crate) struct Seat {
     pool: PoolLink,
     key: Arc<PinnedKey>,
@@ -94,9 +95,15 @@ enum Rank {
 }
 
 impl Route {
-    /// A route by way of `seats`, of which there is at least one.
+    /// A route by way of `seats`; none where the only member is drained, and then nothing is signed.
     pub(crate) fn new(seats: Vec<Seat>, patience: Duration) -> Arc<Self> {
         Arc::new(Self { seats, patience, turn: AtomicUsize::new(0) })
+    }
+
+    /// A route by way of all the seats of `routes`; `None` if there is no route.
+    pub(crate) fn joined(routes: &[Arc<Self>]) -> Option<Arc<Self>> {
+        let patience = routes.first()?.patience;
+        Some(Self::new(routes.iter().flat_map(|route| route.seats.iter().cloned()).collect(), patience))
     }
 
     /// Signs without blocking; `complete` is called once, by `deadline`, on a thread of a pool; never if this is an

@@ -63,6 +63,14 @@ impl<P: KeyPurpose> Signer<P> {
         Self { provider: Arc::new(Provider::Tokens(route)), public_key }
     }
 
+    /// The way to its members, if it is in tokens.
+    pub(crate) fn route(&self) -> Option<Arc<Route>> {
+        match &*self.provider {
+            Provider::Tokens(route) => Some(Arc::clone(route)),
+            Provider::Software(_) | Provider::Memory(_) => None,
+        }
+    }
+
     /// What this key may sign.
     #[must_use]
     pub fn purpose(&self) -> Purpose {

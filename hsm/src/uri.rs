@@ -241,6 +241,12 @@ impl Pkcs11Uri {
         }
     }
 
+    /// The same object, in whichever token: how a key is named that is in several.
+    #[must_use]
+    pub fn object_only(&self) -> Self {
+        Self { object: self.object.clone(), id: self.id.clone(), kind: self.kind, ..Self::empty() }
+    }
+
     fn set_path(&mut self, name: &str, value: Encoded<'_>, rules: UriRules) -> Result<(), UriError> {
         match name {
             "token" => put(&mut self.token, name, decode_text(name, value, Place::Path)?),

@@ -512,7 +512,8 @@ fn a_group_of_an_agent_and_a_module_goes_on_when_the_agent_dies() {
         let members = pools.map(|pool| MemberSettings { pool, weight: 1, draining: false });
         let group = Group::start(members.into(), Duration::from_millis(150)).unwrap();
         let public_key = key.verifying_key().to_bytes();
-        let signer = group.signing_key::<TokenSigning>(&uris[0], Some(public_key), soon()).unwrap();
+        let signer =
+            group.signing_key::<TokenSigning>(&uris[0].object_only(), Some(public_key), soon()).unwrap();
         let signed = || group.members().iter().map(|member| member.metrics.signed).collect::<Vec<_>>();
         let share = |index: usize| {
             let before = signed()[index];

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use ed25519_dalek::{Signature, SigningKey, VerifyingKey};
 use edgate_hsm::{
-    AuditCheckpoint, Group, HsmError, MemberKey, MemberSettings, MemberStanding, Pkcs11Uri, Purpose, Signer,
-    TokenSigning, TokenStanding,
+    AnySigner, AuditCheckpoint, Group, HsmError, KeyName, MemberSettings, MemberStanding, Pkcs11Uri, Purpose,
+    Signer, TokenSigning, TokenStanding,
 };
 use support::{PIN, Stage, soon, stage, stage_with_faults, until, write_pin};
 
@@ -35,7 +35,8 @@ impl Pair {
         stage.faults("");
         let tokens = ["one", "two"].map(|label| stage.make_token(label));
         let key = SigningKey::from_bytes(&[7; 32]);
-        let uri = tokens.each_ref().map(|token| stage.import(token, &key, LABEL)).into_iter().next().unwrap();
+        let uri = tokens.each_ref().map(|token| stage.import(token, &key, LABEL));
+        let uri = uri[0].object_only();
         Self { tokens, key, uri }
     }
 
@@ -344,7 +345,7 @@ fn a_member_with_another_key_is_refused_and_the_rule_is_named() {
     stage("a_member_with_another_key_is_refused_and_the_rule_is_named", |stage| {
         let tokens = ["one", "two"].map(|label| stage.make_token(label));
         let (key, other) = (SigningKey::from_bytes(&[7; 32]), SigningKey::from_bytes(&[8; 32]));
-        let uri = stage.import(&tokens[0], &key, LABEL);
+        let uri = stage.import(&tokens[0], &key, LABEL).object_only();
         stage.import(&tokens[1], &other, LABEL);
         let pair = Pair { tokens, key, uri };
         let group = Group::start(pair.members(stage), PATIENCE).unwrap();
@@ -364,7 +365,7 @@ fn a_member_that_comes_back_with_another_key_stays_out() {
     stage("a_member_that_comes_back_with_another_key_stays_out", |stage| {
         let tokens = ["one", "two"].map(|label| stage.make_token(label));
         let (key, other) = (SigningKey::from_bytes(&[7; 32]), SigningKey::from_bytes(&[8; 32]));
-        let uri = stage.import(&tokens[0], &key, LABEL);
+        let uri = stage.import(&tokens[0], &key, LABEL).object_only();
         stage.import(&tokens[1], &other, LABEL);
         let pair = Pair { tokens, key, uri };
         // It is not there to be looked at when the group starts, ...
@@ -483,14 +484,15 @@ fn with_a_key_per_member_any_signs_and_says_which() {
     stage("with_a_key_per_member_any_signs_and_says_which", |stage| {
         let tokens = ["one", "two"].map(|label| stage.make_token(label));
         let made = tokens.each_ref().map(|token| stage.make_key(token, Purpose::TokenSigning, "1"));
-        let keys: Vec<MemberKey> = made
-            .iter()
-            .map(|key| MemberKey { uri: key.uri.clone(), public_key: key.public_key.unwrap() })
-            .collect();
         let pair = Pair { tokens, key: SigningKey::from_bytes(&[7; 32]), uri: Pkcs11Uri::empty() };
         let group = Group::start(pair.members(stage), PATIENCE).unwrap();
-        let signer = group.signing_keys::<TokenSigning>(&keys, soon()).unwrap();
-        let public: Vec<[u8; 32]> = keys.iter().map(|key| key.public_key.ed25519().unwrap()).collect();
+        let public: Vec<[u8; 32]> =
+            made.iter().map(|key| key.public_key.unwrap().ed25519().unwrap()).collect();
+        let open = |index: usize, pinned: usize| {
+            group.signing_key::<TokenSigning>(&made[index].uri, Some(public[pinned]), soon())
+        };
+        let each = [open(0, 0).unwrap(), open(1, 1).unwrap()];
+        let signer = AnySigner::of(&each.each_ref()).unwrap();
         assert_eq!(signer.public_keys(), public);
         // The message names its key, as a JWS does.
         let message = |public_key: &[u8; 32]| [b"signed by ", &public_key[..]].concat();
@@ -521,15 +523,56 @@ fn with_a_key_per_member_any_signs_and_says_which() {
         wait_for(&group, 0, is_ready);
         until(|| (sign()[0] > before[0] + 5).then_some(()));
 
-        // A member that has the other's key pinned is refused, and each needs one.
-        let swapped: Vec<MemberKey> = keys
-            .iter()
-            .zip(public.iter().rev())
-            .map(|(key, other)| MemberKey { public_key: (*other).into(), ..key.clone() })
-            .collect();
-        let error = group.signing_keys::<TokenSigning>(&swapped, soon()).unwrap_err();
+        // Alone, each is a signer by its own member.
+        for (index, one) in each.iter().enumerate() {
+            let signature = Signature::from_bytes(&one.sign(b"alone", soon()).unwrap());
+            VerifyingKey::from_bytes(&public[index]).unwrap().verify_strict(b"alone", &signature).unwrap();
+        }
+        // A member that has the other's key pinned is refused, and so is a token that is no member.
+        let error = open(0, 1).unwrap_err();
         assert!(matches!(error, HsmError::MemberRefused { .. }), "{error}");
-        let error = group.signing_keys::<TokenSigning>(&keys[..1], soon()).unwrap_err();
-        assert!(error.to_string().contains("none is named for this one"), "{error}");
+        let elsewhere = Pkcs11Uri { token: Some("three".into()), ..made[0].uri.clone() };
+        let error = group.signing_key::<TokenSigning>(&elsewhere, Some(public[0]), soon()).unwrap_err();
+        assert!(matches!(error, HsmError::Token { .. }), "{error}");
+
+        // A member makes and destroys keys of its own, and of its own alone.
+        let name = |name: &str| KeyName::new(Purpose::TokenSigning, name).unwrap();
+        let error = group.make_signing_key(&Pkcs11Uri::empty(), name("2"), soon()).unwrap_err();
+        assert!(error.to_string().contains("a key that one member makes is in no other"), "{error}");
+        let uri = group.make_signing_key(&pair.tokens[1], name("2"), soon()).unwrap();
+        assert_eq!((&uri.token, &uri.serial), (&pair.tokens[1].token, &pair.tokens[1].serial));
+        let new = group.signing_key::<TokenSigning>(&uri, None, soon()).unwrap();
+        new.sign(b"by the second member", soon()).unwrap();
+        let public_key = new.public_key();
+        drop(new);
+        let wrong = Pkcs11Uri { object: uri.object.clone(), ..pair.tokens[0].clone() };
+        group.destroy_signing_key(&wrong, public_key, soon()).unwrap();
+        group.signing_key::<TokenSigning>(&uri, Some(public_key), soon()).unwrap();
+        group.destroy_signing_key(&uri, public_key, soon()).unwrap();
+        let error = group.signing_key::<TokenSigning>(&uri, Some(public_key), soon()).unwrap_err();
+        assert!(matches!(error, HsmError::Object { .. } | HsmError::MemberRefused { .. }), "{error}");
+    });
+}
+
+#[test]
+fn a_key_of_a_drained_member_signs_nothing_and_the_others_do() {
+    stage("a_key_of_a_drained_member_signs_nothing_and_the_others_do", |stage| {
+        let tokens = ["one", "two"].map(|label| stage.make_token(label));
+        let made = tokens.each_ref().map(|token| stage.make_key(token, Purpose::TokenSigning, "1"));
+        let pair = Pair { tokens, key: SigningKey::from_bytes(&[7; 32]), uri: Pkcs11Uri::empty() };
+        let mut members = pair.members(stage);
+        members[0].draining = true;
+        let group = Group::start(members, PATIENCE).unwrap();
+        let open = |index: usize| {
+            let public_key = made[index].public_key.unwrap().ed25519().unwrap();
+            group.signing_key::<TokenSigning>(&made[index].uri, Some(public_key), soon()).unwrap()
+        };
+        let each = [open(0), open(1)];
+        each[0].sign(b"message", soon()).unwrap_err();
+        let any = AnySigner::of(&each.each_ref()).unwrap();
+        for _ in 0..10 {
+            let signed = any.sign(|_| b"message".to_vec(), soon()).unwrap();
+            assert_eq!(signed.public_key.ed25519().unwrap(), each[1].public_key());
+        }
     });
 }

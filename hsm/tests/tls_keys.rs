@@ -148,7 +148,7 @@ fn handshakes_go_on_with_the_second_token() {
         };
         let first = members[0].pool.token.clone();
         let group = Group::start(members, std::time::Duration::from_millis(200)).unwrap();
-        let signer = group.signing_key::<TlsServer>(&uri, Some(pinned), soon()).unwrap();
+        let signer = group.signing_key::<TlsServer>(&uri.object_only(), Some(pinned), soon()).unwrap();
         assert_signs(&signer);
         let away = stage.take_away(&first);
         for _ in 0..50 {

@@ -22,7 +22,7 @@ use crate::verify::Engine;
 pub(super) enum HsmCommand {
     /// Examine a token: what it can do, and whether it keeps what must not leave. Exit code 1 if it is not fit.
     Doctor(DoctorArguments),
-    /// Generate a key in a token. Keys are made here only, never by a running service.
+    /// Generate a key in a token. A running service makes no other than its next signing key (edgate keys rotate).
     Keygen(KeygenArguments),
     /// List the tokens of a module, or the keys in a token.
     List(TokenArguments),

@@ -288,27 +288,31 @@ pub(super) fn key_place(
     }
 }
 
-/// The full name of a key in the token of `[hsm]`, or in each of its members. `key_name` is the setting's.
+/// The full name of a key in the token of `[hsm]`, or in one of its members; without a token that of a key in each of them. `key_name` is the setting's.
 pub(super) fn token_key(key_name: &str, text: &str, hsm: Option<&Hsm>) -> Result<Pkcs11Uri, ConfigError> {
     let Some(hsm) = hsm else {
         return Err(wrong(key_name, text, "there is no [hsm] table", "add one with the key's token"));
     };
     let mut uri = parse_uri(key_name, text)?;
-    // A key of a group is in every member; the first lends it its name.
-    let named = uri.token.is_some() || uri.serial.is_some();
-    let home = hsm.members.first().map(|member| member.token.clone()).unwrap_or_else(Pkcs11Uri::empty);
-    uri.token = uri.token.or_else(|| home.token.clone());
-    uri.serial = uri.serial.or_else(|| home.serial.clone());
+    if let [home] = &hsm.members[..] {
+        uri.token = uri.token.or_else(|| home.token.token.clone());
+        uri.serial = uri.serial.or_else(|| home.token.serial.clone());
+    }
+    let of = |member: &HsmMember| (&member.token.token, &member.token.serial) == (&uri.token, &uri.serial);
+    // Of several tokens none is named for a key that is in each of them.
+    if uri.token.is_none() && uri.serial.is_none() && (uri.object.is_some() || uri.id.is_some()) {
+        return Ok(uri);
+    }
     uri.require_object().map_err(|error| refused(key_name, text, &error))?;
-    if (&uri.token, &uri.serial) != (&home.token, &home.serial) || (named && hsm.members.len() > 1) {
+    if !hsm.members.iter().any(of) {
         let (problem, fix) = match hsm.members.len() {
             1 => (
                 "the key is in another token than hsm.token",
                 "name the key by object or id alone; its token is hsm.token",
             ),
             _ => (
-                "it names one token, and the key is in every [[hsm.member]]",
-                "name the key by object or id alone",
+                "the key is in a token that is no [[hsm.member]]",
+                "name the token of one of them, or no token for a key that is in every one",
             ),
         };
         return Err(wrong(key_name, text, problem, fix));

@@ -346,7 +346,7 @@ impl Places {
         let random = getrandom::u32().map_err(|source| HsmError::Entropy { purpose, source })?;
         let name =
             KeyName::new(purpose, &format!("{time}-{random:08x}")).expect("letters, digits and a dash");
-        let uri = tokens.make_signing_key(name, deadline)?;
+        let uri = tokens.make_signing_key(&Pkcs11Uri::empty(), name, deadline)?;
         let signer = tokens.signing_key::<TokenSigning>(&uri, None, deadline)?;
         Ok(MadeKey { public_key: signer.public_key(), place: uri.to_string() })
     }

@@ -191,8 +191,11 @@ fn members_that_cannot_be_a_group_are_refused_by_their_key() {
         ("", &|text| text.replace(second, "pkcs11:token=second"), "hsm.member[1].token"),
         (
             "",
-            &|text| text.replace("pkcs11:object=edgate%2Ftoken", &format!("{first};object=edgate%2Ftoken")),
-            "in every [[hsm.member]]",
+            &|text| {
+                let elsewhere = first.replace("token=edgate", "token=elsewhere");
+                text.replace("pkcs11:object=edgate%2Ftoken", &format!("{elsewhere};object=edgate%2Ftoken"))
+            },
+            "no [[hsm.member]]",
         ),
     ];
     for (hsm, change, named) in cases {
