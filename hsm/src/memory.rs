@@ -3,22 +3,24 @@
 use std::fmt;
 use std::io;
 
+use ed25519_dalek::VerifyingKey;
 use ed25519_dalek::hazmat::{ExpandedSecretKey, raw_sign};
-use ed25519_dalek::{SECRET_KEY_LENGTH, SigningKey, VerifyingKey};
 use memmap2::{Advice, MmapMut};
-use sha2::{Digest, Sha512};
-use zeroize::{Zeroize, Zeroizing};
+use sha2::Sha512;
+use zeroize::Zeroize;
 
 use crate::release::Pinned;
 use crate::{HsmError, Purpose, ReleaseChecks};
 
-/// What is kept: the expanded secret key (RFC 8032 §5.1.5, steps 1 and 2), so that a signature costs no derivation.
+/// What is kept: an expanded secret key, which RFC 8032 §5.1.5 (steps 1 and 2) makes by hashing 32 random bytes to 64. Here the 64 are
+/// random themselves: nothing is derived anywhere but in the page, and nobody needs the seed.
 const EXPANDED_BYTES: usize = 64;
 
 /// An Ed25519 private key that was made here and is nowhere else.
 ///
 /// It lies in a page of its own, which is locked into memory, left out of core dumps, not inherited by child processes, and wiped
-/// when the key is dropped. While a signature is made, parts of it are on the stack of the thread, which are wiped after.
+/// when the key is dropped. While a signature is made, the key and the nonce are on the stack of the thread: the key and the hash states
+/// are wiped after, and the nonce is where `ed25519-dalek` leaves it. No more than that leaves the page.
 pub struct MemoryKey {
     page: MmapMut,
     verifying_key: VerifyingKey,
@@ -34,12 +36,9 @@ impl MemoryKey {
     /// takes no such key.
     pub fn generate(purpose: Purpose, checks: &ReleaseChecks) -> Result<Self, HsmError> {
         let mut page = locked_page().map_err(|source| HsmError::Memory { purpose, source })?;
-        let mut seed = Zeroizing::new([0; SECRET_KEY_LENGTH]);
-        getrandom::fill(seed.as_mut_slice()).map_err(|source| HsmError::Entropy { purpose, source })?;
-        let verifying_key = SigningKey::from_bytes(&seed).verifying_key();
-        let mut expanded = Sha512::digest(seed.as_slice());
-        page[..EXPANDED_BYTES].copy_from_slice(&expanded);
-        expanded.as_mut_slice().zeroize();
+        getrandom::fill(&mut page[..EXPANDED_BYTES])
+            .map_err(|source| HsmError::Entropy { purpose, source })?;
+        let verifying_key = VerifyingKey::from(&expanded(&page));
         let pinned = checks.pin(verifying_key.to_bytes().into());
         let pinned = pinned.ok_or(HsmError::SignatureFault { purpose })?;
         Ok(Self { page, verifying_key, pinned, purpose })
@@ -51,11 +50,13 @@ impl MemoryKey {
 
     /// A signature that was not checked yet.
     pub(crate) fn sign(&self, message: &[u8]) -> [u8; 64] {
-        let expanded = self.page[..EXPANDED_BYTES].first_chunk().expect("a page is longer");
-        // Clamped and reduced as in a signature from the seed; wiped when dropped.
-        let expanded = ExpandedSecretKey::from_bytes(expanded);
-        raw_sign::<Sha512>(&expanded, message, &self.verifying_key).to_bytes()
+        raw_sign::<Sha512>(&expanded(&self.page), message, &self.verifying_key).to_bytes()
     }
+}
+
+/// Clamped and reduced as in a signature from a seed; wiped when dropped.
+fn expanded(page: &MmapMut) -> ExpandedSecretKey {
+    ExpandedSecretKey::from_bytes(page[..EXPANDED_BYTES].first_chunk().expect("a page is longer"))
 }
 
 fn locked_page() -> io::Result<MmapMut> {
@@ -80,8 +81,8 @@ impl fmt::Debug for MemoryKey {
 
 #[cfg(test)]
 mod tests {
-    use ed25519_dalek::Signature;
-    use ed25519_dalek::Signer as _;
+    use ed25519_dalek::{Signature, Signer as _, SigningKey};
+    use sha2::Digest as _;
 
     use super::*;
 

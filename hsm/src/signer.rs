@@ -134,8 +134,14 @@ impl<P: KeyPurpose> Signer<P> {
 }
 
 impl<P: KeyPurpose> Signer<P> {
+    /// Whether the key is in this process's memory alone, so that it signs at once ([`Self::sign_at_once`]).
+    #[must_use]
+    pub fn is_in_memory(&self) -> bool {
+        matches!(&*self.provider, Provider::Memory(_))
+    }
+
     /// Signs all of `messages` here and now, in their order, if the key is in this process's memory: all of them are checked together,
-    /// which costs less. `None` for another key, which is somewhere that has to be waited for.
+    /// which costs less; no deadline, since nothing is waited for. `None` for another key, which is somewhere that has to be waited for.
     ///
     /// # Errors
     /// [`HsmError::SignatureFault`] after discarding all signatures.

@@ -383,6 +383,29 @@ mod tests {
     }
 
     #[test]
+    fn of_a_delegated_key_the_one_that_delegated_counts_as_well() {
+        let asked = Asked { revoked: true, ..Asked::default() };
+        let plain = inquiry(asked);
+        let one =
+            Inquiry::new(&Identity { certified_by: Some("c"), ..plain.identity() }, UnixSeconds(900), asked);
+        let question = Question::new(std::slice::from_ref(&one)).unwrap();
+        let certifier = codec::identity(TargetKind::Kid, "t", "i", "c").unwrap();
+        let place = question.switches.iter().position(|member| *member == certifier).unwrap();
+        for (found, expected) in [
+            (None, Answer::Clear),
+            (Some("7 enabled"), Answer::Clear),
+            (Some("7 disabled"), Answer::Disabled),
+            (Some("7 revoked"), Answer::Revoked),
+        ] {
+            let mut switches = vec![None; question.switches.len()];
+            switches[place] = found;
+            let answers = [word("d"), word("1"), words(&[None]), words(&[None]), words(&switches), word("d")];
+            let judged = question.parse(&answers).map(|found| found.facts[0].judge(&one));
+            assert_eq!(judged, Some(expected), "{found:?}");
+        }
+    }
+
+    #[test]
     fn an_answer_of_another_shape_is_no_answer() {
         let one = inquiry(Asked { listed: true, ..Asked::default() });
         let question = Question::new(std::slice::from_ref(&one)).unwrap();

@@ -183,7 +183,8 @@ fn check_delegation(
     in_range("signing.delegation_s", life_s, 1, DELEGATION_S_MAX)?;
     // The next one is made once per span in which one signs, and each is listed until it ends.
     let signs_s = life_s.saturating_sub(propagation_s + token_life_s);
-    let least_s = (life_s + leeway_s).div_ceil(DELEGATED_PUBLISHED_MAX - 3);
+    // A quarter of it ahead of time (`keys::delegated`).
+    let least_s = ((life_s + leeway_s) * 4).div_ceil((DELEGATED_PUBLISHED_MAX - 3) * 3);
     if signs_s < least_s {
         return Err(wrong(
             "signing.delegation_s",

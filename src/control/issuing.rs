@@ -28,10 +28,13 @@ use crate::cluster::ClusterError;
 use crate::decision::UnixSeconds;
 use crate::json;
 use crate::store::{Listed, ListedToken};
-use crate::token::{self, Profile, StatusPlace};
+use crate::token::{self, EncodeError, Profile, StatusPlace};
 
 /// The most tokens one call issues: each is two durable records and a signature.
 const TOKENS_MAX: usize = 64;
+
+/// The most signatures by a key in memory that are made on the control plane's own thread, at some tens of microseconds each.
+const INLINE_MAX: usize = 4;
 
 /// The longest request for one token of many.
 const REQUEST_BYTES_MAX: usize = 32 * 1024;
@@ -103,15 +106,10 @@ async fn issue_all(
     // tokens and this, so that they are not younger than the end of a key that is replaced meanwhile.
     let expires_at = drafts.iter().map(|(draft, _)| draft.expires_at).max().unwrap_or(UnixSeconds(0));
     let key = shared.keys.signing(expires_at).ok_or_else(|| nobody_signs("no token was issued"))?;
-    let places = places(shared, issuing, &key.kid, own, &drafts).await?;
-    let mut unsigned = Vec::with_capacity(requests.len());
-    for (index, (draft, jti)) in drafts.into_iter().enumerate() {
-        let listed = issuing.status_list.as_ref().zip(places.get(index));
-        let status = listed.map(|(list, idx)| StatusPlace { idx: *idx, uri: &list.uri });
-        let signing_input = token::signing_input(key.signed_by(), &draft.claims(&own.issuer, &jti, status))
-            .map_err(|error| at(index)(issue::encode_error(error)))?;
-        unsigned.push(Unsigned { draft, jti, signing_input });
-    }
+    let (key, inputs) = signing_inputs(shared, issuing, own, key, &drafts, at).await?;
+    let made = drafts.into_iter().zip(inputs);
+    let unsigned: Vec<Unsigned<'_>> =
+        made.map(|((draft, jti), signing_input)| Unsigned { draft, jti, signing_input }).collect();
 
     let actor = peer.actor();
     let intents: Vec<Event<'_>> = unsigned
@@ -174,6 +172,35 @@ async fn issue_all(
     Ok(issued.collect())
 }
 
+/// What is to be signed of each token, in their order, and by which key: one that does not fit beside a delegation is signed by the key
+/// that delegated, since it is nothing of the client's that makes it too long.
+async fn signing_inputs<A: Fn(ApiError) -> ApiError>(
+    shared: &Shared,
+    issuing: &Issuing,
+    own: &Profile,
+    mut key: Arc<ActiveKey>,
+    drafts: &[(Draft<'_>, String)],
+    at: impl Fn(usize) -> A,
+) -> Result<(Arc<ActiveKey>, Vec<String>), ApiError> {
+    'by_key: loop {
+        let places = places(shared, issuing, &key, own, drafts).await?;
+        let mut inputs = Vec::with_capacity(drafts.len());
+        for (index, (draft, jti)) in drafts.iter().enumerate() {
+            let listed = issuing.status_list.as_ref().zip(places.get(index));
+            let status = listed.map(|(list, idx)| StatusPlace { idx: *idx, uri: &list.uri });
+            match token::signing_input(key.signed_by(), &draft.claims(&own.issuer, jti, status)) {
+                Ok(input) => inputs.push(input),
+                Err(EncodeError::TooLong | EncodeError::Kid) if key.certified_by.is_some() => {
+                    key = shared.keys.active().ok_or_else(|| nobody_signs("no token was issued"))?;
+                    continue 'by_key;
+                }
+                Err(error) => return Err(at(index)(issue::encode_error(error))),
+            }
+        }
+        return Ok((key, inputs));
+    }
+}
+
 /// Puts the tokens on the allow list, here and where nodes share one, before anybody holds one of them.
 async fn list_all(shared: &Shared, own: &Profile, unsigned: &[Unsigned<'_>]) -> Result<(), ApiError> {
     let until = |one: &Unsigned<'_>| one.draft.expires_at.saturating_add(own.leeway_s);
@@ -202,14 +229,15 @@ async fn list_all(shared: &Shared, own: &Profile, unsigned: &[Unsigned<'_>]) -> 
 async fn places(
     shared: &Shared,
     issuing: &Issuing,
-    kid: &str,
+    key: &ActiveKey,
     own: &Profile,
     drafts: &[(Draft<'_>, String)],
 ) -> Result<Vec<u32>, ApiError> {
     let Some(list) = &issuing.status_list else { return Ok(Vec::new()) };
     let listed = |(draft, jti): &(Draft<'_>, String)| ListedToken {
         issuer: own.issuer.clone(),
-        kid: kid.to_owned(),
+        kid: key.kid.clone(),
+        certified_by: key.certified_by.clone(),
         jti: jti.clone(),
         subject: draft.request.agent_id.to_owned(),
         issued_at: draft.issued_at,
@@ -232,14 +260,25 @@ async fn places(
 }
 
 /// Has every message signed within the key's time; all of them or none. Never blocks: a key in a token answers from a
-/// thread of its pool. A key in memory takes some tens of microseconds for each, here.
+/// thread of its pool. Many by a key in memory are made on a thread that may take its time.
 pub(super) async fn sign_all(
     issuing: &Issuing,
     key: &ActiveKey,
     messages: &[&[u8]],
 ) -> Result<Vec<[u8; 64]>, HsmError> {
-    if let Some(signed) = key.signer.sign_at_once(messages) {
-        return signed;
+    if key.signer.is_in_memory() {
+        let (signer, owned) =
+            (key.signer.clone(), messages.iter().map(|one| one.to_vec()).collect::<Vec<_>>());
+        let sign = move || {
+            let messages: Vec<&[u8]> = owned.iter().map(Vec::as_slice).collect();
+            signer.sign_at_once(&messages)
+        };
+        // Many would hold up whatever else this thread does, such as a kill.
+        let signed = match messages.len() {
+            0..=INLINE_MAX => sign(),
+            _ => tokio::task::spawn_blocking(sign).await.unwrap_or(Some(Err(HsmError::Stopped))),
+        };
+        return signed.unwrap_or(Err(HsmError::Stopped));
     }
     let deadline = Instant::now() + issuing.sign_timeout;
     let mut answers = Vec::new();

@@ -8,7 +8,6 @@
 //! Anybody may read it: it names no token, and a place says nothing by itself. It is served here for now; the data listener, or a
 //! cache in front of this one, is where others should fetch it.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -134,12 +133,8 @@ async fn make(shared: &Shared, issuing: &Issuing, policy: &StatusListPolicy) -> 
     // Two bits: revoked, and disabled for the time being, are different things to whoever reads it.
     let mut list = StatusList::new(Bits::Two, policy.capacity).map_err(|error| unmakeable(&error))?;
     let place = place(policy, &own.tenant);
-    let delegated: HashMap<String, String> = shared.keys.delegations(|delegations| {
-        delegations.keys().iter().map(|key| (key.kid.clone(), key.certified_by.clone())).collect()
-    });
     let mark = |index: u32, token: &ListedToken| {
-        let certified_by = delegated.get(&token.kid).map(String::as_str);
-        let status = standing(&shared.view, &own.tenant, token, certified_by, now);
+        let status = standing(&shared.view, &own.tenant, token, now);
         // A place beyond the capacity is one from before it was made smaller; whoever asks gets no answer.
         let _ = list.set(u64::from(index), status);
     };
@@ -179,18 +174,12 @@ async fn make(shared: &Shared, issuing: &Issuing, policy: &StatusListPolicy) -> 
     })
 }
 
-fn standing(
-    view: &View,
-    tenant: &str,
-    token: &ListedToken,
-    certified_by: Option<&str>,
-    now: UnixSeconds,
-) -> Status {
+fn standing(view: &View, tenant: &str, token: &ListedToken, now: UnixSeconds) -> Status {
     let identity = Identity {
         tenant,
         issuer: &token.issuer,
         kid: &token.kid,
-        certified_by,
+        certified_by: token.certified_by.as_deref(),
         jti: Some(&token.jti),
         subject: Some(&token.subject),
         session: None,

@@ -115,10 +115,11 @@ impl StoredKeys {
         if signer.is_none() {
             tracing::warn!("no signing key can be used: no token is issued until edgate keys rotate");
         }
-        let mut delegated = store.load_delegations(&issuer.tenant, UnixSeconds(at.0 / 1000)).await?;
+        let ended = UnixSeconds((at.0 / 1000).saturating_sub(issuer.leeway_s));
+        let mut delegated = store.load_delegations(&issuer.tenant, ended).await?;
         let verifies = |kid: &str| ring.key(kid).is_ok_and(|key| key.state.verifies());
         delegated.retain(|key| !dead.contains(key.kid.as_str()) && verifies(&key.certified_by));
-        let delegations = Delegations::new(delegated, delegation_rules(signing, issuer));
+        let delegations = Delegations::new(delegated, delegation_rules(signing), issuer.leeway_s);
         let own = StoredOwn { tenant: issuer.tenant.clone(), ring, signer, delegations, places };
         Ok(Self { own: Some(own), killed, changes })
     }
@@ -275,12 +276,11 @@ fn rules(signing: &config::Signing) -> Rules {
 }
 
 /// What the configuration asks of keys in memory, if it asks for any.
-fn delegation_rules(signing: &config::Signing, issuer: &config::Issuer) -> Option<DelegationRules> {
+fn delegation_rules(signing: &config::Signing) -> Option<DelegationRules> {
     Some(DelegationRules {
         life_s: signing.delegation_s?,
         propagation_ms: rules(signing).propagation_ms,
         token_life_s: signing.default_ttl_s,
-        leeway_s: issuer.leeway_s,
     })
 }
 

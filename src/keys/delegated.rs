@@ -41,9 +41,24 @@ pub struct DelegationRules {
     pub propagation_ms: u64,
     /// The life of an ordinary token: a key with less time left is being replaced.
     pub token_life_s: u64,
-    /// By how much the clocks of verifiers may differ from this one: a delegation leaves the JWKS so much later.
-    pub leeway_s: u64,
 }
+
+impl DelegationRules {
+    /// How long one key signs ordinary tokens, in seconds.
+    #[must_use]
+    pub fn signs_s(&self) -> u64 {
+        let waits_s = self.propagation_ms.div_ceil(1000).saturating_add(self.token_life_s);
+        self.life_s.saturating_sub(waits_s)
+    }
+
+    /// How much sooner than it would have to be another one is made: making it takes time, and may fail for a while.
+    fn ahead_ms(&self) -> u64 {
+        self.signs_s().saturating_mul(1000) / AHEAD
+    }
+}
+
+/// The part of the time in which one key signs by which the next is made ahead.
+pub const AHEAD: u64 = 4;
 
 /// The delegated keys of one node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,13 +67,15 @@ pub struct Delegations {
     keys: Vec<DelegatedKey>,
     // `None` where none are made any more, though there may be some from before.
     rules: Option<DelegationRules>,
+    // By how much the clocks of verifiers may differ from this one, in seconds: a delegation leaves the JWKS so much later.
+    leeway_s: u64,
 }
 
 impl Delegations {
-    /// Those that were remembered.
+    /// Those that were remembered. `leeway_s` is how much later than it ends a delegation leaves the JWKS, in seconds.
     #[must_use]
-    pub fn new(keys: Vec<DelegatedKey>, rules: Option<DelegationRules>) -> Self {
-        Self { keys, rules }
+    pub fn new(keys: Vec<DelegatedKey>, rules: Option<DelegationRules>, leeway_s: u64) -> Self {
+        Self { keys, rules, leeway_s }
     }
 
     /// Every delegated key that is in the JWKS.
@@ -102,25 +119,28 @@ impl Delegations {
     /// Whether another one is to be made now, while `active` is the Active key.
     #[must_use]
     pub fn is_wanted(&self, active: &str, now: UnixMillis) -> bool {
-        self.keys.len() < DELEGATED_MAX && self.wanted_at(active).is_some_and(|at| at <= now)
+        self.keys.len() < DELEGATED_MAX && self.wanted_at(active, now).is_some_and(|at| at <= now)
     }
 
     /// When another one is to be made, so that it can sign when the last one has too little time left.
-    fn wanted_at(&self, active: &str) -> Option<UnixMillis> {
+    fn wanted_at(&self, active: &str, now: UnixMillis) -> Option<UnixMillis> {
         let rules = self.rules?;
         let last_sign = |key: &DelegatedKey| {
             UnixMillis(key.expires_at.0.saturating_sub(rules.token_life_s).saturating_mul(1000))
         };
-        let ours = self.keys.iter().filter(|key| key.held && key.certified_by == active);
-        let covered = ours.map(last_sign).max().unwrap_or_default();
-        Some(covered.saturating_sub(rules.propagation_ms))
+        // One from a time to come, by a clock that was set back since, covers nothing.
+        let ours =
+            |key: &&DelegatedKey| key.held && key.certified_by == active && key.issued_at.0 <= now.0 / 1000;
+        let covered = self.keys.iter().filter(ours).map(last_sign).max().unwrap_or_default();
+        Some(covered.saturating_sub(rules.propagation_ms.saturating_add(rules.ahead_ms())))
     }
 
     /// When something will be due next; not before `now`.
     #[must_use]
     pub fn next_at(&self, active: Option<&str>, now: UnixMillis) -> Option<UnixMillis> {
         let ends = self.keys.iter().map(|key| self.ends_at(key));
-        let wanted = active.filter(|_| self.keys.len() < DELEGATED_MAX).and_then(|kid| self.wanted_at(kid));
+        let wanted =
+            active.filter(|_| self.keys.len() < DELEGATED_MAX).and_then(|kid| self.wanted_at(kid, now));
         ends.chain(wanted).map(|at| at.max(now)).min()
     }
 
@@ -152,9 +172,10 @@ impl Delegations {
         }
     }
 
-    fn ends_at(&self, key: &DelegatedKey) -> UnixMillis {
-        let leeway_s = self.rules.map_or(0, |rules| rules.leeway_s);
-        UnixMillis(key.expires_at.saturating_add(leeway_s).0.saturating_mul(1000))
+    /// When this key leaves the JWKS.
+    #[must_use]
+    pub fn ends_at(&self, key: &DelegatedKey) -> UnixMillis {
+        UnixMillis(key.expires_at.saturating_add(self.leeway_s).0.saturating_mul(1000))
     }
 }
 
@@ -162,8 +183,11 @@ impl Delegations {
 mod tests {
     use super::*;
 
-    const RULES: DelegationRules =
-        DelegationRules { life_s: 100, propagation_ms: 10_000, token_life_s: 20, leeway_s: 5 };
+    const RULES: DelegationRules = DelegationRules { life_s: 100, propagation_ms: 10_000, token_life_s: 20 };
+
+    fn of(keys: Vec<DelegatedKey>) -> Delegations {
+        Delegations::new(keys, Some(RULES), 5)
+    }
 
     fn key(kid: &str, certified_by: &str, made_s: u64) -> DelegatedKey {
         DelegatedKey {
@@ -188,37 +212,42 @@ mod tests {
 
     #[test]
     fn a_key_signs_once_it_has_propagated_and_nothing_that_outlives_its_delegation() {
-        let keys = Delegations::new(vec![key("d", "a", 1000)], Some(RULES));
+        let keys = of(vec![key("d", "a", 1000)]);
         assert_eq!(signing(&keys, "a", 20, 1009), None, "not everybody has the JWKS");
         assert_eq!(signing(&keys, "a", 20, 1010), Some("d"));
         assert_eq!(signing(&keys, "a", 90, 1010), Some("d"));
         assert_eq!(signing(&keys, "a", 91, 1010), None, "the token itself signs what lives longer");
         assert_eq!(signing(&keys, "a", 20, 1081), None);
         assert_eq!(signing(&keys, "b", 20, 1010), None, "another key is the Active one");
-        let past = Delegations::new(vec![DelegatedKey { held: false, ..key("d", "a", 1000) }], Some(RULES));
+        let past = of(vec![DelegatedKey { held: false, ..key("d", "a", 1000) }]);
         assert_eq!(signing(&past, "a", 20, 1010), None, "its private half went with the process");
-        assert_eq!(signing(&Delegations::new(vec![key("d", "a", 1000)], None), "a", 20, 1050), None);
+        assert_eq!(signing(&Delegations::new(vec![key("d", "a", 1000)], None, 5), "a", 20, 1050), None);
     }
 
     #[test]
     fn the_next_one_is_ready_when_the_last_has_no_time_left_for_a_token() {
-        let mut keys = Delegations::new(Vec::new(), Some(RULES));
+        let mut keys = of(Vec::new());
         assert!(keys.is_wanted("a", at(1000)), "the first");
         keys.push(key("d", "a", 1000));
-        // It signs ordinary tokens until 1080.
-        assert!(!keys.is_wanted("a", at(1069)));
-        assert_eq!(keys.next_at(Some("a"), at(1001)), Some(at(1070)));
-        assert!(keys.is_wanted("a", at(1070)));
-        keys.push(key("e", "a", 1070));
-        assert!(!keys.is_wanted("a", at(1070)));
-        assert_eq!(signing(&keys, "a", 20, 1080), Some("e"), "without a gap");
+        // It signs ordinary tokens from 1010 to 1080; a quarter of that, and the propagation, is ahead.
+        assert_eq!(RULES.signs_s(), 70);
+        assert!(!keys.is_wanted("a", UnixMillis(1_052_499)));
+        assert_eq!(keys.next_at(Some("a"), at(1001)), Some(UnixMillis(1_052_500)));
+        assert!(keys.is_wanted("a", UnixMillis(1_052_500)));
+        // Made in vain for fifteen seconds, and there is no gap.
+        keys.push(key("e", "a", 1068));
+        assert!(!keys.is_wanted("a", at(1068)));
+        assert_eq!(signing(&keys, "a", 20, 1077), Some("d"));
+        assert_eq!(signing(&keys, "a", 20, 1078), Some("e"));
+        // A clock that was set back: what is of a time to come neither signs nor covers.
+        assert!(keys.is_wanted("a", at(900)) && signing(&keys, "a", 20, 900).is_none());
         assert!(keys.is_wanted("b", at(1075)), "another Active key makes its own");
-        assert!(!Delegations::new(Vec::new(), None).is_wanted("a", at(1000)));
+        assert!(!Delegations::new(Vec::new(), None, 5).is_wanted("a", at(1000)));
     }
 
     #[test]
     fn a_key_leaves_the_jwks_with_its_delegation_and_at_once_when_it_or_its_certifier_is_killed() {
-        let mut keys = Delegations::new(vec![key("d", "a", 1000), key("e", "a", 1070)], Some(RULES));
+        let mut keys = of(vec![key("d", "a", 1000), key("e", "a", 1070)]);
         assert!(!keys.forget_ended(at(1104)));
         assert_eq!(keys.next_at(None, at(1101)), Some(at(1105)), "the leeway later");
         assert!(keys.forget_ended(at(1105)));
@@ -231,7 +260,7 @@ mod tests {
 
     #[test]
     fn a_key_that_was_let_go_never_signs_again_and_another_is_wanted() {
-        let mut keys = Delegations::new(vec![key("d", "a", 1000)], Some(RULES));
+        let mut keys = of(vec![key("d", "a", 1000)]);
         keys.let_go(Some("a"));
         assert_eq!(signing(&keys, "a", 20, 1010), Some("d"));
         keys.let_go(None);
@@ -242,7 +271,7 @@ mod tests {
     #[test]
     fn a_node_that_starts_over_and_over_makes_no_more_than_there_is_room_for() {
         let past = |i: usize| DelegatedKey { held: false, ..key(&format!("d{i}"), "a", 1000) };
-        let keys = Delegations::new((0..DELEGATED_MAX).map(past).collect(), Some(RULES));
+        let keys = of((0..DELEGATED_MAX).map(past).collect());
         assert!(!keys.is_wanted("a", at(1050)));
         assert_eq!(keys.next_at(Some("a"), at(1050)), Some(at(1105)), "once those are over");
     }

@@ -16,7 +16,7 @@ pub const JWKS_BYTES_MAX: usize = 256 * 1024;
 pub const KEYS_PER_SET_MAX: usize = 256;
 
 /// The member of a JWK that says that it is a delegated key; in a token's header it carries the same text.
-const DELEGATION_MEMBER: &str = "edgate_delegation";
+pub const DELEGATION_MEMBER: &str = "edgate_delegation";
 
 /// A parsed set: the keys that can verify, and why the others cannot.
 #[derive(Debug, Clone)]

@@ -266,7 +266,7 @@ mod tests {
                 tenant: "tenant",
                 issuer: "",
                 kid: "k",
-                certified_by: None,
+                certified_by: names[(jti + 2) % 4],
                 jti: names[jti],
                 subject: names[subject],
                 session: names[session],

@@ -11,7 +11,7 @@ use crate::decision::{Decision, Rejection};
 use crate::keys::{KeySet, KilledKeys, PublishedKey};
 use crate::revocation::{Change, Effect, Freshness, Switch, TargetKind, View};
 use crate::shard::{Moment, admit_all, settle};
-use crate::token::{DELEGATION_LIFE_S_MAX, Demand, Profile, ProfileKind, assemble};
+use crate::token::{AlgorithmSet, DELEGATION_LIFE_S_MAX, Demand, Profile, ProfileKind, assemble};
 use crate::verify::Engine;
 
 const NOW: u64 = 1_800_000_000;
@@ -299,11 +299,120 @@ fn what_is_kept_is_bounded_and_a_batch_is_decided_whole() {
         .collect();
     let all: Vec<&str> = tokens.iter().map(String::as_str).collect();
     let mut shard = Shard::new();
-    assert!(shard.decide(&all[..KEPT_MAX]).iter().all(|one| one.0 == Decision::Accepted));
+    // Another issuer's stays: it is not the one that has the most.
+    let other = delegation(&json!({"kid": kid(&key(2))}), &json!({"iss": "https://two"}), &key(2));
+    let other = token(&other, &json!({}), &json!({"iss": "https://two"}), &key(9));
+    assert_eq!(shard.decide_one(&other), Decision::Accepted);
+    assert!(shard.decide(&all[1..KEPT_MAX]).iter().all(|one| one.0 == Decision::Accepted));
     assert_eq!(shard.delegates.count, KEPT_MAX);
-    assert_eq!((shard.decide_one(all[KEPT_MAX]), shard.delegates.count), (Decision::Accepted, 1));
-    assert_eq!((shard.decide_one(all[0]), shard.delegates.count), (Decision::Accepted, 2));
+    assert_eq!((shard.decide_one(all[KEPT_MAX]), shard.delegates.count), (Decision::Accepted, 2));
+    assert_eq!((shard.decide_one(all[0]), shard.delegates.count), (Decision::Accepted, 3));
     assert!(shard.decide(&all).iter().all(|one| one.0 == Decision::Accepted));
+    assert_eq!(shard.decide_one(&other), Decision::Accepted);
+}
+
+#[test]
+fn what_nobody_signed_puts_nothing_out() {
+    let mut shard = Shard::new();
+    let fine = token(&good(), &json!({}), &json!({}), &key(9));
+    assert_eq!(shard.decide_one(&fine), Decision::Accepted);
+    let garbage: Vec<String> = (0..KEPT_MAX as u64)
+        .map(|i| {
+            let delegation = delegation(&json!({}), &json!({"exp": NOW + 100 + i}), &key(7));
+            token(&delegation, &json!({}), &json!({}), &key(9))
+        })
+        .collect();
+    let garbage: Vec<&str> = garbage.iter().map(String::as_str).collect();
+    assert!(shard.decide(&garbage).iter().all(|one| one.0 == INVALID));
+    assert_eq!(shard.delegates.count, 1);
+    assert_eq!(shard.decide_one(&fine), Decision::Accepted);
+}
+
+#[test]
+fn another_policy_keeps_what_holds_under_it_as_well() {
+    let mut shard = Shard::new();
+    let token = token(&good(), &json!({}), &json!({}), &key(9));
+    assert_eq!(shard.decide_one(&token), Decision::Accepted);
+    let public_key = key(9).verifying_key().to_bytes();
+    let held = VerifyingKey::register(&public_key).unwrap();
+    shard.policy.epoch = 1;
+    shard.delegates.begin(&shard.policy);
+    assert_eq!((shard.delegates.count, shard.decide_one(&token)), (1, Decision::Accepted));
+    drop(held);
+    // Another key of the certifier's name is another certifier.
+    let imposter = PublishedKey {
+        kid: kid(&key(1)),
+        verifying_key: VerifyingKey::register(key(5).verifying_key().as_bytes()).unwrap(),
+    };
+    shard.policy.epoch = 2;
+    shard.policy.key_set = KeySet::new(vec![(IssuerIndex(0), vec![imposter])]).unwrap();
+    assert_eq!((shard.decide_one(&token), shard.delegates.count), (INVALID, 0));
+}
+
+#[test]
+fn issuers_that_have_one_key_each_have_their_tokens() {
+    let mut shard = Shard::new();
+    let public_key = key(1).verifying_key().to_bytes();
+    let verifying_key = VerifyingKey::register(&public_key).unwrap();
+    let shared = || vec![PublishedKey { kid: thumbprint(&public_key), verifying_key: verifying_key.clone() }];
+    shard.policy.key_set = KeySet::new(vec![(IssuerIndex(0), shared()), (IssuerIndex(1), shared())]).unwrap();
+    for (iss, other) in [("https://one", "https://two"), ("https://two", "https://one")] {
+        let header = json!({"alg": "Ed25519", "kid": kid(&key(1))});
+        let claims = json!({"iss": iss, "sub": "s", "aud": "a", "iat": NOW, "exp": NOW + 60, "jti": "k"});
+        assert_eq!(shard.decide_one(&signed(&key(1), &header, &claims)), Decision::Accepted, "{iss}");
+        let delegation = delegation(&json!({}), &json!({"iss": iss}), &key(1));
+        let claims = json!({"iss": iss});
+        assert_eq!(shard.decide_one(&token(&delegation, &json!({}), &claims, &key(9))), Decision::Accepted);
+        let claims = json!({"iss": other});
+        let crossed = shard.decide_one(&token(&delegation, &json!({}), &claims, &key(9)));
+        assert_eq!(crossed, Rejection::IssuerMismatch.into(), "{iss} delegated, and not {other}");
+    }
+}
+
+#[test]
+fn a_delegation_is_signed_as_the_issuers_tokens_are() {
+    let mut shard = Shard::new();
+    let eddsa = delegation(&json!({"alg": "EdDSA"}), &json!({}), &key(1));
+    let token = token(&eddsa, &json!({}), &json!({}), &key(9));
+    assert_eq!(shard.decide_one(&token), Decision::Accepted);
+    let mut shard = Shard::new();
+    shard.policy.profiles[0].algorithms = AlgorithmSet::ED25519;
+    assert_eq!(shard.decide_one(&token), INVALID);
+}
+
+#[test]
+fn a_token_that_waited_is_held_against_the_policy_of_then() {
+    let mut shard = Shard::new();
+    shard.policy.rules[0].allow_list = true;
+    let text = token(&good(), &json!({}), &json!({}), &key(9));
+    let (mut scratch, mut verdicts) = (token::Scratch::default(), Vec::new());
+    let Shard { policy, view, delegates, verifier } = &mut shard;
+    let one = std::iter::once(Ok(text.as_bytes()));
+    let mut admitted = admit_all(one, policy, delegates, verifier, &mut verdicts, &mut scratch);
+    let admitted = admitted.pop().unwrap().unwrap();
+    let items: Vec<Item<'_>> = admitted.items().collect();
+    verifier.verify(&items, &mut verdicts);
+    let (look, realms) = (view.look(), policy.realms(view));
+    let (now, stale) = (UnixSeconds(NOW), false);
+    let moment = Moment { policy, look: &look, realms: &realms, now, stale, lists: None };
+    let mut given = verdicts.drain(..);
+    let settled = settle(admitted, &mut given, &moment, &Demand::default(), &mut scratch);
+    let (inquiry, proof) = settled.inquiry().unwrap();
+    let (of_token, certifier) = (kid(&key(9)), kid(&key(1)));
+    assert_eq!(inquiry.identity().kid, of_token);
+    assert_eq!(inquiry.identity().certified_by, Some(certifier.as_str()), "either is asked about");
+    drop(given);
+    // The same policy: nothing to verify again. Another one, under which it is dead: the proof is worth nothing.
+    let again = crate::shard::admit(text.as_bytes(), policy, delegates, &mut scratch).unwrap();
+    assert_eq!(again.proven(Some(proof), policy).items().count(), 0);
+    shard.policy.epoch = 1;
+    shard.policy.killed = KilledKeys::from_iter([(IssuerIndex(0), of_token)]);
+    assert_eq!(shard.decide_one(&text), INVALID);
+}
+
+#[test]
+fn header_and_jwks_spell_it_alike() {
+    assert_eq!(token::DELEGATION_MEMBER, crate::keys::jwks::DELEGATION_MEMBER);
 }
 
 #[test]

@@ -3,8 +3,11 @@
 //! They are read top to bottom. Between the first two the batch is verified; nothing of the payload is looked at before its
 //! signature is. Between the others a batch is looked up. The command line runs these same functions.
 
+use std::collections::HashSet;
 use std::slice;
 use std::sync::Arc;
+
+use smallvec::SmallVec;
 
 use crate::decision::{Decision, Rejection, UnixSeconds};
 use crate::json;
@@ -100,9 +103,9 @@ pub fn admit_all<'a, 'p>(
     verdicts: &mut Vec<Verdict>,
     scratch: &mut token::Scratch,
 ) -> Vec<Result<Admitted<'a, 'p>, Rejection>> {
-    delegates.register();
+    delegates.begin(policy);
     let mut unknown: Vec<(usize, &[u8])> = Vec::new();
-    let mut delegations: Vec<String> = Vec::new();
+    let mut delegations: HashSet<String> = HashSet::new();
     let mut admitted: Vec<Result<Admitted<'a, 'p>, Rejection>> = texts
         .enumerate()
         .map(|(place, text)| {
@@ -111,9 +114,7 @@ pub fn admit_all<'a, 'p>(
                 NotAdmitted::Rejected(rejection) => rejection,
                 NotAdmitted::Delegation(delegation) => {
                     unknown.push((place, text));
-                    if !delegations.contains(&delegation) {
-                        delegations.push(delegation);
-                    }
+                    delegations.insert(delegation);
                     Rejection::DelegationInvalid
                 }
             })
@@ -203,26 +204,32 @@ pub fn read<'s, 'p>(
 ) -> Read<'s, 'p> {
     let Moment { policy, now, .. } = *moment;
     let Admitted { jws, candidates, delegate, proof } = admitted;
-    let mut proof = proof.map(|proof| (proof.candidate, proof.verified));
+    let mut accepted: SmallVec<[(usize, SignatureVerified); 1]> =
+        proof.map(|proof| (proof.candidate, proof.verified)).into_iter().collect();
     let mut refused = Rejection::KeyUnknown;
-    if proof.is_none() {
+    if accepted.is_empty() {
         for (candidate, verdict) in (0..candidates.len()).zip(verdicts.by_ref()) {
             match verdict {
-                Verdict::Accepted(verified) => proof = Some((candidate, verified)),
+                Verdict::Accepted(verified) => accepted.push((candidate, verified)),
                 Verdict::Rejected(rejection) => refused = rejection.into(),
             }
         }
     }
     let not_admitted = Settled::not_admitted(refused);
-    let Some((candidate, verified)) = proof else {
+    let Some((candidate, verified)) = accepted.pop() else {
         let key = candidates.first();
         let profile = key.map(|key| policy.profile(key));
         return Read(Settled { key, delegate, profile, ..not_admitted });
     };
-    let key = &candidates[candidate];
-    let profile = policy.profile(key);
     let jws = VerifiedJws::new(jws, verified);
     let claims = jws.claims(scratch);
+    // Several issuers may have one key under one name: then it is the issuer's that the token names.
+    let iss = claims.as_ref().ok().and_then(|claims| claims.iss);
+    let is_of = |candidate: usize| iss == Some(policy.profile(&candidates[candidate]).issuer.as_str());
+    let others = accepted.iter().map(|(other, _)| *other);
+    let candidate = others.filter(|_| !is_of(candidate)).find(|other| is_of(*other)).unwrap_or(candidate);
+    let key = &candidates[candidate];
+    let profile = policy.profile(key);
     let proof = Some(Proof { policy_epoch: policy.epoch, candidate, verified: jws.into_proof() });
     let so_far = |decision, claims, delegate| {
         let (key, profile) = (Some(key), Some(profile));

@@ -11,7 +11,7 @@ use crate::decision::UnixSeconds;
 use crate::keys::delegated::DelegatedKey;
 
 impl Store {
-    /// The delegated keys of a tenant whose delegations have not ended, the oldest first; no private half is held. A node has those of
+    /// The delegated keys of a tenant whose delegations had not ended at `ended`, the oldest first; no private half is held. A node has those of
     /// one tenant: if they are another's, that one was renamed.
     ///
     /// # Errors
@@ -19,7 +19,7 @@ impl Store {
     pub async fn load_delegations(
         &self,
         tenant: &str,
-        now: UnixSeconds,
+        ended: UnixSeconds,
     ) -> Result<Vec<DelegatedKey>, StoreError> {
         let error = || StoreError::statement("read the delegations");
         sqlx::query(
@@ -34,14 +34,14 @@ impl Store {
             "SELECT * FROM delegations WHERE tenant = $1 AND expires_at > $2 ORDER BY published, kid",
         )
         .bind(tenant)
-        .bind(stored_number(now.0))
+        .bind(stored_number(ended.0))
         .fetch_all(&self.pool)
         .await
         .map_err(error())?;
         rows.iter().map(delegated_key).collect::<Result<_, _>>().map_err(error())
     }
 
-    /// Remembers a delegated key, and forgets those whose delegations ended before `now`.
+    /// Remembers a delegated key, and forgets those whose delegations had ended at `ended`.
     ///
     /// # Errors
     /// What SQLite said; nothing was stored then.
@@ -49,12 +49,12 @@ impl Store {
         &self,
         tenant: &str,
         key: &DelegatedKey,
-        now: UnixSeconds,
+        ended: UnixSeconds,
     ) -> Result<(), StoreError> {
         let error = || StoreError::statement("store a delegation");
         let mut transaction = self.pool.begin().await.map_err(error())?;
-        sqlx::query("DELETE FROM delegations WHERE expires_at < $1")
-            .bind(stored_number(now.0))
+        sqlx::query("DELETE FROM delegations WHERE expires_at <= $1")
+            .bind(stored_number(ended.0))
             .execute(&mut *transaction)
             .await
             .map_err(error())?;

@@ -31,6 +31,8 @@ pub struct ListedToken {
     pub issuer: String,
     /// The key it is signed with.
     pub kid: String,
+    /// The key that delegated to that one, if it is a delegated one.
+    pub certified_by: Option<String>,
     /// Its own name.
     pub jti: String,
     /// Its `sub`.
@@ -64,8 +66,8 @@ impl Store {
                 let index = random.map_err(error())? % u64::from(list.capacity.max(1));
                 let inserted = sqlx::query(
                     "INSERT INTO status_indexes \
-                     (tenant, uri, idx, issuer, kid, jti, subject, issued_at, forget_at) \
-                     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT DO NOTHING",
+                     (tenant, uri, idx, issuer, kid, jti, subject, issued_at, forget_at, certified_by) \
+                     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT DO NOTHING",
                 )
                 .bind(list.tenant)
                 .bind(list.uri)
@@ -76,6 +78,7 @@ impl Store {
                 .bind(&token.subject)
                 .bind(seconds(token.issued_at))
                 .bind(seconds(token.forget_at))
+                .bind(&token.certified_by)
                 .execute(&mut *transaction)
                 .await
                 .map_err(error())?;
@@ -123,6 +126,7 @@ impl Store {
                 let token = ListedToken {
                     issuer: text("issuer")?,
                     kid: text("kid")?,
+                    certified_by: row.try_get("certified_by").map_err(error())?,
                     jti: text("jti")?,
                     subject: text("subject")?,
                     issued_at: time("issued_at")?,
@@ -161,6 +165,7 @@ mod tests {
         ListedToken {
             issuer: "https://i.example".into(),
             kid: "k".into(),
+            certified_by: (jti % 2 == 1).then(|| "c".into()),
             jti: format!("t-{jti}"),
             subject: "s".into(),
             issued_at: UnixSeconds(1),

@@ -50,6 +50,8 @@ pub struct UnverifiedDelegation<'a> {
     pub jws: CompactJws<'a>,
     /// Which key is said to have signed it.
     pub kid: String,
+    /// How its header spells the algorithm, which must be as the issuer's tokens may (H3, H4).
+    pub algorithm: Algorithm,
 }
 
 /// Why a delegation says nothing.
@@ -112,7 +114,7 @@ impl Delegation {
             return Err(DelegationError::Nested);
         }
         let kid = header.kid.ok_or(DelegationError::KidMissing)?.to_owned();
-        Ok(UnverifiedDelegation { jws, kid })
+        Ok(UnverifiedDelegation { jws, kid, algorithm: header.algorithm })
     }
 
     /// Reads what a verified delegation says (D3, D4). Whether its key is one is the registry's to say.

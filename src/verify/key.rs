@@ -53,6 +53,14 @@ impl VerifyingKey {
         Tables::of_process().try_register(bytes)
     }
 
+    /// Whether `bytes` could be registered; makes nothing of it.
+    ///
+    /// # Errors
+    /// The first check that fails, in the order of [`KeyRejection`].
+    pub fn check(bytes: &[u8; 32]) -> Result<(), KeyRejection> {
+        decode(bytes).map(drop)
+    }
+
     /// The 32 bytes that were registered.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8; 32] {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ed25519_dalek::{Signature, VerifyingKey};
+use edgate::status_list::{Document, Status};
 use serde_json::{Value, json};
 
 use crate::signing_keys::{WORDS, done, edit, issued, records};
@@ -257,6 +258,77 @@ fn switching_either_key_off_refuses_the_token() {
         change("enable");
         assert_eq!(node.forward(&token).status, 200);
     }
+}
+
+#[test]
+fn the_next_delegated_key_is_ready_before_the_last_one_ends() {
+    let node = Edgate::start_edited(|text| edit(&text, "delegation_s = 20\ndefault_ttl_s = 2\n", ""));
+    let a = active(&node);
+    let (_, d) = delegated(&node, &a);
+    let mut all = vec![d];
+    until("the third delegated key", || {
+        let (token, kid) = issued(&node);
+        assert_ne!(kid, a, "there is no gap between one and the next");
+        assert_eq!(node.forward(&token).status, 200);
+        if all.last() != Some(&kid) {
+            all.push(kid);
+        }
+        all.len() == 3
+    });
+    let published = jwks(&node);
+    assert!(all[1..].iter().all(|kid| published.contains_key(kid)), "{published:?}");
+}
+
+#[test]
+fn a_token_that_does_not_fit_beside_a_delegation_is_signed_by_the_key_itself() {
+    let node = start();
+    let a = active(&node);
+    let (_, d) = delegated(&node, &a);
+    let mut signed_by = Vec::new();
+    for count in (20..64).step_by(2) {
+        let scopes: Vec<String> = (0..count).map(|i| format!("{i:02}{}", "s".repeat(118))).collect();
+        let answer = node.post(node.control, "/v1/tokens", &json!({"agent_id": "agent-1", "scope": scopes}));
+        if answer.status == 400 {
+            assert!(answer.body.contains("longer than"), "{answer:?}");
+            break;
+        }
+        let answer = answer.json();
+        assert_eq!(node.forward(answer["token"].as_str().unwrap()).status, 200, "{count} scopes");
+        signed_by.push(answer["kid"].as_str().unwrap().to_owned());
+    }
+    let first_direct = signed_by.iter().position(|kid| *kid == a).unwrap();
+    assert!(first_direct > 0 && signed_by[..first_direct].iter().all(|kid| *kid == d), "{signed_by:?}");
+    assert!(signed_by[first_direct..].iter().all(|kid| *kid == a), "{signed_by:?}");
+}
+
+#[test]
+fn the_status_list_marks_what_either_key_signed_also_once_both_are_dead() {
+    let uri = "status_list_uri = \"https://own.test/v1/status-lists/1\"\n";
+    let node = Edgate::start_edited(|text| edit(&text, &format!("{SIGNING}{uri}"), ""));
+    let a = active(&node);
+    let (token, d) = delegated(&node, &a);
+    let claims: Value = {
+        let payload = token.split('.').nth(1).unwrap();
+        serde_json::from_slice(&URL_SAFE_NO_PAD.decode(payload).unwrap()).unwrap()
+    };
+    let place = claims["status"]["status_list"]["idx"].as_u64().unwrap();
+    let mark = || {
+        let list = node.control_get("/v1/status-lists/1");
+        assert_eq!(list.status, 200, "{list:?}");
+        let payload = URL_SAFE_NO_PAD.decode(list.body.split('.').nth(1).unwrap()).unwrap();
+        Document::read(&payload).unwrap().list.status(place).unwrap()
+    };
+    assert_eq!(mark(), Status::VALID);
+    // Somebody must be there to sign the list.
+    let b = done(&node, &["rotate"])["key"]["kid"].as_str().unwrap().to_owned();
+    until("the rotation", || active(&node) == b);
+    for kid in [&a, &d] {
+        done(&node, &[&["kill", kid, "--issuer", "own"], &WORDS[..]].concat());
+    }
+    node.revoke(&json!({
+        "kind": "kid", "name": a, "issuer": "https://own.test", "action": "revoke", "reason": "it leaked"
+    }));
+    until("the mark", || mark() == Status::INVALID);
 }
 
 #[test]

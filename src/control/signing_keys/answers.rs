@@ -68,8 +68,10 @@ struct Delegated {
     /// When it may sign at the earliest; absent where its private half is gone, with the process or with the active key.
     #[serde(skip_serializing_if = "Option::is_none")]
     ready_ms: Option<u64>,
-    /// No token that it signs is valid longer; then it leaves the JWKS.
+    /// No token that it signs is valid longer.
     ends_ms: u64,
+    /// When it leaves the JWKS: the leeway later.
+    leaves_ms: u64,
 }
 
 /// A key that an operator killed.
@@ -147,6 +149,7 @@ impl Delegated {
             published_ms: key.published.0,
             ready_ms: signs.then(|| delegations.ready_at(key).0),
             ends_ms: key.expires_at.0.saturating_mul(1000),
+            leaves_ms: delegations.ends_at(key).0,
         }
     }
 }

@@ -4,10 +4,15 @@
 //! Made ahead of time, published like every other key before it signs, on record with the delegation's end, and never used once the
 //! key that made it a delegated one is not the Active one any more. Where none may sign, the Active key itself does.
 
+use std::future::Future;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use edgate_hsm::HsmError;
 
 use super::ActiveKey;
 use super::held::{ChangeError, Keys};
+use super::keeper::ACTOR;
 use super::steps::{Order, on_record, unusable};
 use crate::control::actions::blocking;
 use crate::control::error::{ApiError, ErrorKind};
@@ -19,6 +24,9 @@ use crate::keys::delegated::DelegatedKey;
 use crate::keys::thumbprint;
 use crate::token::{self, Delegation};
 
+/// How long a delegation waits for room in the queue of the key that signs it, at a time.
+const QUEUE_PAUSE: Duration = Duration::from_millis(5);
+
 /// Whether another delegated key is to be made now.
 pub(super) fn is_due(keys: &Keys) -> bool {
     let Some(active) = keys.active() else { return false };
@@ -26,7 +34,7 @@ pub(super) fn is_due(keys: &Keys) -> bool {
 }
 
 /// Makes a delegated key, has the Active key sign its delegation, and publishes it.
-pub(super) async fn delegate(shared: &Arc<Shared>, actor: &str) -> Result<(), ApiError> {
+pub(super) async fn delegate(shared: &Arc<Shared>) -> Result<(), ApiError> {
     let (keys, own) = (&shared.keys, shared.keys.own()?);
     let rules = keys.delegations(|delegations| delegations.rules().copied());
     let (Some(active), Some(rules), Some(issuing)) = (keys.active(), rules, &shared.issuing) else {
@@ -43,10 +51,11 @@ pub(super) async fn delegate(shared: &Arc<Shared>, actor: &str) -> Result<(), Ap
         Delegation { issuer: shared.issuers[issuing.own].issuer.clone(), issued_at, expires_at, public_key };
     let what = format!("signing.delegated_key {kid}");
     let after = format!("signs for {} until {}", active.kid, expires_at.0);
-    let order = Order { actor, what: &what, before: "none", after: &after, event: change_of_key };
+    let order = Order { actor: ACTOR, what: &what, before: "none", after: &after, event: change_of_key };
     let effect = async {
         let input = says.signing_input(&active.kid);
-        let signed = sign_all(issuing, &active, &[input.as_bytes()]).await;
+        let messages = [input.as_bytes()];
+        let signed = patiently(|| sign_all(issuing, &active, &messages), issuing.sign_timeout).await;
         let signed = signed.map_err(|error| unusable("have a delegation signed", &error.to_string()))?;
         let delegation = token::assemble(input, &signed[0]);
         let key = DelegatedKey {
@@ -60,12 +69,17 @@ pub(super) async fn delegate(shared: &Arc<Shared>, actor: &str) -> Result<(), Ap
             held: true,
         };
         // In the database before anybody sees it, so that a start lists it as well.
-        shared.store.store_delegation(&own.tenant, &key, issued_at).await.map_err(|error| {
+        let ended = UnixSeconds(issued_at.0.saturating_sub(shared.issuers[issuing.own].leeway_s));
+        shared.store.store_delegation(&own.tenant, &key, ended).await.map_err(|error| {
             tracing::error!(%error, "cannot store a delegation");
             let description = "the state database takes no writes now; no key was delegated to";
             ApiError::new(ErrorKind::StoreUnavailable, description)
         })?;
-        keys.delegate(key, ActiveKey { kid: kid.clone(), delegation: Some(delegation), signer })?;
+        let certified_by = Some(active.kid.clone());
+        keys.delegate(
+            key,
+            ActiveKey { kid: kid.clone(), delegation: Some(delegation), certified_by, signer },
+        )?;
         Ok(())
     };
     let (id, ()) = on_record(shared, &order, |()| what.clone(), effect).await?;
@@ -77,6 +91,22 @@ pub(super) async fn delegate(shared: &Arc<Shared>, actor: &str) -> Result<(), Ap
         "a key in memory was delegated to"
     );
     Ok(())
+}
+
+/// Tries again for a while where the queue is full: what would end the overload must not lose to it.
+async fn patiently<T, F: Future<Output = Result<T, HsmError>>>(
+    sign: impl Fn() -> F,
+    patience: Duration,
+) -> Result<T, HsmError> {
+    let until = Instant::now() + patience;
+    loop {
+        match sign().await {
+            Err(HsmError::Overloaded { .. }) if Instant::now() < until => {
+                tokio::time::sleep(QUEUE_PAUSE).await;
+            }
+            signed => return signed,
+        }
+    }
 }
 
 /// The Active key changed while its delegation was made.

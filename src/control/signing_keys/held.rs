@@ -82,11 +82,11 @@ impl Keys {
             Some(OwnKeys { tenant, ring, signer, delegations, places }) => {
                 (Some(ring), signer, delegations, Some(Own { tenant, places }))
             }
-            None => (None, None, Delegations::new(Vec::new(), None), None),
+            None => (None, None, Delegations::new(Vec::new(), None, 0), None),
         };
         let kid = ring.as_ref().and_then(Ring::active).map(|key| key.kid.clone());
         let active = kid.zip(signer);
-        let active = active.map(|(kid, signer)| Arc::new(ActiveKey { kid, delegation: None, signer }));
+        let active = active.map(|(kid, signer)| Arc::new(ActiveKey::own(kid, signer)));
         Self {
             held: Mutex::new(Held {
                 ring,
@@ -296,7 +296,7 @@ impl Keys {
         let active = ring.active().map(|key| &key.kid);
         match (active, signer) {
             (Some(kid), Some(signer)) => {
-                let active = ActiveKey { kid: kid.clone(), delegation: None, signer };
+                let active = ActiveKey::own(kid.clone(), signer);
                 self.active.store(Some(Arc::new(active)));
             }
             _ if self.active.load().as_ref().map(|key| &key.kid) == active => {}

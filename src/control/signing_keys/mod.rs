@@ -114,11 +114,18 @@ pub(super) struct ActiveKey {
     pub(super) kid: String,
     /// The text of its delegation, if it is a delegated one.
     pub(super) delegation: Option<String>,
+    /// The key that delegated to it, if it is one.
+    pub(super) certified_by: Option<String>,
     /// What signs.
     pub(super) signer: Signer<TokenSigning>,
 }
 
 impl ActiveKey {
+    /// The Active key itself.
+    fn own(kid: String, signer: Signer<TokenSigning>) -> Self {
+        Self { kid, delegation: None, certified_by: None, signer }
+    }
+
     /// What the header of a token says of it.
     pub(super) fn signed_by(&self) -> SignedBy<'_> {
         SignedBy { kid: &self.kid, delegation: self.delegation.as_deref() }

@@ -249,7 +249,7 @@ fn signing_keys(signer: Signer<edgate_hsm::TokenSigning>) -> SigningKeys {
             tenant: "acme".into(),
             ring,
             signer: Some(signer),
-            delegations: crate::keys::delegated::Delegations::new(Vec::new(), None),
+            delegations: crate::keys::delegated::Delegations::new(Vec::new(), None, 0),
             places,
         }),
         own_issuers: vec![1],

@@ -17,3 +17,6 @@ CREATE TABLE delegations (
     published    BIGINT NOT NULL,
     PRIMARY KEY (tenant, kid)
 );
+
+-- Of a token that a delegated key signs, the key that delegated to it: either may be revoked.
+ALTER TABLE status_indexes ADD COLUMN certified_by TEXT;
