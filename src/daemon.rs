@@ -112,7 +112,7 @@ pub fn log_to_stderr() {
 pub fn check(config: &Config) -> Result<String, StartError> {
     let runtime = control_runtime()?;
     let own = NodeKeys::check(config, |place| signing_keys::is_known_place(&runtime, config, place))?;
-    let own = shard::OwnKeys { keys: own.into_iter().collect(), ..shard::OwnKeys::default() };
+    let own = shard::OwnKeys { keys: own, ..shard::OwnKeys::default() };
     let policy = Policy::build(config, &own, KilledKeys::default(), 1)?;
     let (issuers, keys) = (policy.profiles.len(), policy.key_set.len());
     transmitters::hearing(config, Verifier::new(Engine::Portable))?;
@@ -145,10 +145,9 @@ pub fn check(config: &Config) -> Result<String, StartError> {
 pub fn init(config: &Config) -> Result<Vec<PathBuf>, StartError> {
     let mut created = Vec::new();
     // Keys in a token are made by `edgate hsm keygen` and by nothing else.
-    let signing = config.signing.as_ref().map(|signing| (&signing.key, Purpose::TokenSigning));
-    for (place, purpose) in
-        signing.into_iter().chain([(&config.audit.checkpoint_key, Purpose::AuditCheckpoint)])
-    {
+    let signing = config.signing.iter().flat_map(|signing| &signing.keys);
+    let signing = signing.map(|place| (place, Purpose::TokenSigning));
+    for (place, purpose) in signing.chain([(&config.audit.checkpoint_key, Purpose::AuditCheckpoint)]) {
         if let KeyPlace::File(path) = place
             && !path.exists()
         {

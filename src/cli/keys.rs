@@ -174,6 +174,8 @@ fn kill(dead: &Dead) -> u8 {
 fn changed(answer: &Value) {
     describe(&answer["key"]);
     print_line(format_args!("recorded  {}", text(answer, "id")));
+    // Where each of several tokens has a key of its own.
+    answer["more"].as_array().into_iter().flatten().for_each(changed);
 }
 
 fn list(answer: &Value) {

@@ -40,8 +40,9 @@ const ROTATE_EVERY_S_MAX: u64 = 3_660 * 86_400;
 /// The issuing keys and their policy.
 #[derive(Debug, Clone)]
 pub struct Signing {
-    /// The first key: `signing.key_file`, or `signing.key` in the token. Later ones are made beside it.
-    pub key: KeyPlace,
+    /// The first key: `signing.key_file`, or `signing.key` in the token; or one for each of several tokens: `signing.keys`. Later ones are
+    /// made beside them.
+    pub keys: Vec<KeyPlace>,
     /// Index of the issuer it signs for, `signing.issuer`, among [`Config::issuers`](super::Config::issuers).
     pub issuer: usize,
     /// The audience of tokens whose request names none: `signing.default_audience`.
@@ -73,6 +74,8 @@ pub(super) struct SigningTable {
     key_file: Option<PathBuf>,
     key: Option<String>,
     public_key: Option<String>,
+    #[serde(default)]
+    keys: Vec<MemberKeyTable>,
     issuer: String,
     default_audience: Option<String>,
     #[serde(default = "defaults::ttl_s")]
@@ -86,6 +89,14 @@ pub(super) struct SigningTable {
     require_backup: bool,
     rotate_every_s: Option<u64>,
     delegation_s: Option<u64>,
+}
+
+/// The key of one of several tokens.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct MemberKeyTable {
+    key: String,
+    public_key: String,
 }
 
 fn jwks_max_age_s() -> u64 {
@@ -135,7 +146,23 @@ impl SigningTable {
         };
         let life_s = life_s.max(self.delegation_s.unwrap_or(0));
         let verify_for = Duration::from_secs(life_s + leeway_s + max_age_s) + sign_timeout;
-        check_schedule(self.rotate_every_s, propagation_s, verify_for)?;
+        let alone = self.key_file.is_some() || self.key.is_some() || self.public_key.is_some();
+        let keys = if self.keys.is_empty() || alone {
+            if !self.keys.is_empty() {
+                let problem = "it stands beside signing.key_file, signing.key or signing.public_key";
+                return Err(wrong(
+                    "signing.keys",
+                    "…",
+                    problem,
+                    "keep one key for all tokens, or one for each",
+                ));
+            }
+            let names = ["signing.key_file", "signing.key", "signing.public_key"];
+            vec![key_place(names, self.key_file, self.key, self.public_key, hsm)?]
+        } else {
+            member_keys(self.keys, hsm)?
+        };
+        check_schedule(self.rotate_every_s, propagation_s, verify_for, keys.len() as u64)?;
         if let (Some(every_s), Some(delegation_s)) = (self.rotate_every_s, self.delegation_s)
             && every_s < delegation_s
         {
@@ -150,13 +177,7 @@ impl SigningTable {
             ));
         }
         Ok(Signing {
-            key: key_place(
-                ["signing.key_file", "signing.key", "signing.public_key"],
-                self.key_file,
-                self.key,
-                self.public_key,
-                hsm,
-            )?,
+            keys,
             issuer,
             default_audience: self.default_audience,
             default_ttl_s: self.default_ttl_s,
@@ -199,8 +220,43 @@ fn check_delegation(
     Ok(())
 }
 
+/// A key for each of several tokens, none of which has two.
+fn member_keys(tables: Vec<MemberKeyTable>, hsm: Option<&Hsm>) -> Result<Vec<KeyPlace>, ConfigError> {
+    let mut places = Vec::with_capacity(tables.len());
+    let mut tokens = Vec::with_capacity(tables.len());
+    for (index, MemberKeyTable { key, public_key }) in tables.into_iter().enumerate() {
+        let names = ["key_file", "key", "public_key"].map(|name| format!("signing.keys[{index}].{name}"));
+        let [file, name, public] = names.each_ref().map(String::as_str);
+        let place = key_place([file, name, public], None, Some(key.clone()), Some(public_key), hsm)?;
+        if let KeyPlace::Token { uri, .. } = &place {
+            let token = (uri.token.clone(), uri.serial.clone());
+            if token.0.is_none() {
+                let problem = "it names no token, and each of several keys is in one of its own";
+                return Err(wrong(
+                    name,
+                    key,
+                    problem,
+                    "name the token of one [[hsm.member]], by token and serial",
+                ));
+            }
+            if tokens.contains(&token) {
+                let problem = "its token has a key of its own already";
+                return Err(wrong(name, key, problem, "name one key for each token"));
+            }
+            tokens.push(token);
+        }
+        places.push(place);
+    }
+    Ok(places)
+}
+
 /// A schedule keeps every key published for as long as it verifies, and there are only so many places.
-fn check_schedule(every_s: Option<u64>, propagation_s: u64, verify_for: Duration) -> Result<(), ConfigError> {
+fn check_schedule(
+    every_s: Option<u64>,
+    propagation_s: u64,
+    verify_for: Duration,
+    rings: u64,
+) -> Result<(), ConfigError> {
     let Some(every_s) = every_s else { return Ok(()) };
     in_range("signing.rotate_every_s", every_s, 1, ROTATE_EVERY_S_MAX)?;
     if every_s < propagation_s {
@@ -212,13 +268,14 @@ fn check_schedule(every_s: Option<u64>, propagation_s: u64, verify_for: Duration
         ));
     }
     // The one that signs and the next one are there as well, and an operator may bring one.
-    let least_s = verify_for.as_secs().div_ceil(KEYS_PUBLISHED_MAX - 4);
+    let share = KEYS_PUBLISHED_MAX / rings;
+    let least_s = verify_for.as_secs().div_ceil(share.saturating_sub(4).max(1));
     if every_s < least_s {
         return Err(wrong(
             "signing.rotate_every_s",
             every_s,
             format!(
-                "a key verifies for {} s after it stopped, so more than {KEYS_PUBLISHED_MAX} would be published at once",
+                "a key verifies for {} s after it stopped, so more than {share} would be published at once",
                 verify_for.as_secs()
             ),
             format!("choose {least_s} or more, or a shorter max_lifetime_s for the issuer"),

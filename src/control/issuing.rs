@@ -5,7 +5,6 @@
 //! is not handed out.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use axum::Json;
 use axum::http::StatusCode;
@@ -19,7 +18,7 @@ use super::body;
 use super::error::{ApiError, ErrorKind};
 use super::evidence;
 use super::issue::{self, Draft, IssueRequest};
-use super::signing_keys::ActiveKey;
+use super::signing_keys::{SignedInput, Signers};
 use super::state::{Issuing, Shared};
 use super::status_lists;
 use crate::audit::{Event, IssueEvent, Phase};
@@ -32,9 +31,6 @@ use crate::token::{self, EncodeError, Profile, StatusPlace};
 
 /// The most tokens one call issues: each is two durable records and a signature.
 const TOKENS_MAX: usize = 64;
-
-/// The most signatures by a key in memory that are made on the control plane's own thread, at some tens of microseconds each.
-const INLINE_MAX: usize = 4;
 
 /// The longest request for one token of many.
 const REQUEST_BYTES_MAX: usize = 32 * 1024;
@@ -51,13 +47,6 @@ struct Issued {
 #[derive(Serialize)]
 struct IssuedMany {
     tokens: Vec<Issued>,
-}
-
-/// A token that waits for its signature.
-struct Unsigned<'a> {
-    draft: Draft<'a>,
-    jti: String,
-    signing_input: String,
 }
 
 pub(super) async fn issue(shared: Arc<Shared>, peer: Peer, bytes: Vec<u8>) -> Result<Response, ApiError> {
@@ -102,30 +91,30 @@ async fn issue_all(
         let draft = Draft::new(request, &issuing.policy, (shared.now)()).map_err(at(index))?;
         drafts.push((draft, random_jti()?));
     }
-    // One key from here to the answer: in the header, in the records, for the signature. No other task ran between the time in the
+    // The same keys from here to the answer: in the header, in the records, for the signature. No other task ran between the time in the
     // tokens and this, so that they are not younger than the end of a key that is replaced meanwhile.
     let expires_at = drafts.iter().map(|(draft, _)| draft.expires_at).max().unwrap_or(UnixSeconds(0));
-    let key = shared.keys.signing(expires_at).ok_or_else(|| nobody_signs("no token was issued"))?;
-    let (key, inputs) = signing_inputs(shared, issuing, own, key, &drafts, at).await?;
-    let made = drafts.into_iter().zip(inputs);
-    let unsigned: Vec<Unsigned<'_>> =
-        made.map(|((draft, jti), signing_input)| Unsigned { draft, jti, signing_input }).collect();
+    let signers = shared.keys.signing(expires_at).ok_or_else(|| nobody_signs("no token was issued"))?;
+    let Payloads { signers, headers, payloads, places } =
+        payloads(shared, issuing, own, signers, &drafts, at).await?;
+    // Which of several signs is known once it has.
+    let kids = signers.kids().join(" ");
 
     let actor = peer.actor();
-    let intents: Vec<Event<'_>> = unsigned
+    let intents: Vec<Event<'_>> = drafts
         .iter()
-        .map(|one| {
+        .map(|(draft, jti)| {
             Event::Issue(IssueEvent {
                 phase: Phase::Intent,
                 actor: &actor,
                 issuer: &own.name,
-                kid: &key.kid,
+                kid: &kids,
                 tenant: &own.tenant,
-                subject: one.draft.request.agent_id,
-                jti: &one.jti,
-                issued_at: one.draft.issued_at,
-                expires: one.draft.expires_at,
-                scope: &one.draft.request.scope,
+                subject: draft.request.agent_id,
+                jti,
+                issued_at: draft.issued_at,
+                expires: draft.expires_at,
+                scope: &draft.request.scope,
                 intent: None,
                 failure: None,
             })
@@ -137,76 +126,141 @@ async fn issue_all(
         .await
         .map_err(|error| evidence::unavailable(&error, "no token was issued"))?;
 
-    let inputs: Vec<&[u8]> = unsigned.iter().map(|one| one.signing_input.as_bytes()).collect();
-    let signed = sign_all(issuing, &key, &inputs).await;
-    let listed =
-        if issuing.allow_list && signed.is_ok() { list_all(shared, own, &unsigned).await } else { Ok(()) };
+    let signed = signers.sign_all(&headers, &payloads, issuing.sign_timeout).await;
+    let kid_of = |one: &SignedInput| signers.keys()[one.key].kid.as_str();
+    // Of a single key it is known already.
+    let unnamed = if signers.keys().len() > 1 { &places[..] } else { &[] };
+    let listed = match &signed {
+        Ok(signed) => list_all(shared, issuing, own, &drafts, unnamed, signed.iter().map(kid_of)).await,
+        Err(_) => Ok(()),
+    };
     let outcomes: Vec<Event<'_>> = intents
         .iter()
         .zip(&intent_ids)
-        .map(|(intent, id)| {
+        .enumerate()
+        .map(|(index, (intent, id))| {
             let Event::Issue(intent) = intent else { unreachable!("made above") };
             let (phase, failure) = match (&signed, &listed) {
                 (Ok(_), Ok(())) => (Phase::Done, None),
-                (Ok(_), Err(_)) => (Phase::Failed, Some("allow_list_unavailable")),
+                (Ok(_), Err(unlisted)) => (Phase::Failed, Some(unlisted.failure)),
                 (Err(_), _) => (Phase::Failed, Some("signing_unavailable")),
             };
-            Event::Issue(IssueEvent { phase, failure, intent: Some(*id), ..*intent })
+            let kid = signed.as_ref().map_or(intent.kid, |signed| kid_of(&signed[index]));
+            Event::Issue(IssueEvent { phase, failure, kid, intent: Some(*id), ..*intent })
         })
         .collect();
     let recorded = shared.evidence.conclude(&outcomes).await;
-    let signatures = signed.map_err(|error| signing_unavailable(&error))?;
-    listed?;
+    let signed = signed.map_err(|error| signing_unavailable(&error))?;
+    listed.map_err(|unlisted| unlisted.error)?;
     // A token whose issue is not in the log is not handed out; it dies here.
     recorded.map_err(|error| evidence::unavailable(&error, "no token was handed out"))?;
-    let issued = unsigned.into_iter().zip(signatures).map(|(one, signature)| {
+    let issued = drafts.into_iter().zip(signed).map(|((draft, jti), signed)| {
         shared.counters.issued.increment();
         Issued {
-            issued_at: one.draft.issued_at.0,
-            expires_at: one.draft.expires_at.0,
-            id: one.jti,
-            token: token::assemble(one.signing_input, &signature),
-            kid: key.kid.clone(),
+            issued_at: draft.issued_at.0,
+            expires_at: draft.expires_at.0,
+            id: jti,
+            kid: signers.keys()[signed.key].kid.clone(),
+            token: token::assemble(signed.input, &signed.signature),
         }
     });
     Ok(issued.collect())
 }
 
-/// What is to be signed of each token, in their order, and by which key: one that does not fit beside a delegation is signed by the key
-/// that delegated, since it is nothing of the client's that makes it too long.
-async fn signing_inputs<A: Fn(ApiError) -> ApiError>(
+/// What is to be signed of a call's tokens, and by what.
+struct Payloads {
+    signers: Arc<Signers>,
+    // One for each key.
+    headers: Vec<String>,
+    payloads: Vec<String>,
+    // In the status list, if one is published.
+    places: Vec<u32>,
+}
+
+/// The claims of each token, in their order. What does not fit beside a delegation is signed by the key that delegated, since it is nothing
+/// of the client's that makes it too long.
+async fn payloads<A: Fn(ApiError) -> ApiError>(
     shared: &Shared,
     issuing: &Issuing,
     own: &Profile,
-    mut key: Arc<ActiveKey>,
+    mut signers: Arc<Signers>,
     drafts: &[(Draft<'_>, String)],
     at: impl Fn(usize) -> A,
-) -> Result<(Arc<ActiveKey>, Vec<String>), ApiError> {
-    'by_key: loop {
-        let places = places(shared, issuing, &key, own, drafts).await?;
-        let mut inputs = Vec::with_capacity(drafts.len());
+) -> Result<Payloads, ApiError> {
+    'by_signers: loop {
+        let headers: Result<Vec<String>, EncodeError> =
+            signers.keys().iter().map(|key| token::header_part(key.signed_by())).collect();
+        let longest = headers.iter().flatten().map(String::len).max().unwrap_or(0);
+        let places = places(shared, issuing, &signers, own, drafts).await?;
+        let mut payloads = Vec::with_capacity(drafts.len());
         for (index, (draft, jti)) in drafts.iter().enumerate() {
             let listed = issuing.status_list.as_ref().zip(places.get(index));
             let status = listed.map(|(list, idx)| StatusPlace { idx: *idx, uri: &list.uri });
-            match token::signing_input(key.signed_by(), &draft.claims(&own.issuer, jti, status)) {
-                Ok(input) => inputs.push(input),
-                Err(EncodeError::TooLong | EncodeError::Kid) if key.certified_by.is_some() => {
-                    key = shared.keys.active().ok_or_else(|| nobody_signs("no token was issued"))?;
-                    continue 'by_key;
+            let written = match &headers {
+                Ok(_) => token::payload_part(longest, &draft.claims(&own.issuer, jti, status)),
+                Err(error) => Err(*error),
+            };
+            match written {
+                Ok(payload) => payloads.push(payload),
+                Err(EncodeError::TooLong | EncodeError::Kid) if signers.are_delegated() => {
+                    signers = shared.keys.active().ok_or_else(|| nobody_signs("no token was issued"))?;
+                    continue 'by_signers;
                 }
                 Err(error) => return Err(at(index)(issue::encode_error(error))),
             }
         }
-        return Ok((key, inputs));
+        let headers = headers.map_err(issue::encode_error)?;
+        return Ok(Payloads { signers, headers, payloads, places });
     }
 }
 
+/// Why tokens that were signed are not handed out.
+struct Unlisted {
+    /// As it stands in the records.
+    failure: &'static str,
+    error: ApiError,
+}
+
+/// Notes what is to be known of the tokens before anybody holds one of them: which key signed each, in the status list, and that they are
+/// on the allow list, here and where nodes share one.
+async fn list_all<'k>(
+    shared: &Shared,
+    issuing: &Issuing,
+    own: &Profile,
+    drafts: &[(Draft<'_>, String)],
+    places: &[u32],
+    kids: impl Iterator<Item = &'k str>,
+) -> Result<(), Unlisted> {
+    let unlisted = |failure| move |error| Unlisted { failure, error };
+    if let Some(list) = issuing.status_list.as_ref().filter(|_| !places.is_empty()) {
+        let named: Vec<(u32, &str)> = places.iter().copied().zip(kids).collect();
+        let list = status_lists::place(list, &own.tenant);
+        shared.store.name_status_keys(&list, &named).await.map_err(|error| {
+            tracing::error!(%error, "cannot note which key signed a token of the status list");
+            let description = "the state database takes no writes now; no token was handed out";
+            Unlisted {
+                failure: "status_list_unavailable",
+                error: ApiError::new(ErrorKind::StoreUnavailable, description),
+            }
+        })?;
+    }
+    if !issuing.allow_list {
+        return Ok(());
+    }
+    allow_all(shared, own, drafts).await.map_err(unlisted("allow_list_unavailable"))
+}
+
 /// Puts the tokens on the allow list, here and where nodes share one, before anybody holds one of them.
-async fn list_all(shared: &Shared, own: &Profile, unsigned: &[Unsigned<'_>]) -> Result<(), ApiError> {
-    let until = |one: &Unsigned<'_>| one.draft.expires_at.saturating_add(own.leeway_s);
-    let listed: Vec<Listed<'_>> = unsigned
+async fn allow_all(shared: &Shared, own: &Profile, drafts: &[(Draft<'_>, String)]) -> Result<(), ApiError> {
+    let until = |draft: &Draft<'_>| draft.expires_at.saturating_add(own.leeway_s);
+    let listed: Vec<Listed<'_>> = drafts
         .iter()
-        .map(|one| Listed { tenant: &own.tenant, issuer: &own.issuer, jti: &one.jti, expires_at: until(one) })
+        .map(|(draft, jti)| Listed {
+            tenant: &own.tenant,
+            issuer: &own.issuer,
+            jti,
+            expires_at: until(draft),
+        })
         .collect();
     // Here first: what Redis loses is given back from the state database.
     shared.store.list_tokens(&listed).await.map_err(|error| {
@@ -229,15 +283,16 @@ async fn list_all(shared: &Shared, own: &Profile, unsigned: &[Unsigned<'_>]) -> 
 async fn places(
     shared: &Shared,
     issuing: &Issuing,
-    key: &ActiveKey,
+    signers: &Signers,
     own: &Profile,
     drafts: &[(Draft<'_>, String)],
 ) -> Result<Vec<u32>, ApiError> {
     let Some(list) = &issuing.status_list else { return Ok(Vec::new()) };
     let listed = |(draft, jti): &(Draft<'_>, String)| ListedToken {
         issuer: own.issuer.clone(),
-        kid: key.kid.clone(),
-        certified_by: key.certified_by.clone(),
+        // Of several keys the one that signs is named once it has.
+        kid: signers.keys()[0].kid.clone(),
+        certified_by: signers.keys()[0].certified_by.clone(),
         jti: jti.clone(),
         subject: draft.request.agent_id.to_owned(),
         issued_at: draft.issued_at,
@@ -257,42 +312,6 @@ async fn places(
             Err(ApiError::new(ErrorKind::StoreUnavailable, description))
         }
     }
-}
-
-/// Has every message signed within the key's time; all of them or none. Never blocks: a key in a token answers from a
-/// thread of its pool. Many by a key in memory are made on a thread that may take its time.
-pub(super) async fn sign_all(
-    issuing: &Issuing,
-    key: &ActiveKey,
-    messages: &[&[u8]],
-) -> Result<Vec<[u8; 64]>, HsmError> {
-    if key.signer.is_in_memory() {
-        let (signer, owned) =
-            (key.signer.clone(), messages.iter().map(|one| one.to_vec()).collect::<Vec<_>>());
-        let sign = move || {
-            let messages: Vec<&[u8]> = owned.iter().map(Vec::as_slice).collect();
-            signer.sign_at_once(&messages)
-        };
-        // Many would hold up whatever else this thread does, such as a kill.
-        let signed = match messages.len() {
-            0..=INLINE_MAX => sign(),
-            _ => tokio::task::spawn_blocking(sign).await.unwrap_or(Some(Err(HsmError::Stopped))),
-        };
-        return signed.unwrap_or(Err(HsmError::Stopped));
-    }
-    let deadline = Instant::now() + issuing.sign_timeout;
-    let mut answers = Vec::new();
-    for message in messages {
-        let (answer, answered) = oneshot::channel();
-        key.signer.submit(message.to_vec(), deadline, move |signature| drop(answer.send(signature)))?;
-        answers.push(answered);
-    }
-    let mut signatures = Vec::with_capacity(answers.len());
-    for answered in answers {
-        // The pool answers exactly once; one that is dropped instead is a pool that was closed.
-        signatures.push(answered.await.unwrap_or(Err(HsmError::Stopped))?);
-    }
-    Ok(signatures)
 }
 
 /// What a client is told where there is no key to sign with.

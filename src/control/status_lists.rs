@@ -19,6 +19,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::error::{ApiError, ErrorKind, shortened};
 use super::issuing;
+use super::signing_keys::SignedInput;
 use super::state::{Issuing, Shared};
 use crate::base64url;
 use crate::decision::UnixSeconds;
@@ -115,7 +116,7 @@ impl Made {
         let unchanged = self.epoch == shared.view.epoch() && self.issued == shared.counters.issued.total();
         let young = (shared.now)().since(self.issued_at) < TTL_S / 2;
         let recent = self.made_at.elapsed() < REBUILD_INTERVAL && self.is_valid(shared);
-        let signs = shared.keys.active().is_some_and(|key| key.kid == self.kid);
+        let signs = shared.keys.active().is_some_and(|signers| signers.kids().contains(&self.kid.as_str()));
         signs && (recent || unchanged && young)
     }
 
@@ -149,24 +150,31 @@ async fn make(shared: &Shared, issuing: &Issuing, policy: &StatusListPolicy) -> 
     };
     let signing = shared.keys.active();
     let signing = signing.ok_or_else(|| issuing::nobody_signs("there is no fresh status list"))?;
-    let kid = signing.kid.clone();
+    let kids: Vec<String> = signing.keys().iter().map(|key| key.kid.clone()).collect();
     // Compressing a long list takes tens of milliseconds.
-    let input = tokio::task::spawn_blocking(move || document.signing_input(&kid)).await;
-    let input = input
+    let inputs = tokio::task::spawn_blocking(move || {
+        kids.iter().map(|kid| document.signing_input(kid)).collect::<Result<Vec<String>, _>>()
+    });
+    let inputs = inputs
+        .await
         .map_err(|_| ApiError::new(ErrorKind::Overloaded, "the node is stopping"))?
         .map_err(|error| unmakeable(&error))?;
-    let signatures = issuing::sign_all(issuing, &signing, &[input.as_bytes()]).await;
-    let signature = signatures.map_err(|error| {
+    // They differ in their headers alone.
+    let parts = |input: &String| input.split_once('.').map(|(head, body)| (head.to_owned(), body.to_owned()));
+    let (headers, payloads): (Vec<String>, Vec<String>) = inputs.iter().filter_map(parts).unzip();
+    let signed = signing.sign_all(&headers, &payloads[..1], issuing.sign_timeout).await;
+    let mut signed = signed.map_err(|error| {
         tracing::error!(%error, "cannot sign the status list");
         let description = "the signing key cannot be used now, so there is no fresh status list";
         ApiError::new(ErrorKind::SigningUnavailable, description)
     })?;
-    let token = token::assemble(input, &signature[0]);
+    let SignedInput { key, input, signature } = signed.remove(0);
+    let token = token::assemble(input, &signature);
     let etag = format!("\"{}\"", base64url::encode(&Sha256::digest(token.as_bytes())[..16]));
     Ok(Made {
         token: Bytes::from(token),
         etag,
-        kid: signing.kid.clone(),
+        kid: signing.keys()[key].kid.clone(),
         made_at,
         issued_at: now,
         epoch,

@@ -37,21 +37,24 @@ impl NodeKeys {
     }
 
     /// What can be said about the keys without logging in: files are read, the module is looked at, pinned public keys
-    /// are taken at their word. Returns the configured signing key as it would be published; `None` where its file is missing and
+    /// are taken at their word. Returns the configured signing keys as they would be published, without one whose file is missing where
     /// `is_known` says that the state database knows why.
     pub(super) fn check(
         config: &Config,
-        is_known: impl FnOnce(&KeyPlace) -> bool,
-    ) -> Result<Option<PublishedKey>, StartError> {
+        is_known: impl Fn(&KeyPlace) -> bool,
+    ) -> Result<Vec<PublishedKey>, StartError> {
         if let Some(tokens) = &config.hsm {
             hsm::check(tokens, config)?;
         }
         public_key::<AuditCheckpoint>(&config.audit.checkpoint_key)?;
-        let Some(signing) = &config.signing else { return Ok(None) };
-        match public_key::<TokenSigning>(&signing.key) {
-            Err(StartError::Key(HsmError::Missing { .. })) if is_known(&signing.key) => Ok(None),
-            found => published(&found?).map(Some),
+        let mut all = Vec::new();
+        for place in config.signing.iter().flat_map(|signing| &signing.keys) {
+            match public_key::<TokenSigning>(place) {
+                Err(StartError::Key(HsmError::Missing { .. })) if is_known(place) => {}
+                found => all.push(published(&found?)?),
+            }
         }
+        Ok(all)
     }
 }
 

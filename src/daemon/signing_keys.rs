@@ -24,7 +24,7 @@ use crate::config::{self, Config, KeyPlace, KeySource};
 use crate::control::{self, KeyPlaces, MadeKey, OwnKeys, STATUS_LIST_LIFE_S, SigningKeys};
 use crate::decision::UnixSeconds;
 use crate::keys::delegated::{DELEGATED_MAX, DelegationRules, Delegations};
-use crate::keys::life::{Mended, NewKey, PUBLISHED_MAX, Ring, Rules, SigningKey, UnixMillis};
+use crate::keys::life::{Mended, NewKey, PUBLISHED_MAX, Ring, Rings, Rules, SigningKey, UnixMillis};
 use crate::keys::{IssuerIndex, KilledKeys, thumbprint};
 use crate::shard::{self, Policy};
 use crate::store::{KilledKey, Store};
@@ -49,8 +49,8 @@ pub(super) struct StoredKeys {
 
 struct StoredOwn {
     tenant: String,
-    ring: Ring,
-    signer: Option<Signer<TokenSigning>>,
+    rings: Rings,
+    signers: Vec<(String, Signer<TokenSigning>)>,
     delegations: Delegations,
     places: Places,
 }
@@ -58,10 +58,11 @@ struct StoredOwn {
 /// What changed, from what, to what.
 type Told = [String; 3];
 
-/// Where private keys are made: beside the configured one.
+/// Where private keys are made: beside the configured ones.
 #[derive(Clone)]
 struct Places {
-    configured: KeyPlace,
+    // One for each ring.
+    configured: Vec<KeyPlace>,
     hsm: Option<Arc<Group>>,
     // What a key in memory signs is checked by, as what the token signs.
     checks: ReleaseChecks,
@@ -84,43 +85,58 @@ impl StoredKeys {
         let issuer = &config.issuers[signing.issuer];
         // A key of ours is named by its thumbprint: dead is dead, whatever its issuer was called then.
         let dead: HashSet<&str> = killed.iter().map(|one| one.kid.as_str()).collect();
-        let named = told_place(&signing.key)?;
-        let found = public_key::<TokenSigning>(&signing.key);
-        let kid = found.as_ref().ok().map(thumbprint);
-        let stored = store.load_signing_keys(&issuer.tenant, kid.as_deref(), &named).await?;
+        let mut configured = Vec::with_capacity(signing.keys.len());
+        for place in &signing.keys {
+            configured.push((told_place(place)?, public_key::<TokenSigning>(place)));
+        }
+        let mut stored: Vec<SigningKey> = Vec::new();
+        for (named, found) in &configured {
+            let kid = found.as_ref().ok().map(thumbprint);
+            let more = store.load_signing_keys(&issuer.tenant, kid.as_deref(), named).await?;
+            let news = more.into_iter().filter(|key| stored.iter().all(|known| known.kid != key.kid));
+            let news: Vec<SigningKey> = news.collect();
+            stored.extend(news);
+        }
         let at = now();
-        let (mut ring, mended) = Ring::load(stored, rules(signing), |kid| dead.contains(kid), at);
-        let mut changes: Vec<Told> = mended.iter().map(told).collect();
         let checks = release_checks(engine(config));
-        let places = Places { configured: signing.key.clone(), hsm: hsm.cloned(), checks };
-        changes.extend(adopt(&mut ring, named, found, &dead, at)?);
-        let is_first = |ring: &Ring| ring.keys().len() == 1 && ring.keys()[0].created == at;
-        let signer = match ring.active().map(|key| places.open(key)) {
-            // A PIN that is refused is the operator's, before anything else. And of a first key that cannot be used nothing is kept, so
-            // that the next start takes the right one.
-            Some(Err(error)) if matches!(error, HsmError::Login { .. }) || is_first(&ring) => {
-                return Err(error.into());
+        let places = Places { configured: signing.keys.clone(), hsm: hsm.cloned(), checks };
+        let mut sorted: Vec<Vec<SigningKey>> = configured.iter().map(|_| Vec::new()).collect();
+        for key in stored {
+            sorted[places.ring_of(&key.place)].push(key);
+        }
+        // Only a node that never had any lets a key sign at once: there is nobody who has a JWKS without it.
+        let is_first = sorted.iter().all(Vec::is_empty);
+        let (mut rings, mut changes, mut signers) = (Vec::new(), Vec::new(), Vec::new());
+        for (stored, (named, found)) in sorted.into_iter().zip(configured) {
+            let (mut ring, mended) = Ring::load(stored, rules(signing), |kid| dead.contains(kid), at);
+            changes.extend(mended.iter().map(told));
+            changes.extend(adopt(&mut ring, named, found, &dead, is_first, at)?);
+            match ring.active().map(|key| (key.kid.clone(), places.open(key))) {
+                None => {}
+                Some((kid, Ok(signer))) => signers.push((kid, signer)),
+                // A PIN that is refused is the operator's, before anything else. And of a first key that cannot be used nothing is kept, so
+                // that the next start takes the right one.
+                Some((_, Err(error))) if matches!(error, HsmError::Login { .. }) || is_first => {
+                    return Err(error.into());
+                }
+                // It was there once. Verification does not depend on it, and the way out needs a running node.
+                Some((_, Err(error))) => tracing::error!(%error, "the active signing key cannot be used"),
             }
-            // It was there once. Verification does not depend on it, and the way out needs a running node.
-            Some(Err(error)) => {
-                tracing::error!(%error, "the active signing key cannot be used");
-                None
-            }
-            opened => opened.transpose()?,
-        };
+            rings.push(ring);
+        }
+        let rings = Rings::new(rings);
         // Rows that did not change are the same rows once more.
-        let rows: Vec<SigningKey> = ring.verifying().cloned().collect();
-        let rows = rows.into_iter().chain(ring.keys().iter().filter(|key| key.retired == Some(at)).cloned());
-        store.store_signing_keys(&issuer.tenant, &rows.collect::<Vec<_>>()).await?;
-        if signer.is_none() {
+        let rows = rings.keys().filter(|key| key.state.verifies() || key.retired == Some(at));
+        store.store_signing_keys(&issuer.tenant, &rows.cloned().collect::<Vec<_>>()).await?;
+        if signers.is_empty() {
             tracing::warn!("no signing key can be used: no token is issued until edgate keys rotate");
         }
         let ended = UnixSeconds((at.0 / 1000).saturating_sub(issuer.leeway_s));
         let mut delegated = store.load_delegations(&issuer.tenant, ended).await?;
-        let verifies = |kid: &str| ring.key(kid).is_ok_and(|key| key.state.verifies());
+        let verifies = |kid: &str| rings.key(kid).is_ok_and(|key| key.state.verifies());
         delegated.retain(|key| !dead.contains(key.kid.as_str()) && verifies(&key.certified_by));
         let delegations = Delegations::new(delegated, delegation_rules(signing), issuer.leeway_s);
-        let own = StoredOwn { tenant: issuer.tenant.clone(), ring, signer, delegations, places };
+        let own = StoredOwn { tenant: issuer.tenant.clone(), rings, signers, delegations, places };
         Ok(Self { own: Some(own), killed, changes })
     }
 
@@ -130,7 +146,7 @@ impl StoredKeys {
     /// [`StartError::OwnKey`].
     pub(super) fn published(&self) -> Result<shard::OwnKeys, StartError> {
         let Some(own) = &self.own else { return Ok(shard::OwnKeys::default()) };
-        let keys = own.ring.verifying().map(|key| published(&key.public_key)).collect::<Result<_, _>>()?;
+        let keys = own.rings.verifying().map(|key| published(&key.public_key)).collect::<Result<_, _>>()?;
         Ok(shard::OwnKeys { keys, delegated: own.delegations.keys().to_vec() })
     }
 
@@ -166,10 +182,10 @@ impl StoredKeys {
 
     /// Hands the keys to the control plane, which changes `policy` from now on.
     pub(super) fn hand_over(self, config: &Config, policy: &Arc<ArcSwap<Policy>>) -> SigningKeys {
-        let own = self.own.map(|StoredOwn { tenant, ring, signer, delegations, places }| OwnKeys {
+        let own = self.own.map(|StoredOwn { tenant, rings, signers, delegations, places }| OwnKeys {
             tenant,
-            ring,
-            signer,
+            rings,
+            signers,
             delegations,
             places: places.into_closures(),
         });
@@ -212,12 +228,14 @@ fn publisher(policy: Arc<ArcSwap<Policy>>) -> control::Publish {
     })
 }
 
-/// Takes the configured key in, whose public half was found at the place `named`, unless it is known or dead; what that changed.
+/// Takes the configured key in, whose public half was found at the place `named`, unless it is known or dead; what that changed. `is_first`:
+/// this node never had any.
 fn adopt(
     ring: &mut Ring,
     named: String,
     found: Result<[u8; 32], StartError>,
     dead: &HashSet<&str>,
+    is_first: bool,
     at: UnixMillis,
 ) -> Result<Option<Told>, StartError> {
     let public_key = match found {
@@ -243,9 +261,11 @@ fn adopt(
         tracing::warn!(kid, "the configured signing key was killed: it is not used");
         return Ok(None);
     }
-    let new = NewKey { kid: kid.clone(), public_key, place: named, wanted: false };
+    // A token that joins others signs by itself once everybody can have its key.
+    let wanted = ring.keys().is_empty();
+    let new = NewKey { kid: kid.clone(), public_key, place: named, wanted };
     let what = format!("signing.key {kid}");
-    if ring.keys().is_empty() {
+    if is_first {
         ring.adopt_first(new, at);
         return Ok(Some([what, "none".to_owned(), "active; by the configuration".to_owned()]));
     }
@@ -272,6 +292,7 @@ fn rules(signing: &config::Signing) -> Rules {
         verify_for_ms: u64::try_from(signing.verify_for.as_millis()).unwrap_or(u64::MAX),
         require_backup: signing.require_backup,
         rotate_every_ms: signing.rotate_every_s.map(|seconds| seconds * 1000),
+        published_max: PUBLISHED_MAX / signing.keys.len().max(1),
     }
 }
 
@@ -311,15 +332,25 @@ impl Places {
                 let key = MemoryKey::generate(Purpose::TokenSigning, &self.checks);
                 key.and_then(Signer::in_memory).map_err(|error| error.to_string())
             }),
-            make: Arc::new(move || making.make()),
+            make: Arc::new(move |ring| making.make(ring)),
             open: Arc::new(move |key| opening.open(key).map_err(|error| error.to_string())),
             destroy: Arc::new(move |key| destroying.destroy(key).map_err(|error| error.to_string())),
         }
     }
 
-    /// A new key in the folder, or the token, of the configured one.
-    fn make(&self) -> Result<MadeKey, String> {
-        match &self.configured {
+    /// The ring that the key at this place belongs to: that of its token, where each of several has one; else the first.
+    fn ring_of(&self, place: &str) -> usize {
+        let Ok(uri) = Pkcs11Uri::parse(place, UriRules::Production) else { return 0 };
+        let same = |configured: &KeyPlace| match configured {
+            KeyPlace::Token { uri: of, .. } => (&of.token, &of.serial) == (&uri.token, &uri.serial),
+            KeyPlace::File(_) => false,
+        };
+        self.configured.iter().position(same).unwrap_or(0)
+    }
+
+    /// A new key in the folder, or the token, of the one that is configured for this ring.
+    fn make(&self, ring: usize) -> Result<MadeKey, String> {
+        match &self.configured[ring] {
             KeyPlace::File(path) => {
                 let named = |public_key: &[u8; 32]| path.with_file_name(file_name(public_key));
                 let key = SoftwareKey::create_named(Purpose::TokenSigning, named);
@@ -328,7 +359,7 @@ impl Places {
                 let signer = Signer::<TokenSigning>::software(key).map_err(|error| error.to_string())?;
                 Ok(MadeKey { public_key: signer.public_key(), place })
             }
-            KeyPlace::Token { .. } => self.make_in_token().map_err(|error| {
+            KeyPlace::Token { uri, .. } => self.make_in_token(uri).map_err(|error| {
                 format!(
                     "{error}; if this token lets the service make no keys: make one with `edgate hsm keygen`, name it at \
                      signing.key and signing.public_key, and start again"
@@ -337,7 +368,7 @@ impl Places {
         }
     }
 
-    fn make_in_token(&self) -> Result<MadeKey, HsmError> {
+    fn make_in_token(&self, beside: &Pkcs11Uri) -> Result<MadeKey, HsmError> {
         let purpose = Purpose::TokenSigning;
         let deadline = Instant::now() + KEY_TIMEOUT;
         let tokens = self.tokens()?;
@@ -346,7 +377,7 @@ impl Places {
         let random = getrandom::u32().map_err(|source| HsmError::Entropy { purpose, source })?;
         let name =
             KeyName::new(purpose, &format!("{time}-{random:08x}")).expect("letters, digits and a dash");
-        let uri = tokens.make_signing_key(&Pkcs11Uri::empty(), name, deadline)?;
+        let uri = tokens.make_signing_key(&beside.token_only(), name, deadline)?;
         let signer = tokens.signing_key::<TokenSigning>(&uri, None, deadline)?;
         Ok(MadeKey { public_key: signer.public_key(), place: uri.to_string() })
     }

@@ -1,6 +1,6 @@
 //! Delegated keys of this node: which there are, which of them signs what, and when the next one is needed. Pure, as `life` is.
 //!
-//! A delegated key lives in memory alone and signs because the Active key says so, in a delegation of an hour at most. It has no
+//! A delegated key lives in memory alone and signs because an Active key says so, in a delegation of an hour at most. It has no
 //! states: it signs from `propagation_ms` after it was published until its delegation has too little time left for a token, and it is
 //! in the JWKS until its delegation ends, when nothing that it signed can be valid. It signs for as long only as the key that made it
 //! one is the Active one. After a start the private halves of those before are gone; the delegations are remembered, for the JWKS.
@@ -102,13 +102,18 @@ impl Delegations {
         key.published.saturating_add(self.rules.map_or(u64::MAX, |rules| rules.propagation_ms))
     }
 
-    /// The key that signs a token that is valid until `expires_at`, while `active` is the Active key; the one made last. `None`: the
-    /// Active key itself.
+    /// The key that signs a token that is valid until `expires_at`, while those in `active` are the Active keys; the one made last.
+    /// `None`: an Active key itself.
     #[must_use]
-    pub fn signing(&self, active: &str, expires_at: UnixSeconds, now: UnixMillis) -> Option<&DelegatedKey> {
+    pub fn signing(
+        &self,
+        active: &[&str],
+        expires_at: UnixSeconds,
+        now: UnixMillis,
+    ) -> Option<&DelegatedKey> {
         let signs = |key: &&DelegatedKey| {
             key.held
-                && key.certified_by == active
+                && active.contains(&key.certified_by.as_str())
                 && self.ready_at(key) <= now
                 && key.issued_at.0 <= now.0 / 1000
                 && expires_at <= key.expires_at
@@ -116,31 +121,32 @@ impl Delegations {
         self.keys.iter().rev().find(signs)
     }
 
-    /// Whether another one is to be made now, while `active` is the Active key.
+    /// Whether another one is to be made now, while those in `active` are the Active keys, any of which may delegate.
     #[must_use]
-    pub fn is_wanted(&self, active: &str, now: UnixMillis) -> bool {
+    pub fn is_wanted(&self, active: &[&str], now: UnixMillis) -> bool {
         self.keys.len() < DELEGATED_MAX && self.wanted_at(active, now).is_some_and(|at| at <= now)
     }
 
     /// When another one is to be made, so that it can sign when the last one has too little time left.
-    fn wanted_at(&self, active: &str, now: UnixMillis) -> Option<UnixMillis> {
-        let rules = self.rules?;
+    fn wanted_at(&self, active: &[&str], now: UnixMillis) -> Option<UnixMillis> {
+        let rules = self.rules.filter(|_| !active.is_empty())?;
         let last_sign = |key: &DelegatedKey| {
             UnixMillis(key.expires_at.0.saturating_sub(rules.token_life_s).saturating_mul(1000))
         };
         // One from a time to come, by a clock that was set back since, covers nothing.
-        let ours =
-            |key: &&DelegatedKey| key.held && key.certified_by == active && key.issued_at.0 <= now.0 / 1000;
+        let ours = |key: &&DelegatedKey| {
+            key.held && active.contains(&key.certified_by.as_str()) && key.issued_at.0 <= now.0 / 1000
+        };
         let covered = self.keys.iter().filter(ours).map(last_sign).max().unwrap_or_default();
         Some(covered.saturating_sub(rules.propagation_ms.saturating_add(rules.ahead_ms())))
     }
 
     /// When something will be due next; not before `now`.
     #[must_use]
-    pub fn next_at(&self, active: Option<&str>, now: UnixMillis) -> Option<UnixMillis> {
+    pub fn next_at(&self, active: &[&str], now: UnixMillis) -> Option<UnixMillis> {
         let ends = self.keys.iter().map(|key| self.ends_at(key));
-        let wanted =
-            active.filter(|_| self.keys.len() < DELEGATED_MAX).and_then(|kid| self.wanted_at(kid, now));
+        let has_room = self.keys.len() < DELEGATED_MAX;
+        let wanted = if has_room { self.wanted_at(active, now) } else { None };
         ends.chain(wanted).map(|at| at.max(now)).min()
     }
 
@@ -165,10 +171,10 @@ impl Delegations {
         self.keys.len() < before
     }
 
-    /// The private halves of those that another key than `active` delegated to are gone: they never sign again, even where that key does.
-    pub fn let_go(&mut self, active: Option<&str>) {
+    /// The private halves of those that other keys than `active` delegated to are gone: they never sign again, even where such a key does.
+    pub fn let_go(&mut self, active: &[&str]) {
         for key in &mut self.keys {
-            key.held &= active == Some(key.certified_by.as_str());
+            key.held &= active.contains(&key.certified_by.as_str());
         }
     }
 
@@ -207,7 +213,7 @@ mod tests {
     }
 
     fn signing<'a>(keys: &'a Delegations, active: &str, life_s: u64, now: u64) -> Option<&'a str> {
-        keys.signing(active, UnixSeconds(now + life_s), at(now)).map(|key| key.kid.as_str())
+        keys.signing(&[active], UnixSeconds(now + life_s), at(now)).map(|key| key.kid.as_str())
     }
 
     #[test]
@@ -227,29 +233,29 @@ mod tests {
     #[test]
     fn the_next_one_is_ready_when_the_last_has_no_time_left_for_a_token() {
         let mut keys = of(Vec::new());
-        assert!(keys.is_wanted("a", at(1000)), "the first");
+        assert!(keys.is_wanted(&["a"], at(1000)), "the first");
         keys.push(key("d", "a", 1000));
         // It signs ordinary tokens from 1010 to 1080; a quarter of that, and the propagation, is ahead.
         assert_eq!(RULES.signs_s(), 70);
-        assert!(!keys.is_wanted("a", UnixMillis(1_052_499)));
-        assert_eq!(keys.next_at(Some("a"), at(1001)), Some(UnixMillis(1_052_500)));
-        assert!(keys.is_wanted("a", UnixMillis(1_052_500)));
+        assert!(!keys.is_wanted(&["a"], UnixMillis(1_052_499)));
+        assert_eq!(keys.next_at(&["a"], at(1001)), Some(UnixMillis(1_052_500)));
+        assert!(keys.is_wanted(&["a"], UnixMillis(1_052_500)));
         // Made in vain for fifteen seconds, and there is no gap.
         keys.push(key("e", "a", 1068));
-        assert!(!keys.is_wanted("a", at(1068)));
+        assert!(!keys.is_wanted(&["a"], at(1068)));
         assert_eq!(signing(&keys, "a", 20, 1077), Some("d"));
         assert_eq!(signing(&keys, "a", 20, 1078), Some("e"));
         // A clock that was set back: what is of a time to come neither signs nor covers.
-        assert!(keys.is_wanted("a", at(900)) && signing(&keys, "a", 20, 900).is_none());
-        assert!(keys.is_wanted("b", at(1075)), "another Active key makes its own");
-        assert!(!Delegations::new(Vec::new(), None, 5).is_wanted("a", at(1000)));
+        assert!(keys.is_wanted(&["a"], at(900)) && signing(&keys, "a", 20, 900).is_none());
+        assert!(keys.is_wanted(&["b"], at(1075)), "another Active key makes its own");
+        assert!(!Delegations::new(Vec::new(), None, 5).is_wanted(&["a"], at(1000)));
     }
 
     #[test]
     fn a_key_leaves_the_jwks_with_its_delegation_and_at_once_when_it_or_its_certifier_is_killed() {
         let mut keys = of(vec![key("d", "a", 1000), key("e", "a", 1070)]);
         assert!(!keys.forget_ended(at(1104)));
-        assert_eq!(keys.next_at(None, at(1101)), Some(at(1105)), "the leeway later");
+        assert_eq!(keys.next_at(&[], at(1101)), Some(at(1105)), "the leeway later");
         assert!(keys.forget_ended(at(1105)));
         assert_eq!(keys.keys(), [key("e", "a", 1070)]);
         keys.push(key("f", "a", 1100));
@@ -261,18 +267,18 @@ mod tests {
     #[test]
     fn a_key_that_was_let_go_never_signs_again_and_another_is_wanted() {
         let mut keys = of(vec![key("d", "a", 1000)]);
-        keys.let_go(Some("a"));
+        keys.let_go(&["b", "a"]);
         assert_eq!(signing(&keys, "a", 20, 1010), Some("d"));
-        keys.let_go(None);
+        keys.let_go(&[]);
         assert_eq!(signing(&keys, "a", 20, 1010), None);
-        assert!(keys.is_wanted("a", at(1010)) && keys.key("d").is_some(), "it is listed all the same");
+        assert!(keys.is_wanted(&["a"], at(1010)) && keys.key("d").is_some(), "it is listed all the same");
     }
 
     #[test]
     fn a_node_that_starts_over_and_over_makes_no_more_than_there_is_room_for() {
         let past = |i: usize| DelegatedKey { held: false, ..key(&format!("d{i}"), "a", 1000) };
         let keys = of((0..DELEGATED_MAX).map(past).collect());
-        assert!(!keys.is_wanted("a", at(1050)));
-        assert_eq!(keys.next_at(Some("a"), at(1050)), Some(at(1105)), "once those are over");
+        assert!(!keys.is_wanted(&["a"], at(1050)));
+        assert_eq!(keys.next_at(&["a"], at(1050)), Some(at(1105)), "once those are over");
     }
 }

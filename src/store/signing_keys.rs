@@ -221,8 +221,13 @@ mod tests {
     use crate::keys::life::{NewKey, Ring, Rules};
     use crate::store::OpenMode;
 
-    const RULES: Rules =
-        Rules { propagation_ms: 300, verify_for_ms: 1_000, require_backup: false, rotate_every_ms: None };
+    const RULES: Rules = Rules {
+        propagation_ms: 300,
+        verify_for_ms: 1_000,
+        require_backup: false,
+        rotate_every_ms: None,
+        published_max: 8,
+    };
 
     fn ring() -> Ring {
         let (mut ring, _) = Ring::load(Vec::new(), RULES, |_| false, UnixMillis(0));

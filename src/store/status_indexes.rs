@@ -94,6 +94,32 @@ impl Store {
         Ok(Some(places))
     }
 
+    /// Notes which key signed the tokens in these places, durably, all or none.
+    ///
+    /// # Errors
+    /// What SQLite said; nothing was noted then.
+    pub async fn name_status_keys(
+        &self,
+        list: &StatusListPlace<'_>,
+        signed: &[(u32, &str)],
+    ) -> Result<(), StoreError> {
+        let error = || StoreError::statement("note which key signed a token of a status list");
+        let mut transaction = self.pool.begin().await.map_err(error())?;
+        for (index, kid) in signed {
+            sqlx::query(
+                "UPDATE status_indexes SET kid = $4 WHERE tenant = $1 AND uri = $2 AND idx = $3 AND kid <> $4",
+            )
+            .bind(list.tenant)
+            .bind(list.uri)
+            .bind(i64::from(*index))
+            .bind(*kid)
+            .execute(&mut *transaction)
+            .await
+            .map_err(error())?;
+        }
+        transaction.commit().await.map_err(error())
+    }
+
     /// Hands every token of `list` that is not refused as expired at `now` to `take`, with its place, in their order.
     ///
     /// # Errors

@@ -84,18 +84,25 @@ impl Delegation {
     /// The `header.payload` to be signed by the issuer's key named `kid`.
     #[must_use]
     pub fn signing_input(&self, kid: &str) -> String {
-        let header = HeaderText { alg: Algorithm::Ed25519.name(), typ: DELEGATION_TYP, kid };
+        format!("{}.{}", Self::header_part(kid), self.payload_part())
+    }
+
+    /// The encoded header of delegations by the issuer's key named `kid`.
+    #[must_use]
+    pub fn header_part(kid: &str) -> String {
+        encoded(&HeaderText { alg: Algorithm::Ed25519.name(), typ: DELEGATION_TYP, kid })
+    }
+
+    /// The encoded claims.
+    #[must_use]
+    pub fn payload_part(&self) -> String {
         let jwk = JwkText { kty: "OKP", crv: "Ed25519", x: base64url::encode(&self.public_key) };
-        let claims = ClaimsText {
+        encoded(&ClaimsText {
             iss: &self.issuer,
             iat: self.issued_at.0,
             exp: self.expires_at.0,
             cnf: ConfirmationText { jwk },
-        };
-        let text = |json: serde_json::Result<Vec<u8>>| {
-            base64url::encode(&json.expect("texts and numbers are written without fail"))
-        };
-        format!("{}.{}", text(serde_json::to_vec(&header)), text(serde_json::to_vec(&claims)))
+        })
     }
 
     /// Splits the text of a delegation and reads its header (D1, D2).
@@ -140,6 +147,10 @@ impl Delegation {
         let public_key = base64url::decode_array(x.as_bytes()).map_err(|_| DelegationError::Member("cnf"))?;
         Ok(Self { issuer, issued_at, expires_at, public_key })
     }
+}
+
+fn encoded(part: &impl Serialize) -> String {
+    base64url::encode(&serde_json::to_vec(part).expect("texts and numbers are written without fail"))
 }
 
 /// Reads an object of one member that means something here, besides those that were read already, and no other.

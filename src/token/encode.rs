@@ -60,15 +60,33 @@ pub struct SignedBy<'a> {
     pub delegation: Option<&'a str>,
 }
 
-/// The `header.payload` to be signed with this key.
+/// The encoded header of tokens that this key signs.
 ///
 /// # Errors
-/// What our own verification of the token would later refuse.
-pub fn signing_input(key: SignedBy<'_>, task: &AgentTask<'_>) -> Result<String, EncodeError> {
+/// [`EncodeError::Kid`].
+pub fn header_part(key: SignedBy<'_>) -> Result<String, EncodeError> {
     let SignedBy { kid, delegation } = key;
     if kid.is_empty() || kid.len() > KID_BYTES_MAX {
         return Err(EncodeError::Kid);
     }
+    let header = HeaderText {
+        alg: Algorithm::Ed25519.name(),
+        typ: AGENT_TASK_TYP,
+        kid,
+        edgate_delegation: delegation,
+    };
+    let header = serde_json::to_vec(&header).map_err(|_| EncodeError::Unwritable)?;
+    if header.len() > HEADER_BYTES_MAX {
+        return Err(EncodeError::Kid);
+    }
+    Ok(base64url::encode(&header))
+}
+
+/// The encoded claims, which go behind a header of `header_chars` characters at most.
+///
+/// # Errors
+/// What our own verification of the token would later refuse.
+pub fn payload_part(header_chars: usize, task: &AgentTask<'_>) -> Result<String, EncodeError> {
     if task.jti.is_empty() || task.sub.is_empty() || task.iss.is_empty() {
         return Err(EncodeError::NameEmpty);
     }
@@ -81,12 +99,6 @@ pub fn signing_input(key: SignedBy<'_>, task: &AgentTask<'_>) -> Result<String, 
     if !task.scope.iter().all(|scope| !scope.is_empty() && scope.bytes().all(is_scope_byte)) {
         return Err(EncodeError::Scope);
     }
-    let header = HeaderText {
-        alg: Algorithm::Ed25519.name(),
-        typ: AGENT_TASK_TYP,
-        kid,
-        edgate_delegation: delegation,
-    };
     let claims = ClaimsText {
         iss: task.iss,
         sub: task.sub,
@@ -105,18 +117,23 @@ pub fn signing_input(key: SignedBy<'_>, task: &AgentTask<'_>) -> Result<String, 
         act: task.act.map(|act| object(act, "act")).transpose()?,
         status: task.status.map(|status_list| StatusText { status_list }),
     };
-    let header = serde_json::to_vec(&header).map_err(|_| EncodeError::Unwritable)?;
-    if header.len() > HEADER_BYTES_MAX {
-        return Err(EncodeError::Kid);
-    }
     let claims = serde_json::to_vec(&claims).map_err(|_| EncodeError::Unwritable)?;
-    let mut text = base64url::encode(&header);
-    text.push('.');
-    text.push_str(&base64url::encode(&claims));
-    if text.len() + 1 + SIGNATURE_CHARS > TOKEN_BYTES_MAX {
+    let text = base64url::encode(&claims);
+    // Two dots, and the signature.
+    if header_chars + text.len() + 2 + SIGNATURE_CHARS > TOKEN_BYTES_MAX {
         return Err(EncodeError::TooLong);
     }
     Ok(text)
+}
+
+/// The `header.payload` to be signed with this key.
+///
+/// # Errors
+/// As of [`header_part`] and [`payload_part`].
+pub fn signing_input(key: SignedBy<'_>, task: &AgentTask<'_>) -> Result<String, EncodeError> {
+    let header = header_part(key)?;
+    let payload = payload_part(header.len(), task)?;
+    Ok(format!("{header}.{payload}"))
 }
 
 /// The token: `signing_input` and the signature over it.

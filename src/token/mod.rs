@@ -61,7 +61,9 @@ pub use delegation::{
     DELEGATION_LIFE_S_MAX, DELEGATION_MEMBER, DELEGATION_TYP, Delegation, DelegationError,
     UnverifiedDelegation,
 };
-pub use encode::{AgentTask, EncodeError, SignedBy, StatusPlace, assemble, signing_input};
+pub use encode::{
+    AgentTask, EncodeError, SignedBy, StatusPlace, assemble, header_part, payload_part, signing_input,
+};
 pub use header::{Algorithm, AlgorithmSet, Header};
 pub use inspect::{Unverified, inspect};
 pub use profile::{Demand, Profile, ProfileKind, TypeSet};

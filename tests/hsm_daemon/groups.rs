@@ -12,28 +12,33 @@ use super::softhsm::{add_token, util};
 use super::support::{PATIENCE, until};
 use super::{Daemon, PIN, Stage, verify_log};
 
-const SIGNING: &str = "edgate/token-signing/1";
+pub(super) const SIGNING: &str = "edgate/token-signing/1";
 const CHECKPOINT: &str = "edgate/audit-checkpoint/1";
 
 /// How long until a token of a shared module is found again: it is looked for anew every half a minute at first.
-const REJOINING: Duration = Duration::from_secs(90);
+pub(super) const REJOINING: Duration = Duration::from_secs(90);
 
-struct Pair {
-    stage: Stage,
-    second: String,
+pub(super) struct Pair {
+    pub(super) stage: Stage,
+    pub(super) second: String,
     keys: [SigningKey; 2],
 }
 
 impl Pair {
     /// Two tokens, `edgate` and `second`, with the same two keys.
     fn new(faults: bool) -> Option<Self> {
+        Self::with_keys(faults, [1, 1])
+    }
+
+    /// Two tokens with the signing keys of these seeds, and the same checkpoint key.
+    pub(super) fn with_keys(faults: bool, signing: [u8; 2]) -> Option<Self> {
         let stage = Stage::new(faults)?;
         stage.faults("");
         let second = add_token(stage.dir.path(), "second", PIN);
         let keys = [1, 2].map(|seed| SigningKey::from_bytes(&[seed; 32]));
         let pair = Self { stage, second, keys };
-        for token in ["edgate", "second"] {
-            pair.import(token, &pair.keys[0], SIGNING, "A1");
+        for (token, seed) in ["edgate", "second"].into_iter().zip(signing) {
+            pair.import(token, &SigningKey::from_bytes(&[seed; 32]), SIGNING, "A1");
             pair.import(token, &pair.keys[1], CHECKPOINT, "A2");
         }
         Some(pair)
@@ -51,7 +56,7 @@ impl Pair {
     }
 
     /// `change` sees the configuration with its two members.
-    fn configure(&self, hsm: &str, change: impl FnOnce(String) -> String) -> PathBuf {
+    pub(super) fn configure(&self, hsm: &str, change: impl FnOnce(String) -> String) -> PathBuf {
         let public = |key: &SigningKey| edgate::audit::hex(&key.verifying_key().to_bytes());
         self.stage.write_config(&public(&self.keys[0]), &public(&self.keys[1]), hsm, "");
         let config = self.stage.path("edgate.toml");
@@ -68,14 +73,14 @@ impl Pair {
         config
     }
 
-    fn start(&self) -> Daemon<'_> {
+    pub(super) fn start(&self) -> Daemon<'_> {
         let config = self.stage.path("edgate.toml");
         let output = self.stage.edgate(&["init", config.to_str().unwrap()]);
         assert!(output.status.success(), "{output:?}");
         self.stage.start()
     }
 
-    fn folder_of_second(&self) -> PathBuf {
+    pub(super) fn folder_of_second(&self) -> PathBuf {
         let (_, serial) = self.second.rsplit_once('=').unwrap();
         let mut folders = fs::read_dir(self.stage.path("tokens")).unwrap().map(|entry| entry.unwrap().path());
         folders
@@ -85,7 +90,7 @@ impl Pair {
 }
 
 /// A number of the token `second`.
-fn of_second(daemon: &Daemon<'_>, name: &str) -> u64 {
+pub(super) fn of_second(daemon: &Daemon<'_>, name: &str) -> u64 {
     let text = daemon.get(daemon.control, "/metrics", "").body;
     let begins = format!("edgate_hsm_member_{name}{{token=\"second\",serial=");
     let line = text.lines().find(|line| line.starts_with(&begins)).unwrap();

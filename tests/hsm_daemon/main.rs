@@ -4,6 +4,7 @@
 
 mod agent;
 mod groups;
+mod members;
 #[path = "../support/softhsm.rs"]
 mod softhsm;
 #[path = "../support/mod.rs"]

@@ -8,7 +8,7 @@ use super::held::Keys;
 use crate::base64url;
 use crate::decision::UnixSeconds;
 use crate::keys::delegated::{DelegatedKey, Delegations};
-use crate::keys::life::{KeyState, Ring, SigningKey, UnixMillis};
+use crate::keys::life::{KeyState, Ring, Rings, SigningKey, UnixMillis};
 use crate::store::KilledKey;
 
 /// One key. Times are Unix milliseconds.
@@ -91,6 +91,9 @@ pub(super) struct Changed {
     /// The record of the outcome: `edgate audit tail` shows it.
     id: String,
     key: Key,
+    /// What it came to in the other tokens, where each has a key of its own.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    more: Vec<Changed>,
 }
 
 impl Key {
@@ -121,17 +124,18 @@ impl Key {
 impl Listed {
     pub(super) fn new(keys: &Keys) -> Self {
         let now = (keys.now)();
-        let of_ring = |ring: &Ring| {
-            let active = ring.active().map(|key| key.kid.clone());
-            let listed = ring.keys().iter().map(|key| Key::new(ring, key)).collect();
-            (listed, ring.next_at(now), active)
+        let of_rings = |rings: &Rings| {
+            let active: Vec<String> = rings.active().map(|key| key.kid.clone()).collect();
+            let each = (0..rings.len()).map(|place| rings.at(place));
+            let listed = each.flat_map(|ring| ring.keys().iter().map(|key| Key::new(ring, key))).collect();
+            (listed, rings.next_at(now), active)
         };
-        let (listed, next, active) = keys.look(of_ring).unwrap_or_default();
-        let active = active.as_deref();
+        let (listed, next, active): (Vec<Key>, _, _) = keys.look(of_rings).unwrap_or_default();
+        let active: Vec<&str> = active.iter().map(String::as_str).collect();
         let of_delegations = |delegations: &Delegations| {
             let each = delegations.keys().iter();
-            let delegated = each.map(|key| Delegated::new(delegations, key, active)).collect();
-            (delegated, delegations.next_at(active, now))
+            let delegated = each.map(|key| Delegated::new(delegations, key, &active)).collect();
+            (delegated, delegations.next_at(&active, now))
         };
         let (delegated, next_delegated) = keys.delegations(of_delegations);
         let next = next.into_iter().chain(next_delegated).min();
@@ -140,8 +144,8 @@ impl Listed {
 }
 
 impl Delegated {
-    fn new(delegations: &Delegations, key: &DelegatedKey, active: Option<&str>) -> Self {
-        let signs = key.held && active == Some(key.certified_by.as_str());
+    fn new(delegations: &Delegations, key: &DelegatedKey, active: &[&str]) -> Self {
+        let signs = key.held && active.contains(&key.certified_by.as_str());
         Self {
             kid: key.kid.clone(),
             x: base64url::encode(&key.public_key),
@@ -156,7 +160,12 @@ impl Delegated {
 
 impl Changed {
     pub(super) fn new(id: String, ring: &Ring, key: &SigningKey) -> Self {
-        Self { id, key: Key::new(ring, key) }
+        Self { id, key: Key::new(ring, key), more: Vec::new() }
+    }
+
+    /// This, and what came of the same in other tokens.
+    pub(super) fn with(self, more: Vec<Self>) -> Self {
+        Self { more, ..self }
     }
 }
 
@@ -171,18 +180,20 @@ impl From<KilledKey> for Killed {
 pub(in crate::control) fn metrics(keys: &Keys, out: &mut String) {
     let now = (keys.now)();
     // Writing to a string does not fail.
-    let told = keys.look(|ring| {
+    let told = keys.look(|rings| {
         let _ = writeln!(
             out,
             "# HELP edgate_signing_keys This node's signing keys, by state.\n# TYPE edgate_signing_keys gauge"
         );
         for state in KeyState::ALL {
-            let count = ring.keys().iter().filter(|key| key.state == state).count();
+            let count = rings.keys().filter(|key| key.state == state).count();
             let _ = writeln!(out, "edgate_signing_keys{{state=\"{}\"}} {count}", state.name());
         }
         let seconds = |ms: u64| ms as f64 / 1000.0;
-        let age = ring.active().and_then(|key| key.activated).map(|at| seconds(now.since(at)));
-        let next = ring.next_at(now).map(|at| seconds(at.since(now)));
+        // Of several the one that has signed longest.
+        let since = rings.active().filter_map(|key| key.activated).min();
+        let age = since.map(|at| seconds(now.since(at)));
+        let next = rings.next_at(now).map(|at| seconds(at.since(now)));
         [
             (
                 "signing_key_age_seconds",
@@ -199,7 +210,7 @@ pub(in crate::control) fn metrics(keys: &Keys, out: &mut String) {
     let signs = keys.delegations(|delegations| {
         let rules = delegations.rules()?;
         let ordinary = UnixSeconds((now.0 / 1000).saturating_add(rules.token_life_s));
-        Some(delegations.signing(&keys.active()?.kid, ordinary, now).is_some())
+        Some(delegations.signing(&keys.active()?.kids(), ordinary, now).is_some())
     });
     if let Some(signs) = signs {
         let _ = writeln!(

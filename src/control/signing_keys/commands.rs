@@ -15,7 +15,7 @@ use crate::control::body::{self, Words};
 use crate::control::error::{ApiError, ErrorKind};
 use crate::control::state::Shared;
 use crate::control::tag_keys::{AUTHORITY_BYTES_MAX, REASON_BYTES_MAX};
-use crate::keys::life::Ring;
+use crate::keys::life::Rings;
 
 /// `GET /v1/keys`
 pub(in crate::control) async fn list(State(shared): State<Arc<Shared>>) -> Result<Response, ApiError> {
@@ -43,22 +43,42 @@ pub(in crate::control) async fn rotate(
     run(&shared, rotate_now(Arc::clone(&shared), peer)).await
 }
 
-/// The Draft that there is takes over, now if it may; without one, one is made.
+/// The Draft that there is takes over, now if it may; without one, one is made. In each ring, where there are several.
 async fn rotate_now(shared: Arc<Shared>, peer: Peer) -> Result<Response, ApiError> {
     let keys = &shared.keys;
     let _turn = keys.turn().await?;
     let actor = peer.actor();
+    let places = keys.own_rings(Rings::len)?;
+    let mut changed = Vec::with_capacity(places);
+    for place in 0..places {
+        let done = rotate_one(&shared, &actor, place).await.map_err(|error| match place {
+            0 => error,
+            done => {
+                let description =
+                    format!("{}; the keys of {done} tokens before it were rotated", error.description);
+                ApiError { description, ..error }
+            }
+        })?;
+        changed.push(keys.own_rings(|rings| Changed::new(done.id, rings.at(place), &done.key))?);
+    }
+    let mut changed = changed.into_iter();
+    let first = changed.next().ok_or_else(|| ApiError::invalid("this node has no signing keys"))?;
+    Ok(Json(first.with(changed.collect())).into_response())
+}
+
+async fn rotate_one(shared: &Arc<Shared>, actor: &str, place: usize) -> Result<Done, ApiError> {
+    let keys = &shared.keys;
     let now = (keys.now)();
-    let next = keys.own_ring(|ring| {
+    let next = keys.own_rings(|rings| {
+        let ring = rings.at(place);
         let draft = ring.draft()?;
         Some((draft.kid.clone(), ring.may_activate(&draft.kid, now).is_ok()))
     })?;
-    let done = match next {
-        Some((kid, true)) => steps::activate(&shared, &actor, &kid).await?,
-        Some((kid, false)) => steps::want(&shared, &actor, &kid).await?,
-        None => steps::prepare(&shared, &actor, true).await?,
-    };
-    answer(&shared, done)
+    match next {
+        Some((kid, true)) => steps::activate(shared, actor, &kid).await,
+        Some((kid, false)) => steps::want(shared, actor, &kid).await,
+        None => steps::prepare(shared, actor, place, true).await,
+    }
 }
 
 /// What is done to one key.
@@ -110,6 +130,7 @@ async fn one(shared: Arc<Shared>, peer: Peer, kid: String, command: Command) -> 
 }
 
 fn answer(shared: &Shared, done: Done) -> Result<Response, ApiError> {
-    let changed = shared.keys.own_ring(|ring: &Ring| Changed::new(done.id, ring, &done.key))?;
+    let kid = done.key.kid.clone();
+    let changed = shared.keys.own_ring(&kid, |ring| Changed::new(done.id, ring, &done.key))?;
     Ok(Json(changed).into_response())
 }

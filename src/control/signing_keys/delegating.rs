@@ -10,13 +10,12 @@ use std::time::{Duration, Instant};
 
 use edgate_hsm::HsmError;
 
-use super::ActiveKey;
 use super::held::{ChangeError, Keys};
 use super::keeper::ACTOR;
+use super::signers::{ActiveKey, SignedInput};
 use super::steps::{Order, on_record, unusable};
 use crate::control::actions::blocking;
 use crate::control::error::{ApiError, ErrorKind};
-use crate::control::issuing::sign_all;
 use crate::control::state::Shared;
 use crate::control::tag_keys::destruction as change_of_key;
 use crate::decision::UnixSeconds;
@@ -30,7 +29,7 @@ const QUEUE_PAUSE: Duration = Duration::from_millis(5);
 /// Whether another delegated key is to be made now.
 pub(super) fn is_due(keys: &Keys) -> bool {
     let Some(active) = keys.active() else { return false };
-    keys.delegations(|delegations| delegations.is_wanted(&active.kid, (keys.now)()))
+    keys.delegations(|delegations| delegations.is_wanted(&active.kids(), (keys.now)()))
 }
 
 /// Makes a delegated key, has the Active key sign its delegation, and publishes it.
@@ -50,18 +49,23 @@ pub(super) async fn delegate(shared: &Arc<Shared>) -> Result<(), ApiError> {
     let says =
         Delegation { issuer: shared.issuers[issuing.own].issuer.clone(), issued_at, expires_at, public_key };
     let what = format!("signing.delegated_key {kid}");
-    let after = format!("signs for {} until {}", active.kid, expires_at.0);
+    let after = format!("signs for {} until {}", active.kids().join(" or "), expires_at.0);
     let order = Order { actor: ACTOR, what: &what, before: "none", after: &after, event: change_of_key };
     let effect = async {
-        let input = says.signing_input(&active.kid);
-        let messages = [input.as_bytes()];
-        let signed = patiently(|| sign_all(issuing, &active, &messages), issuing.sign_timeout).await;
-        let signed = signed.map_err(|error| unusable("have a delegation signed", &error.to_string()))?;
-        let delegation = token::assemble(input, &signed[0]);
+        let headers: Vec<String> =
+            active.keys().iter().map(|key| Delegation::header_part(&key.kid)).collect();
+        let payload = [says.payload_part()];
+        let sign = || active.sign_all(&headers, &payload, issuing.sign_timeout);
+        let mut signed = patiently(sign, issuing.sign_timeout)
+            .await
+            .map_err(|error| unusable("have a delegation signed", &error.to_string()))?;
+        let SignedInput { key, input, signature } = signed.remove(0);
+        let delegation = token::assemble(input, &signature);
+        let certified_by = active.keys()[key].kid.clone();
         let key = DelegatedKey {
             kid: kid.clone(),
             public_key,
-            certified_by: active.kid.clone(),
+            certified_by: certified_by.clone(),
             delegation: delegation.clone(),
             issued_at,
             expires_at,
@@ -75,7 +79,7 @@ pub(super) async fn delegate(shared: &Arc<Shared>) -> Result<(), ApiError> {
             let description = "the state database takes no writes now; no key was delegated to";
             ApiError::new(ErrorKind::StoreUnavailable, description)
         })?;
-        let certified_by = Some(active.kid.clone());
+        let certified_by = Some(certified_by);
         keys.delegate(
             key,
             ActiveKey { kid: kid.clone(), delegation: Some(delegation), certified_by, signer },
@@ -84,12 +88,7 @@ pub(super) async fn delegate(shared: &Arc<Shared>) -> Result<(), ApiError> {
     };
     let (id, ()) = on_record(shared, &order, |()| what.clone(), effect).await?;
     id?;
-    tracing::info!(
-        kid,
-        certified_by = active.kid,
-        expires_at = expires_at.0,
-        "a key in memory was delegated to"
-    );
+    tracing::info!(kid, after, "a key in memory was delegated to");
     Ok(())
 }
 

@@ -9,11 +9,12 @@ use edgate_hsm::{Signer, TokenSigning};
 use tokio::sync::Notify;
 
 use super::delegating::no_longer_active;
-use super::{ActiveKey, Holders, KeyPlaces, OwnKeys, Publish, SigningKeys};
+use super::signers::{ActiveKey, Signers};
+use super::{Holders, KeyPlaces, OwnKeys, Publish, SigningKeys};
 use crate::control::error::{ApiError, ErrorKind};
 use crate::decision::UnixSeconds;
 use crate::keys::delegated::{DelegatedKey, Delegations};
-use crate::keys::life::{Refusal, Ring, SigningKey, UnixMillis};
+use crate::keys::life::{Refusal, Ring, Rings, SigningKey, UnixMillis};
 use crate::keys::{IssuerIndex, KilledKeys};
 use crate::store::KilledKey;
 use crate::token::Profile;
@@ -25,7 +26,7 @@ const TURN_TIMEOUT: Duration = Duration::from_secs(12);
 pub(in crate::control) struct Keys {
     held: Mutex<Held>,
     /// Set under the lock; read by whoever signs.
-    active: ArcSwapOption<ActiveKey>,
+    active: ArcSwapOption<Signers>,
     /// Held through a command, from the look at the rules to the record of what came of it. Nobody who kills waits for it.
     turn: tokio::sync::Mutex<()>,
     /// Something changed: what is due next may be due sooner.
@@ -49,10 +50,10 @@ pub(super) struct Own {
 /// What changes.
 struct Held {
     // `None` on a node that only verifies.
-    ring: Option<Ring>,
+    rings: Option<Rings>,
     delegations: Delegations,
     // What signs, of the delegated keys whose private halves are here.
-    delegates: HashMap<String, Arc<ActiveKey>>,
+    delegates: HashMap<String, Arc<Signers>>,
     killed: KilledKids,
     // Keys whose row could not be written when they changed: written with the next that is.
     unsaved: HashSet<String>,
@@ -78,18 +79,17 @@ impl Keys {
         for one in killed {
             kids.entry(one.issuer).or_default().insert(one.kid);
         }
-        let (ring, signer, delegations, own) = match own {
-            Some(OwnKeys { tenant, ring, signer, delegations, places }) => {
-                (Some(ring), signer, delegations, Some(Own { tenant, places }))
+        let (rings, signers, delegations, own) = match own {
+            Some(OwnKeys { tenant, rings, signers, delegations, places }) => {
+                (Some(rings), signers, delegations, Some(Own { tenant, places }))
             }
-            None => (None, None, Delegations::new(Vec::new(), None, 0), None),
+            None => (None, Vec::new(), Delegations::new(Vec::new(), None, 0), None),
         };
-        let kid = ring.as_ref().and_then(Ring::active).map(|key| key.kid.clone());
-        let active = kid.zip(signer);
-        let active = active.map(|(kid, signer)| Arc::new(ActiveKey::own(kid, signer)));
+        let active = signers.into_iter().map(|(kid, signer)| Arc::new(ActiveKey::own(kid, signer)));
+        let active = Signers::of(active.collect()).map(Arc::new);
         Self {
             held: Mutex::new(Held {
-                ring,
+                rings,
                 delegations,
                 delegates: HashMap::new(),
                 killed: kids,
@@ -108,16 +108,16 @@ impl Keys {
         }
     }
 
-    /// The key that signs now: one value, so that whoever signs names, records and uses the same key.
-    pub(in crate::control) fn active(&self) -> Option<Arc<ActiveKey>> {
+    /// What signs now: one value, so that whoever signs names, records and uses the same keys.
+    pub(in crate::control) fn active(&self) -> Option<Arc<Signers>> {
         self.active.load_full()
     }
 
-    /// The key that signs a token that is valid until `expires_at`: a delegated one, or the Active one itself.
-    pub(in crate::control) fn signing(&self, expires_at: UnixSeconds) -> Option<Arc<ActiveKey>> {
+    /// What signs a token that is valid until `expires_at`: a delegated key, or the Active ones themselves.
+    pub(in crate::control) fn signing(&self, expires_at: UnixSeconds) -> Option<Arc<Signers>> {
         let active = self.active()?;
         let held = self.lock();
-        let chosen = held.delegations.signing(&active.kid, expires_at, (self.now)());
+        let chosen = held.delegations.signing(&active.kids(), expires_at, (self.now)());
         let delegate = chosen.and_then(|key| held.delegates.get(&key.kid));
         Some(delegate.map_or(active, Arc::clone))
     }
@@ -130,18 +130,19 @@ impl Keys {
     /// Publishes a delegated key, which signs in its time.
     pub(super) fn delegate(&self, key: DelegatedKey, signer: ActiveKey) -> Result<(), ChangeError> {
         let mut held = self.lock();
-        let Held { ring, delegations, delegates, killed, .. } = &mut *held;
-        let is_active =
-            ring.as_ref().and_then(Ring::active).is_some_and(|active| active.kid == key.certified_by);
+        let Held { rings, delegations, delegates, killed, .. } = &mut *held;
+        let mut active = rings.iter().flat_map(Rings::active);
+        let is_active = active.any(|active| active.kid == key.certified_by);
         if !is_active {
             return Err(no_longer_active(&key.certified_by));
         }
         let mut next = delegations.clone();
         // Since when it is served is what counts, and that is not before now.
         next.push(DelegatedKey { published: (self.now)(), ..key });
-        self.publish(ring.as_ref(), &next, killed)?;
+        drop(active);
+        self.publish(rings.as_ref(), &next, killed)?;
         *delegations = next;
-        delegates.insert(signer.kid.clone(), Arc::new(signer));
+        delegates.insert(signer.kid.clone(), Arc::new(Signers::one(signer)));
         drop(held);
         self.changed.notify_one();
         Ok(())
@@ -150,10 +151,10 @@ impl Keys {
     /// Takes the delegated keys out of the JWKS whose delegations are over.
     pub(super) fn forget_ended_delegations(&self) -> Result<(), ChangeError> {
         let mut held = self.lock();
-        let Held { ring, delegations, delegates, killed, .. } = &mut *held;
+        let Held { rings, delegations, delegates, killed, .. } = &mut *held;
         let mut next = delegations.clone();
         if next.forget_ended((self.now)()) {
-            self.publish(ring.as_ref(), &next, killed)?;
+            self.publish(rings.as_ref(), &next, killed)?;
             *delegations = next;
             delegates.retain(|kid, _| delegations.key(kid).is_some());
         }
@@ -163,27 +164,32 @@ impl Keys {
     /// Whether this is a key of this node, delegated ones included.
     pub(super) fn is_own(&self, kid: &str) -> bool {
         let held = self.lock();
-        held.ring.as_ref().is_some_and(|ring| ring.key(kid).is_ok()) || held.delegations.key(kid).is_some()
+        held.rings.as_ref().is_some_and(|rings| rings.key(kid).is_ok()) || held.delegations.key(kid).is_some()
     }
 
     /// Whether what this key signed is still accepted.
     pub(in crate::control) fn verifies(&self, kid: &str) -> bool {
-        self.look(|ring| ring.key(kid).is_ok_and(|key| key.state.verifies())).unwrap_or(false)
+        self.look(|rings| rings.key(kid).is_ok_and(|key| key.state.verifies())).unwrap_or(false)
     }
 
     /// Looks at this node's own keys, if it has any.
-    pub(super) fn look<T>(&self, look: impl FnOnce(&Ring) -> T) -> Option<T> {
-        self.lock().ring.as_ref().map(look)
+    pub(super) fn look<T>(&self, look: impl FnOnce(&Rings) -> T) -> Option<T> {
+        self.lock().rings.as_ref().map(look)
     }
 
     /// As [`Keys::look`], for a command.
-    pub(super) fn own_ring<T>(&self, look: impl FnOnce(&Ring) -> T) -> Result<T, ApiError> {
+    pub(super) fn own_rings<T>(&self, look: impl FnOnce(&Rings) -> T) -> Result<T, ApiError> {
         self.look(look).ok_or_else(only_verifies)
+    }
+
+    /// The ring that has this key, for a command.
+    pub(super) fn own_ring<T>(&self, kid: &str, look: impl FnOnce(&Ring) -> T) -> Result<T, ApiError> {
+        Ok(self.own_rings(|rings| Ok::<_, Refusal>(look(rings.at(rings.of(kid)?))))??)
     }
 
     /// One of this node's own keys, as it stands now.
     pub(super) fn key(&self, kid: &str) -> Result<SigningKey, ApiError> {
-        Ok(self.own_ring(|ring| ring.key(kid).cloned())??)
+        Ok(self.own_rings(|rings| rings.key(kid).cloned())??)
     }
 
     /// What does not change of this node's own keys.
@@ -200,25 +206,28 @@ impl Keys {
         })
     }
 
-    /// Changes the ring, and with it what shards verify by and who signs: all of it, before anybody else looks. `signer` is the key
+    /// Changes a ring, and with it what shards verify by and who signs: all of it, before anybody else looks. `signer` is the key
     /// that signs from now on, if the change makes one Active.
     pub(super) fn change<T>(
         &self,
+        of: Which<'_>,
         signer: Option<Signer<TokenSigning>>,
         change: impl FnOnce(&mut Ring, UnixMillis) -> Result<T, Refusal>,
     ) -> Result<T, ChangeError> {
         let mut held = self.lock();
-        let Held { ring: Some(ring), delegations, delegates, killed, .. } = &mut *held else {
-            unreachable!("a command looks first whether there is a ring");
+        let Held { rings: Some(rings), delegations, delegates, killed, .. } = &mut *held else {
+            unreachable!("a command looks first whether there are rings");
         };
-        let mut next = ring.clone();
-        let done = change(&mut next, (self.now)())?;
-        if !ring.verifying().map(|key| &key.kid).eq(next.verifying().map(|key| &key.kid)) {
+        let place = of.place(rings)?;
+        let mut next = rings.clone();
+        let done = change(next.at_mut(place), (self.now)())?;
+        if !rings.verifying().map(|key| &key.kid).eq(next.verifying().map(|key| &key.kid)) {
             self.publish(Some(&next), delegations, killed)?;
         }
-        *ring = next;
-        self.settle(ring, signer);
-        let_go(ring, delegations, delegates);
+        *rings = next;
+        let signer = rings.at(place).active().map(|key| key.kid.clone()).zip(signer);
+        self.settle(rings, signer);
+        let_go(rings, delegations, delegates);
         drop(held);
         self.changed.notify_one();
         Ok(done)
@@ -228,7 +237,7 @@ impl Keys {
     /// and as it is now, if it is one.
     pub(super) fn kill(&self, dead: &[KilledKey]) -> Result<Option<(SigningKey, SigningKey)>, ChangeError> {
         let mut held = self.lock();
-        let Held { ring, delegations, delegates, killed, .. } = &mut *held;
+        let Held { rings, delegations, delegates, killed, .. } = &mut *held;
         let mut news = false;
         for one in dead {
             news |= killed.entry(one.issuer.clone()).or_default().insert(one.kid.clone());
@@ -237,21 +246,20 @@ impl Keys {
             dead.iter().any(|one| (self.holders)(&one.kid).into_iter().any(|index| self.is_of(index, one)));
         let ours = dead.iter().find(|one| self.own_issuers.iter().any(|own| self.is_of(*own, one)));
         let mut changed = None;
-        if let (Some(ring), Some(one)) = (ring.as_mut(), ours)
-            && let Ok(before) = ring.key(&one.kid).cloned()
-        {
-            ring.kill(&one.kid, one.killed_at);
-            changed = Some((before, ring.key(&one.kid)?.clone()));
-            self.settle(ring, None);
-        }
-        if let (Some(ring), Some(one)) = (ring.as_ref(), ours) {
+        if let (Some(rings), Some(one)) = (rings.as_mut(), ours) {
+            if let Ok(place) = rings.of(&one.kid) {
+                let before = rings.key(&one.kid)?.clone();
+                rings.at_mut(place).kill(&one.kid, one.killed_at);
+                changed = Some((before, rings.key(&one.kid)?.clone()));
+                self.settle(rings, None);
+            }
             // With a key go those that it delegated to.
             delegations.kill(&one.kid);
-            let_go(ring, delegations, delegates);
+            let_go(rings, delegations, delegates);
         }
         // News even where no set has it: it may be a key that tokens bring a delegation of.
         if news || published || changed.is_some() {
-            self.publish(ring.as_ref(), delegations, killed)?;
+            self.publish(rings.as_ref(), delegations, killed)?;
         }
         drop(held);
         self.changed.notify_one();
@@ -278,11 +286,11 @@ impl Keys {
 
     fn publish(
         &self,
-        ring: Option<&Ring>,
+        rings: Option<&Rings>,
         delegations: &Delegations,
         killed: &KilledKids,
     ) -> Result<(), ChangeError> {
-        let ours: Vec<&SigningKey> = ring.iter().flat_map(|ring| ring.verifying()).collect();
+        let ours: Vec<&SigningKey> = rings.iter().flat_map(|rings| rings.verifying()).collect();
         let issuers = (0..).map(IssuerIndex).zip(&self.issuers);
         let dead: KilledKeys = issuers
             .filter_map(|(index, (_, issuer))| Some((index, killed.get(issuer)?)))
@@ -291,16 +299,19 @@ impl Keys {
         (self.publish)(&ours, delegations.keys(), dead).map_err(ChangeError::Unpublished)
     }
 
-    /// Lets the ring's Active key sign, and no other.
-    fn settle(&self, ring: &Ring, signer: Option<Signer<TokenSigning>>) {
-        let active = ring.active().map(|key| &key.kid);
-        match (active, signer) {
-            (Some(kid), Some(signer)) => {
-                let active = ActiveKey::own(kid.clone(), signer);
-                self.active.store(Some(Arc::new(active)));
-            }
-            _ if self.active.load().as_ref().map(|key| &key.kid) == active => {}
-            _ => self.active.store(None),
+    /// Lets the rings' Active keys sign, and no others. `signer` is one that did not sign before.
+    fn settle(&self, rings: &Rings, signer: Option<(String, Signer<TokenSigning>)>) {
+        let before = self.active.load();
+        let known = |kid: &str| before.as_ref().and_then(|signers| signers.key(kid)).cloned();
+        let fresh = signer.map(|(kid, signer)| Arc::new(ActiveKey::own(kid, signer)));
+        let active = rings.active().filter_map(|key| match &fresh {
+            Some(fresh) if fresh.kid == key.kid => Some(Arc::clone(fresh)),
+            _ => known(&key.kid),
+        });
+        let active: Vec<Arc<ActiveKey>> = active.collect();
+        let same = before.as_ref().is_some_and(|signers| signers.are(&active));
+        if !same {
+            self.active.store(Signers::of(active).map(Arc::new));
         }
     }
 
@@ -311,10 +322,10 @@ impl Keys {
     /// How these keys stand, and those whose rows could not be written before; none of them is owed then.
     pub(super) fn owed(&self, kids: &[String]) -> Vec<SigningKey> {
         let mut held = self.lock();
-        let Held { ring, unsaved, .. } = &mut *held;
+        let Held { rings, unsaved, .. } = &mut *held;
         unsaved.extend(kids.iter().cloned());
         let owed = std::mem::take(unsaved);
-        let named = ring.iter().flat_map(Ring::keys).filter(|key| owed.contains(&key.kid));
+        let named = rings.iter().flat_map(Rings::keys).filter(|key| owed.contains(&key.kid));
         named.cloned().collect()
     }
 
@@ -329,10 +340,29 @@ impl Keys {
     }
 }
 
-/// Lets go of the delegated keys that sign no more: of another key than the Active one, or not there any more.
-fn let_go(ring: &Ring, delegations: &mut Delegations, delegates: &mut HashMap<String, Arc<ActiveKey>>) {
-    delegations.let_go(ring.active().map(|key| key.kid.as_str()));
+/// Lets go of the delegated keys that sign no more: of other keys than the Active ones, or not there any more.
+fn let_go(rings: &Rings, delegations: &mut Delegations, delegates: &mut HashMap<String, Arc<Signers>>) {
+    let active: Vec<&str> = rings.active().map(|key| key.kid.as_str()).collect();
+    delegations.let_go(&active);
     delegates.retain(|kid, _| delegations.key(kid).is_some_and(|key| key.held));
+}
+
+/// Which ring is meant.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Which<'a> {
+    /// The one that has this key.
+    Of(&'a str),
+    /// The one in this place of the configuration.
+    At(usize),
+}
+
+impl Which<'_> {
+    pub(super) fn place(self, rings: &Rings) -> Result<usize, Refusal> {
+        match self {
+            Self::Of(kid) => rings.of(kid),
+            Self::At(place) => Ok(place),
+        }
+    }
 }
 
 fn is_killed(killed: &KilledKids, issuer: &str, kid: &str) -> bool {
@@ -361,7 +391,7 @@ impl From<Refusal> for ApiError {
         let kind = match refusal {
             Refusal::Unknown { .. } => ErrorKind::NotFound,
             Refusal::BackUpFirst { .. }
-            | Refusal::Full
+            | Refusal::Full { .. }
             | Refusal::LastActive { .. }
             | Refusal::NotPropagated { .. }
             | Refusal::Outstanding { .. }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::{delegating, steps};
 use crate::control::error::ApiError;
 use crate::control::state::Shared;
-use crate::keys::life::{Due, Ring, UnixMillis};
+use crate::keys::life::{Due, Rings, UnixMillis};
 
 /// Who changed a key where nobody did.
 pub(super) const ACTOR: &str = "edgate";
@@ -107,7 +107,7 @@ async fn delegated(shared: &Arc<Shared>) -> Result<(), ApiError> {
 /// Whether any of what is due to the keys could not be done.
 async fn do_to_keys(shared: &Arc<Shared>) -> bool {
     let keys = &shared.keys;
-    let due = |ring: &Ring| ring.due((keys.now)());
+    let due = |rings: &Rings| rings.due((keys.now)());
     if keys.look(due).unwrap_or_default().is_empty() {
         return false;
     }
@@ -116,9 +116,10 @@ async fn do_to_keys(shared: &Arc<Shared>) -> bool {
     // Each thing may make another due. What is due once more was not done.
     while let Some(next) = keys.look(due).unwrap_or_default().into_iter().find(|next| !failed.contains(next))
     {
-        let done: Result<(), ApiError> = match &next {
+        let (place, what) = &next;
+        let done: Result<(), ApiError> = match what {
             Due::Activate(kid) => steps::activate(shared, ACTOR, kid).await.map(drop),
-            Due::Prepare => steps::prepare(shared, ACTOR, false).await.map(drop),
+            Due::Prepare => steps::prepare(shared, ACTOR, *place, false).await.map(drop),
             Due::Publish(kid) => steps::publish(shared, kid).await,
             Due::Retire(kid) => steps::retire(shared, ACTOR, kid).await.map(drop),
         };
@@ -135,9 +136,9 @@ fn until_next(shared: &Shared) -> (Duration, Duration) {
     let keys = &shared.keys;
     let now = (keys.now)();
     let active = keys.active();
-    let active = active.as_ref().map(|key| key.kid.as_str());
-    let delegated = keys.delegations(|delegations| delegations.next_at(active, now));
-    let next = keys.look(|ring| ring.next_at(now)).flatten();
+    let active = active.as_ref().map(|signers| signers.kids()).unwrap_or_default();
+    let delegated = keys.delegations(|delegations| delegations.next_at(&active, now));
+    let next = keys.look(|rings| rings.next_at(now)).flatten();
     let wait = |next: Option<UnixMillis>| {
         next.map_or(SLEEP_MAX, |next| Duration::from_millis(next.since(now)).min(SLEEP_MAX))
     };

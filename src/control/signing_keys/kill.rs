@@ -118,7 +118,9 @@ async fn write_down(
     let id = recorded.map_err(|error| {
         evidence::unavailable(&error, "the key is dead and stays so; kill it again, so that it is on record")
     })?;
-    let key = changed.map(|(_, after)| shared.keys.own_ring(|ring| Key::new(ring, &after))).transpose()?;
+    let key = changed
+        .map(|(_, after)| shared.keys.own_ring(&after.kid.clone(), |ring| Key::new(ring, &after)))
+        .transpose()?;
     let killed = dead.iter().map(|one| one.issuer.clone()).collect();
     Ok(Json(Killed { id: id.to_string(), killed, key }).into_response())
 }

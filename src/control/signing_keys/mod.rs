@@ -19,6 +19,7 @@ mod delegating;
 mod held;
 mod keeper;
 mod kill;
+mod signers;
 mod steps;
 
 use std::sync::Arc;
@@ -30,12 +31,12 @@ pub(super) use commands::{jwks, list, rotate, to_one_key};
 pub(super) use held::Keys;
 pub(super) use keeper::keep;
 pub(super) use kill::kill;
+pub(super) use signers::{SignedInput, Signers};
 
 use crate::keys::KilledKeys;
 use crate::keys::delegated::{DelegatedKey, Delegations};
-use crate::keys::life::{Ring, SigningKey, UnixMillis};
+use crate::keys::life::{Rings, SigningKey, UnixMillis};
 use crate::store::KilledKey;
-use crate::token::SignedBy;
 
 /// What the daemon hands over of its keys.
 pub struct SigningKeys {
@@ -60,10 +61,10 @@ pub struct OwnKeys {
     /// The tenant that they are stored under.
     pub tenant: String,
     /// How they stand.
-    pub ring: Ring,
-    /// The one that signs.
-    pub signer: Option<Signer<TokenSigning>>,
-    /// Those in memory, which it delegates to; those of the process before, whose private halves are gone.
+    pub rings: Rings,
+    /// Those that sign, by their names.
+    pub signers: Vec<(String, Signer<TokenSigning>)>,
+    /// Those in memory, which they delegate to; those of the process before, whose private halves are gone.
     pub delegations: Delegations,
     /// How private keys are made, opened and destroyed.
     pub places: KeyPlaces,
@@ -75,8 +76,8 @@ pub type Holders = Arc<dyn Fn(&str) -> Vec<usize> + Send + Sync>;
 /// Where private keys are made, opened and destroyed: beside the first one. Each blocks; errors are in words.
 #[derive(Clone)]
 pub struct KeyPlaces {
-    /// Makes one.
-    pub make: Arc<dyn Fn() -> Result<MadeKey, String> + Send + Sync>,
+    /// Makes one, beside the first one of a ring, which is named by its place in the configuration.
+    pub make: Arc<dyn Fn(usize) -> Result<MadeKey, String> + Send + Sync>,
     /// Opens one, which proves itself.
     pub open: OpenKey,
     /// Destroys one.
@@ -107,27 +108,3 @@ pub struct MadeKey {
 /// our keys and the delegated ones in the JWKS. Issuers are named by their places in the configuration.
 pub type Publish =
     Arc<dyn Fn(&[&SigningKey], &[DelegatedKey], KilledKeys) -> Result<(), String> + Send + Sync>;
-
-/// A key that signs: the Active one, or one that it delegates to.
-pub(super) struct ActiveKey {
-    /// Its name in tokens and records.
-    pub(super) kid: String,
-    /// The text of its delegation, if it is a delegated one.
-    pub(super) delegation: Option<String>,
-    /// The key that delegated to it, if it is one.
-    pub(super) certified_by: Option<String>,
-    /// What signs.
-    pub(super) signer: Signer<TokenSigning>,
-}
-
-impl ActiveKey {
-    /// The Active key itself.
-    fn own(kid: String, signer: Signer<TokenSigning>) -> Self {
-        Self { kid, delegation: None, certified_by: None, signer }
-    }
-
-    /// What the header of a token says of it.
-    pub(super) fn signed_by(&self) -> SignedBy<'_> {
-        SignedBy { kid: &self.kid, delegation: self.delegation.as_deref() }
-    }
-}

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::sync::Arc;
 
-use super::held::{Keys, Own};
+use super::held::{Keys, Own, Which};
 use crate::audit::{ChangeEvent, Phase};
 use crate::control::actions::blocking;
 use crate::control::body::Words;
@@ -28,26 +28,32 @@ pub(super) struct Done {
     pub(super) key: SigningKey,
 }
 
-/// Makes a Draft and publishes it; `wanted`: it takes over by itself as soon as it may.
-pub(super) async fn prepare(shared: &Arc<Shared>, actor: &str, wanted: bool) -> Result<Done, ApiError> {
+/// Makes a Draft in the ring at this place, and publishes it; `wanted`: it takes over by itself as soon as it may.
+pub(super) async fn prepare(
+    shared: &Arc<Shared>,
+    actor: &str,
+    place: usize,
+    wanted: bool,
+) -> Result<Done, ApiError> {
     let keys = &shared.keys;
-    keys.own_ring(Ring::may_create)??;
+    keys.own_rings(|rings| rings.at(place).may_create())??;
     let order = Order { actor, what: "signing.key", before: "none", after: "draft", event: change_of_key };
     let effect = async {
         let own = keys.own()?;
         let make = Arc::clone(&own.places.make);
-        let made =
-            blocking(move || make()).await?.map_err(|problem| unusable("make a signing key", &problem))?;
+        let made = blocking(move || make(place))
+            .await?
+            .map_err(|problem| unusable("make a signing key", &problem))?;
         let kid = thumbprint(&made.public_key);
         let new = NewKey { kid: kid.clone(), public_key: made.public_key, place: made.place, wanted };
         let create = |ring: &mut Ring, now| ring.create(new.clone(), now).map(|_| vec![new.kid.clone()]);
         // In the database before anybody sees it; since when they do is known a moment later.
-        let stored = async { store(shared, own, &planned(keys, create)?).await };
+        let stored = async { store(shared, own, &planned(keys, Which::At(place), create)?).await };
         if let Err(error) = stored.await {
             discard(own, &new).await;
             return Err(error);
         }
-        keys.change(None, create)?;
+        keys.change(Which::At(place), None, create)?;
         published(shared, own, &kid).await
     };
     recorded(shared, &order, effect).await
@@ -70,7 +76,7 @@ pub(super) async fn publish(shared: &Arc<Shared>, kid: &str) -> Result<(), ApiEr
 }
 
 async fn published(shared: &Arc<Shared>, own: &Own, kid: &str) -> Result<SigningKey, ApiError> {
-    shared.keys.change(None, |ring, now| {
+    shared.keys.change(Which::Of(kid), None, |ring, now| {
         ring.publish(kid, now);
         Ok(())
     })?;
@@ -81,7 +87,7 @@ async fn published(shared: &Arc<Shared>, own: &Own, kid: &str) -> Result<Signing
 /// The Draft signs from now on, and the key before it no more.
 pub(super) async fn activate(shared: &Arc<Shared>, actor: &str, kid: &str) -> Result<Done, ApiError> {
     let (keys, own) = (&shared.keys, shared.keys.own()?);
-    keys.own_ring(|ring| ring.may_activate(kid, (keys.now)()))??;
+    keys.own_ring(kid, |ring| ring.may_activate(kid, (keys.now)()))??;
     let key = keys.key(kid)?;
     // Before anything is on record: a token that is away is met again and again.
     let (open, opened) = (Arc::clone(&own.places.open), key.clone());
@@ -93,12 +99,12 @@ pub(super) async fn activate(shared: &Arc<Shared>, actor: &str, kid: &str) -> Re
         )
     })?;
     let before =
-        keys.own_ring(|ring| ring.active().map_or_else(|| "none".to_owned(), |key| key.kid.clone()))?;
+        keys.own_ring(kid, |ring| ring.active().map_or_else(|| "none".to_owned(), |key| key.kid.clone()))?;
     let order = Order { actor, what: "signing.key", before: &before, after: kid, event: rotation };
     let effect = async {
-        let claim = keys.own_ring(|ring| ring.claim(kid, (keys.now)()))??;
+        let claim = keys.own_ring(kid, |ring| ring.claim(kid, (keys.now)()))??;
         store(shared, own, &[claim]).await?;
-        let changed = keys.change(Some(signer), |ring, now| ring.activate(kid, now));
+        let changed = keys.change(Which::Of(kid), Some(signer), |ring, now| ring.activate(kid, now));
         match &changed {
             Ok(changed) => note(shared, own, changed).await,
             // It was killed meanwhile; the claim must not outlive it.
@@ -144,7 +150,7 @@ pub(super) async fn disable(
     words: &Words,
 ) -> Result<Done, ApiError> {
     let (keys, own) = (&shared.keys, shared.keys.own()?);
-    let to = keys.own_ring(|ring| ring.may_disable(kid))??;
+    let to = keys.own_ring(kid, |ring| ring.may_disable(kid))??;
     let before = keys.key(kid)?;
     let (what, after) = (format!("signing.key {kid}"), words.tell(to.name()));
     let order =
@@ -152,7 +158,7 @@ pub(super) async fn disable(
     let effect = async {
         // Since when is not known yet; a start that finds it so takes its own time.
         store(shared, own, &[SigningKey { state: to, ..before.clone() }]).await?;
-        let changed = keys.change(None, |ring, now| ring.disable(kid, now))?;
+        let changed = keys.change(Which::Of(kid), None, |ring, now| ring.disable(kid, now))?;
         note(shared, own, &changed).await;
         keys.key(kid)
     };
@@ -167,7 +173,7 @@ pub(super) async fn destroy(
     words: &Words,
 ) -> Result<Done, ApiError> {
     let (keys, own) = (&shared.keys, shared.keys.own()?);
-    keys.own_ring(|ring| ring.may_destroy(kid))??;
+    keys.own_ring(kid, |ring| ring.may_destroy(kid))??;
     let key = keys.key(kid)?;
     let (what, after) = (format!("signing.key {kid}"), words.tell(KeyState::Destroyed.name()));
     let order = Order { actor, what: &what, before: key.state.name(), after: &after, event: change_of_key };
@@ -177,8 +183,8 @@ pub(super) async fn destroy(
         gone.map_err(|problem| unusable(&format!("destroy signing key {kid}"), &problem))?;
         // A crash in between leaves a retired key without a file: destroying it again finds it gone.
         let gone = |ring: &mut Ring, now| ring.destroy(kid, now).map(|()| vec![kid.to_owned()]);
-        store(shared, own, &planned(keys, gone)?).await?;
-        keys.change(None, gone)?;
+        store(shared, own, &planned(keys, Which::Of(kid), gone)?).await?;
+        keys.change(Which::Of(kid), None, gone)?;
         keys.key(kid)
     };
     recorded(shared, &order, effect).await
@@ -194,13 +200,13 @@ async fn simple(
 ) -> Result<Done, ApiError> {
     let (keys, own) = (&shared.keys, shared.keys.own()?);
     // Refused before anything is on record.
-    planned(keys, &change)?;
+    planned(keys, Which::Of(kid), &change)?;
     let before = keys.key(kid)?;
     let what = format!("signing.key {kid}");
     let order = Order { actor, what: &what, before: before.state.name(), after, event: change_of_key };
     let effect = async {
-        store(shared, own, &planned(keys, &change)?).await?;
-        keys.change(None, &change)?;
+        store(shared, own, &planned(keys, Which::Of(kid), &change)?).await?;
+        keys.change(Which::Of(kid), None, &change)?;
         keys.key(kid)
     };
     recorded(shared, &order, effect).await
@@ -209,9 +215,10 @@ async fn simple(
 /// The rows as a change would make them.
 fn planned(
     keys: &Keys,
+    of: Which<'_>,
     change: impl Fn(&mut Ring, UnixMillis) -> Result<Vec<String>, Refusal>,
 ) -> Result<Vec<SigningKey>, ApiError> {
-    let mut ring = keys.own_ring(Clone::clone)?;
+    let mut ring = keys.own_rings(|rings| of.place(rings).map(|place| rings.at(place).clone()))??;
     let before = ring.clone();
     let changed = change(&mut ring, (keys.now)())?;
     let differs = |key: &&SigningKey| changed.contains(&key.kid) && before.key(&key.kid).ok() != Some(*key);

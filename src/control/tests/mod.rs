@@ -230,16 +230,21 @@ fn judge(profiles: &[Profile], own: &[u8; 32], view: &Arc<View>) -> Judge {
 
 /// One key, which signs and never changes.
 fn signing_keys(signer: Signer<edgate_hsm::TokenSigning>) -> SigningKeys {
-    use crate::keys::life::{NewKey, Ring, Rules, UnixMillis};
-    let rules =
-        Rules { propagation_ms: 1_000, verify_for_ms: 1_000, require_backup: false, rotate_every_ms: None };
+    use crate::keys::life::{NewKey, Ring, Rings, Rules, UnixMillis};
+    let rules = Rules {
+        propagation_ms: 1_000,
+        verify_for_ms: 1_000,
+        require_backup: false,
+        rotate_every_ms: None,
+        published_max: 8,
+    };
     let now = || UnixMillis(NOW.0 * 1_000);
     let (mut ring, _) = Ring::load(Vec::new(), rules, |_| false, now());
     let public_key = signer.public_key();
     let kid = crate::keys::thumbprint(&public_key);
-    ring.adopt_first(NewKey { kid, public_key, place: "/nowhere".into(), wanted: false }, now());
+    ring.adopt_first(NewKey { kid: kid.clone(), public_key, place: "/nowhere".into(), wanted: false }, now());
     let places = KeyPlaces {
-        make: Arc::new(|| Err("this test makes no keys".into())),
+        make: Arc::new(|_| Err("this test makes no keys".into())),
         open: Arc::new(|_| Err("this test opens no keys".into())),
         destroy: Arc::new(|_| Err("this test destroys no keys".into())),
         make_in_memory: Arc::new(|| Err("this test makes no keys".into())),
@@ -247,8 +252,8 @@ fn signing_keys(signer: Signer<edgate_hsm::TokenSigning>) -> SigningKeys {
     SigningKeys {
         own: Some(OwnKeys {
             tenant: "acme".into(),
-            ring,
-            signer: Some(signer),
+            rings: Rings::new(vec![ring]),
+            signers: vec![(kid, signer)],
             delegations: crate::keys::delegated::Delegations::new(Vec::new(), None, 0),
             places,
         }),

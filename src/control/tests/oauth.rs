@@ -122,7 +122,7 @@ fn a_token_without_an_id_is_no_token_to_revoke() {
     let node = Node::start_with(dir.path(), |state| {
         let mut profiles = state.issuers.clone();
         profiles[0].required = ProfileKind::Jwt.required();
-        let own = state.keys.own.as_ref().unwrap().signer.as_ref().unwrap().public_key();
+        let own = state.keys.own.as_ref().unwrap().signers[0].1.public_key();
         state.judge = judge(&profiles, &own, &state.view);
     });
     let token = partner_token("", |claims| drop(claims.as_object_mut().unwrap().remove("jti")));

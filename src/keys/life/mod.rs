@@ -15,16 +15,20 @@
 //! | Retired | no | no more | there |
 //! | Destroyed | no | no more | gone |
 //!
+//! Where each of several tokens has a key of its own, each of these has such a life, beside the others ([`Rings`]).
+//!
 //! Two rules carry the rest. A key signs once every copy of the JWKS that may be in use has it: `propagation_ms`, which is no
 //! shorter than the JWKS's max-age, after it was published. A key verifies until nothing that it signed can be valid any more:
 //! `verify_for_ms` after it stopped signing, which is the longest life of what it signs, the leeway, the time one signature may
 //! take, and the max-age.
 
 mod ring;
+mod rings;
 #[cfg(test)]
 mod tests;
 
 pub use ring::{Due, Mended, NewKey, Ring};
+pub use rings::Rings;
 
 /// Milliseconds since 1970.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -161,6 +165,8 @@ pub struct Rules {
     pub require_backup: bool,
     /// How long one key signs; `None`: until somebody rotates. `signing.rotate_every_s`.
     pub rotate_every_ms: Option<u64>,
+    /// Most keys in the JWKS at once: this ring's share of [`PUBLISHED_MAX`].
+    pub published_max: usize,
 }
 
 /// Most keys in the JWKS at once. Readers of other makes take a set of this size; ours takes four times as many.
@@ -179,9 +185,12 @@ pub enum Refusal {
     },
     /// There are no more places in the JWKS.
     #[error(
-        "published_max: {PUBLISHED_MAX} keys are published already; one must retire before another is made: edgate keys list says when"
+        "published_max: {max} keys are published already; one must retire before another is made: edgate keys list says when"
     )]
-    Full,
+    Full {
+        /// The number of places.
+        max: usize,
+    },
     /// `last_active`.
     #[error(
         "last_active: key {kid} is the one that signs and no other does; rotate first, or stop issuing by edgate keys disable {kid}"
@@ -234,7 +243,7 @@ impl Refusal {
     pub const fn rule(&self) -> &'static str {
         match self {
             Self::BackUpFirst { .. } => "require_backup",
-            Self::Full => "published_max",
+            Self::Full { .. } => "published_max",
             Self::LastActive { .. } => "last_active",
             Self::NotPropagated { .. } => "propagation",
             Self::Outstanding { .. } => "outstanding",

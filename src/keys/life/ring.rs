@@ -1,6 +1,6 @@
 //! All of a node's signing keys, and what may be done to which of them.
 
-use super::{KeyState, PUBLISHED_MAX, Refusal, Rules, SigningKey, UnixMillis};
+use super::{KeyState, Refusal, Rules, SigningKey, UnixMillis};
 
 /// The signing keys of one node. At most one of them is Active.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -117,7 +117,8 @@ impl Ring {
     /// # Errors
     /// [`Refusal::Full`].
     pub fn may_create(&self) -> Result<(), Refusal> {
-        if self.verifying().count() >= PUBLISHED_MAX { Err(Refusal::Full) } else { Ok(()) }
+        let max = self.rules.published_max;
+        if self.verifying().count() >= max { Err(Refusal::Full { max }) } else { Ok(()) }
     }
 
     /// A new Draft, which verifies from now on.

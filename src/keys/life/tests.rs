@@ -2,8 +2,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
 
-const RULES: Rules =
-    Rules { propagation_ms: 300, verify_for_ms: 1_000, require_backup: false, rotate_every_ms: None };
+const RULES: Rules = Rules {
+    propagation_ms: 300,
+    verify_for_ms: 1_000,
+    require_backup: false,
+    rotate_every_ms: None,
+    published_max: PUBLISHED_MAX,
+};
 
 fn new(kid: &str) -> NewKey {
     let public_key = [kid.as_bytes()[0]; 32];
@@ -216,10 +221,29 @@ fn the_set_that_is_published_is_bounded() {
     for number in 1..PUBLISHED_MAX {
         ring.create(new(&format!("k{number}")), at(1)).unwrap();
     }
-    assert_eq!(ring.create(new("more"), at(1)).unwrap_err(), Refusal::Full);
+    assert_eq!(ring.create(new("more"), at(1)).unwrap_err(), Refusal::Full { max: PUBLISHED_MAX });
     ring.disable("k1", at(2)).unwrap();
     assert_eq!(ring.create(new("k1"), at(2)).unwrap_err().rule(), "wrong_state", "no key comes back");
     ring.create(new("more"), at(2)).unwrap();
+}
+
+#[test]
+fn rings_live_beside_one_another() {
+    let mut rings = Rings::new(vec![ring(RULES), with_draft(Rules { published_max: 2, ..RULES })]);
+    // Names are thumbprints, so that no two rings have one key.
+    *rings.at_mut(0) = Ring::load(Vec::new(), RULES, |_| false, at(0)).0;
+    rings.at_mut(0).adopt_first(new("z"), at(0));
+    assert_eq!(rings.active().map(|key| key.kid.as_str()).collect::<Vec<_>>(), ["z", "a"]);
+    assert_eq!(rings.verifying().count(), 3);
+    assert_eq!((rings.of("z"), rings.of("b")), (Ok(0), Ok(1)));
+    assert_eq!(rings.of("nobody").unwrap_err().rule(), "unknown_key");
+    assert_eq!(rings.at(1).may_create(), Err(Refusal::Full { max: 2 }), "each has its share");
+    rings.at_mut(1).want("b");
+    assert_eq!((rings.due(at(399)), rings.next_at(at(100))), (vec![], Some(at(400))));
+    assert_eq!(rings.due(at(400)), [(1, Due::Activate("b".into()))]);
+    rings.at_mut(1).activate("b", at(400)).unwrap();
+    assert_eq!(rings.active().map(|key| key.kid.as_str()).collect::<Vec<_>>(), ["z", "b"]);
+    assert_eq!(rings.key("a").unwrap().state, KeyState::Trusted);
 }
 
 #[test]
