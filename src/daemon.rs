@@ -13,6 +13,7 @@ mod hsm;
 pub mod hsm_agent;
 mod hsm_metrics;
 mod judge;
+mod key_rings;
 mod keys;
 mod lists;
 mod mirroring;

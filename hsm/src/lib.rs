@@ -5,7 +5,7 @@
 //! into the key file, so that renaming one file to the other does not get around the type.
 //!
 //! Where the private key lives is the provider's business: a file ([`SoftwareKey`]), this process's memory alone ([`MemoryKey`]), a PKCS#11 token ([`Pool`]), whose module may
-//! be in another process ([`Agent`]), or several tokens that hold the same key ([`Group`]), behind the same [`Signer`]. Nothing here knows tokens, logs or
+//! be in another process ([`Agent`]), or several tokens ([`Group`]), with one key in each or a key of each ([`AnySigner`]), behind the same [`Signer`]. Nothing here knows tokens, logs or
 //! runtimes, and every call may block: callers with an event loop use [`Signer::submit`] or a thread made for it.
 //!
 //! In this crate a token is the device that holds keys, as in PKCS#11.

@@ -356,6 +356,13 @@ impl Journey {
             Some(last) if plain => *last.cause,
             Some(last) => {
                 self.failures.push(last);
+                // Those that can be used have too much to do: that is what must be told, and not that there is nobody.
+                let away = |failure: &MemberFailure| matches!(*failure.cause, HsmError::Unavailable { .. });
+                if self.failures.iter().all(|failure| full(failure) || away(failure))
+                    && let Some(busy) = self.failures.iter().position(full)
+                {
+                    return (*self.failures.swap_remove(busy).cause, self.complete);
+                }
                 HsmError::NoMember { purpose: self.purpose, failures: self.failures }
             }
         };

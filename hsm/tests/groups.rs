@@ -139,6 +139,33 @@ fn work_goes_where_less_of_it_waits() {
 }
 
 #[test]
+fn one_that_is_full_beside_one_that_is_away_is_overload() {
+    stage_with_faults("one_that_is_full_beside_one_that_is_away_is_overload", |stage| {
+        let pair = Pair::replicated(stage);
+        let mut members = pair.members(stage);
+        for member in &mut members {
+            (member.pool.workers, member.pool.queue_len_max) = (1, 1);
+        }
+        let (group, signer) = pair.open(members);
+        let _away = stage.take_away(&pair.tokens[1]);
+        wait_for(&group, 1, is_down);
+        stage.faults("C_Sign delay_us=300000 token=one\n");
+        let (done, outcomes) = std::sync::mpsc::channel();
+        let mut refused = Vec::new();
+        for _ in 0..10 {
+            let done = done.clone();
+            let submitted = signer.submit(b"m".to_vec(), soon(), move |outcome| done.send(outcome).unwrap());
+            refused.extend(submitted.err());
+        }
+        stage.faults("");
+        drop(done);
+        refused.extend(outcomes.iter().filter_map(Result::err));
+        assert!(!refused.is_empty());
+        assert!(refused.iter().all(|error| matches!(error, HsmError::Overloaded { .. })), "{refused:?}");
+    });
+}
+
+#[test]
 fn a_draining_member_signs_nothing_and_stays_ready() {
     stage("a_draining_member_signs_nothing_and_stays_ready", |stage| {
         let pair = Pair::replicated(stage);

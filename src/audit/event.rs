@@ -147,7 +147,7 @@ pub struct IssueEvent<'a> {
     pub actor: &'a str,
     /// The issuer's configured name.
     pub issuer: &'a str,
-    /// The signing key's `kid`.
+    /// The signing key's `kid`; of an intent, where any of several may sign, all of theirs with spaces between.
     pub kid: &'a str,
     /// The tenant.
     pub tenant: &'a str,

@@ -13,7 +13,7 @@ pub(super) enum KeysCommand {
     /// Every signing key: its state, since when, and what happens to it next.
     List(Asked),
     /// Let the next key take over: the draft that there is, or a new one. One that may not sign yet does as soon as it may.
-    Rotate(Asked),
+    Rotate(Rotate),
     /// Let this draft sign now; refused before everybody can have it (signing.propagation_s).
     Activate(Named),
     /// Say that a draft is backed up, which signing.require_backup asks for.
@@ -31,6 +31,15 @@ pub(super) enum KeysCommand {
     Rewrap(Asked),
     /// Print the JWKS that the node publishes.
     ExportJwks(Asked),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Rotate {
+    /// Where each of several tokens has a key of its own: only in the token that has this key, also if it signs no more.
+    #[arg(long, value_name = "KID", allow_hyphen_values = true)]
+    beside: Option<String>,
+    #[command(flatten)]
+    asked: Asked,
 }
 
 #[derive(Debug, Args)]
@@ -89,7 +98,10 @@ pub(super) fn run(command: &KeysCommand) -> u8 {
             ));
             print_line(format_args!("recorded       {}", text(answer, "id")));
         }),
-        KeysCommand::Rotate(asked) => asked.post("/v1/keys/rotate", &json!({}), changed),
+        KeysCommand::Rotate(Rotate { beside, asked }) => {
+            let body = beside.as_ref().map_or(json!({}), |kid| json!({"beside": kid}));
+            asked.post("/v1/keys/rotate", &body, changed)
+        }
         // It is JSON either way.
         KeysCommand::ExportJwks(asked) => asked.get("/v1/keys/jwks", |jwks| print_line(jwks)),
         KeysCommand::Activate(named) => named.one("activate"),
@@ -176,6 +188,13 @@ fn changed(answer: &Value) {
     print_line(format_args!("recorded  {}", text(answer, "id")));
     // Where each of several tokens has a key of its own.
     answer["more"].as_array().into_iter().flatten().for_each(changed);
+    for one in answer["failed"].as_array().into_iter().flatten() {
+        let beside = text(one, "beside");
+        print_line(format_args!(
+            "not done where {beside} is: {}; try again there alone: edgate keys rotate --beside {beside}",
+            text(one, "problem").escape_debug()
+        ));
+    }
 }
 
 fn list(answer: &Value) {

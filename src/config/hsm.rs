@@ -12,7 +12,7 @@ use super::{ConfigError, defaults};
 /// The tokens that hold keys, and how they are used.
 #[derive(Debug, Clone)]
 pub struct Hsm {
-    /// The token of `[hsm]`, or those of `[[hsm.member]]`, each with the same keys.
+    /// The token of `[hsm]`, or those of `[[hsm.member]]`, each with the same keys or with one of its own.
     pub members: Vec<HsmMember>,
     /// Where systemd put this unit's credentials: `$CREDENTIALS_DIRECTORY`.
     pub credentials: Option<PathBuf>,

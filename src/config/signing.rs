@@ -223,12 +223,17 @@ fn check_delegation(
 /// A key for each of several tokens, none of which has two.
 fn member_keys(tables: Vec<MemberKeyTable>, hsm: Option<&Hsm>) -> Result<Vec<KeyPlace>, ConfigError> {
     let mut places = Vec::with_capacity(tables.len());
-    let mut tokens = Vec::with_capacity(tables.len());
+    let (mut tokens, mut publics) = (Vec::with_capacity(tables.len()), Vec::with_capacity(tables.len()));
     for (index, MemberKeyTable { key, public_key }) in tables.into_iter().enumerate() {
         let names = ["key_file", "key", "public_key"].map(|name| format!("signing.keys[{index}].{name}"));
         let [file, name, public] = names.each_ref().map(String::as_str);
         let place = key_place([file, name, public], None, Some(key.clone()), Some(public_key), hsm)?;
-        if let KeyPlace::Token { uri, .. } = &place {
+        if let KeyPlace::Token { uri, public_key } = &place {
+            if publics.contains(public_key) {
+                let problem = "another of signing.keys has the same public key";
+                return Err(wrong(public, "…", problem, "give each token a key of its own"));
+            }
+            publics.push(*public_key);
             let token = (uri.token.clone(), uri.serial.clone());
             if token.0.is_none() {
                 let problem = "it names no token, and each of several keys is in one of its own";

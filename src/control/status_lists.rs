@@ -150,19 +150,15 @@ async fn make(shared: &Shared, issuing: &Issuing, policy: &StatusListPolicy) -> 
     };
     let signing = shared.keys.active();
     let signing = signing.ok_or_else(|| issuing::nobody_signs("there is no fresh status list"))?;
-    let kids: Vec<String> = signing.keys().iter().map(|key| key.kid.clone()).collect();
+    let headers: Result<Vec<String>, _> =
+        signing.keys().iter().map(|key| Document::header_part(&key.kid)).collect();
+    let headers = headers.map_err(|error| unmakeable(&error))?;
     // Compressing a long list takes tens of milliseconds.
-    let inputs = tokio::task::spawn_blocking(move || {
-        kids.iter().map(|kid| document.signing_input(kid)).collect::<Result<Vec<String>, _>>()
-    });
-    let inputs = inputs
-        .await
+    let payload = tokio::task::spawn_blocking(move || document.payload_part()).await;
+    let payload = payload
         .map_err(|_| ApiError::new(ErrorKind::Overloaded, "the node is stopping"))?
         .map_err(|error| unmakeable(&error))?;
-    // They differ in their headers alone.
-    let parts = |input: &String| input.split_once('.').map(|(head, body)| (head.to_owned(), body.to_owned()));
-    let (headers, payloads): (Vec<String>, Vec<String>) = inputs.iter().filter_map(parts).unzip();
-    let signed = signing.sign_all(&headers, &payloads[..1], issuing.sign_timeout).await;
+    let signed = signing.sign_all(&headers, &[payload], issuing.sign_timeout).await;
     let mut signed = signed.map_err(|error| {
         tracing::error!(%error, "cannot sign the status list");
         let description = "the signing key cannot be used now, so there is no fresh status list";

@@ -17,6 +17,7 @@ use edgate_hsm::{
 
 use super::StartError;
 use super::engine::engine;
+use super::key_rings::{Sorted, sort};
 use super::keys::{public_key, published};
 use super::release::release_checks;
 use crate::audit::{Ack, Appender, ChangeEvent, Event, Phase};
@@ -100,17 +101,27 @@ impl StoredKeys {
         let at = now();
         let checks = release_checks(engine(config));
         let places = Places { configured: signing.keys.clone(), hsm: hsm.cloned(), checks };
-        let mut sorted: Vec<Vec<SigningKey>> = configured.iter().map(|_| Vec::new()).collect();
-        for key in stored {
-            sorted[places.ring_of(&key.place)].push(key);
-        }
         // Only a node that never had any lets a key sign at once: there is nobody who has a JWKS without it.
-        let is_first = sorted.iter().all(Vec::is_empty);
-        let (mut rings, mut changes, mut signers) = (Vec::new(), Vec::new(), Vec::new());
+        let is_first = stored.is_empty();
+        // A configured key is known by what it is, wherever it was: its file may be moved, its token renamed.
+        let is_it = |found: &Result<[u8; 32], StartError>, key: &SigningKey| {
+            found.as_ref().is_ok_and(|found| *found == key.public_key)
+        };
+        let ring_of = |key: &SigningKey| {
+            let by_key = configured.iter().position(|(_, found)| is_it(found, key));
+            by_key.or_else(|| places.ring_of(&key.place))
+        };
+        let Sorted { rings: sorted, stopped } = sort(stored, configured.len(), at, ring_of);
+        let several = configured.len() > 1;
+        let (mut rings, mut signers) = (Vec::new(), Vec::new());
+        let mut changes: Vec<Told> = stopped.iter().map(|kid| left(kid)).collect();
         for (stored, (named, found)) in sorted.into_iter().zip(configured) {
-            let (mut ring, mended) = Ring::load(stored, rules(signing), |kid| dead.contains(kid), at);
+            // A token that joins others signs by itself once everybody can have its key.
+            let joins = if several { !stored.has_own } else { stored.keys.is_empty() };
+            let (mut ring, mended) = Ring::load(stored.keys, rules(signing), |kid| dead.contains(kid), at);
             changes.extend(mended.iter().map(told));
-            changes.extend(adopt(&mut ring, named, found, &dead, is_first, at)?);
+            let arrival = if is_first { Arrival::First } else { Arrival::Later { joins } };
+            changes.extend(adopt(&mut ring, named, found, &dead, arrival, at)?);
             match ring.active().map(|key| (key.kid.clone(), places.open(key))) {
                 None => {}
                 Some((kid, Ok(signer))) => signers.push((kid, signer)),
@@ -228,14 +239,13 @@ fn publisher(policy: Arc<ArcSwap<Policy>>) -> control::Publish {
     })
 }
 
-/// Takes the configured key in, whose public half was found at the place `named`, unless it is known or dead; what that changed. `is_first`:
-/// this node never had any.
+/// Takes the configured key in, whose public half was found at the place `named`, unless it is known or dead; what that changed.
 fn adopt(
     ring: &mut Ring,
     named: String,
     found: Result<[u8; 32], StartError>,
     dead: &HashSet<&str>,
-    is_first: bool,
+    arrival: Arrival,
     at: UnixMillis,
 ) -> Result<Option<Told>, StartError> {
     let public_key = match found {
@@ -261,11 +271,10 @@ fn adopt(
         tracing::warn!(kid, "the configured signing key was killed: it is not used");
         return Ok(None);
     }
-    // A token that joins others signs by itself once everybody can have its key.
-    let wanted = ring.keys().is_empty();
+    let wanted = matches!(arrival, Arrival::Later { joins: true });
     let new = NewKey { kid: kid.clone(), public_key, place: named, wanted };
     let what = format!("signing.key {kid}");
-    if is_first {
+    if matches!(arrival, Arrival::First) {
         ring.adopt_first(new, at);
         return Ok(Some([what, "none".to_owned(), "active; by the configuration".to_owned()]));
     }
@@ -276,6 +285,21 @@ fn adopt(
             Ok(None)
         }
     }
+}
+
+/// When a configured key comes.
+#[derive(Debug, Clone, Copy)]
+enum Arrival {
+    /// To a node that never had any.
+    First,
+    /// To one that has; `joins`: it is to sign as soon as it may, since no other of its place does.
+    Later { joins: bool },
+}
+
+/// A key signs no more, or never will, since its token left the configuration.
+fn left(kid: &str) -> Told {
+    let after = "signs no more; its token is not in signing.keys".to_owned();
+    [format!("signing.key {kid}"), "of a configured token".to_owned(), after]
 }
 
 fn told(mended: &Mended) -> Told {
@@ -338,14 +362,17 @@ impl Places {
         }
     }
 
-    /// The ring that the key at this place belongs to: that of its token, where each of several has one; else the first.
-    fn ring_of(&self, place: &str) -> usize {
-        let Ok(uri) = Pkcs11Uri::parse(place, UriRules::Production) else { return 0 };
-        let same = |configured: &KeyPlace| match configured {
-            KeyPlace::Token { uri: of, .. } => (&of.token, &of.serial) == (&uri.token, &uri.serial),
-            KeyPlace::File(_) => false,
+    /// The ring that the key at this place belongs to: that of its token, where it is the configured one of a ring, or of a file.
+    fn ring_of(&self, place: &str) -> Option<usize> {
+        let uri = place.starts_with(SCHEME).then(|| Pkcs11Uri::parse(place, UriRules::Production).ok());
+        let same = |configured: &KeyPlace| match (configured, &uri) {
+            (KeyPlace::Token { uri: of, .. }, Some(Some(uri))) => {
+                (&of.token, &of.serial) == (&uri.token, &uri.serial)
+            }
+            (KeyPlace::File(_), None) => true,
+            (KeyPlace::Token { .. } | KeyPlace::File(_), _) => false,
         };
-        self.configured.iter().position(same).unwrap_or(0)
+        self.configured.iter().position(same)
     }
 
     /// A new key in the folder, or the token, of the one that is configured for this ring.
@@ -362,7 +389,7 @@ impl Places {
             KeyPlace::Token { uri, .. } => self.make_in_token(uri).map_err(|error| {
                 format!(
                     "{error}; if this token lets the service make no keys: make one with `edgate hsm keygen`, name it at \
-                     signing.key and signing.public_key, and start again"
+                     signing.key and signing.public_key (or in signing.keys), and start again"
                 )
             }),
         }

@@ -69,7 +69,24 @@ impl Document {
     /// # Errors
     /// [`DocumentError`] if the list cannot be compressed or the text not written; neither is known to happen.
     pub fn signing_input(&self, kid: &str) -> Result<String, DocumentError> {
+        Ok(format!("{}.{}", Self::header_part(kid)?, self.payload_part()?))
+    }
+
+    /// The encoded header of lists that the key named `kid` signs.
+    ///
+    /// # Errors
+    /// [`DocumentError`] if the text cannot be written, which is not known to happen.
+    pub fn header_part(kid: &str) -> Result<String, DocumentError> {
         let header = HeaderText { alg: Algorithm::Ed25519.name(), typ: STATUS_LIST_TYP, kid };
+        let header = serde_json::to_vec(&header).map_err(|_| DocumentError::Member("the header"))?;
+        Ok(base64url::encode(&header))
+    }
+
+    /// The encoded claims; compresses the list.
+    ///
+    /// # Errors
+    /// As of [`Document::signing_input`].
+    pub fn payload_part(&self) -> Result<String, DocumentError> {
         let claims = ClaimsText {
             iss: self.issuer.as_deref(),
             sub: &self.uri,
@@ -78,9 +95,8 @@ impl Document {
             ttl: self.ttl_s,
             status_list: ListText { bits: self.list.bits().number(), lst: self.list.encode()? },
         };
-        let header = serde_json::to_vec(&header).map_err(|_| DocumentError::Member("the header"))?;
         let claims = serde_json::to_vec(&claims).map_err(|_| DocumentError::Member("the payload"))?;
-        Ok(format!("{}.{}", base64url::encode(&header), base64url::encode(&claims)))
+        Ok(base64url::encode(&claims))
     }
 }
 

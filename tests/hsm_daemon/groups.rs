@@ -45,7 +45,7 @@ impl Pair {
     }
 
     /// As an operator who has a backup does.
-    fn import(&self, token: &str, key: &SigningKey, label: &str, id: &str) {
+    pub(super) fn import(&self, token: &str, key: &SigningKey, label: &str, id: &str) {
         let file = self.stage.path("key.pem");
         // The first version of PKCS#8: OpenSSL 3.0 does not read the second, which has the public key.
         let private = KeypairBytes { secret_key: key.to_bytes(), public_key: None };

@@ -160,6 +160,38 @@ fn each_token_makes_its_own_next_key_and_destroys_its_last() {
 }
 
 #[test]
+fn a_token_that_is_away_keeps_no_other_from_its_next_key() {
+    let Some(pair) = pair("") else { return };
+    let (a, b) = (kid(1), kid(3));
+    let daemon = pair.start();
+    issued_by(&daemon, &[&a, &b]);
+    let tokens = pair.stage.path("tokens");
+    let home = fs::read_dir(&tokens).unwrap().map(|entry| entry.unwrap().path());
+    let home = home.into_iter().find(|path| *path != pair.folder_of_second()).unwrap();
+    fs::rename(&home, pair.stage.path("away")).unwrap();
+    until("the loss", || (0..10).all(|_| signed_by(&daemon.issue()) == b));
+    // The key of the other one leaked: it must be killed and replaced now.
+    let words = json!({"kid": b, "authority": "ticket 7", "reason": "a test"});
+    assert_eq!(daemon.post("/v1/keys/kill", &words).status, 200);
+    assert_eq!(daemon.issue().status, 503);
+    let made = daemon.post("/v1/keys/rotate", &json!({"beside": b}));
+    assert_eq!(made.status, 200, "{made:?}");
+    let next = made.json()["key"]["kid"].as_str().unwrap().to_owned();
+    until("the rotation", || daemon.issue().status == 201);
+    assert_eq!(signed_by(&daemon.issue()), next);
+    // All at once: what can be done is, and what cannot is told with a name to try again by.
+    let made = daemon.post("/v1/keys/rotate", &json!({}));
+    assert_eq!(made.status, 200, "{made:?}");
+    let made = made.json();
+    assert!(made["key"]["place"].as_str().unwrap().contains("token=second;"), "{made}");
+    assert_eq!(made["failed"][0]["beside"], a, "{made}");
+    let unknown = daemon.post("/v1/keys/rotate", &json!({"beside": "nobody"}));
+    assert!(unknown.status == 404 && unknown.body.contains("unknown_key"), "{unknown:?}");
+    let third = made["key"]["kid"].as_str().unwrap().to_owned();
+    until("the next rotation", || signed_by(&daemon.issue()) == third);
+}
+
+#[test]
 fn a_token_that_joins_later_signs_once_everybody_can_have_its_key() {
     let Some(pair) = Pair::with_keys(false, [1, 3]) else { return };
     let (a, b) = (kid(1), kid(3));
@@ -180,6 +212,93 @@ fn a_token_that_joins_later_signs_once_everybody_can_have_its_key() {
     let second = listed["keys"].as_array().unwrap().iter().find(|key| key["kid"] == *b).unwrap();
     let time = |name: &str| second[name].as_u64().unwrap();
     assert!(time("activated_ms") >= time("published_ms") + 1_000, "{second}");
+}
+
+#[test]
+fn a_key_of_every_member_signs_until_those_that_take_its_place_may() {
+    // One key in both tokens, as a group has had it; beside it a key for each.
+    let Some(pair) = Pair::with_keys(false, [1, 1]) else { return };
+    let (all, a, b) = (kid(1), kid(4), kid(5));
+    for (token, seed) in [("edgate", 4), ("second", 5)] {
+        pair.import(token, &SigningKey::from_bytes(&[seed; 32]), "edgate/token-signing/own", "B1");
+    }
+    pair.configure("", |text| text.replace("issuer = \"own\"\n", "issuer = \"own\"\njwks_max_age_s = 1\n"));
+    let daemon = pair.start();
+    let old = daemon.issue().json();
+    assert_eq!(old["kid"], all);
+    daemon.terminate();
+    let own = |text: String| text.replace("token-signing%2F1\"\npublic", "token-signing%2Fown\"\npublic");
+    pair.configure("", |text| own(keys_of_members(&pair, &text, "", &[4, 5])));
+    let daemon = pair.stage.start();
+    assert_eq!(published(&daemon), [all.clone(), a.clone(), b.clone()].into());
+    assert_eq!(signed_by(&daemon.issue()), all, "there is no gap");
+    until("the others", || signed_by(&daemon.issue()) != all);
+    until("both", || {
+        let listed = daemon.get(daemon.control, "/v1/keys", "").json();
+        listed["keys"].as_array().unwrap().iter().filter(|key| key["state"] == "active").count() == 2
+    });
+    issued_by(&daemon, &[&a, &b]);
+    assert_eq!(daemon.verify(old["token"].as_str().unwrap()), 200);
+    daemon.terminate();
+
+    // A token leaves: its key signs no more, and what it signed passes. The other way round as well.
+    pair.configure("", |text| own(keys_of_members(&pair, &text, "", &[4])));
+    let daemon = pair.stage.start();
+    for _ in 0..10 {
+        assert_eq!(signed_by(&daemon.issue()), a);
+    }
+    let listed = daemon.get(daemon.control, "/v1/keys", "").json();
+    let state = |kid: &str| {
+        let key = listed["keys"].as_array().unwrap().iter().find(|key| key["kid"] == *kid).unwrap();
+        key["state"].as_str().unwrap().to_owned()
+    };
+    assert_eq!((state(&a), state(&b), state(&all)), ("active".into(), "trusted".into(), "trusted".into()));
+    assert_eq!(published(&daemon), [all, a, b].into());
+    daemon.terminate();
+}
+
+#[test]
+fn a_key_of_every_member_that_becomes_the_second_ones_signs_on() {
+    let Some(pair) = Pair::with_keys(false, [1, 1]) else { return };
+    let (all, a) = (kid(1), kid(4));
+    pair.import("edgate", &SigningKey::from_bytes(&[4; 32]), "edgate/token-signing/own", "B1");
+    pair.configure("", |text| text.replace("issuer = \"own\"\n", "issuer = \"own\"\njwks_max_age_s = 1\n"));
+    let daemon = pair.start();
+    assert_eq!(signed_by(&daemon.issue()), all);
+    daemon.terminate();
+    pair.configure("", |text| {
+        let text = keys_of_members(&pair, &text, "", &[4, 1]);
+        text.replacen("token-signing%2F1\"\npublic", "token-signing%2Fown\"\npublic", 1)
+    });
+    let daemon = pair.stage.start();
+    assert_eq!(signed_by(&daemon.issue()), all, "it is the same key, and was published");
+    let listed = daemon.get(daemon.control, "/v1/keys", "").json();
+    let keys = listed["keys"].as_array().unwrap();
+    let place =
+        |kid: &str| keys.iter().find(|key| key["kid"] == *kid).unwrap()["place"].as_str().unwrap().to_owned();
+    assert!(keys.len() == 2 && place(&all).contains("token=second;"), "{listed}");
+    issued_by(&daemon, &[&a, &all]);
+}
+
+#[test]
+fn a_wrong_pin_of_one_token_leaves_the_other_to_sign() {
+    let Some(pair) = pair("") else { return };
+    let a = kid(1);
+    let config = pair.stage.path("edgate.toml");
+    let text = fs::read_to_string(&config).unwrap();
+    let pin = pair.stage.path("other-pin");
+    fs::write(&pin, "not the PIN").unwrap();
+    fs::set_permissions(&pin, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let (before, second) = text.rsplit_once("pin_source = \"file:").unwrap();
+    let (_, rest) = second.split_once('"').unwrap();
+    fs::write(&config, format!("{before}pin_source = \"file:{}\"{rest}", pin.display())).unwrap();
+    let daemon = pair.start();
+    for _ in 0..10 {
+        assert_eq!(signed_by(&daemon.issue()), a);
+    }
+    let ready = daemon.get(daemon.control, "/readyz", "").body;
+    assert!(ready.contains("1 of 2 tokens sign"), "{ready}");
+    daemon.terminate();
 }
 
 #[test]
@@ -244,6 +363,9 @@ fn keys_that_do_not_go_with_the_tokens_are_refused_by_their_setting() {
     assert!(nameless.contains("signing.keys[0].key") && nameless.contains("names no token"), "{nameless}");
     let both = refused(&|text| text.replacen("[signing]\n", "[signing]\nkey_file = \"/k\"\n", 1));
     assert!(both.contains("signing.keys") && both.contains("stands beside"), "{both}");
+    let public = |seed| edgate::audit::hex(&SigningKey::from_bytes(&[seed; 32]).verifying_key().to_bytes());
+    let same = refused(&|text| text.replacen(&public(3), &public(1), 1));
+    assert!(same.contains("signing.keys[1].public_key") && same.contains("the same public key"), "{same}");
     let elsewhere =
         refused(&|text| text.replacen(&format!("{second};object"), "pkcs11:token=x;serial=1;object", 1));
     assert!(elsewhere.contains("no [[hsm.member]]"), "{elsewhere}");

@@ -78,6 +78,17 @@ impl Process {
 
     pub(crate) fn stop(&self) {
         self.signal(Signal::STOP);
+        // The signal is sent; a thread may answer once more until it is taken.
+        until(|| self.threads().all(|state| state == 'T').then_some(()));
+    }
+
+    /// The state of each thread: the letter behind the name, proc_pid_stat(5).
+    fn threads(&self) -> impl Iterator<Item = char> {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.0.id())).unwrap();
+        tasks.filter_map(|task| {
+            let stat = std::fs::read_to_string(task.unwrap().path().join("stat")).ok()?;
+            stat.rsplit_once(") ")?.1.chars().next()
+        })
     }
 
     pub(crate) fn go_on(&self) {

@@ -94,6 +94,23 @@ pub(super) struct Changed {
     /// What it came to in the other tokens, where each has a key of its own.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     more: Vec<Changed>,
+    /// Where it could not be done.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    failed: Vec<NotChanged>,
+}
+
+/// What could not be done in one of several tokens.
+#[derive(Serialize)]
+pub(super) struct NotChanged {
+    /// The newest key there: what `beside` takes.
+    beside: String,
+    problem: String,
+}
+
+impl NotChanged {
+    pub(super) fn new(beside: String, problem: String) -> Self {
+        Self { beside, problem }
+    }
 }
 
 impl Key {
@@ -160,12 +177,12 @@ impl Delegated {
 
 impl Changed {
     pub(super) fn new(id: String, ring: &Ring, key: &SigningKey) -> Self {
-        Self { id, key: Key::new(ring, key), more: Vec::new() }
+        Self { id, key: Key::new(ring, key), more: Vec::new(), failed: Vec::new() }
     }
 
     /// This, and what came of the same in other tokens.
-    pub(super) fn with(self, more: Vec<Self>) -> Self {
-        Self { more, ..self }
+    pub(super) fn with(self, more: Vec<Self>, failed: Vec<NotChanged>) -> Self {
+        Self { more, failed, ..self }
     }
 }
 

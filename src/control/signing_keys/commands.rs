@@ -8,14 +8,16 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, post};
 use axum::{Json, Router};
 
-use super::answers::{Changed, Listed};
+use super::answers::{Changed, Listed, NotChanged};
 use super::steps::{self, Done};
 use crate::control::actions::{Peer, run};
 use crate::control::body::{self, Words};
 use crate::control::error::{ApiError, ErrorKind};
 use crate::control::state::Shared;
 use crate::control::tag_keys::{AUTHORITY_BYTES_MAX, REASON_BYTES_MAX};
-use crate::keys::life::Rings;
+use crate::json;
+use crate::keys::KID_BYTES_MAX;
+use crate::keys::life::{Refusal, Rings};
 
 /// `GET /v1/keys`
 pub(in crate::control) async fn list(State(shared): State<Arc<Shared>>) -> Result<Response, ApiError> {
@@ -39,31 +41,58 @@ pub(in crate::control) async fn rotate(
     Extension(peer): Extension<Peer>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    body::receive_nothing(request).await?;
-    run(&shared, rotate_now(Arc::clone(&shared), peer)).await
+    let bytes = body::receive_json(request).await?;
+    let (mut scratch, mut beside) = (json::Scratch::default(), None);
+    body::read_object(&bytes, &mut scratch, "beside", |reader, name| {
+        match name {
+            "beside" => beside = Some(body::any_text(reader, name, KID_BYTES_MAX)?.to_owned()),
+            _ => return Ok(false),
+        }
+        Ok(true)
+    })?;
+    run(&shared, rotate_now(Arc::clone(&shared), peer, beside)).await
 }
 
-/// The Draft that there is takes over, now if it may; without one, one is made. In each ring, where there are several.
-async fn rotate_now(shared: Arc<Shared>, peer: Peer) -> Result<Response, ApiError> {
+/// The Draft that there is takes over, now if it may; without one, one is made. Where there are several rings, in the one that has the
+/// key `beside`, or in each that has a key which signs or is to; what fails in one keeps no other waiting.
+async fn rotate_now(shared: Arc<Shared>, peer: Peer, beside: Option<String>) -> Result<Response, ApiError> {
     let keys = &shared.keys;
     let _turn = keys.turn().await?;
     let actor = peer.actor();
-    let places = keys.own_rings(Rings::len)?;
-    let mut changed = Vec::with_capacity(places);
-    for place in 0..places {
-        let done = rotate_one(&shared, &actor, place).await.map_err(|error| match place {
-            0 => error,
-            done => {
-                let description =
-                    format!("{}; the keys of {done} tokens before it were rotated", error.description);
-                ApiError { description, ..error }
+    let places = keys.own_rings(|rings| which(rings, beside.as_deref()))??;
+    let (mut changed, mut failed) = (Vec::with_capacity(places.len()), Vec::new());
+    for place in places {
+        match rotate_one(&shared, &actor, place).await {
+            Ok(done) => {
+                changed.push(keys.own_rings(|rings| Changed::new(done.id, rings.at(place), &done.key))?);
             }
-        })?;
-        changed.push(keys.own_rings(|rings| Changed::new(done.id, rings.at(place), &done.key))?);
+            Err(error) => failed.push((place, error)),
+        }
     }
+    if changed.is_empty()
+        && let Some((_, error)) = failed.pop()
+    {
+        return Err(error);
+    }
+    let failed = keys.own_rings(|rings| {
+        let kid = |place: usize| rings.at(place).keys().last().map(|key| key.kid.clone()).unwrap_or_default();
+        failed.into_iter().map(|(place, error)| NotChanged::new(kid(place), error.description)).collect()
+    })?;
     let mut changed = changed.into_iter();
     let first = changed.next().ok_or_else(|| ApiError::invalid("this node has no signing keys"))?;
-    Ok(Json(first.with(changed.collect())).into_response())
+    Ok(Json(first.with(changed.collect(), failed)).into_response())
+}
+
+/// The places of the rings that are meant.
+fn which(rings: &Rings, beside: Option<&str>) -> Result<Vec<usize>, Refusal> {
+    if let Some(kid) = beside {
+        return Ok(vec![rings.of(kid)?]);
+    }
+    let all = 0..rings.len();
+    let lives = |place: &usize| rings.at(*place).active().is_some() || rings.at(*place).draft().is_some();
+    // One whose key was disabled or killed is left as it is while others sign: an operator says when it comes back.
+    let living: Vec<usize> = all.clone().filter(lives).collect();
+    Ok(if living.is_empty() { all.collect() } else { living })
 }
 
 async fn rotate_one(shared: &Arc<Shared>, actor: &str, place: usize) -> Result<Done, ApiError> {

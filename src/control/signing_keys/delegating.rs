@@ -23,6 +23,9 @@ use crate::keys::delegated::DelegatedKey;
 use crate::keys::thumbprint;
 use crate::token::{self, Delegation};
 
+/// The longest that a delegation tries for room in a queue, and then for its signature: operators' commands wait meanwhile.
+const PATIENCE_MAX: Duration = Duration::from_secs(5);
+
 /// How long a delegation waits for room in the queue of the key that signs it, at a time.
 const QUEUE_PAUSE: Duration = Duration::from_millis(5);
 
@@ -55,8 +58,9 @@ pub(super) async fn delegate(shared: &Arc<Shared>) -> Result<(), ApiError> {
         let headers: Vec<String> =
             active.keys().iter().map(|key| Delegation::header_part(&key.kid)).collect();
         let payload = [says.payload_part()];
-        let sign = || active.sign_all(&headers, &payload, issuing.sign_timeout);
-        let mut signed = patiently(sign, issuing.sign_timeout)
+        let patience = issuing.sign_timeout.min(PATIENCE_MAX);
+        let sign = || active.sign_all(&headers, &payload, patience);
+        let mut signed = patiently(sign, patience)
             .await
             .map_err(|error| unusable("have a delegation signed", &error.to_string()))?;
         let SignedInput { key, input, signature } = signed.remove(0);

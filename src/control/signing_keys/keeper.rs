@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::{delegating, steps};
 use crate::control::error::ApiError;
 use crate::control::state::Shared;
-use crate::keys::life::{Due, Rings, UnixMillis};
+use crate::keys::life::{Due, Rings};
 
 /// Who changed a key where nobody did.
 pub(super) const ACTOR: &str = "edgate";
@@ -42,10 +42,11 @@ pub(in crate::control) async fn keep(shared: Arc<Shared>) {
     }
 }
 
-/// How long each kind of thing waits after it could not be done.
+/// How long what could not be done waits, each thing for itself.
 #[derive(Default)]
 struct Pauses {
-    keys: Pause,
+    // By ring and what is due to it.
+    keys: Vec<((usize, Due), Pause)>,
     delegation: Pause,
 }
 
@@ -57,7 +58,7 @@ struct Pause {
 }
 
 impl Pause {
-    /// Until when, from now on; at most `max`.
+    /// Begins one, twice as long as the one before; at most `max`.
     fn failed(&mut self, max: Duration) {
         let length = self.length.map_or(PAUSE_MIN, |before| (before * 2).min(max));
         (self.length, self.until) = (Some(length), Some(Instant::now() + length));
@@ -69,16 +70,30 @@ impl Pause {
     }
 }
 
+impl Pauses {
+    /// What is left until this is tried again.
+    fn left(&self, due: &(usize, Due)) -> Duration {
+        let known = self.keys.iter().find(|(known, _)| known == due);
+        known.map_or(Duration::ZERO, |(_, pause)| pause.left())
+    }
+
+    fn failed(&mut self, due: (usize, Due)) {
+        let place = self.keys.iter().position(|(known, _)| *known == due).unwrap_or_else(|| {
+            self.keys.push((due, Pause::default()));
+            self.keys.len() - 1
+        });
+        self.keys[place].1.failed(PAUSE_MAX);
+    }
+}
+
 /// Does what is due, and says how long to sleep. What fails keeps nothing else waiting.
 async fn do_what_is_due(shared: &Arc<Shared>, pauses: &mut Pauses) -> Duration {
+    let mut sleep = SLEEP_MAX;
     if let Err(error) = shared.keys.forget_ended_delegations() {
         tracing::error!(%error, "cannot take ended delegations out of the JWKS");
-        return PAUSE_MIN;
+        sleep = PAUSE_MIN;
     }
-    match do_to_keys(shared).await {
-        true => pauses.keys.failed(PAUSE_MAX),
-        false => pauses.keys = Pause::default(),
-    }
+    do_to_keys(shared, pauses).await;
     // After what was due to the keys themselves: the one that delegates is the one that is active then.
     if !delegating::is_due(&shared.keys) {
         pauses.delegation = Pause::default();
@@ -94,9 +109,10 @@ async fn do_what_is_due(shared: &Arc<Shared>, pauses: &mut Pauses) -> Duration {
             }
         }
     }
-    let (keys, delegation) = until_next(shared);
-    let keys = keys.max(pauses.keys.left());
-    keys.min(delegation.max(pauses.delegation.left()))
+    // At least the pause where ended delegations could not go: they are due still.
+    let delegation = until_next_delegation(shared).max(pauses.delegation.left());
+    let delegation = if sleep == PAUSE_MIN { delegation.max(PAUSE_MIN) } else { delegation };
+    sleep.min(until_next(shared, pauses)).min(delegation)
 }
 
 async fn delegated(shared: &Arc<Shared>) -> Result<(), ApiError> {
@@ -104,18 +120,18 @@ async fn delegated(shared: &Arc<Shared>) -> Result<(), ApiError> {
     delegating::delegate(shared).await
 }
 
-/// Whether any of what is due to the keys could not be done.
-async fn do_to_keys(shared: &Arc<Shared>) -> bool {
+/// Does what is due to the keys, but for what waits for another try.
+async fn do_to_keys(shared: &Arc<Shared>, pauses: &mut Pauses) {
     let keys = &shared.keys;
-    let due = |rings: &Rings| rings.due((keys.now)());
-    if keys.look(due).unwrap_or_default().is_empty() {
-        return false;
+    let due = || keys.look(|rings| rings.due((keys.now)())).unwrap_or_default();
+    let all = due();
+    pauses.keys.retain(|(known, _)| all.contains(known));
+    if all.iter().all(|one| !pauses.left(one).is_zero()) {
+        return;
     }
-    let Ok(_turn) = keys.turn().await else { return true };
-    let mut failed = Vec::new();
-    // Each thing may make another due. What is due once more was not done.
-    while let Some(next) = keys.look(due).unwrap_or_default().into_iter().find(|next| !failed.contains(next))
-    {
+    let Ok(_turn) = keys.turn().await else { return };
+    // Each thing may make another due.
+    while let Some(next) = due().into_iter().find(|next| pauses.left(next).is_zero()) {
         let (place, what) = &next;
         let done: Result<(), ApiError> = match what {
             Due::Activate(kid) => steps::activate(shared, ACTOR, kid).await.map(drop),
@@ -123,24 +139,36 @@ async fn do_to_keys(shared: &Arc<Shared>) -> bool {
             Due::Publish(kid) => steps::publish(shared, kid).await,
             Due::Retire(kid) => steps::retire(shared, ACTOR, kid).await.map(drop),
         };
-        if let Err(error) = done {
-            tracing::error!(due = ?next, problem = error.description, "cannot do to a signing key what is due; tried again later");
-            failed.push(next);
+        let is_due = due().contains(&next);
+        if let Err(error) = &done {
+            tracing::error!(due = ?what, problem = error.description, "cannot do to a signing key what is due; tried again later");
+        }
+        // What is due once more was not done, whatever it said.
+        if done.is_err() || is_due {
+            pauses.failed(next);
         }
     }
-    !failed.is_empty()
 }
 
-/// How long until something happens to the keys, and to the delegated ones, by themselves.
-fn until_next(shared: &Shared) -> (Duration, Duration) {
+/// How long until something happens to the keys by itself, or is tried again.
+fn until_next(shared: &Shared, pauses: &Pauses) -> Duration {
+    let keys = &shared.keys;
+    let now = (keys.now)();
+    let of_ring = |rings: &Rings, place: usize| {
+        let ring = rings.at(place);
+        let waiting = ring.due(now).into_iter().map(|due| pauses.left(&(place, due))).min();
+        waiting.or_else(|| ring.next_at(now).map(|next| Duration::from_millis(next.since(now))))
+    };
+    let next = keys.look(|rings| (0..rings.len()).filter_map(|place| of_ring(rings, place)).min());
+    next.flatten().unwrap_or(SLEEP_MAX)
+}
+
+/// How long until something happens to delegated keys by itself.
+fn until_next_delegation(shared: &Shared) -> Duration {
     let keys = &shared.keys;
     let now = (keys.now)();
     let active = keys.active();
     let active = active.as_ref().map(|signers| signers.kids()).unwrap_or_default();
-    let delegated = keys.delegations(|delegations| delegations.next_at(&active, now));
-    let next = keys.look(|rings| rings.next_at(now)).flatten();
-    let wait = |next: Option<UnixMillis>| {
-        next.map_or(SLEEP_MAX, |next| Duration::from_millis(next.since(now)).min(SLEEP_MAX))
-    };
-    (wait(next), wait(delegated))
+    let next = keys.delegations(|delegations| delegations.next_at(&active, now));
+    next.map_or(SLEEP_MAX, |next| Duration::from_millis(next.since(now)))
 }

@@ -37,7 +37,10 @@ impl ActiveKey {
 
 /// The keys of which any may sign, at least one.
 pub(in crate::control) struct Signers {
+    // Those that sign: all, or those that can take turns.
     keys: Vec<Arc<ActiveKey>>,
+    // Those as well that cannot.
+    all: Vec<Arc<ActiveKey>>,
     // Where there are several: the way to whichever can.
     any: Option<AnySigner<TokenSigning>>,
 }
@@ -53,21 +56,36 @@ pub(in crate::control) struct SignedInput {
 }
 
 impl Signers {
-    /// These keys; `None` if there is none.
-    pub(super) fn of(keys: Vec<Arc<ActiveKey>>) -> Option<Self> {
-        let signers: Vec<&Signer<TokenSigning>> = keys.iter().map(|key| &key.signer).collect();
-        let any = if keys.len() > 1 { AnySigner::of(&signers) } else { None };
-        (!keys.is_empty()).then_some(Self { keys, any })
+    /// These keys; `None` if there is none. Keys in tokens sign for one another; one in a file beside them, which stays from before, does not.
+    pub(super) fn of(all: Vec<Arc<ActiveKey>>) -> Option<Self> {
+        let any_of = |keys: &[Arc<ActiveKey>]| {
+            AnySigner::of(&keys.iter().map(|key| &key.signer).collect::<Vec<&Signer<TokenSigning>>>())
+        };
+        let mut keys = all.clone();
+        if all.len() > 1 && any_of(&all).is_none() {
+            keys.retain(|key| any_of(std::slice::from_ref(key)).is_some());
+            if keys.is_empty() {
+                keys.extend(all.first().cloned());
+            }
+            let kids: Vec<&str> = keys.iter().map(|key| key.kid.as_str()).collect();
+            tracing::warn!(
+                ?kids,
+                "these keys sign; another active one is in a file, and signs nothing beside them"
+            );
+        }
+        let any = if keys.len() > 1 { any_of(&keys) } else { None };
+        (!keys.is_empty()).then_some(Self { keys, all, any })
     }
 
     /// This one key.
     pub(super) fn one(key: ActiveKey) -> Self {
-        Self { keys: vec![Arc::new(key)], any: None }
+        let keys = vec![Arc::new(key)];
+        Self { all: keys.clone(), keys, any: None }
     }
 
-    /// The keys that may sign. Where one of several cannot be routed to, the first alone.
+    /// The keys that sign.
     pub(in crate::control) fn keys(&self) -> &[Arc<ActiveKey>] {
-        if self.any.is_some() { &self.keys } else { &self.keys[..1] }
+        &self.keys
     }
 
     /// Their names.
@@ -75,15 +93,15 @@ impl Signers {
         self.keys.iter().map(|key| key.kid.as_str()).collect()
     }
 
-    /// The key of this name.
+    /// The key of this name, whether it signs or not.
     pub(super) fn key(&self, kid: &str) -> Option<&Arc<ActiveKey>> {
-        self.keys.iter().find(|key| key.kid == kid)
+        self.all.iter().find(|key| key.kid == kid)
     }
 
-    /// Whether these are they.
+    /// Whether they were made of these.
     pub(super) fn are(&self, keys: &[Arc<ActiveKey>]) -> bool {
-        self.keys.len() == keys.len()
-            && self.keys.iter().zip(keys).all(|(one, other)| Arc::ptr_eq(one, other))
+        let mut both = self.all.iter().zip(keys);
+        self.all.len() == keys.len() && both.all(|(one, other)| Arc::ptr_eq(one, other))
     }
 
     /// Whether they are keys in memory, which others delegated to.

@@ -193,7 +193,7 @@ pub enum Refusal {
     },
     /// `last_active`.
     #[error(
-        "last_active: key {kid} is the one that signs and no other does; rotate first, or stop issuing by edgate keys disable {kid}"
+        "last_active: key {kid} is the one that signs and no other does in its place; rotate first, or stop it by edgate keys disable {kid}"
     )]
     LastActive {
         /// The key.

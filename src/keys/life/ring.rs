@@ -353,10 +353,10 @@ impl Ring {
         let mut due: Vec<Due> = unpublished.map(|key| Due::Publish(key.kid.clone())).collect();
         let is_time = self.scheduled_at().is_some_and(|at| at <= now);
         let ready = |key: &&SigningKey| self.may_activate(&key.kid, now).is_ok();
-        // What an operator asked for goes before what was prepared.
-        let next = drafts().filter(|key| key.wanted).find(ready);
-        let next = next.or_else(|| self.draft().filter(|key| is_time && ready(key)));
-        due.extend(next.map(|key| Due::Activate(key.kid.clone())));
+        // What an operator asked for goes before what was prepared. The first that takes over ends the others' wait.
+        let wanted: Vec<&SigningKey> = drafts().filter(|key| key.wanted).filter(ready).collect();
+        let prepared = self.draft().filter(|key| is_time && wanted.is_empty() && ready(key));
+        due.extend(wanted.into_iter().chain(prepared).map(|key| Due::Activate(key.kid.clone())));
         let over = self.keys.iter().filter(|key| self.may_retire(&key.kid, now).is_ok());
         due.extend(over.map(|key| Due::Retire(key.kid.clone())));
         if self.prepare_at().is_some_and(|at| at <= now) && self.may_create().is_ok() {

@@ -1,0 +1,115 @@
+//! Which ring each stored signing key belongs to: that of the place that is configured for it. A token may have left the configuration, and
+//! its key is stored still.
+
+use crate::keys::life::{KeyState, SigningKey, UnixMillis};
+
+/// The stored keys, ring by ring.
+pub(super) struct Sorted {
+    pub(super) rings: Vec<Stored>,
+    /// Names of keys that sign no more, since their place is not configured any more and others sign.
+    pub(super) stopped: Vec<String>,
+}
+
+/// The stored keys of one ring.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Stored {
+    pub(super) keys: Vec<SigningKey>,
+    /// Whether one of them is in the configured place.
+    pub(super) has_own: bool,
+}
+
+/// Sorts `keys` into `rings` rings; `ring_of` says which one a key belongs to, if it belongs to one.
+///
+/// A key of no configured place is looked after in the first ring until nothing that it signed can be valid. Where it is Active it signs on
+/// only as long as that ring has no other that does, so that changing from one arrangement to another leaves nobody without. A Draft among
+/// them is given up beside others: it signed nothing, and what it waits for will not come.
+pub(super) fn sort(
+    keys: Vec<SigningKey>,
+    rings: usize,
+    now: UnixMillis,
+    ring_of: impl Fn(&SigningKey) -> Option<usize>,
+) -> Sorted {
+    let mut sorted: Vec<Stored> = (0..rings).map(|_| Stored::default()).collect();
+    let mut strays = Vec::new();
+    for key in keys {
+        match ring_of(&key) {
+            Some(ring) => {
+                sorted[ring].has_own = true;
+                sorted[ring].keys.push(key);
+            }
+            None => strays.push(key),
+        }
+    }
+    let mut stopped = Vec::new();
+    let signs = sorted[0].keys.iter().any(|key| key.state == KeyState::Active);
+    for mut stray in strays {
+        match stray.state {
+            KeyState::Active if signs => {
+                // Since when is not known, and the ring takes its own time.
+                (stray.state, stray.retire_not_before) = (KeyState::Trusted, None);
+                stopped.push(stray.kid.clone());
+            }
+            KeyState::Draft if rings > 1 || signs => {
+                (stray.state, stray.retired, stray.wanted) = (KeyState::Retired, Some(now), false);
+                stopped.push(stray.kid.clone());
+            }
+            _ => {}
+        }
+        sorted[0].keys.push(stray);
+    }
+    Sorted { rings: sorted, stopped }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keys::life::NewKey;
+
+    fn key(kid: &str, place: &str, state: KeyState) -> SigningKey {
+        let new = NewKey { kid: kid.into(), public_key: [1; 32], place: place.into(), wanted: false };
+        SigningKey { state, activated: Some(UnixMillis(1)), ..SigningKey::unused(new) }
+    }
+
+    fn ring_of(key: &SigningKey) -> Option<usize> {
+        ["a", "b"].iter().position(|token| key.place.starts_with(token))
+    }
+
+    fn kids(sorted: &Sorted) -> Vec<Vec<&str>> {
+        sorted.rings.iter().map(|ring| ring.keys.iter().map(|key| key.kid.as_str()).collect()).collect()
+    }
+
+    #[test]
+    fn each_key_is_of_the_ring_of_its_token() {
+        let keys = vec![
+            key("1", "b/1", KeyState::Active),
+            key("2", "a/2", KeyState::Trusted),
+            key("3", "a/3", KeyState::Active),
+        ];
+        let sorted = sort(keys, 2, UnixMillis(9), ring_of);
+        assert_eq!(kids(&sorted), [vec!["2", "3"], vec!["1"]]);
+        assert!(sorted.rings.iter().all(|ring| ring.has_own) && sorted.stopped.is_empty());
+    }
+
+    #[test]
+    fn a_key_whose_token_is_gone_signs_no_more_beside_others_and_verifies_on() {
+        use KeyState::{Active, Draft, Retired, Trusted};
+        let keys = vec![key("1", "c/1", Active), key("2", "a/2", Active)];
+        let more = vec![key("3", "c/3", Draft), key("4", "c/4", Trusted)];
+        let sorted = sort([keys, more].concat(), 2, UnixMillis(9), ring_of);
+        assert_eq!(kids(&sorted), [vec!["2", "1", "3", "4"], vec![]]);
+        assert_eq!(sorted.stopped, ["1", "3"]);
+        let states: Vec<KeyState> = sorted.rings[0].keys.iter().map(|key| key.state).collect();
+        assert_eq!(states, [Active, Trusted, Retired, Trusted]);
+        assert_eq!(sorted.rings[0].keys[2].retired, Some(UnixMillis(9)));
+        assert!(!sorted.rings[1].has_own);
+    }
+
+    #[test]
+    fn a_key_from_before_the_arrangement_signs_until_another_does() {
+        let keys = vec![key("1", "everywhere", KeyState::Active), key("2", "b/2", KeyState::Draft)];
+        let sorted = sort(keys, 2, UnixMillis(9), ring_of);
+        assert_eq!((kids(&sorted), sorted.stopped.len()), (vec![vec!["1"], vec!["2"]], 0));
+        assert_eq!(sorted.rings[0].keys[0].state, KeyState::Active);
+        assert!(!sorted.rings[0].has_own && sorted.rings[1].has_own);
+    }
+}
