@@ -347,22 +347,21 @@ impl Journey {
 
     fn give_up(mut self) -> (HsmError, Complete) {
         let full = |failure: &MemberFailure| matches!(*failure.cause, HsmError::Overloaded { .. });
-        // What is to be told plainly: that of a token alone, a request at fault, and that there is too much work.
-        let plain = self.route.seats.len() == 1
-            || self.failures.last().is_some_and(|last| is_callers(&last.cause))
-            || self.failures.iter().all(full);
+        let away = |failure: &MemberFailure| matches!(*failure.cause, HsmError::Unavailable { .. });
+        // Those that can be used have too much to do: that is what must be told, and not that there is nobody.
+        if self.failures.iter().all(|failure| full(failure) || away(failure))
+            && let Some(busy) = self.failures.iter().position(full)
+        {
+            return (*self.failures.swap_remove(busy).cause, self.complete);
+        }
+        // What is to be told plainly: that of a token alone, and a request at fault.
+        let plain =
+            self.route.seats.len() == 1 || self.failures.last().is_some_and(|last| is_callers(&last.cause));
         let error = match self.failures.pop() {
             None => HsmError::DeadlinePassed { purpose: self.purpose },
             Some(last) if plain => *last.cause,
             Some(last) => {
                 self.failures.push(last);
-                // Those that can be used have too much to do: that is what must be told, and not that there is nobody.
-                let away = |failure: &MemberFailure| matches!(*failure.cause, HsmError::Unavailable { .. });
-                if self.failures.iter().all(|failure| full(failure) || away(failure))
-                    && let Some(busy) = self.failures.iter().position(full)
-                {
-                    return (*self.failures.swap_remove(busy).cause, self.complete);
-                }
                 HsmError::NoMember { purpose: self.purpose, failures: self.failures }
             }
         };

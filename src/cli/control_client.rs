@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 
 use crate::config::{Config, EXIT_CONFIG};
 
-use super::{EXIT_INPUT, EXIT_UNAVAILABLE, EXIT_YES, Output, complain, print_line};
+use super::{EXIT_INPUT, EXIT_NO, EXIT_UNAVAILABLE, EXIT_YES, Output, complain, print_line};
 
 /// Where the control listener is.
 #[derive(Debug, Args)]
@@ -210,6 +210,16 @@ impl Asked {
     /// Sends `body` to the node; prints what it answers, for a person with `say`.
     pub(super) fn post(&self, path: &str, body: &Value, say: impl FnOnce(&Value)) -> u8 {
         self.tell(self.target.url().and_then(|url| post(&url, path, body)), say)
+    }
+
+    /// As [`Asked::post`], for what takes its time and may be done in a part: what `failed` is no success.
+    pub(super) fn post_partly(&self, path: &str, body: &Value, say: impl FnOnce(&Value)) -> u8 {
+        let answer = self.target.url().and_then(|url| post_slowly(&url, path, body));
+        let partly = answer.as_ref().is_ok_and(|answer| answer["failed"].is_array());
+        match self.tell(answer, say) {
+            EXIT_YES if partly => EXIT_NO,
+            told => told,
+        }
     }
 
     fn tell(&self, answer: Result<Value, ClientError>, say: impl FnOnce(&Value)) -> u8 {

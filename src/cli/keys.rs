@@ -100,7 +100,7 @@ pub(super) fn run(command: &KeysCommand) -> u8 {
         }),
         KeysCommand::Rotate(Rotate { beside, asked }) => {
             let body = beside.as_ref().map_or(json!({}), |kid| json!({"beside": kid}));
-            asked.post("/v1/keys/rotate", &body, changed)
+            asked.post_partly("/v1/keys/rotate", &body, changed)
         }
         // It is JSON either way.
         KeysCommand::ExportJwks(asked) => asked.get("/v1/keys/jwks", |jwks| print_line(jwks)),
@@ -190,7 +190,7 @@ fn changed(answer: &Value) {
     answer["more"].as_array().into_iter().flatten().for_each(changed);
     for one in answer["failed"].as_array().into_iter().flatten() {
         let beside = text(one, "beside");
-        print_line(format_args!(
+        complain(format_args!(
             "not done where {beside} is: {}; try again there alone: edgate keys rotate --beside {beside}",
             text(one, "problem").escape_debug()
         ));

@@ -6,8 +6,17 @@ use crate::keys::life::{KeyState, SigningKey, UnixMillis};
 /// The stored keys, ring by ring.
 pub(super) struct Sorted {
     pub(super) rings: Vec<Stored>,
-    /// Names of keys that sign no more, since their place is not configured any more and others sign.
-    pub(super) stopped: Vec<String>,
+    /// Keys that sign no more, or never will, since their place is not configured any more: their names, states, and places.
+    pub(super) stopped: Vec<Stopped>,
+}
+
+/// A key whose place left the configuration.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Stopped {
+    pub(super) kid: String,
+    pub(super) from: KeyState,
+    pub(super) to: KeyState,
+    pub(super) place: String,
 }
 
 /// The stored keys of one ring.
@@ -21,7 +30,7 @@ pub(super) struct Stored {
 /// Sorts `keys` into `rings` rings; `ring_of` says which one a key belongs to, if it belongs to one.
 ///
 /// A key of no configured place is looked after in the first ring until nothing that it signed can be valid. Where it is Active it signs on
-/// only as long as that ring has no other that does, so that changing from one arrangement to another leaves nobody without. A Draft among
+/// only as long as no other does, so that changing from one arrangement to another leaves nobody without. A Draft among
 /// them is given up beside others: it signed nothing, and what it waits for will not come.
 pub(super) fn sort(
     keys: Vec<SigningKey>,
@@ -41,19 +50,20 @@ pub(super) fn sort(
         }
     }
     let mut stopped = Vec::new();
-    let signs = sorted[0].keys.iter().any(|key| key.state == KeyState::Active);
+    let signs = sorted.iter().flat_map(|ring| &ring.keys).any(|key| key.state == KeyState::Active);
     for mut stray in strays {
-        match stray.state {
-            KeyState::Active if signs => {
-                // Since when is not known, and the ring takes its own time.
-                (stray.state, stray.retire_not_before) = (KeyState::Trusted, None);
-                stopped.push(stray.kid.clone());
-            }
+        let from = stray.state;
+        match from {
+            // Since when is not known, and the ring takes its own time.
+            KeyState::Active if signs => (stray.state, stray.retire_not_before) = (KeyState::Trusted, None),
             KeyState::Draft if rings > 1 || signs => {
                 (stray.state, stray.retired, stray.wanted) = (KeyState::Retired, Some(now), false);
-                stopped.push(stray.kid.clone());
             }
             _ => {}
+        }
+        if stray.state != from {
+            let (kid, place) = (stray.kid.clone(), stray.place.clone());
+            stopped.push(Stopped { kid, from, to: stray.state, place });
         }
         sorted[0].keys.push(stray);
     }
@@ -97,11 +107,25 @@ mod tests {
         let more = vec![key("3", "c/3", Draft), key("4", "c/4", Trusted)];
         let sorted = sort([keys, more].concat(), 2, UnixMillis(9), ring_of);
         assert_eq!(kids(&sorted), [vec!["2", "1", "3", "4"], vec![]]);
-        assert_eq!(sorted.stopped, ["1", "3"]);
+        let stopped = |kid: &str, from, to| Stopped { kid: kid.into(), from, to, place: format!("c/{kid}") };
+        assert_eq!(sorted.stopped, [stopped("1", Active, Trusted), stopped("3", Draft, Retired)]);
         let states: Vec<KeyState> = sorted.rings[0].keys.iter().map(|key| key.state).collect();
         assert_eq!(states, [Active, Trusted, Retired, Trusted]);
         assert_eq!(sorted.rings[0].keys[2].retired, Some(UnixMillis(9)));
         assert!(!sorted.rings[1].has_own);
+    }
+
+    #[test]
+    fn a_key_whose_token_is_gone_does_not_sign_for_one_that_was_disabled() {
+        // Whichever ring the one that signs is in.
+        let keys = vec![
+            key("1", "c/1", KeyState::Active),
+            key("2", "a/2", KeyState::Trusted),
+            key("3", "b/3", KeyState::Active),
+        ];
+        let sorted = sort(keys, 2, UnixMillis(9), ring_of);
+        assert_eq!(sorted.rings[0].keys[1].state, KeyState::Trusted);
+        assert_eq!(sorted.stopped.len(), 1);
     }
 
     #[test]

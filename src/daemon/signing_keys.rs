@@ -17,7 +17,7 @@ use edgate_hsm::{
 
 use super::StartError;
 use super::engine::engine;
-use super::key_rings::{Sorted, sort};
+use super::key_rings::{Sorted, Stopped, sort};
 use super::keys::{public_key, published};
 use super::release::release_checks;
 use crate::audit::{Ack, Appender, ChangeEvent, Event, Phase};
@@ -114,10 +114,10 @@ impl StoredKeys {
         let Sorted { rings: sorted, stopped } = sort(stored, configured.len(), at, ring_of);
         let several = configured.len() > 1;
         let (mut rings, mut signers) = (Vec::new(), Vec::new());
-        let mut changes: Vec<Told> = stopped.iter().map(|kid| left(kid)).collect();
+        let mut changes: Vec<Told> = stopped.iter().map(left).collect();
         for (stored, (named, found)) in sorted.into_iter().zip(configured) {
             // A token that joins others signs by itself once everybody can have its key.
-            let joins = if several { !stored.has_own } else { stored.keys.is_empty() };
+            let joins = several && !stored.has_own;
             let (mut ring, mended) = Ring::load(stored.keys, rules(signing), |kid| dead.contains(kid), at);
             changes.extend(mended.iter().map(told));
             let arrival = if is_first { Arrival::First } else { Arrival::Later { joins } };
@@ -261,7 +261,11 @@ fn adopt(
     if let Ok(known) = ring.key(&kid) {
         let state = known.state;
         if !state.verifies() {
-            tracing::warn!(kid, state = state.name(), "the configured signing key is out of use");
+            tracing::warn!(
+                kid,
+                state = state.name(),
+                "the configured signing key is out of use; edgate keys rotate --beside KID makes another in its place"
+            );
         }
         // Its file was moved, or its token renamed.
         let before = ring.relocate(&kid, &named).ok().flatten();
@@ -292,14 +296,15 @@ fn adopt(
 enum Arrival {
     /// To a node that never had any.
     First,
-    /// To one that has; `joins`: it is to sign as soon as it may, since no other of its place does.
+    /// To one that has; `joins`: it is to sign as soon as it may, since it is the first of its token.
     Later { joins: bool },
 }
 
-/// A key signs no more, or never will, since its token left the configuration.
-fn left(kid: &str) -> Told {
-    let after = "signs no more; its token is not in signing.keys".to_owned();
-    [format!("signing.key {kid}"), "of a configured token".to_owned(), after]
+/// A key whose place left the configuration.
+fn left(stopped: &Stopped) -> Told {
+    let Stopped { kid, from, to, place } = stopped;
+    let after = format!("{}; by the start: {place} is not configured any more", to.name());
+    [format!("signing.key {kid}"), from.name().to_owned(), after]
 }
 
 fn told(mended: &Mended) -> Told {

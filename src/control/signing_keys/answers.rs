@@ -102,7 +102,7 @@ pub(super) struct Changed {
 /// What could not be done in one of several tokens.
 #[derive(Serialize)]
 pub(super) struct NotChanged {
-    /// The newest key there: what `beside` takes.
+    /// A key that is there: what `beside` takes.
     beside: String,
     problem: String,
 }

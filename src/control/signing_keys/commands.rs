@@ -69,17 +69,24 @@ async fn rotate_now(shared: Arc<Shared>, peer: Peer, beside: Option<String>) -> 
             Err(error) => failed.push((place, error)),
         }
     }
-    if changed.is_empty()
-        && let Some((_, error)) = failed.pop()
-    {
-        return Err(error);
+    if changed.is_empty() {
+        let all: Vec<&str> = failed.iter().map(|(_, error)| error.description.as_str()).collect();
+        let description = all.join("; and ");
+        let Some((_, error)) = failed.pop() else {
+            return Err(ApiError::invalid("this node has no signing keys"));
+        };
+        return Err(ApiError { description, ..error });
     }
     let failed = keys.own_rings(|rings| {
-        let kid = |place: usize| rings.at(place).keys().last().map(|key| key.kid.clone()).unwrap_or_default();
-        failed.into_iter().map(|(place, error)| NotChanged::new(kid(place), error.description)).collect()
+        let told = |(place, error): (usize, ApiError)| {
+            let ring = rings.at(place);
+            let key = ring.active().or(ring.keys().last());
+            NotChanged::new(key.map(|key| key.kid.clone()).unwrap_or_default(), error.description)
+        };
+        failed.into_iter().map(told).collect()
     })?;
     let mut changed = changed.into_iter();
-    let first = changed.next().ok_or_else(|| ApiError::invalid("this node has no signing keys"))?;
+    let first = changed.next().expect("one was changed at least");
     Ok(Json(first.with(changed.collect(), failed)).into_response())
 }
 

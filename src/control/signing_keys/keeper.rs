@@ -88,12 +88,11 @@ impl Pauses {
 
 /// Does what is due, and says how long to sleep. What fails keeps nothing else waiting.
 async fn do_what_is_due(shared: &Arc<Shared>, pauses: &mut Pauses) -> Duration {
-    let mut sleep = SLEEP_MAX;
-    if let Err(error) = shared.keys.forget_ended_delegations() {
+    let forgotten = shared.keys.forget_ended_delegations();
+    if let Err(error) = &forgotten {
         tracing::error!(%error, "cannot take ended delegations out of the JWKS");
-        sleep = PAUSE_MIN;
     }
-    do_to_keys(shared, pauses).await;
+    let tried = do_to_keys(shared, pauses).await;
     // After what was due to the keys themselves: the one that delegates is the one that is active then.
     if !delegating::is_due(&shared.keys) {
         pauses.delegation = Pause::default();
@@ -109,10 +108,16 @@ async fn do_what_is_due(shared: &Arc<Shared>, pauses: &mut Pauses) -> Duration {
             }
         }
     }
-    // At least the pause where ended delegations could not go: they are due still.
-    let delegation = until_next_delegation(shared).max(pauses.delegation.left());
-    let delegation = if sleep == PAUSE_MIN { delegation.max(PAUSE_MIN) } else { delegation };
-    sleep.min(until_next(shared, pauses)).min(delegation)
+    let mut of_keys = until_next(shared, pauses);
+    let mut of_delegations = until_next_delegation(shared).max(pauses.delegation.left());
+    // What could not be done is due still.
+    if !tried {
+        of_keys = of_keys.max(PAUSE_MIN);
+    }
+    if forgotten.is_err() {
+        of_delegations = of_delegations.max(PAUSE_MIN);
+    }
+    of_keys.min(of_delegations).min(SLEEP_MAX)
 }
 
 async fn delegated(shared: &Arc<Shared>) -> Result<(), ApiError> {
@@ -120,18 +125,21 @@ async fn delegated(shared: &Arc<Shared>) -> Result<(), ApiError> {
     delegating::delegate(shared).await
 }
 
-/// Does what is due to the keys, but for what waits for another try.
-async fn do_to_keys(shared: &Arc<Shared>, pauses: &mut Pauses) {
+/// Does what is due to the keys, each thing once, but for what waits for another try. Whether it came to that.
+async fn do_to_keys(shared: &Arc<Shared>, pauses: &mut Pauses) -> bool {
     let keys = &shared.keys;
     let due = || keys.look(|rings| rings.due((keys.now)())).unwrap_or_default();
     let all = due();
     pauses.keys.retain(|(known, _)| all.contains(known));
     if all.iter().all(|one| !pauses.left(one).is_zero()) {
-        return;
+        return true;
     }
-    let Ok(_turn) = keys.turn().await else { return };
-    // Each thing may make another due.
-    while let Some(next) = due().into_iter().find(|next| pauses.left(next).is_zero()) {
+    let Ok(_turn) = keys.turn().await else { return false };
+    let mut tried: Vec<(usize, Due)> = Vec::new();
+    // Each thing may make another due. A pause may end while others take their time: the next pass is for that.
+    while let Some(next) = due().into_iter().find(|next| !tried.contains(next) && pauses.left(next).is_zero())
+    {
+        tried.push(next.clone());
         let (place, what) = &next;
         let done: Result<(), ApiError> = match what {
             Due::Activate(kid) => steps::activate(shared, ACTOR, kid).await.map(drop),
@@ -148,6 +156,7 @@ async fn do_to_keys(shared: &Arc<Shared>, pauses: &mut Pauses) {
             pauses.failed(next);
         }
     }
+    true
 }
 
 /// How long until something happens to the keys by itself, or is tried again.
