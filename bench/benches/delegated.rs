@@ -25,6 +25,7 @@ use edgate::token::{
     self, AgentTask, DELEGATION_LIFE_S_MAX, Delegation, Demand, Profile, ProfileKind, SignedBy,
 };
 use edgate::verify::{Engine, Item, Tables, Verdict, Verifier, VerifyingKey};
+use edgate_bench::inputs::AGENT_TASK;
 use edgate_bench::load::cpu::CpuTime;
 use edgate_bench::load::http;
 use edgate_bench::load::servers::{Server, as_edgate, edgate, free_address};
@@ -103,12 +104,7 @@ fn input(key: SignedBy<'_>, i: usize) -> String {
         nbf: NOW,
         exp: NOW.saturating_add(120),
         jti: &jti,
-        scope: &["mail.read", "calendar.read"],
-        task: "weekly-report",
-        cns: r#"{"max_calls":20,"region":"eu"}"#,
-        own: "ann@example.com",
-        act: None,
-        status: None,
+        ..AGENT_TASK
     };
     token::signing_input(key, &task).unwrap()
 }

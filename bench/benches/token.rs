@@ -16,6 +16,7 @@ use edgate::json::{self, Reader};
 use edgate::keys::{IssuerIndex, KeySet, PublishedKey};
 use edgate::token::{self, AgentTask, Demand, Padding, Profile, ProfileKind, Scratch, SignedBy, VerifiedJws};
 use edgate::verify::{Engine, Item, ItemKey, Verdict, Verifier, VerifyingKey};
+use edgate_bench::inputs::AGENT_TASK;
 use serde::Deserialize;
 
 const NOW: UnixSeconds = UnixSeconds(1_700_000_000);
@@ -63,12 +64,7 @@ impl Inputs {
                 nbf: NOW,
                 exp: NOW.saturating_add(600),
                 jti: &jti,
-                scope: &["mail.read", "calendar.read"],
-                task: "weekly-report",
-                cns: r#"{"max_calls":20,"region":"eu"}"#,
-                own: "ann@example.com",
-                act: None,
-                status: None,
+                ..AGENT_TASK
             };
             let kid = format!("2026-11-issuer-0-key-{}", i % 4);
             let input =

@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use ed25519_dalek::{Signer, SigningKey};
 use edgate::audit::DecisionEvent;
 use edgate::decision::{Decision, UnixSeconds};
+use edgate::token::AgentTask;
 
 use crate::att::{Algorithm, Grant, Minter};
 
@@ -25,6 +26,23 @@ pub const NOW: u64 = 1_757_766_400;
 
 /// How long the tokens made here live, in seconds: a century, because a peer in the benches asks the real clock.
 pub const LIFETIME: u64 = 100 * 365 * 86_400;
+
+/// Ordinary claims of an Agent Task Token; whoever mints one says of whom, for whom and until when.
+pub const AGENT_TASK: AgentTask<'static> = AgentTask {
+    iss: ISSUER,
+    sub: "agent",
+    aud: &[AUDIENCE],
+    iat: UnixSeconds(NOW),
+    nbf: UnixSeconds(NOW),
+    exp: UnixSeconds(NOW + LIFETIME),
+    jti: "1",
+    scope: &["mail.read", "calendar.read"],
+    task: "weekly-report",
+    cns: r#"{"max_calls":20,"region":"eu"}"#,
+    own: "ann@example.com",
+    act: None,
+    status: None,
+};
 
 /// A signature with everything needed to check it.
 #[derive(Debug, Clone)]

@@ -187,31 +187,37 @@ async fn payloads<A: Fn(ApiError) -> ApiError>(
     drafts: &[(Draft<'_>, String)],
     at: impl Fn(usize) -> A,
 ) -> Result<Payloads, ApiError> {
-    'by_signers: loop {
-        let headers: Result<Vec<String>, EncodeError> =
-            signers.keys().iter().map(|key| token::header_part(key.signed_by())).collect();
-        let longest = headers.iter().flatten().map(String::len).max().unwrap_or(0);
+    loop {
         let places = places(shared, issuing, &signers, own, drafts).await?;
-        let mut payloads = Vec::with_capacity(drafts.len());
-        for (index, (draft, jti)) in drafts.iter().enumerate() {
-            let listed = issuing.status_list.as_ref().zip(places.get(index));
-            let status = listed.map(|(list, idx)| StatusPlace { idx: *idx, uri: &list.uri });
-            let written = match &headers {
-                Ok(_) => token::payload_part(longest, &draft.claims(&own.issuer, jti, status)),
-                Err(error) => Err(*error),
-            };
-            match written {
-                Ok(payload) => payloads.push(payload),
-                Err(EncodeError::TooLong | EncodeError::Kid) if signers.are_delegated() => {
-                    signers = shared.keys.active().ok_or_else(|| nobody_signs("no token was issued"))?;
-                    continue 'by_signers;
-                }
-                Err(error) => return Err(at(index)(issue::encode_error(error))),
+        match written(issuing, own, &signers, drafts, &places) {
+            Ok((headers, payloads)) => return Ok(Payloads { signers, headers, payloads, places }),
+            Err((_, EncodeError::TooLong | EncodeError::Kid)) if signers.are_delegated() => {
+                signers = shared.keys.active().ok_or_else(|| nobody_signs("no token was issued"))?;
             }
+            Err((index, error)) => return Err(at(index)(issue::encode_error(error))),
         }
-        let headers = headers.map_err(issue::encode_error)?;
-        return Ok(Payloads { signers, headers, payloads, places });
     }
+}
+
+/// The header of each key, and the claims of each token; or the place of the first that cannot be issued.
+fn written(
+    issuing: &Issuing,
+    own: &Profile,
+    signers: &Signers,
+    drafts: &[(Draft<'_>, String)],
+    places: &[u32],
+) -> Result<(Vec<String>, Vec<String>), (usize, EncodeError)> {
+    let headers = signers.keys().iter().map(|key| token::header_part(key.signed_by()));
+    let headers: Vec<String> = headers.collect::<Result<_, _>>().map_err(|error| (0, error))?;
+    let longest = headers.iter().map(String::len).max().unwrap_or(0);
+    let payload = |(index, (draft, jti)): (usize, &(Draft<'_>, String))| {
+        let listed = issuing.status_list.as_ref().zip(places.get(index));
+        let status = listed.map(|(list, idx)| StatusPlace { idx: *idx, uri: &list.uri });
+        let claims = draft.claims(&own.issuer, jti, status);
+        token::payload_part(longest, &claims).map_err(|error| (index, error))
+    };
+    let payloads = drafts.iter().enumerate().map(payload).collect::<Result<_, _>>()?;
+    Ok((headers, payloads))
 }
 
 /// Why tokens that were signed are not handed out.
@@ -231,7 +237,6 @@ async fn list_all<'k>(
     places: &[u32],
     kids: impl Iterator<Item = &'k str>,
 ) -> Result<(), Unlisted> {
-    let unlisted = |failure| move |error| Unlisted { failure, error };
     if let Some(list) = issuing.status_list.as_ref().filter(|_| !places.is_empty()) {
         let named: Vec<(u32, &str)> = places.iter().copied().zip(kids).collect();
         let list = status_lists::place(list, &own.tenant);
@@ -247,7 +252,8 @@ async fn list_all<'k>(
     if !issuing.allow_list {
         return Ok(());
     }
-    allow_all(shared, own, drafts).await.map_err(unlisted("allow_list_unavailable"))
+    let allowed = allow_all(shared, own, drafts).await;
+    allowed.map_err(|error| Unlisted { failure: "allow_list_unavailable", error })
 }
 
 /// Puts the tokens on the allow list, here and where nodes share one, before anybody holds one of them.

@@ -32,6 +32,12 @@ pub struct DelegatedKey {
     pub held: bool,
 }
 
+impl DelegatedKey {
+    fn leaves_at(&self, leeway_s: u64) -> UnixMillis {
+        UnixMillis(self.expires_at.saturating_add(leeway_s).0.saturating_mul(1000))
+    }
+}
+
 /// What the configuration asks of delegated keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DelegationRules {
@@ -45,8 +51,7 @@ pub struct DelegationRules {
 
 impl DelegationRules {
     /// How long one key signs ordinary tokens, in seconds.
-    #[must_use]
-    pub fn signs_s(&self) -> u64 {
+    fn signs_s(&self) -> u64 {
         let waits_s = self.propagation_ms.div_ceil(1000).saturating_add(self.token_life_s);
         self.life_s.saturating_sub(waits_s)
     }
@@ -58,7 +63,7 @@ impl DelegationRules {
 }
 
 /// The part of the time in which one key signs by which the next is made ahead.
-pub const AHEAD: u64 = 4;
+const AHEAD: u64 = 4;
 
 /// The delegated keys of one node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -157,10 +162,8 @@ impl Delegations {
 
     /// Takes out the keys whose delegation is over, and says whether there were any.
     pub fn forget_ended(&mut self, now: UnixMillis) -> bool {
-        let (before, ends) =
-            (self.keys.len(), self.keys.iter().map(|key| self.ends_at(key)).collect::<Vec<_>>());
-        let mut ends = ends.into_iter();
-        self.keys.retain(|_| ends.next().is_some_and(|end| end > now));
+        let (before, leeway_s) = (self.keys.len(), self.leeway_s);
+        self.keys.retain(|key| key.leaves_at(leeway_s) > now);
         self.keys.len() < before
     }
 
@@ -181,7 +184,7 @@ impl Delegations {
     /// When this key leaves the JWKS.
     #[must_use]
     pub fn ends_at(&self, key: &DelegatedKey) -> UnixMillis {
-        UnixMillis(key.expires_at.saturating_add(self.leeway_s).0.saturating_mul(1000))
+        key.leaves_at(self.leeway_s)
     }
 }
 

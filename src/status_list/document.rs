@@ -3,10 +3,9 @@
 use serde::Serialize;
 
 use super::{Bits, ListError, STATUS_LIST_TYP, StatusList};
-use crate::base64url;
 use crate::decision::UnixSeconds;
 use crate::json::{self, JsonError, Kind, Reader};
-use crate::token::Algorithm;
+use crate::token::{HeaderText, json_part};
 
 /// What a list token says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,9 +76,8 @@ impl Document {
     /// # Errors
     /// [`DocumentError`] if the text cannot be written, which is not known to happen.
     pub fn header_part(kid: &str) -> Result<String, DocumentError> {
-        let header = HeaderText { alg: Algorithm::Ed25519.name(), typ: STATUS_LIST_TYP, kid };
-        let header = serde_json::to_vec(&header).map_err(|_| DocumentError::Member("the header"))?;
-        Ok(base64url::encode(&header))
+        json_part(&HeaderText::new(STATUS_LIST_TYP, kid, None))
+            .map_err(|_| DocumentError::Member("the header"))
     }
 
     /// The encoded claims; compresses the list.
@@ -95,8 +93,7 @@ impl Document {
             ttl: self.ttl_s,
             status_list: ListText { bits: self.list.bits().number(), lst: self.list.encode()? },
         };
-        let claims = serde_json::to_vec(&claims).map_err(|_| DocumentError::Member("the payload"))?;
-        Ok(base64url::encode(&claims))
+        json_part(&claims).map_err(|_| DocumentError::Member("the payload"))
     }
 }
 
@@ -167,13 +164,6 @@ fn seconds(reader: &mut Reader<'_>, name: &'static str) -> Result<u64, DocumentE
         in_range.then_some(floor as u64)
     });
     whole.filter(|number| *number < NUMBER_MAX).ok_or(DocumentError::Member(name))
-}
-
-#[derive(Serialize)]
-struct HeaderText<'a> {
-    alg: &'a str,
-    typ: &'a str,
-    kid: &'a str,
 }
 
 #[derive(Serialize)]

@@ -10,6 +10,9 @@ use crate::base64url;
 use crate::decision::UnixSeconds;
 use crate::keys::delegated::DelegatedKey;
 
+const ADOPT_DELEGATIONS: &str = "UPDATE OR IGNORE delegations SET tenant = $1 WHERE NOT EXISTS \
+     (SELECT 1 FROM delegations WHERE tenant = $1)";
+
 impl Store {
     /// The delegated keys of a tenant whose delegations had not ended at `ended`, the oldest first; no private half is held. A node has those of
     /// one tenant: if they are another's, that one was renamed.
@@ -22,14 +25,7 @@ impl Store {
         ended: UnixSeconds,
     ) -> Result<Vec<DelegatedKey>, StoreError> {
         let error = || StoreError::statement("read the delegations");
-        sqlx::query(
-            "UPDATE OR IGNORE delegations SET tenant = $1 WHERE NOT EXISTS \
-             (SELECT 1 FROM delegations WHERE tenant = $1)",
-        )
-        .bind(tenant)
-        .execute(&self.pool)
-        .await
-        .map_err(error())?;
+        self.adopt(ADOPT_DELEGATIONS, tenant).await.map_err(error())?;
         let rows = sqlx::query(
             "SELECT * FROM delegations WHERE tenant = $1 AND expires_at > $2 ORDER BY published, kid",
         )

@@ -32,6 +32,9 @@ pub struct KilledKey {
 /// Destroyed keys that are still told of: the latest ones.
 const DESTROYED_ROWS: i64 = 100;
 
+const ADOPT_SIGNING_KEYS: &str = "UPDATE OR IGNORE signing_keys SET tenant = $1 WHERE NOT EXISTS \
+     (SELECT 1 FROM signing_keys WHERE tenant = $1)";
+
 impl Store {
     /// The signing keys of a tenant, those destroyed long ago left out, but for the one of this name or at this place. A node has those
     /// of one tenant: if they are another's, that one was renamed.
@@ -45,14 +48,7 @@ impl Store {
         place: &str,
     ) -> Result<Vec<SigningKey>, StoreError> {
         let error = || StoreError::statement("read the signing keys");
-        sqlx::query(
-            "UPDATE OR IGNORE signing_keys SET tenant = $1 WHERE NOT EXISTS \
-             (SELECT 1 FROM signing_keys WHERE tenant = $1)",
-        )
-        .bind(tenant)
-        .execute(&self.pool)
-        .await
-        .map_err(error())?;
+        self.adopt(ADOPT_SIGNING_KEYS, tenant).await.map_err(error())?;
         let rows = sqlx::query(
             "SELECT * FROM signing_keys WHERE tenant = $1 AND (state <> 'destroyed' OR kid = $3 OR place = $4 OR kid IN \
              (SELECT kid FROM signing_keys WHERE tenant = $1 AND state = 'destroyed' \
@@ -66,6 +62,11 @@ impl Store {
         .await
         .map_err(error())?;
         rows.iter().map(signing_key).collect::<Result<_, _>>().map_err(error())
+    }
+
+    /// Gives this tenant what is stored under another, in a table that holds those of one tenant: that one was renamed.
+    pub(super) async fn adopt(&self, statement: &'static str, tenant: &str) -> Result<(), sqlx::Error> {
+        sqlx::query(statement).bind(tenant).execute(&self.pool).await.map(drop)
     }
 
     /// Stores signing keys as they stand now, all of them or none.

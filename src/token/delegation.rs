@@ -19,6 +19,7 @@ use crate::decision::UnixSeconds;
 use crate::json::{self, JsonError, Kind, Reader};
 use crate::token::claims::{Claims, ClaimsError, VerifiedJws};
 use crate::token::compact::{CompactJws, Padding, ParseError, Scratch, parse_within};
+use crate::token::encode::{HeaderText, json_part};
 use crate::token::{Algorithm, HEADER_BYTES_MAX};
 
 /// The header member of a token that carries its delegation. A private name (RFC 7515 §4.3) that no other issuer uses by chance.
@@ -90,7 +91,7 @@ impl Delegation {
     /// The encoded header of delegations by the issuer's key named `kid`.
     #[must_use]
     pub fn header_part(kid: &str) -> String {
-        encoded(&HeaderText { alg: Algorithm::Ed25519.name(), typ: DELEGATION_TYP, kid })
+        encoded(&HeaderText::new(DELEGATION_TYP, kid, None))
     }
 
     /// The encoded claims.
@@ -150,7 +151,7 @@ impl Delegation {
 }
 
 fn encoded(part: &impl Serialize) -> String {
-    base64url::encode(&serde_json::to_vec(part).expect("texts and numbers are written without fail"))
+    json_part(part).expect("texts and numbers are written without fail")
 }
 
 /// Reads an object of one member that means something here, besides those that were read already, and no other.
@@ -204,13 +205,6 @@ impl From<JsonError> for DelegationError {
 }
 
 /// Member order is the order on the wire.
-#[derive(Serialize)]
-struct HeaderText<'a> {
-    alg: &'a str,
-    typ: &'a str,
-    kid: &'a str,
-}
-
 #[derive(Serialize)]
 struct ClaimsText<'a> {
     iss: &'a str,

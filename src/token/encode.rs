@@ -69,12 +69,7 @@ pub fn header_part(key: SignedBy<'_>) -> Result<String, EncodeError> {
     if kid.is_empty() || kid.len() > KID_BYTES_MAX {
         return Err(EncodeError::Kid);
     }
-    let header = HeaderText {
-        alg: Algorithm::Ed25519.name(),
-        typ: AGENT_TASK_TYP,
-        kid,
-        edgate_delegation: delegation,
-    };
+    let header = HeaderText::new(AGENT_TASK_TYP, kid, delegation);
     let header = serde_json::to_vec(&header).map_err(|_| EncodeError::Unwritable)?;
     if header.len() > HEADER_BYTES_MAX {
         return Err(EncodeError::Kid);
@@ -117,8 +112,7 @@ pub fn payload_part(header_chars: usize, task: &AgentTask<'_>) -> Result<String,
         act: task.act.map(|act| object(act, "act")).transpose()?,
         status: task.status.map(|status_list| StatusText { status_list }),
     };
-    let claims = serde_json::to_vec(&claims).map_err(|_| EncodeError::Unwritable)?;
-    let text = base64url::encode(&claims);
+    let text = json_part(&claims).map_err(|_| EncodeError::Unwritable)?;
     // Two dots, and the signature.
     if header_chars + text.len() + 2 + SIGNATURE_CHARS > TOKEN_BYTES_MAX {
         return Err(EncodeError::TooLong);
@@ -144,6 +138,11 @@ pub fn assemble(mut signing_input: String, signature: &[u8; 64]) -> String {
     signing_input
 }
 
+/// A part of a compact JWS: its JSON, encoded (RFC 7515 §3.1).
+pub(crate) fn json_part(part: &impl Serialize) -> serde_json::Result<String> {
+    Ok(base64url::encode(&serde_json::to_vec(part)?))
+}
+
 /// Reads `text` as strictly as a verifier would and lends it to the writer as it is.
 fn object<'a>(text: &'a str, claim: &'static str) -> Result<&'a RawValue, EncodeError> {
     json::read(text.as_bytes(), &mut json::Scratch::default(), |reader: &mut Reader<'_>| {
@@ -158,15 +157,22 @@ fn object<'a>(text: &'a str, claim: &'static str) -> Result<&'a RawValue, Encode
     })
 }
 
-/// Member order is the order on the wire.
+/// The header of whatever we sign. Member order is the order on the wire.
 #[derive(Serialize)]
-struct HeaderText<'a> {
+pub(crate) struct HeaderText<'a> {
     alg: &'a str,
     typ: &'a str,
     kid: &'a str,
     /// [`DELEGATION_MEMBER`](crate::token::DELEGATION_MEMBER).
     #[serde(skip_serializing_if = "Option::is_none")]
     edgate_delegation: Option<&'a str>,
+}
+
+impl<'a> HeaderText<'a> {
+    /// Of a JWS of this media type, by the key named `kid`, and by this delegation if it is a delegated one.
+    pub(crate) fn new(typ: &'a str, kid: &'a str, delegation: Option<&'a str>) -> Self {
+        Self { alg: Algorithm::Ed25519.name(), typ, kid, edgate_delegation: delegation }
+    }
 }
 
 #[derive(Serialize)]

@@ -64,6 +64,7 @@ pub use delegation::{
 pub use encode::{
     AgentTask, EncodeError, SignedBy, StatusPlace, assemble, header_part, payload_part, signing_input,
 };
+pub(crate) use encode::{HeaderText, json_part};
 pub use header::{Algorithm, AlgorithmSet, Header};
 pub use inspect::{Unverified, inspect};
 pub use profile::{Demand, Profile, ProfileKind, TypeSet};

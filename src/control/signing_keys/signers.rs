@@ -61,12 +61,12 @@ impl Signers {
         let any_of = |keys: &[Arc<ActiveKey>]| {
             AnySigner::of(&keys.iter().map(|key| &key.signer).collect::<Vec<&Signer<TokenSigning>>>())
         };
-        let mut keys = all.clone();
-        if all.len() > 1 && any_of(&all).is_none() {
-            keys.retain(|key| any_of(std::slice::from_ref(key)).is_some());
-            if keys.is_empty() {
-                keys.extend(all.first().cloned());
-            }
+        let is_in_token = |key: &&Arc<ActiveKey>| any_of(std::slice::from_ref(*key)).is_some();
+        let mut keys: Vec<Arc<ActiveKey>> = all.iter().filter(is_in_token).cloned().collect();
+        if keys.is_empty() {
+            keys.extend(all.first().cloned());
+        }
+        if keys.len() < all.len() {
             let kids: Vec<&str> = keys.iter().map(|key| key.kid.as_str()).collect();
             tracing::warn!(
                 ?kids,
