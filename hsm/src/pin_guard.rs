@@ -2,7 +2,8 @@
 //!
 //! Tokens lock after three to ten wrong PINs. A service that is restarted with a stale PIN file makes those in
 //! seconds, so each attempt is written down, durably, before it is made: a PIN that was rejected once is never sent
-//! again, by this process or the next, until an operator removes the file or the PIN changes.
+//! again, by this process or the next, until an operator removes the file or the PIN changes. Processes that share the
+//! folder (a service, `edgate hsm` beside it) change the record one after the other, each what the other left.
 //!
 //! The file holds no PIN but salted PBKDF2 digests (RFC 8018 §5.2) of the PINs tried, for a rejected PIN may be one
 //! digit away from the right one:
@@ -14,10 +15,12 @@
 //! attempted <digest> <unix time>
 //! ```
 
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io::{self, Read, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{Mode, OFlags};
 use sha2::{Digest, Sha256};
@@ -32,6 +35,12 @@ const ENTRIES_MAX: usize = 16;
 
 /// Attempts of one PIN that ended without an answer (the process died in between) before it counts as rejected.
 const UNANSWERED_MAX: usize = 2;
+
+/// How long a change of the record waits for another's, which takes two writes to the disk. After that, and where the file
+/// system knows no locks, it is made all the same: what it may lose is what the other wrote at that moment.
+const TURN_PATIENCE: Duration = Duration::from_secs(1);
+/// How often it looks: a lock of the system's tells nobody when it is free.
+const TURN_TICK: Duration = Duration::from_millis(2);
 
 const FILE_BYTES_MAX: u64 = 4096;
 const HEADER: &str = "edgate-pin-guard 1";
@@ -79,13 +88,14 @@ pub enum GuardError {
 }
 
 /// A PIN on its way to the token. Dropping it without an answer leaves the attempt on record.
-#[derive(Debug)]
 #[must_use]
 pub struct Attempt<'a> {
     guard: &'a PinGuard,
-    record: Record,
-    digest: [u8; 32],
+    pin: &'a str,
 }
+
+/// The record is this one's to change. No file of its own: one that root made would shut the service out.
+struct Turn(Option<File>);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Record {
@@ -122,11 +132,9 @@ impl PinGuard {
     ///
     /// # Errors
     /// Then it must not be tried.
-    pub fn admit(&self, pin: &str) -> Result<Attempt<'_>, GuardError> {
-        let mut record = match self.load()? {
-            Some(record) => record,
-            None => Record::new().map_err(|source| self.file_error("salt", source))?,
-        };
+    pub fn admit<'a>(&'a self, pin: &'a str) -> Result<Attempt<'a>, GuardError> {
+        let _turn = self.take_turn();
+        let mut record = self.load_or_new()?;
         let digest = record.digest(pin);
         let same = || record.entries.iter().filter(|entry| entry.digest == digest);
         if same().any(|entry| entry.rejected) || same().count() >= UNANSWERED_MAX {
@@ -137,7 +145,7 @@ impl PinGuard {
         }
         record.entries.push(Entry { rejected: false, digest, unix_seconds: unix_seconds() });
         self.store(&record)?;
-        Ok(Attempt { guard: self, record, digest })
+        Ok(Attempt { guard: self, pin })
     }
 
     /// Forgets every rejected PIN: an operator's act.
@@ -145,10 +153,37 @@ impl PinGuard {
     /// # Errors
     /// If the file cannot be removed.
     pub fn clear(&self) -> Result<(), GuardError> {
+        let _turn = self.take_turn();
+        self.remove()
+    }
+
+    fn remove(&self) -> Result<(), GuardError> {
         match std::fs::remove_file(&self.path) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => Err(self.file_error("remove", source)),
             _ => self.sync_folder(),
         }
+    }
+
+    fn take_turn(&self) -> Turn {
+        let take = || {
+            let folder = File::open(self.folder()).ok()?;
+            let deadline = Instant::now() + TURN_PATIENCE;
+            loop {
+                match folder.try_lock() {
+                    Ok(()) => return Some(folder),
+                    Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
+                        std::thread::sleep(TURN_TICK);
+                    }
+                    Err(_) => return None,
+                }
+            }
+        };
+        Turn(take())
+    }
+
+    fn load_or_new(&self) -> Result<Record, GuardError> {
+        let made = || Record::new().map_err(|source| self.file_error("salt", source));
+        self.load()?.map_or_else(made, Ok)
     }
 
     fn load(&self) -> Result<Option<Record>, GuardError> {
@@ -170,22 +205,42 @@ impl PinGuard {
 
     /// Replaces the file, durably: complete or not at all.
     fn store(&self, record: &Record) -> Result<(), GuardError> {
-        let draft = self.path.with_extension("new");
+        // A name that nobody else has: two that met under one left neither with a record.
+        static STORED: AtomicU64 = AtomicU64::new(0);
+        let number = STORED.fetch_add(1, Ordering::Relaxed);
+        let draft = self.path.with_extension(format!("{}-{number}.new", std::process::id()));
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let write = || -> io::Result<()> {
             let mut file = File::from(rustix::fs::open(&draft, flags, Mode::RUSR | Mode::WUSR)?);
             file.write_all(record.to_string().as_bytes())?;
+            self.give_to_owner(&file)?;
             file.sync_all()?;
             std::fs::rename(&draft, &self.path)
         };
-        write().map_err(|source| self.file_error("write", source))?;
+        write().map_err(|source| {
+            // Whatever there is of it.
+            let _ = std::fs::remove_file(&draft);
+            self.file_error("write", source)
+        })?;
         self.sync_folder()
     }
 
+    /// What root leaves while it looks at a token must not shut the service out.
+    fn give_to_owner(&self, file: &File) -> io::Result<()> {
+        if rustix::process::geteuid().is_root() {
+            let folder = std::fs::metadata(self.folder())?;
+            std::os::unix::fs::fchown(file, Some(folder.uid()), Some(folder.gid()))?;
+        }
+        Ok(())
+    }
+
     fn sync_folder(&self) -> Result<(), GuardError> {
-        let folder = self.path.parent().unwrap_or(Path::new("."));
-        let sync = || File::open(folder)?.sync_all();
+        let sync = || File::open(self.folder())?.sync_all();
         sync().map_err(|source| self.file_error("sync", source))
+    }
+
+    fn folder(&self) -> &Path {
+        self.path.parent().unwrap_or(Path::new("."))
     }
 
     fn file_error(&self, action: &'static str, source: io::Error) -> GuardError {
@@ -206,20 +261,44 @@ impl Attempt<'_> {
     ///
     /// # Errors
     /// If that cannot be written; the attempt itself is on record.
-    pub fn rejected(mut self) -> Result<(), GuardError> {
-        self.record.entries.retain(|entry| entry.digest != self.digest);
-        let unix_seconds = unix_seconds();
-        self.record.entries.push(Entry { rejected: true, digest: self.digest, unix_seconds });
-        self.guard.store(&self.record)
+    pub fn rejected(self) -> Result<(), GuardError> {
+        let _turn = self.guard.take_turn();
+        // Anew: another may have been tried meanwhile, or accepted.
+        let mut record = self.guard.load_or_new()?;
+        let digest = record.digest(self.pin);
+        record.entries.retain(|entry| entry.digest != digest);
+        record.entries.push(Entry { rejected: true, digest, unix_seconds: unix_seconds() });
+        self.guard.store(&record)
     }
 
     /// The token did not look at the PIN: it failed for another reason, or somebody was logged in already.
     ///
     /// # Errors
     /// If the attempt cannot be taken off the record.
-    pub fn not_looked_at(mut self) -> Result<(), GuardError> {
-        self.record.entries.pop();
-        if self.record.entries.is_empty() { self.guard.clear() } else { self.guard.store(&self.record) }
+    pub fn not_looked_at(self) -> Result<(), GuardError> {
+        let _turn = self.guard.take_turn();
+        let Some(mut record) = self.guard.load()? else { return Ok(()) };
+        let digest = record.digest(self.pin);
+        let ours = record.entries.iter().rposition(|entry| !entry.rejected && entry.digest == digest);
+        let Some(ours) = ours else { return Ok(()) };
+        record.entries.remove(ours);
+        if record.entries.is_empty() { self.guard.remove() } else { self.guard.store(&record) }
+    }
+}
+
+impl std::fmt::Debug for Attempt<'_> {
+    /// Without the PIN.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Attempt").field("guard", self.guard).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        // By name: the descriptor may live on in a child that some library forked.
+        if let Some(folder) = &self.0 {
+            let _ = folder.unlock();
+        }
     }
 }
 
@@ -352,5 +431,69 @@ mod tests {
     fn without_a_folder_no_pin_is_tried() {
         let guard = PinGuard::new(Path::new("/nonexistent"), "edgate", "0123");
         assert!(matches!(guard.admit("1111"), Err(GuardError::File { action: "write", .. })));
+    }
+
+    #[test]
+    fn of_two_that_try_at_once_neither_forgets_what_the_other_learned() {
+        let folder = tempfile::tempdir().unwrap();
+        let guard = guard(&folder);
+        let (one, other) = (guard.admit("1111").unwrap(), guard.admit("2222").unwrap());
+        one.rejected().unwrap();
+        other.rejected().unwrap();
+        for pin in ["1111", "2222"] {
+            assert!(matches!(guard.admit(pin), Err(GuardError::Rejected { .. })), "{pin}");
+        }
+        // What a right PIN makes history is not brought back by one that was on its way.
+        let (right, wrong) = (guard.admit("3333").unwrap(), guard.admit("4444").unwrap());
+        right.accepted().unwrap();
+        wrong.rejected().unwrap();
+        guard.admit("1111").unwrap().not_looked_at().unwrap();
+        assert!(matches!(guard.admit("4444"), Err(GuardError::Rejected { .. })));
+    }
+
+    #[test]
+    fn many_at_once_leave_a_whole_record_and_no_drafts() {
+        let folder = tempfile::tempdir().unwrap();
+        std::thread::scope(|scope| {
+            let folder = &folder;
+            let tried = |pin: String| move || guard(folder).admit(&pin).unwrap().rejected().unwrap();
+            let all: Vec<_> = (0..3).map(|number| scope.spawn(tried(format!("{number}")))).collect();
+            all.into_iter().for_each(|one| one.join().unwrap());
+        });
+        for number in 0..3 {
+            let error = guard(&folder).admit(&format!("{number}")).unwrap_err();
+            assert!(matches!(error, GuardError::Rejected { .. }), "{number}: {error}");
+        }
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn whoever_holds_the_folder_keeps_no_pin_from_being_written_down() {
+        let folder = tempfile::tempdir().unwrap();
+        let theirs = File::open(folder.path()).unwrap();
+        theirs.lock().unwrap();
+        guard(&folder).admit("1111").unwrap().rejected().unwrap();
+        assert!(matches!(guard(&folder).admit("1111"), Err(GuardError::Rejected { .. })));
+    }
+
+    #[test]
+    fn what_root_leaves_is_the_owners_of_the_folder() {
+        const NOBODY: u32 = 65534;
+        if !rustix::process::geteuid().is_root() {
+            println!("SKIPPED: only root can give a file away");
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        std::os::unix::fs::chown(folder.path(), Some(NOBODY), Some(NOBODY)).unwrap();
+        guard(&folder).admit("1111").unwrap().rejected().unwrap();
+        let record = guard(&folder).path().metadata().unwrap();
+        assert_eq!((record.uid(), record.gid(), record.mode() & 0o777), (NOBODY, NOBODY, 0o600));
+    }
+
+    #[test]
+    fn an_attempt_does_not_show_its_pin() {
+        let folder = tempfile::tempdir().unwrap();
+        let guard = guard(&folder);
+        assert!(!format!("{:?}", guard.admit("13579").unwrap()).contains("13579"));
     }
 }
