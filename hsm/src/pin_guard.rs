@@ -42,6 +42,11 @@ const TURN_PATIENCE: Duration = Duration::from_secs(1);
 /// How often it looks: a lock of the system's tells nobody when it is free.
 const TURN_TICK: Duration = Duration::from_millis(2);
 
+/// How long the answer to a PIN that another is trying is waited for, before that one is taken for dead.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(1);
+/// How often the record is read for it.
+const ANSWER_TICK: Duration = Duration::from_millis(20);
+
 const FILE_BYTES_MAX: u64 = 4096;
 const HEADER: &str = "edgate-pin-guard 1";
 
@@ -128,24 +133,43 @@ impl PinGuard {
         &self.path
     }
 
-    /// Writes down that `pin` is about to be tried. Blocks on the disk and for the digest.
+    /// Writes down that `pin` is about to be tried. Blocks on the disk, for the digest, and for a second where others are
+    /// trying it.
     ///
     /// # Errors
     /// Then it must not be tried.
     pub fn admit<'a>(&'a self, pin: &'a str) -> Result<Attempt<'a>, GuardError> {
+        let deadline = Instant::now() + ANSWER_PATIENCE;
+        loop {
+            let waited = Instant::now() >= deadline;
+            if self.admit_beside(pin, if waited { UNANSWERED_MAX - 1 } else { 0 })? {
+                return Ok(Attempt { guard: self, pin });
+            }
+            if waited {
+                return Err(GuardError::Rejected { path: self.path.clone() });
+            }
+            std::thread::sleep(ANSWER_TICK);
+        }
+    }
+
+    /// Puts an attempt of `pin` on record, unless more than `unanswered` others of it are.
+    fn admit_beside(&self, pin: &str, unanswered: usize) -> Result<bool, GuardError> {
         let _turn = self.take_turn();
         let mut record = self.load_or_new()?;
         let digest = record.digest(pin);
         let same = || record.entries.iter().filter(|entry| entry.digest == digest);
-        if same().any(|entry| entry.rejected) || same().count() >= UNANSWERED_MAX {
+        if same().any(|entry| entry.rejected) {
             return Err(GuardError::Rejected { path: self.path.clone() });
+        }
+        if same().count() > unanswered {
+            return Ok(false);
         }
         if record.entries.len() >= ENTRIES_MAX {
             return Err(GuardError::TooMany { path: self.path.clone() });
         }
         record.entries.push(Entry { rejected: false, digest, unix_seconds: unix_seconds() });
         self.store(&record)?;
-        Ok(Attempt { guard: self, pin })
+        Ok(true)
     }
 
     /// Forgets every rejected PIN: an operator's act.
@@ -449,6 +473,21 @@ mod tests {
         wrong.rejected().unwrap();
         guard.admit("1111").unwrap().not_looked_at().unwrap();
         assert!(matches!(guard.admit("4444"), Err(GuardError::Rejected { .. })));
+    }
+
+    #[test]
+    fn who_comes_while_the_same_pin_is_tried_goes_by_the_answer() {
+        for right in [true, false] {
+            let folder = tempfile::tempdir().unwrap();
+            let guard = guard(&folder);
+            let first = guard.admit("1111").unwrap();
+            std::thread::scope(|scope| {
+                let second = scope.spawn(|| guard.admit("1111").and_then(Attempt::accepted));
+                if right { first.accepted() } else { first.rejected() }.unwrap();
+                let second = second.join().unwrap();
+                assert!(second.is_ok() == right, "{second:?}");
+            });
+        }
     }
 
     #[test]
