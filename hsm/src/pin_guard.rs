@@ -26,6 +26,7 @@ use rustix::fs::{Mode, OFlags};
 use sha2::{Digest, Sha256};
 
 use crate::hex::{Hex, unhex_exact};
+use crate::software::folder_of;
 
 /// Makes guessing a PIN from the file slow: a few milliseconds a guess, paid once per login.
 const PBKDF2_ROUNDS: u32 = 10_000;
@@ -190,7 +191,7 @@ impl PinGuard {
 
     fn take_turn(&self) -> Turn {
         let take = || {
-            let folder = File::open(self.folder()).ok()?;
+            let folder = File::open(folder_of(&self.path)).ok()?;
             let deadline = Instant::now() + TURN_PATIENCE;
             loop {
                 match folder.try_lock() {
@@ -252,19 +253,15 @@ impl PinGuard {
     /// What root leaves while it looks at a token must not shut the service out.
     fn give_to_owner(&self, file: &File) -> io::Result<()> {
         if rustix::process::geteuid().is_root() {
-            let folder = std::fs::metadata(self.folder())?;
+            let folder = std::fs::metadata(folder_of(&self.path))?;
             std::os::unix::fs::fchown(file, Some(folder.uid()), Some(folder.gid()))?;
         }
         Ok(())
     }
 
     fn sync_folder(&self) -> Result<(), GuardError> {
-        let sync = || File::open(self.folder())?.sync_all();
+        let sync = || File::open(folder_of(&self.path))?.sync_all();
         sync().map_err(|source| self.file_error("sync", source))
-    }
-
-    fn folder(&self) -> &Path {
-        self.path.parent().unwrap_or(Path::new("."))
     }
 
     fn file_error(&self, action: &'static str, source: io::Error) -> GuardError {

@@ -230,7 +230,8 @@ fn draft_path(path: &Path, purpose: Purpose) -> Result<(PathBuf, PathBuf), HsmEr
     Ok((folder, draft))
 }
 
-fn folder_of(path: &Path) -> PathBuf {
+/// The folder that `path` is in.
+pub(crate) fn folder_of(path: &Path) -> PathBuf {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
         _ => PathBuf::from("."),
